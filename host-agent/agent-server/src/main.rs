@@ -1,0 +1,23 @@
+//! `host-agent`: the engine (`serve`), the owner of one container (`shim`), a guest's PID 1 (`init`) and its `sshd`.
+//!
+//! The first argument chooses; `shim` is looked at before anything else because one is started for every container.
+
+mod init;
+mod serve;
+mod sshd;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    let _program = args.next();
+    let verb = args.next();
+    let rest: Vec<std::ffi::OsString> = args.collect();
+    match verb.as_deref().and_then(|verb| verb.to_str()) {
+        Some("shim") => engine_linux::shim::main(rest),
+        Some("init") => init::main(rest),
+        Some("sshd") => sshd::main(rest),
+        // `serve`, `--help`, `--version` and whatever is wrong: clap answers.
+        _ => serve::main(),
+    }
+}

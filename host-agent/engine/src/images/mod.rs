@@ -1,0 +1,195 @@
+//! Images: references, manifests, layers, and where they come from.
+//!
+//! ```text
+//! pull:  Registry --blobs--> BlobStore --(inflate, untar)--> Layers      ImageStore: name -> image id
+//! run:   ImageService::resolve -> Image { config, layer chain } -> Layers::mount -> a root file system
+//! ```
+
+use crate::id::ContainerId;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use time::OffsetDateTime;
+
+/// `sha256:` and 64 hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Digest(String);
+
+impl Digest {
+    /// Takes `sha256:<64 lower-case hex digits>`.
+    pub fn parse(text: &str) -> Option<Digest> {
+        let hex = text.strip_prefix("sha256:")?;
+        crate::id::is_full_id(hex).then(|| Digest(text.to_owned()))
+    }
+
+    /// Of 64 lower-case hex digits.
+    pub fn from_hex(hex: &str) -> Option<Digest> {
+        Digest::parse(&format!("sha256:{hex}"))
+    }
+
+    /// With the `sha256:` in front.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Without the `sha256:`.
+    pub fn hex(&self) -> &str {
+        &self.0["sha256:".len()..]
+    }
+}
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An image as containers need it: who it is, what it says about running, and its layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Digest of the configuration: Docker's image id.
+    pub id: Digest,
+    pub config: ImageConfig,
+    /// Chain id of the top layer (OCI image spec, "Layer ChainID"); `None` for an image without layers.
+    pub top_layer: Option<Digest>,
+    pub os: String,
+    pub architecture: String,
+    pub created: Option<OffsetDateTime>,
+}
+
+/// The `config` object of an image configuration: defaults for containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    pub user: String,
+    pub env: Vec<String>,
+    pub entrypoint: Option<Vec<String>>,
+    pub cmd: Option<Vec<String>>,
+    pub working_directory: String,
+    /// `80/tcp` ...
+    pub exposed_ports: Vec<String>,
+    pub volumes: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    pub stop_signal: Option<String>,
+    /// Seconds.
+    pub stop_timeout: Option<i64>,
+    pub shell: Option<Vec<String>>,
+    pub healthcheck: Option<Healthcheck>,
+    pub on_build: Vec<String>,
+}
+
+/// How to find out whether a container is well. Durations in nanoseconds; 0 is "inherit".
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Healthcheck {
+    /// `[]` inherit, `["NONE"]`, `["CMD", args...]`, `["CMD-SHELL", command]`.
+    pub test: Vec<String>,
+    pub interval: i64,
+    pub timeout: i64,
+    pub retries: i64,
+    pub start_period: i64,
+    pub start_interval: i64,
+}
+
+/// What a container's file system costs, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ContainerDiskUsage {
+    /// The container's own writable layer.
+    pub writable: u64,
+    /// Writable layer and image layers together.
+    pub total: u64,
+}
+
+/// Root file systems: image layers below, the container's own writable layer on top.
+#[async_trait]
+pub trait Layers: Send + Sync + 'static {
+    /// Makes the container's writable layer (at create). Idempotent.
+    async fn prepare(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> Result<(), LayerError>;
+
+    /// Mounts the root file system and returns its path; mounts nothing twice.
+    async fn mount(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> Result<PathBuf, LayerError>;
+
+    /// Unmounts. Not being mounted is no error.
+    async fn unmount(&self, container: &ContainerId) -> Result<(), LayerError>;
+
+    /// Unmounts and removes the writable layer. Not being there is no error.
+    async fn remove(&self, container: &ContainerId) -> Result<(), LayerError>;
+
+    /// Bytes used.
+    async fn usage(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> Result<ContainerDiskUsage, LayerError>;
+}
+
+/// Why a layer could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    #[error("layer {chain_id} does not exist")]
+    Missing { chain_id: Digest },
+    #[error("{step}")]
+    Failed {
+        step: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl crate::error::Classify for LayerError {
+    fn class(&self) -> crate::error::Class {
+        match self {
+            LayerError::Missing { .. } => crate::error::Class::NotFound,
+            LayerError::Failed { .. } => crate::error::Class::Internal,
+        }
+    }
+}
+
+/// What containers need of the images. `ImageService` implements it; tests use a fake.
+#[async_trait]
+pub trait ImageSource: Send + Sync + 'static {
+    /// Finds an image by name, digest, id or id prefix. Not found: Docker's `No such image: NAME`.
+    async fn resolve(&self, name: &str) -> Result<Image, ImageLookupError>;
+}
+
+/// Why an image was not found.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageLookupError {
+    #[error("No such image: {name}")]
+    NotFound { name: String },
+    #[error("invalid reference format: {why}")]
+    Invalid { name: String, why: String },
+    #[error("{name} is ambiguous: it fits more than one image")]
+    Ambiguous { name: String },
+    #[error("cannot read image {name}")]
+    Unreadable {
+        name: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl crate::error::Classify for ImageLookupError {
+    fn class(&self) -> crate::error::Class {
+        use crate::error::Class;
+        match self {
+            ImageLookupError::NotFound { .. } => Class::NotFound,
+            ImageLookupError::Invalid { .. } | ImageLookupError::Ambiguous { .. } => Class::Invalid,
+            ImageLookupError::Unreadable { .. } => Class::Internal,
+        }
+    }
+}
+
+/// What images need of the containers: which are in the way of a removal.
+pub trait ImageUsers: Send + Sync + 'static {
+    /// Containers made from the image: (id, running).
+    fn users_of(&self, image: &Digest) -> Vec<(ContainerId, bool)>;
+}
