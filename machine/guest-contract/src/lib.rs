@@ -31,6 +31,14 @@ pub const EXEC_ROOT: &str = "/run/berth";
 pub const SEED_DIR: &str = "/run/berth-seed";
 /// The agent inside the image.
 pub const AGENT_PATH: &str = "/usr/bin/host-agent";
+/// Kernel modules to load before anything else (disk, network card, power button), in this order: one absolute path
+/// of an uncompressed module a line, what a module needs stands above it. Load with `finit_module(fd, "", 0)`;
+/// `EEXIST` is no failure.
+pub const MODULES_BOOT_LIST: &str = "/etc/modules-boot";
+/// Kernel modules the engine needs (overlay, bridge, nftables ...), written as [`MODULES_BOOT_LIST`] is. They may be
+/// loaded while the disk is checked and the network gets its address. Modules in neither list are loaded by the kernel
+/// itself through `/sbin/modprobe`.
+pub const MODULES_ENGINE_LIST: &str = "/etc/modules-engine";
 /// Unix socket of the engine, in guests and on any Linux host.
 pub const API_SOCKET: &str = "/run/berth.sock";
 /// Docker's own path, linked to [`API_SOCKET`] in guests so that tools inside find it.
