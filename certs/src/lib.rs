@@ -1,1 +1,19 @@
-//! Filled below.
+//! Certificates for mutual TLS between Docker clients and our engine: one authority for each store, a client
+//! certificate for the people who use it, a server certificate for each machine. ECDSA P-256 throughout.
+//!
+//! ```text
+//! Authority::create ──┬── issue_client ──> cert.pem, key.pem          (who may talk to the engine)
+//!   ca.pem, ca-key.pem└── issue_server ──> server.pem, server-key.pem (who the engine is: its SANs)
+//! ```
+//!
+//! Names matter: OpenSSL takes a leaf whose subject equals its issuer's for self-signed and refuses the chain, so
+//! authority, client and server never share a subject.
+
+mod authority;
+mod expiry;
+pub mod files;
+mod secret;
+
+pub use authority::{Authority, CertificateError, Issued, SubjectAlternativeName, Validity};
+pub use expiry::{Expiry, expiry_of, subject_alternative_names_of};
+pub use secret::SecretPem;
