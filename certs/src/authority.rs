@@ -2,8 +2,8 @@
 
 use crate::SecretPem;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -25,7 +25,10 @@ impl Validity {
     /// From an hour ago (clocks of guests and desktops differ) for so many days.
     pub fn days(days: i64) -> Validity {
         let now = OffsetDateTime::now_utc();
-        Validity { from: now - Duration::HOUR, until: now + Duration::days(days) }
+        Validity {
+            from: now - Duration::HOUR,
+            until: now + Duration::days(days),
+        }
     }
 }
 
@@ -46,11 +49,15 @@ impl FromStr for SubjectAlternativeName {
         }
         let good = !text.is_empty()
             && text.len() <= 253
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'*' | b'_'));
+            && text.bytes().all(|byte| {
+                byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'*' | b'_')
+            });
         if good {
             Ok(SubjectAlternativeName::Dns(text.to_owned()))
         } else {
-            Err(CertificateError::BadName { name: text.to_owned() })
+            Err(CertificateError::BadName {
+                name: text.to_owned(),
+            })
         }
     }
 }
@@ -114,14 +121,21 @@ impl std::fmt::Debug for Authority {
 impl Authority {
     /// A new authority. `owner` (a user or host name) becomes its organisation.
     pub fn create(owner: &str, validity: Validity) -> Result<Authority, CertificateError> {
-        let issue = |source| CertificateError::Issue { subject: format!("authority of {owner}"), source };
+        let issue = |source| CertificateError::Issue {
+            subject: format!("authority of {owner}"),
+            source,
+        };
         let mut params = parameters("Berth authority", owner, validity);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(issue)?;
         let certificate = params.self_signed(&key).map_err(issue)?.pem();
         let secret = SecretPem::new(key.serialize_pem());
-        Ok(Authority { certificate, key: secret, issuer: Issuer::new(params, key) })
+        Ok(Authority {
+            certificate,
+            key: secret,
+            issuer: Issuer::new(params, key),
+        })
     }
 
     /// From `ca.pem` and `ca-key.pem`; RSA authorities made by docker-machine work too.
@@ -129,7 +143,11 @@ impl Authority {
         let bad = |source| CertificateError::BadAuthority { source };
         let pair = KeyPair::from_pem(key).map_err(bad)?;
         let issuer = Issuer::from_ca_cert_pem(certificate, pair).map_err(bad)?;
-        Ok(Authority { certificate: certificate.to_owned(), key: SecretPem::new(key.to_owned()), issuer })
+        Ok(Authority {
+            certificate: certificate.to_owned(),
+            key: SecretPem::new(key.to_owned()),
+            issuer,
+        })
     }
 
     /// `ca.pem`.
@@ -143,7 +161,11 @@ impl Authority {
     }
 
     /// A certificate that lets its holder use every engine of this authority.
-    pub fn issue_client(&self, owner: &str, validity: Validity) -> Result<Issued, CertificateError> {
+    pub fn issue_client(
+        &self,
+        owner: &str,
+        validity: Validity,
+    ) -> Result<Issued, CertificateError> {
         let mut params = parameters("Berth client", owner, validity);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(params, owner)
@@ -162,20 +184,32 @@ impl Authority {
             params.subject_alt_names.push(match name {
                 SubjectAlternativeName::Address(address) => SanType::IpAddress(*address),
                 SubjectAlternativeName::Dns(dns) => SanType::DnsName(
-                    dns.clone().try_into().map_err(|_| CertificateError::BadName { name: dns.clone() })?,
+                    dns.clone()
+                        .try_into()
+                        .map_err(|_| CertificateError::BadName { name: dns.clone() })?,
                 ),
             });
         }
         self.issue(params, machine)
     }
 
-    fn issue(&self, mut params: CertificateParams, subject: &str) -> Result<Issued, CertificateError> {
-        let issue = |source| CertificateError::Issue { subject: subject.to_owned(), source };
+    fn issue(
+        &self,
+        mut params: CertificateParams,
+        subject: &str,
+    ) -> Result<Issued, CertificateError> {
+        let issue = |source| CertificateError::Issue {
+            subject: subject.to_owned(),
+            source,
+        };
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(issue)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(issue)?;
-        Ok(Issued { certificate: certificate.pem(), key: SecretPem::new(key.serialize_pem()) })
+        Ok(Issued {
+            certificate: certificate.pem(),
+            key: SecretPem::new(key.serialize_pem()),
+        })
     }
 }
 
@@ -184,8 +218,14 @@ fn parameters(common_name: &str, organization: &str, validity: Validity) -> Cert
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
     // RFC 5280 bounds both attributes to 64 characters.
-    name.push(DnType::OrganizationName, organization.chars().take(64).collect::<String>());
-    name.push(DnType::CommonName, common_name.chars().take(64).collect::<String>());
+    name.push(
+        DnType::OrganizationName,
+        organization.chars().take(64).collect::<String>(),
+    );
+    name.push(
+        DnType::CommonName,
+        common_name.chars().take(64).collect::<String>(),
+    );
     params.distinguished_name = name;
     params.not_before = validity.from;
     params.not_after = validity.until;
@@ -197,7 +237,9 @@ fn parameters(common_name: &str, organization: &str, validity: Validity) -> Cert
 fn random_serial() -> SerialNumber {
     use ring::rand::SecureRandom;
     let mut bytes = [0u8; 16];
-    ring::rand::SystemRandom::new().fill(&mut bytes).expect("the system has random numbers");
+    ring::rand::SystemRandom::new()
+        .fill(&mut bytes)
+        .expect("the system has random numbers");
     bytes[0] = (bytes[0] & 0x7f) | 0x40;
     SerialNumber::from_slice(&bytes)
 }

@@ -30,14 +30,21 @@ impl Expiry {
 pub fn expiry_of(pem: &str) -> Result<Expiry, CertificateError> {
     with_certificate(pem, |certificate| {
         let validity = certificate.validity();
-        Expiry { from: validity.not_before.to_datetime(), until: validity.not_after.to_datetime() }
+        Expiry {
+            from: validity.not_before.to_datetime(),
+            until: validity.not_after.to_datetime(),
+        }
     })
 }
 
 /// The names the first certificate of a PEM text is good for.
-pub fn subject_alternative_names_of(pem: &str) -> Result<Vec<SubjectAlternativeName>, CertificateError> {
+pub fn subject_alternative_names_of(
+    pem: &str,
+) -> Result<Vec<SubjectAlternativeName>, CertificateError> {
     with_certificate(pem, |certificate| {
-        let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
+        let Ok(Some(extension)) = certificate.subject_alternative_name() else {
+            return Vec::new();
+        };
         let address = |bytes: &[u8]| match bytes.len() {
             4 => <[u8; 4]>::try_from(bytes).ok().map(std::net::IpAddr::from),
             16 => <[u8; 16]>::try_from(bytes).ok().map(std::net::IpAddr::from),
@@ -47,7 +54,9 @@ pub fn subject_alternative_names_of(pem: &str) -> Result<Vec<SubjectAlternativeN
         names
             .filter_map(|name| match name {
                 GeneralName::DNSName(dns) => Some(SubjectAlternativeName::Dns((*dns).to_owned())),
-                GeneralName::IPAddress(bytes) => address(bytes).map(SubjectAlternativeName::Address),
+                GeneralName::IPAddress(bytes) => {
+                    address(bytes).map(SubjectAlternativeName::Address)
+                }
                 _ => None,
             })
             .collect()
@@ -63,6 +72,8 @@ fn with_certificate<T>(
         .next()
         .ok_or_else(|| not_pem("no PEM block".into()))?
         .map_err(|error| not_pem(error.to_string()))?;
-    let certificate = first.parse_x509().map_err(|error| not_pem(error.to_string()))?;
+    let certificate = first
+        .parse_x509()
+        .map_err(|error| not_pem(error.to_string()))?;
     Ok(read(&certificate))
 }

@@ -64,13 +64,21 @@ fn create(path: &Path, mode: u32) -> std::io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     // A left-over of a crashed writer may have looser rights, which opening would keep.
     let _ = fs::remove_file(path);
-    OpenOptions::new().write(true).create_new(true).mode(mode).open(path)
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
 }
 
 #[cfg(not(unix))]
 fn create(path: &Path, _mode: u32) -> std::io::Result<File> {
     // The user's profile folder is private on Windows; files inherit that.
-    OpenOptions::new().write(true).create(true).truncate(true).open(path)
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
 }
 
 #[cfg(unix)]
@@ -100,7 +108,10 @@ mod tests {
         fs::write(&left_over, "half").expect("a left-over");
         fs::set_permissions(&left_over, fs::Permissions::from_mode(0o666)).expect("loose rights");
         write_key(&path, &SecretPem::new("secret".into())).expect("the key is written");
-        let mode = fs::metadata(&path).expect("it is there").permissions().mode();
+        let mode = fs::metadata(&path)
+            .expect("it is there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_to_string(&path).expect("readable"), "secret");
         assert!(!left_over.exists());
@@ -108,7 +119,8 @@ mod tests {
 
     #[test]
     fn an_error_names_the_file() {
-        let error = write_certificate(Path::new("/nonexistent/folder/ca.pem"), "x").expect_err("no such folder");
+        let error = write_certificate(Path::new("/nonexistent/folder/ca.pem"), "x")
+            .expect_err("no such folder");
         assert_eq!(error.to_string(), "cannot write /nonexistent/folder/ca.pem");
     }
 }

@@ -16,16 +16,23 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 fn names(list: &[&str]) -> Vec<SubjectAlternativeName> {
-    list.iter().map(|name| name.parse().expect("a good name")).collect()
+    list.iter()
+        .map(|name| name.parse().expect("a good name"))
+        .collect()
 }
 
 fn ended() -> Validity {
     let now = OffsetDateTime::now_utc();
-    Validity { from: now - Duration::days(10), until: now - Duration::days(1) }
+    Validity {
+        from: now - Duration::days(10),
+        until: now - Duration::days(1),
+    }
 }
 
 fn chain(pem: &str) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().expect("good PEM")
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .expect("good PEM")
 }
 
 fn key(issued: &Issued) -> PrivateKeyDer<'static> {
@@ -34,14 +41,17 @@ fn key(issued: &Issued) -> PrivateKeyDer<'static> {
 
 fn roots(authority: &Authority) -> RootCertStore {
     let mut roots = RootCertStore::empty();
-    roots.add(chain(authority.certificate()).remove(0)).expect("a good root");
+    roots
+        .add(chain(authority.certificate()).remove(0))
+        .expect("a good root");
     roots
 }
 
 fn server_config(authority: &Authority, server: &Issued) -> Arc<ServerConfig> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authority)), provider())
-        .build()
-        .expect("a verifier");
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authority)), provider())
+            .build()
+            .expect("a verifier");
     let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("versions")
@@ -57,17 +67,24 @@ fn client_config(authority: &Authority, client: Option<&Issued>) -> Arc<ClientCo
         .expect("versions")
         .with_root_certificates(roots(authority));
     Arc::new(match client {
-        Some(issued) => {
-            builder.with_client_auth_cert(chain(&issued.certificate), key(issued)).expect("certificate and key fit")
-        }
+        Some(issued) => builder
+            .with_client_auth_cert(chain(&issued.certificate), key(issued))
+            .expect("certificate and key fit"),
         None => builder.with_no_client_auth(),
     })
 }
 
 /// Runs a handshake in memory and returns the first error of either side.
-fn handshake(server: Arc<ServerConfig>, client: Arc<ClientConfig>, name: &str) -> Result<(), rustls::Error> {
-    let mut client =
-        ClientConnection::new(client, ServerName::try_from(name.to_owned()).expect("a server name")).expect("client");
+fn handshake(
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    name: &str,
+) -> Result<(), rustls::Error> {
+    let mut client = ClientConnection::new(
+        client,
+        ServerName::try_from(name.to_owned()).expect("a server name"),
+    )
+    .expect("client");
     let mut server = ServerConnection::new(server).expect("server");
     for _ in 0..10 {
         let mut bytes = Vec::new();
@@ -100,13 +117,23 @@ struct World {
 }
 
 fn world() -> World {
-    let authority = Authority::create("ada", Validity::days(Validity::AUTHORITY_DAYS)).expect("an authority");
+    let authority =
+        Authority::create("ada", Validity::days(Validity::AUTHORITY_DAYS)).expect("an authority");
     let server = authority
-        .issue_server("dev", &names(&["127.0.0.1", "::1", "localhost", "dev"]), Validity::days(Validity::LEAF_DAYS))
+        .issue_server(
+            "dev",
+            &names(&["127.0.0.1", "::1", "localhost", "dev"]),
+            Validity::days(Validity::LEAF_DAYS),
+        )
         .expect("a server certificate");
-    let client =
-        authority.issue_client("ada", Validity::days(Validity::LEAF_DAYS)).expect("a client certificate");
-    World { authority, server, client }
+    let client = authority
+        .issue_client("ada", Validity::days(Validity::LEAF_DAYS))
+        .expect("a client certificate");
+    World {
+        authority,
+        server,
+        client,
+    }
 }
 
 #[test]
@@ -125,50 +152,91 @@ fn accepted_by_every_name_in_the_certificate() {
 #[test]
 fn accepted_after_the_authority_was_read_back_from_its_files() {
     let world = world();
-    let again = Authority::from_pem(world.authority.certificate(), world.authority.key().expose()).expect("it reads");
-    let client = again.issue_client("bob", Validity::days(1)).expect("a client certificate");
-    handshake(server_config(&world.authority, &world.server), client_config(&again, Some(&client)), "dev")
-        .expect("the same authority");
+    let again = Authority::from_pem(
+        world.authority.certificate(),
+        world.authority.key().expose(),
+    )
+    .expect("it reads");
+    let client = again
+        .issue_client("bob", Validity::days(1))
+        .expect("a client certificate");
+    handshake(
+        server_config(&world.authority, &world.server),
+        client_config(&again, Some(&client)),
+        "dev",
+    )
+    .expect("the same authority");
 }
 
 #[track_caller]
 fn refused(server: Arc<ServerConfig>, client: Arc<ClientConfig>, name: &str, expected: &str) {
     let error = handshake(server, client, name).expect_err("the handshake must fail");
     let text = format!("{error:?}");
-    assert!(text.contains(expected), "{text} does not speak of {expected}");
+    assert!(
+        text.contains(expected),
+        "{text} does not speak of {expected}"
+    );
 }
 
 #[test]
 fn refused_without_a_client_certificate() {
     let world = world();
     let server = server_config(&world.authority, &world.server);
-    refused(server, client_config(&world.authority, None), "dev", "NoCertificatesPresented");
+    refused(
+        server,
+        client_config(&world.authority, None),
+        "dev",
+        "NoCertificatesPresented",
+    );
 }
 
 #[test]
 fn refused_with_a_client_certificate_of_another_authority() {
     let world = world();
     let stranger = Authority::create("ada", Validity::days(10)).expect("an authority");
-    let client = stranger.issue_client("ada", Validity::days(10)).expect("a client certificate");
+    let client = stranger
+        .issue_client("ada", Validity::days(10))
+        .expect("a client certificate");
     let server = server_config(&world.authority, &world.server);
     // Both authorities have the same name, so it is the signature that tells them apart.
-    refused(server, client_config(&world.authority, Some(&client)), "dev", "BadSignature");
+    refused(
+        server,
+        client_config(&world.authority, Some(&client)),
+        "dev",
+        "BadSignature",
+    );
 }
 
 #[test]
 fn refused_when_the_client_certificate_has_ended() {
     let world = world();
-    let client = world.authority.issue_client("ada", ended()).expect("a client certificate");
+    let client = world
+        .authority
+        .issue_client("ada", ended())
+        .expect("a client certificate");
     let server = server_config(&world.authority, &world.server);
-    refused(server, client_config(&world.authority, Some(&client)), "dev", "Expired");
+    refused(
+        server,
+        client_config(&world.authority, Some(&client)),
+        "dev",
+        "Expired",
+    );
 }
 
 #[test]
 fn refused_when_the_server_certificate_has_ended() {
     let world = world();
-    let server = world.authority.issue_server("dev", &names(&["dev"]), ended()).expect("a server certificate");
+    let server = world
+        .authority
+        .issue_server("dev", &names(&["dev"]), ended())
+        .expect("a server certificate");
     let client = client_config(&world.authority, Some(&world.client));
-    refused(server_config(&world.authority, &server), client, "dev", "Expired");
+    refused(
+        server_config(&world.authority, &server),
+        client,
+        "dev",
+        "Expired",
+    );
 }
 
 #[test]
@@ -176,7 +244,12 @@ fn refused_for_a_name_that_is_not_in_the_certificate() {
     let world = world();
     for name in ["prod", "127.0.0.2"] {
         let client = client_config(&world.authority, Some(&world.client));
-        refused(server_config(&world.authority, &world.server), client, name, "NotValidForName");
+        refused(
+            server_config(&world.authority, &world.server),
+            client,
+            name,
+            "NotValidForName",
+        );
     }
 }
 
@@ -184,7 +257,12 @@ fn refused_for_a_name_that_is_not_in_the_certificate() {
 fn a_server_certificate_is_no_client_certificate() {
     let world = world();
     let server = server_config(&world.authority, &world.server);
-    refused(server, client_config(&world.authority, Some(&world.server)), "dev", "InvalidPurpose");
+    refused(
+        server,
+        client_config(&world.authority, Some(&world.server)),
+        "dev",
+        "InvalidPurpose",
+    );
 }
 
 #[test]
@@ -195,7 +273,8 @@ fn expiry_and_names_can_be_read() {
     assert!((Validity::LEAF_DAYS - 1..=Validity::LEAF_DAYS).contains(&expiry.days_left(now)));
     assert!(!expiry.is_due(now));
     assert!(expiry.is_due(expiry.until - Duration::days(2)));
-    let mut found = certs::subject_alternative_names_of(&world.server.certificate).expect("it reads");
+    let mut found =
+        certs::subject_alternative_names_of(&world.server.certificate).expect("it reads");
     let mut expected = names(&["127.0.0.1", "::1", "localhost", "dev"]);
     found.sort();
     expected.sort();
@@ -213,13 +292,21 @@ fn names_that_no_certificate_can_carry_are_refused() {
 #[test]
 fn keys_do_not_print() {
     let world = world();
-    let text = format!("{:?} {:?} {}", world.authority, world.server, world.client.key);
+    let text = format!(
+        "{:?} {:?} {}",
+        world.authority, world.server, world.client.key
+    );
     assert!(!text.contains("PRIVATE KEY"), "{text}");
 }
 
 /// Whether a program is installed; says so in a line where it is not.
 fn installed(program: &str, version: &str) -> bool {
-    let found = Command::new(program).arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    let found = Command::new(program)
+        .arg(version)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok();
     if !found {
         println!("skipped: {program} is not installed");
     }
@@ -228,9 +315,25 @@ fn installed(program: &str, version: &str) -> bool {
 
 fn written(world: &World) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    files::write_certificate(&folder.path().join(files::CA), world.authority.certificate()).expect("written");
-    files::write_pair(folder.path(), &world.client, files::CLIENT, files::CLIENT_KEY).expect("written");
-    files::write_pair(folder.path(), &world.server, files::SERVER, files::SERVER_KEY).expect("written");
+    files::write_certificate(
+        &folder.path().join(files::CA),
+        world.authority.certificate(),
+    )
+    .expect("written");
+    files::write_pair(
+        folder.path(),
+        &world.client,
+        files::CLIENT,
+        files::CLIENT_KEY,
+    )
+    .expect("written");
+    files::write_pair(
+        folder.path(),
+        &world.server,
+        files::SERVER,
+        files::SERVER_KEY,
+    )
+    .expect("written");
     folder
 }
 
@@ -244,11 +347,23 @@ fn openssl_verifies_both_chains() {
     for (file, purpose) in [(files::SERVER, "sslserver"), (files::CLIENT, "sslclient")] {
         let output = Command::new("openssl")
             .current_dir(folder.path())
-            .args(["verify", "-x509_strict", "-CAfile", files::CA, "-purpose", purpose, file])
+            .args([
+                "verify",
+                "-x509_strict",
+                "-CAfile",
+                files::CA,
+                "-purpose",
+                purpose,
+                file,
+            ])
             .output()
             .expect("openssl runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("OK"), "{file}: {text}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && text.contains("OK"),
+            "{file}: {text}"
+        );
     }
 }
 
@@ -270,14 +385,28 @@ fn curl_is_let_in_with_its_certificate_and_not_without() {
     let curl = |arguments: &[&str]| {
         Command::new("curl")
             .current_dir(folder.path())
-            .args(["--silent", "--show-error", "--max-time", "20", "--noproxy", "*", "--cacert", files::CA])
+            .args([
+                "--silent",
+                "--show-error",
+                "--max-time",
+                "20",
+                "--noproxy",
+                "*",
+                "--cacert",
+                files::CA,
+            ])
             .args(arguments)
             .arg(format!("https://127.0.0.1:{port}/"))
             .output()
             .expect("curl runs")
     };
     let good = curl(&["--cert", files::CLIENT, "--key", files::CLIENT_KEY]);
-    assert_eq!(String::from_utf8_lossy(&good.stdout), "OK", "{}", String::from_utf8_lossy(&good.stderr));
+    assert_eq!(
+        String::from_utf8_lossy(&good.stdout),
+        "OK",
+        "{}",
+        String::from_utf8_lossy(&good.stderr)
+    );
     let bad = curl(&[]);
     assert!(!bad.status.success() && bad.stdout.is_empty());
 }
@@ -289,7 +418,8 @@ fn answer(mut stream: TcpStream, config: Arc<ServerConfig>) {
     let mut request = [0u8; 4096];
     if tls.read(&mut request).is_ok() {
         // The client may have gone: then there is nobody to tell.
-        let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nOK");
+        let _ =
+            tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nOK");
         let _ = tls.conn.send_close_notify();
         let _ = tls.flush();
     }
