@@ -28,6 +28,12 @@ pub trait Classify: std::error::Error {
     fn class(&self) -> Class;
 }
 
+impl Classify for engine_api::filters::FilterError {
+    fn class(&self) -> Class {
+        Class::Invalid
+    }
+}
+
 /// The error's message followed by those of its sources, each once, joined by `: `.
 pub fn full_message(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

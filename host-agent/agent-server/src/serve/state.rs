@@ -1,0 +1,38 @@
+//! What handlers are given. Each takes only the service it needs: `State(events): State<EventBus>`.
+
+use axum::extract::FromRef;
+use engine::events::EventBus;
+use engine::networks::NetworkBackend;
+use std::sync::Arc;
+
+/// Everything the routes stand on. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState(Arc<Services>);
+
+/// The services, made once by the composition root (`serve::compose`) or, with fakes, by `serve::testing`.
+pub struct Services {
+    pub events: EventBus,
+    pub networks: Arc<dyn NetworkBackend>,
+}
+
+impl AppState {
+    pub fn new(services: Services) -> AppState {
+        AppState(Arc::new(services))
+    }
+}
+
+/// Lets a handler take `State<$service>`; one line for each service.
+macro_rules! extractable {
+    ($($field:ident: $service:ty,)*) => {
+        $(impl FromRef<AppState> for $service {
+            fn from_ref(state: &AppState) -> $service {
+                state.0.$field.clone()
+            }
+        })*
+    };
+}
+
+extractable! {
+    events: EventBus,
+    networks: Arc<dyn NetworkBackend>,
+}

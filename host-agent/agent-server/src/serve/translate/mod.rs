@@ -1,0 +1,4 @@
+//! Between the wire's shapes and the domain's; nothing else knows both.
+
+pub mod containers;
+pub mod images;
