@@ -1,0 +1,131 @@
+//! Why a verb could not do its work, and what to try next.
+
+use crate::certificates::CertificatesError;
+use crate::driver::{DriverError, Status};
+use crate::engine_client::EngineError;
+use crate::engine_settings::EngineOptionError;
+use crate::store::StoreError;
+
+/// Why a use case ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Certificates(#[from] CertificatesError),
+    #[error(transparent)]
+    EngineOption(#[from] EngineOptionError),
+    #[error("there is no driver \"{name}\"; drivers are: {}", known.join(", "))]
+    UnknownDriver { name: String, known: Vec<String> },
+    #[error("machine \"{machine}\" was made with the driver \"{driver}\", which this program does not have")]
+    DriverMissing { machine: String, driver: String },
+    #[error("the driver \"{driver}\" cannot make machine \"{machine}\"")]
+    Check {
+        machine: String,
+        driver: String,
+        #[source]
+        source: DriverError,
+    },
+    #[error("cannot {verb} machine \"{machine}\"")]
+    Driver {
+        verb: &'static str,
+        machine: String,
+        #[source]
+        source: DriverError,
+    },
+    #[error("the driver \"{driver}\" of machine \"{machine}\" cannot {verb} machines")]
+    Unsupported {
+        verb: &'static str,
+        machine: String,
+        driver: String,
+    },
+    #[error("machine \"{machine}\" is not running (it is {})", status.name())]
+    NotRunning { machine: String, status: Status },
+    #[error("machine \"{machine}\" is already {}", status.name().to_lowercase())]
+    Already { machine: String, status: Status },
+    #[error("machine \"{machine}\" is half made: its `create` has not ended, or was cut off")]
+    HalfMade { machine: String },
+    #[error("the engine of machine \"{machine}\" cannot be reached")]
+    Engine {
+        machine: String,
+        #[source]
+        source: EngineError,
+    },
+    #[error("interrupted")]
+    Interrupted,
+    #[error("{first}; and what was made of machine \"{machine}\" could not be removed: {second}")]
+    NotUndone {
+        machine: String,
+        /// Why the work failed, with its causes.
+        first: String,
+        /// Why undoing it failed, with its causes.
+        second: String,
+    },
+    #[error("no active machine: DOCKER_HOST names none of this store that is running")]
+    NoActive,
+}
+
+impl MachineError {
+    /// What to try next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            MachineError::Store(error) => error.hint(),
+            MachineError::Certificates(error) => error.hint(),
+            MachineError::UnknownDriver { .. } => Some(
+                "choose a driver with -d; `machine create -d DRIVER --help` shows its options"
+                    .into(),
+            ),
+            MachineError::DriverMissing { machine, .. } => Some(format!(
+                "use the program that made it; `machine rm -f {machine}` only forgets it"
+            )),
+            MachineError::Check { source, .. } | MachineError::Driver { source, .. } => {
+                source.hint().map(str::to_owned)
+            }
+            MachineError::NotRunning { machine, .. } => {
+                Some(format!("start it: machine start {machine}"))
+            }
+            MachineError::HalfMade { machine } => Some(format!(
+                "wait for `create`, or remove what is there: machine rm {machine}"
+            )),
+            MachineError::Engine { machine, source } if source.is_about_trust() => Some(format!(
+                "the certificates do not fit; restarting makes new ones where needed: machine restart {machine}"
+            )),
+            MachineError::Engine { machine, .. } => {
+                Some(format!("restart it: machine restart {machine}"))
+            }
+            MachineError::NotUndone { machine, .. } => {
+                Some(format!("try again: machine rm {machine}"))
+            }
+            MachineError::NoActive => Some("eval \"$(machine env NAME)\"".into()),
+            _ => None,
+        }
+    }
+
+    /// Ctrl-C was pressed.
+    pub fn is_interruption(&self) -> bool {
+        matches!(
+            self,
+            MachineError::Interrupted
+                | MachineError::Store(StoreError::Interrupted { .. })
+                | MachineError::Driver {
+                    source: DriverError::Interrupted,
+                    ..
+                }
+        )
+    }
+}
+
+/// An error and its causes on one line, each said once.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let said = inner.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = inner.source();
+    }
+    text
+}
