@@ -13,7 +13,7 @@ use crate::engine_settings::{DaemonJson, daemon_json};
 use crate::seed::{self, SeedContents};
 use crate::store::lock::{Lock, Patience};
 use crate::store::record::MachineRecord;
-use crate::store::{MachineStore, StoreError, layout};
+use crate::store::{MachineStore, layout};
 use crate::{MachineError, ssh_key};
 use std::path::PathBuf;
 use std::sync::Arc;
