@@ -228,9 +228,7 @@ fn read_answer(stream: &mut impl Read) -> io::Result<Vec<u8>> {
             Ok(0) => return Ok(answer),
             Ok(count) => answer.extend_from_slice(&buffer[..count]),
             // Closing without TLS's goodbye: whether something is missing shows in parse_answer.
-            Err(error)
-                if error.kind() == io::ErrorKind::UnexpectedEof && !answer.is_empty() =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && !answer.is_empty() => {
                 return Ok(answer);
             }
             Err(error) => return Err(error),
@@ -297,9 +295,7 @@ fn unchunk(mut body: &[u8]) -> Result<Vec<u8>, String> {
         }
         let chunk = body[end + 2..].get(..size).ok_or("a chunk is cut off")?;
         whole.extend_from_slice(chunk);
-        body = body
-            .get(end + 2 + size + 2..)
-            .ok_or("a chunk is cut off")?;
+        body = body.get(end + 2 + size + 2..).ok_or("a chunk is cut off")?;
     }
 }
 
@@ -324,14 +320,23 @@ mod tests {
 
     #[test]
     fn answers() {
-        check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK", Ok((200, "OK")));
+        check(
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK",
+            Ok((200, "OK")),
+        );
         check("HTTP/1.1 404 Not Found\r\n\r\nno", Ok((404, "no")));
         check(
             "HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n",
             Ok((200, "abcde")),
         );
-        check("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nOK", Err("the body is cut off"));
-        check("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", Err("bad Content-Length"));
+        check(
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nOK",
+            Err("the body is cut off"),
+        );
+        check(
+            "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+            Err("bad Content-Length"),
+        );
         check(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\nab",
             Err("a chunk is cut off"),

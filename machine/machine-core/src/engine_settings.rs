@@ -45,10 +45,7 @@ const OURS: [&str; 9] = [
 ];
 
 /// Makes daemon.json. `driver` becomes the label `provider`, as docker-machine does.
-pub fn daemon_json(
-    options: &EngineOptions,
-    driver: &str,
-) -> Result<DaemonJson, EngineOptionError> {
+pub fn daemon_json(options: &EngineOptions, driver: &str) -> Result<DaemonJson, EngineOptionError> {
     let mut json = DaemonJson::new();
     let mut labels = vec![format!("provider={driver}")];
     for label in &options.labels {

@@ -17,7 +17,9 @@ pub enum MachineError {
     EngineOption(#[from] EngineOptionError),
     #[error("there is no driver \"{name}\"; drivers are: {}", known.join(", "))]
     UnknownDriver { name: String, known: Vec<String> },
-    #[error("machine \"{machine}\" was made with the driver \"{driver}\", which this program does not have")]
+    #[error(
+        "machine \"{machine}\" was made with the driver \"{driver}\", which this program does not have"
+    )]
     DriverMissing { machine: String, driver: String },
     #[error("the driver \"{driver}\" cannot make machine \"{machine}\"")]
     Check {

@@ -31,11 +31,11 @@ pub fn fill(contents: &SeedContents<'_>) -> SeedFiles {
     };
     SeedFiles {
         files: vec![
-            (seed::SEED_JSON.into(), serde_json::to_vec(&seed).expect("a seed is plain data")),
             (
-                seed::CA_CERT.into(),
-                contents.authority.as_bytes().to_vec(),
+                seed::SEED_JSON.into(),
+                serde_json::to_vec(&seed).expect("a seed is plain data"),
             ),
+            (seed::CA_CERT.into(), contents.authority.as_bytes().to_vec()),
             (
                 seed::SERVER_CERT.into(),
                 contents.server.certificate.as_bytes().to_vec(),
@@ -48,7 +48,10 @@ pub fn fill(contents: &SeedContents<'_>) -> SeedFiles {
                 seed::AUTHORIZED_KEYS.into(),
                 contents.authorized_keys.as_bytes().to_vec(),
             ),
-            (seed::DAEMON_JSON.into(), serde_json::to_vec(contents.daemon).expect("settings are plain data")),
+            (
+                seed::DAEMON_JSON.into(),
+                serde_json::to_vec(contents.daemon).expect("settings are plain data"),
+            ),
         ],
     }
 }

@@ -169,12 +169,11 @@ impl MachineStore {
             io::ErrorKind::NotFound => StoreError::NoSuchMachine { name: name.into() },
             _ => StoreError::io("read", &path, source),
         })?;
-        let mut record =
-            MachineRecord::from_json(&json).map_err(|source| StoreError::Corrupt {
-                name: name.into(),
-                path: path.clone(),
-                source,
-            })?;
+        let mut record = MachineRecord::from_json(&json).map_err(|source| StoreError::Corrupt {
+            name: name.into(),
+            path: path.clone(),
+            source,
+        })?;
         if record.config_version != CONFIG_VERSION {
             return Err(StoreError::OtherVersion {
                 path,

@@ -102,14 +102,13 @@ impl Machines {
     ) -> Result<MachineRecord, MachineError> {
         let driver = self.driver(&request.driver)?;
         let _lock = self.store.lock()?;
-        let state =
-            driver
-                .plan(place, &request.values)
-                .map_err(|source| MachineError::Driver {
-                    verb: "plan",
-                    machine: place.name.clone(),
-                    source,
-                })?;
+        let state = driver
+            .plan(place, &request.values)
+            .map_err(|source| MachineError::Driver {
+                verb: "plan",
+                machine: place.name.clone(),
+                source,
+            })?;
         let mut record = MachineRecord::new(place, driver.name(), state);
         record
             .driver
@@ -152,13 +151,10 @@ impl Machines {
             name: &machine.place.name,
             progress,
         };
-        let created = machine.driver.create(
-            &machine.place,
-            &mut state,
-            &seed,
-            &mut checkpoint,
-            &named,
-        );
+        let created =
+            machine
+                .driver
+                .create(&machine.place, &mut state, &seed, &mut checkpoint, &named);
         machine.record.driver = state;
         created.map_err(|source| machine.failed("create", source))?;
 
@@ -177,12 +173,7 @@ impl Machines {
     }
 
     /// Removes what was made and returns why; an error while removing is told beside the first one.
-    fn undo(
-        &self,
-        machine: Machine,
-        error: MachineError,
-        progress: &dyn Progress,
-    ) -> MachineError {
+    fn undo(&self, machine: Machine, error: MachineError, progress: &dyn Progress) -> MachineError {
         let name = machine.name().to_owned();
         if error.is_interruption() {
             progress.say("Interrupted: removing what was made...");

@@ -84,12 +84,12 @@ impl Machines {
     /// Loads a machine for reading.
     pub fn open(&self, name: &str) -> Result<Machine, MachineError> {
         let record = self.store.load(name)?;
-        let driver =
-            self.driver(&record.driver_name)
-                .map_err(|_| MachineError::DriverMissing {
-                    machine: name.to_owned(),
-                    driver: record.driver_name.clone(),
-                })?;
+        let driver = self
+            .driver(&record.driver_name)
+            .map_err(|_| MachineError::DriverMissing {
+                machine: name.to_owned(),
+                driver: record.driver_name.clone(),
+            })?;
         Ok(Machine {
             place: self.store.place(name)?,
             driver: driver.clone(),

@@ -21,9 +21,15 @@ impl Machines {
             return Err(error.into());
         }
         let _lock = self.lock(name, progress)?;
-        match self.open(name).and_then(|machine| self.remove_opened(machine)) {
+        match self
+            .open(name)
+            .and_then(|machine| self.remove_opened(machine))
+        {
             Ok(()) => Ok(()),
-            Err(error) if force && !matches!(error, MachineError::Store(StoreError::NoSuchMachine { .. })) => {
+            Err(error)
+                if force
+                    && !matches!(error, MachineError::Store(StoreError::NoSuchMachine { .. })) =>
+            {
                 progress.say(&format!(
                     "({name}) Warning: {}. Only its folder is deleted; a machine that still runs goes on.",
                     chain(&error)
