@@ -69,6 +69,11 @@ impl ApiVersion {
         !self.since(44)
     }
 
+    /// Before 1.42, `/volumes/prune` took named volumes as well as anonymous ones.
+    pub fn prunes_named_volumes(self) -> bool {
+        !self.since(42)
+    }
+
     /// Before 1.42, `/system/df` always counted everything and `/info` had more legacy keys.
     pub fn selects_disk_usage(self) -> bool {
         self.since(42)

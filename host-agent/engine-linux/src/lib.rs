@@ -1,3 +1,5 @@
 //! The traits of `engine` made real on Linux. The only crate with `unsafe`.
 
+pub mod files;
 pub mod shim;
+pub mod volumes;

@@ -10,5 +10,6 @@ pub mod id;
 pub mod images;
 pub mod logs;
 pub mod networks;
+pub mod record;
 pub mod runtime;
 pub mod volumes;

@@ -3,6 +3,7 @@
 use axum::extract::FromRef;
 use engine::events::EventBus;
 use engine::networks::NetworkBackend;
+use engine::volumes::VolumeService;
 use std::sync::Arc;
 
 /// Everything the routes stand on. Cheap to clone.
@@ -13,6 +14,7 @@ pub struct AppState(Arc<Services>);
 pub struct Services {
     pub events: EventBus,
     pub networks: Arc<dyn NetworkBackend>,
+    pub volumes: Arc<VolumeService>,
 }
 
 impl AppState {
@@ -35,4 +37,5 @@ macro_rules! extractable {
 extractable! {
     events: EventBus,
     networks: Arc<dyn NetworkBackend>,
+    volumes: Arc<VolumeService>,
 }

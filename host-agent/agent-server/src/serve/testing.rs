@@ -4,9 +4,12 @@ use super::routes;
 use super::state::{AppState, Services};
 use axum::body::Body;
 use bytes::Bytes;
+use engine::clock::SystemClock;
 use engine::events::EventBus;
 use engine::id::ContainerId;
 use engine::networks::{Attached, Attachment, NetworkBackend, NetworkError, NetworkFacts};
+use engine::volumes::VolumeService;
+use engine::volumes::fake::FakeVolumeStore;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use std::sync::Arc;
@@ -14,8 +17,15 @@ use tower::ServiceExt;
 
 /// Services of which every one is a fake.
 pub fn services() -> Services {
+    let events = EventBus::new();
+    let volumes = VolumeService::empty(
+        Arc::new(FakeVolumeStore::default()),
+        events.clone(),
+        Arc::new(SystemClock),
+    );
     Services {
-        events: EventBus::new(),
+        events,
+        volumes: Arc::new(volumes),
         networks: Arc::new(NoNetworks),
     }
 }

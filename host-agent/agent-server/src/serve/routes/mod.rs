@@ -7,6 +7,7 @@
 pub mod containers;
 pub mod exec;
 pub mod images;
+pub mod volumes;
 
 use super::error::ApiError;
 use super::state::AppState;
@@ -27,6 +28,7 @@ pub fn router(state: AppState) -> Router {
         .merge(containers::router())
         .merge(exec::router())
         .merge(images::router())
+        .merge(volumes::router())
         // Docker answers 404 to a known path with another method, too.
         .method_not_allowed_fallback(page_not_found)
         .fallback(page_not_found)
