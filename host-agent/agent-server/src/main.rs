@@ -10,7 +10,11 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
-    let _program = args.next();
+    let program = args.next().unwrap_or_default();
+    // The kernel starts PID 1 as `/init`, without a verb.
+    if std::process::id() == 1 && program.as_encoded_bytes().ends_with(b"init") {
+        return init::main(Vec::new());
+    }
     let verb = args.next();
     let rest: Vec<std::ffi::OsString> = args.collect();
     match verb.as_deref().and_then(|verb| verb.to_str()) {

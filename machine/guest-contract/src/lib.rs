@@ -39,6 +39,10 @@ pub const MODULES_BOOT_LIST: &str = "/etc/modules-boot";
 /// loaded while the disk is checked and the network gets its address. Modules in neither list are loaded by the kernel
 /// itself through `/sbin/modprobe`.
 pub const MODULES_ENGINE_LIST: &str = "/etc/modules-engine";
+/// The signal (`SIGPWR`) by which a guest's `init` asks `serve` to stop all containers in order, as dockerd does at its
+/// own end: restart policies keep their meaning at the next boot. `serve` then ends with code 0. Every other end of
+/// `serve` leaves containers running.
+pub const ENGINE_SHUTDOWN_SIGNAL: i32 = 30;
 /// Unix socket of the engine, in guests and on any Linux host.
 pub const API_SOCKET: &str = "/run/berth.sock";
 /// Docker's own path, linked to [`API_SOCKET`] in guests so that tools inside find it.
