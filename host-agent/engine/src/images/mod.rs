@@ -5,6 +5,28 @@
 //! run:   ImageService::resolve -> Image { config, layer chain } -> Layers::mount -> a root file system
 //! ```
 
+pub mod archive;
+pub mod blobs;
+pub mod config;
+pub mod error;
+pub mod layer_store;
+pub mod manifest;
+pub mod platform;
+pub mod progress;
+pub mod pull;
+pub mod records;
+pub mod reference;
+pub mod registry;
+pub mod service;
+
+pub use blobs::{BlobError, BlobStore, ByteStream};
+pub use error::ImageError;
+pub use layer_store::{LayerInfo, LayerSpec, LayerStore, StagedLayer};
+pub use platform::Platform;
+pub use progress::{Progress, ProgressSink};
+pub use reference::{Reference, ReferenceError, Repository};
+pub use service::{ImageBackends, ImageOptions, ImageService, ImageView};
+
 use crate::id::ContainerId;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -165,8 +187,9 @@ pub trait ImageSource: Send + Sync + 'static {
 pub enum ImageLookupError {
     #[error("No such image: {name}")]
     NotFound { name: String },
-    #[error("invalid reference format: {why}")]
-    Invalid { name: String, why: String },
+    /// The text is Docker's for the kind of mistake.
+    #[error(transparent)]
+    Invalid(#[from] ReferenceError),
     #[error("{name} is ambiguous: it fits more than one image")]
     Ambiguous { name: String },
     #[error("cannot read image {name}")]
@@ -182,7 +205,7 @@ impl crate::error::Classify for ImageLookupError {
         use crate::error::Class;
         match self {
             ImageLookupError::NotFound { .. } => Class::NotFound,
-            ImageLookupError::Invalid { .. } | ImageLookupError::Ambiguous { .. } => Class::Invalid,
+            ImageLookupError::Invalid(_) | ImageLookupError::Ambiguous { .. } => Class::Invalid,
             ImageLookupError::Unreadable { .. } => Class::Internal,
         }
     }

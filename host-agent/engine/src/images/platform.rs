@@ -1,0 +1,174 @@
+//! Platforms: `os/architecture[/variant]`, and which of several images fits one best.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What an image runs on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Platform {
+    pub os: String,
+    pub architecture: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+}
+
+impl Platform {
+    /// The platform this program was built for, in Go's words, as OCI wants them.
+    pub fn host() -> Platform {
+        let (architecture, variant) = match std::env::consts::ARCH {
+            "x86_64" => ("amd64", ""),
+            "aarch64" => ("arm64", "v8"),
+            "x86" => ("386", ""),
+            "arm" => ("arm", "v7"),
+            "powerpc64" => ("ppc64le", ""),
+            other => (other, ""),
+        };
+        Platform {
+            os: "linux".into(),
+            architecture: architecture.into(),
+            variant: variant.into(),
+        }
+    }
+
+    /// Reads `linux/arm/v7`, `linux/x86_64`, `amd64` or `linux`; what is missing is the host's.
+    pub fn parse(text: &str) -> Option<Platform> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let good = |part: &&str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        };
+        if !parts.iter().all(good) {
+            return None;
+        }
+        let host = Platform::host();
+        let platform = match parts.as_slice() {
+            [one] if matches!(*one, "linux" | "windows" | "darwin" | "freebsd") => Platform {
+                os: (*one).into(),
+                ..host
+            },
+            [architecture] => Platform {
+                architecture: (*architecture).into(),
+                variant: String::new(),
+                os: host.os,
+            },
+            [os, architecture] => Platform {
+                os: (*os).into(),
+                architecture: (*architecture).into(),
+                variant: String::new(),
+            },
+            [os, architecture, variant] => Platform {
+                os: (*os).into(),
+                architecture: (*architecture).into(),
+                variant: (*variant).into(),
+            },
+            _ => return None,
+        };
+        Some(platform.normalised())
+    }
+
+    /// Other names of the same thing made one (containerd's platforms package, `database.go`).
+    pub fn normalised(mut self) -> Platform {
+        self.os = self.os.to_ascii_lowercase();
+        self.architecture = self.architecture.to_ascii_lowercase();
+        self.variant = self.variant.to_ascii_lowercase();
+        match self.architecture.as_str() {
+            "x86_64" | "x86-64" => self.architecture = "amd64".into(),
+            "aarch64" => self.architecture = "arm64".into(),
+            "i386" | "i686" => self.architecture = "386".into(),
+            "armhf" => {
+                self.architecture = "arm".into();
+                self.variant = "v7".into();
+            }
+            "armel" => {
+                self.architecture = "arm".into();
+                self.variant = "v6".into();
+            }
+            _ => {}
+        }
+        match (self.architecture.as_str(), self.variant.as_str()) {
+            ("arm64", "" | "8") => self.variant = "v8".into(),
+            ("arm", "" | "7") => self.variant = "v7".into(),
+            ("arm", number @ ("5" | "6" | "8")) => self.variant = format!("v{number}"),
+            ("amd64", "v1") => self.variant.clear(),
+            _ => {}
+        }
+        self
+    }
+
+    /// How well an image for `offered` runs here: `None` not at all, smaller is better. A machine runs what was built
+    /// for its own variant or an earlier one (`arm/v7` runs `arm/v6`; `arm64` runs 32-bit `arm` as the last choice,
+    /// as containerd's matcher has it).
+    pub fn rank(&self, offered: &Platform) -> Option<u32> {
+        let wanted = self.clone().normalised();
+        let offered = offered.clone().normalised();
+        if wanted.os != offered.os {
+            return None;
+        }
+        let level = |platform: &Platform| match platform.variant.trim_start_matches('v') {
+            "" => Some(if platform.architecture == "arm" { 7 } else { 1 }),
+            number => number.parse::<u32>().ok().filter(|level| *level < 100),
+        };
+        if wanted.architecture == offered.architecture {
+            if wanted.variant == offered.variant {
+                return Some(0);
+            }
+            return level(&wanted)?.checked_sub(level(&offered)?);
+        }
+        if wanted.architecture == "arm64" && offered.architecture == "arm" {
+            return Some(100 + 8u32.checked_sub(level(&offered)?)?);
+        }
+        None
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if !self.variant.is_empty() {
+            write!(f, "/{}", self.variant)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn rank(wanted: &str, offered: &str) -> Option<u32> {
+        let parse = |text| Platform::parse(text).expect("a platform");
+        parse(wanted).rank(&parse(offered))
+    }
+
+    #[test]
+    fn the_own_variant_is_best_then_earlier_ones() {
+        assert_eq!(rank("linux/amd64", "linux/amd64"), Some(0));
+        assert_eq!(rank("linux/amd64", "linux/x86_64"), Some(0));
+        assert_eq!(rank("linux/amd64", "linux/arm64"), None);
+        assert_eq!(rank("linux/amd64", "linux/amd64/v3"), None);
+        assert_eq!(rank("linux/amd64/v3", "linux/amd64"), Some(2));
+        assert_eq!(rank("linux/arm/v7", "linux/arm/v7"), Some(0));
+        assert_eq!(rank("linux/arm/v7", "linux/arm"), Some(0));
+        assert_eq!(rank("linux/arm/v7", "linux/arm/v6"), Some(1));
+        assert_eq!(rank("linux/arm/v6", "linux/arm/v7"), None);
+        assert_eq!(rank("linux/arm64", "linux/arm64/v8"), Some(0));
+        assert!(rank("linux/arm64", "linux/arm/v7") < rank("linux/arm64", "linux/arm/v6"));
+        assert_eq!(rank("linux/amd64", "windows/amd64"), None);
+    }
+
+    #[test]
+    fn text_forms() {
+        assert_eq!(
+            Platform::parse("linux/arm64").expect("good").to_string(),
+            "linux/arm64/v8"
+        );
+        assert_eq!(Platform::parse("armhf").expect("good").variant, "v7");
+        assert_eq!(Platform::parse(""), None);
+        assert_eq!(Platform::parse("a/b/c/d"), None);
+        assert_eq!(Platform::parse("linux/ä"), None);
+    }
+}

@@ -1,0 +1,74 @@
+//! What a long operation tells while it runs, one JSON message each on the wire.
+
+use tokio::sync::mpsc;
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// `status`, with the id of what it is about (empty: none).
+    Status { id: String, status: String },
+    /// A bar: bytes done and in all (0: unknown).
+    Amount {
+        id: String,
+        status: &'static str,
+        current: u64,
+        total: u64,
+    },
+    /// A line of output (`stream`).
+    Line(String),
+}
+
+/// Where messages go.
+#[derive(Debug, Clone)]
+pub struct ProgressSink {
+    sender: Option<mpsc::Sender<Progress>>,
+}
+
+impl ProgressSink {
+    /// A sink and the end where its messages come out. A reader that goes away is no error: whoever started the
+    /// operation decides whether it goes on.
+    pub fn new() -> (ProgressSink, mpsc::Receiver<Progress>) {
+        let (sender, receiver) = mpsc::channel(256);
+        (
+            ProgressSink {
+                sender: Some(sender),
+            },
+            receiver,
+        )
+    }
+
+    /// Nobody listens.
+    pub fn none() -> ProgressSink {
+        ProgressSink { sender: None }
+    }
+
+    pub async fn status(&self, id: impl Into<String>, status: impl Into<String>) {
+        self.send(Progress::Status {
+            id: id.into(),
+            status: status.into(),
+        })
+        .await;
+    }
+
+    pub async fn line(&self, line: impl Into<String>) {
+        self.send(Progress::Line(line.into())).await;
+    }
+
+    /// Never waits: where the reader is slow, bars skip.
+    pub fn amount(&self, id: &str, status: &'static str, current: u64, total: u64) {
+        if let Some(sender) = &self.sender {
+            let _ = sender.try_send(Progress::Amount {
+                id: id.to_owned(),
+                status,
+                current,
+                total,
+            });
+        }
+    }
+
+    async fn send(&self, message: Progress) {
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(message).await;
+        }
+    }
+}

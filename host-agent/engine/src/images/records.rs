@@ -1,0 +1,81 @@
+//! What we remember of images (`images.json`): which there are, and which references point at them.
+
+use super::Digest;
+use crate::error::{Class, Classify};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use time::OffsetDateTime;
+
+/// Everything in one record: it is small (some hundred bytes an image), and one rename changes it whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecords {
+    /// By image id.
+    pub images: BTreeMap<Digest, ImageRecord>,
+    /// Full reference (`docker.io/library/alpine:latest`, `docker.io/library/alpine@sha256:...`) -> image id.
+    pub references: BTreeMap<String, Digest>,
+}
+
+/// One image: its configuration is the blob with the image's id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// The manifest it came by (a blob too).
+    pub manifest: Digest,
+    pub manifest_media_type: String,
+    /// Bottom first.
+    pub layers: Vec<LayerRecord>,
+    #[serde(with = "time::serde::rfc3339::option", default)]
+    pub last_tagged: Option<OffsetDateTime>,
+}
+
+/// One layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// The compressed layer.
+    pub blob: Digest,
+    pub media_type: String,
+    /// Bytes of the blob.
+    pub blob_size: u64,
+    pub chain_id: Digest,
+    /// Bytes unpacked.
+    pub size: u64,
+}
+
+/// What was found at the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadedRecords {
+    pub records: ImageRecords,
+    /// A record that could not be read is set aside: nothing may be collected as unused then, since we do not know
+    /// what is used.
+    pub complete: bool,
+}
+
+/// Keeps the records. Implemented by `engine_linux::images` and [`fake::MemoryImages`](super::fake::MemoryImages).
+#[async_trait]
+pub trait ImageStore: Send + Sync + 'static {
+    /// Reads the records; a broken one is set aside with a log line.
+    async fn load(&self) -> Result<LoadedRecords, ImageStoreError>;
+
+    /// Replaces the records, durably, at once or not at all.
+    async fn save(&self, records: &ImageRecords) -> Result<(), ImageStoreError>;
+}
+
+/// Why the records could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageStoreError {
+    #[error("{path} was written by a newer version of this program (format {version}); it was left as it is")]
+    Newer { path: String, version: u32 },
+    #[error("cannot {step} {path}")]
+    Failed {
+        step: &'static str,
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Classify for ImageStoreError {
+    fn class(&self) -> Class {
+        Class::Internal
+    }
+}

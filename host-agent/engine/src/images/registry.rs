@@ -1,0 +1,124 @@
+//! What we ask of registries (OCI distribution spec). `engine_linux::registry` speaks to real ones, trying mirrors in
+//! order; [`fake::MemoryRegistry`](super::fake::MemoryRegistry) is for tests.
+
+use super::blobs::ByteStream;
+use super::{Digest, Reference, Repository};
+use crate::error::{Class, Classify};
+use async_trait::async_trait;
+use bytes::Bytes;
+
+/// A user's word to a registry. Cannot be printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    pub username: String,
+    pub password: String,
+    /// An OAuth refresh token, used instead of the password.
+    pub identity_token: String,
+    /// A bearer token, used as it is.
+    pub registry_token: String,
+}
+
+impl Credentials {
+    /// Nothing is given at all.
+    pub fn is_empty(&self) -> bool {
+        *self == Credentials::default()
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials(hidden)")
+    }
+}
+
+/// A manifest as it was served, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchedManifest {
+    /// Content-Type.
+    pub media_type: String,
+    /// Of `bytes`; verified where the reference has a digest.
+    pub digest: Digest,
+    pub bytes: Bytes,
+}
+
+/// Reads from registries.
+#[async_trait]
+pub trait Registry: Send + Sync + 'static {
+    /// Fetches a manifest by tag or digest.
+    async fn manifest(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+    ) -> Result<FetchedManifest, RegistryError>;
+
+    /// Fetches a blob. The stream goes on where it was after a broken connection; its content is not yet verified.
+    async fn blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        size: u64,
+        credentials: Option<&Credentials>,
+    ) -> Result<ByteStream, RegistryError>;
+
+    /// Every tag of a repository.
+    async fn tags(
+        &self,
+        repository: &Repository,
+        credentials: Option<&Credentials>,
+    ) -> Result<Vec<String>, RegistryError>;
+
+    /// Checks credentials (`docker login`).
+    async fn login(&self, domain: &str, credentials: &Credentials) -> Result<(), RegistryError>;
+}
+
+/// What a registry said no with; the texts are those of Docker's client library.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error("{message}")]
+    Denied { message: String },
+    #[error("unauthorized: {message}")]
+    Unauthorized { message: String },
+    #[error("manifest unknown: {message}")]
+    ManifestUnknown { message: String },
+    #[error("name unknown: {message}")]
+    NameUnknown { message: String },
+    #[error("blob unknown to registry: {digest}")]
+    BlobUnknown { digest: Digest },
+    #[error("toomanyrequests: {message}")]
+    TooManyRequests { message: String },
+    /// Docker's form: `Get "https://host/v2/": dial tcp ...`.
+    #[error("Get \"{url}\"")]
+    Unreachable {
+        url: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("received unexpected HTTP status {status} from {url}: {message}")]
+    Status {
+        url: String,
+        status: u16,
+        message: String,
+    },
+    #[error("{url}: {why}")]
+    Protocol { url: String, why: String },
+    #[error("manifest verification failed for digest {digest}")]
+    Mismatch { digest: Digest },
+}
+
+impl Classify for RegistryError {
+    fn class(&self) -> Class {
+        match self {
+            RegistryError::Denied { .. }
+            | RegistryError::ManifestUnknown { .. }
+            | RegistryError::NameUnknown { .. }
+            | RegistryError::BlobUnknown { .. } => Class::NotFound,
+            RegistryError::Unauthorized { .. } => Class::Unauthorized,
+            // Docker answers 500 to these, and clients show the text.
+            RegistryError::TooManyRequests { .. }
+            | RegistryError::Unreachable { .. }
+            | RegistryError::Status { .. }
+            | RegistryError::Protocol { .. }
+            | RegistryError::Mismatch { .. } => Class::Internal,
+        }
+    }
+}
