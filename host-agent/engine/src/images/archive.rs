@@ -1,7 +1,7 @@
 //! Image archives, as `docker load` gets them: the trait that takes a tar apart safely.
 
-use super::blobs::ByteStream;
 use super::Digest;
+use super::blobs::ByteStream;
 use crate::error::{Class, Classify};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,7 +34,9 @@ pub enum ArchiveError {
     Invalid { why: String },
     #[error("invalid archive: {path} is missing")]
     Missing { path: String },
-    #[error("invalid archive: {path} has {size} bytes, more than the {limit} that make sense for it")]
+    #[error(
+        "invalid archive: {path} has {size} bytes, more than the {limit} that make sense for it"
+    )]
     TooLarge { path: String, size: u64, limit: u64 },
     #[error("cannot read the archive")]
     Source(#[source] std::io::Error),

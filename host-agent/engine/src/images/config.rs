@@ -129,8 +129,7 @@ pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
 
 /// RFC 3339; Go's zero time is "not given".
 fn parse_time(text: &str) -> Option<OffsetDateTime> {
-    let at =
-        OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
+    let at = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
     (at.year() > 1).then_some(at)
 }
 
@@ -284,7 +283,14 @@ mod tests {
         assert_eq!(details.config.cmd, Some(vec!["sh".to_owned()]));
         assert_eq!(details.config.entrypoint, None);
         assert_eq!(details.config.exposed_ports, ["80/tcp"]);
-        assert_eq!(details.config.healthcheck.as_ref().map(|check| check.interval), Some(5));
+        assert_eq!(
+            details
+                .config
+                .healthcheck
+                .as_ref()
+                .map(|check| check.interval),
+            Some(5)
+        );
         assert_eq!(details.diff_ids.len(), 1);
         assert!(details.history[0].empty_layer && details.history[1].created.is_none());
         assert_eq!(details.chain_ids(), details.diff_ids);

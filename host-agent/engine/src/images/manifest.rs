@@ -116,9 +116,8 @@ impl Manifest {
             });
         }
         let given = media_type.split(';').next().unwrap_or_default().trim();
-        let known = |text: &str| {
-            [DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX].contains(&text)
-        };
+        let known =
+            |text: &str| [DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX].contains(&text);
         let media_type = if known(given) {
             given
         } else if !probe.media_type.is_empty() {
@@ -218,9 +217,7 @@ pub fn choose<'a>(
     list.iter()
         .filter(|entry| {
             entry.artifact_type.is_none()
-                && !entry
-                    .annotations
-                    .contains_key("vnd.docker.reference.type")
+                && !entry.annotations.contains_key("vnd.docker.reference.type")
                 && (entry.media_type.is_empty()
                     || [DOCKER_MANIFEST, OCI_MANIFEST, DOCKER_LIST, OCI_INDEX]
                         .contains(&entry.media_type.as_str()))

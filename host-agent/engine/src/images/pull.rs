@@ -125,7 +125,11 @@ impl ImageService {
             .record_pull(reference, &top.digest, id, details, record)
             .await?;
         drop(storing);
-        self.publish("pull", &reference.familiar(), &reference.repository.familiar());
+        self.publish(
+            "pull",
+            &reference.familiar(),
+            &reference.repository.familiar(),
+        );
         progress.status("", format!("Digest: {}", top.digest)).await;
         let verdict = match newer {
             true => "Downloaded newer image for",
@@ -235,7 +239,9 @@ impl ImageService {
                 .status(short(&layer.digest), "Pulling fs layer")
                 .await;
         }
-        let permits = Arc::new(Semaphore::new(self.inner.options.concurrent_downloads.max(1)));
+        let permits = Arc::new(Semaphore::new(
+            self.inner.options.concurrent_downloads.max(1),
+        ));
         let mut tasks = JoinSet::new();
         let mut parent: Option<(Digest, watch::Receiver<bool>)> = None;
         for ((layer, chain_id), diff_id) in manifest
@@ -543,9 +549,7 @@ impl LayerJob {
             let piece = match piece {
                 Ok(piece) => piece,
                 Err(error) => {
-                    let failed = || {
-                        Err(std::io::Error::other("the download failed"))
-                    };
+                    let failed = || Err(std::io::Error::other("the download failed"));
                     let _ = to_blob.send(failed()).await;
                     let _ = to_layer.send(failed()).await;
                     return Err(BlobError::Source(error).into());

@@ -63,7 +63,9 @@ pub trait ImageStore: Send + Sync + 'static {
 /// Why the records could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageStoreError {
-    #[error("{path} was written by a newer version of this program (format {version}); it was left as it is")]
+    #[error(
+        "{path} was written by a newer version of this program (format {version}); it was left as it is"
+    )]
     Newer { path: String, version: u32 },
     #[error("cannot {step} {path}")]
     Failed {

@@ -333,13 +333,25 @@ mod tests {
     #[test]
     fn good_references_are_normalised_as_docker_does() {
         check("alpine", "docker.io/library/alpine", "alpine");
-        check("alpine:3.20", "docker.io/library/alpine:3.20", "alpine:3.20");
+        check(
+            "alpine:3.20",
+            "docker.io/library/alpine:3.20",
+            "alpine:3.20",
+        );
         check("me/thing", "docker.io/me/thing", "me/thing");
         check("docker.io/alpine", "docker.io/library/alpine", "alpine");
         check("index.docker.io/me/a", "docker.io/me/a", "me/a");
         check("localhost/a", "localhost/a", "localhost/a");
-        check("localhost:5000/a:b", "localhost:5000/a:b", "localhost:5000/a:b");
-        check("ghcr.io/a/b_c/d__e:V1", "ghcr.io/a/b_c/d__e:V1", "ghcr.io/a/b_c/d__e:V1");
+        check(
+            "localhost:5000/a:b",
+            "localhost:5000/a:b",
+            "localhost:5000/a:b",
+        );
+        check(
+            "ghcr.io/a/b_c/d__e:V1",
+            "ghcr.io/a/b_c/d__e:V1",
+            "ghcr.io/a/b_c/d__e:V1",
+        );
         check("[::1]:5000/a", "[::1]:5000/a", "[::1]:5000/a");
         check("Host/a", "Host/a", "Host/a");
         check("library/a/b", "docker.io/library/a/b", "library/a/b");
@@ -372,7 +384,9 @@ mod tests {
         refuse(&"a".repeat(256), ReferenceError::TooLong);
         refuse(&format!("a:{}", "b".repeat(129)), ReferenceError::Format);
         assert_eq!(
-            Reference::parse("Alpine").expect_err("upper case").to_string(),
+            Reference::parse("Alpine")
+                .expect_err("upper case")
+                .to_string(),
             "invalid reference format: repository name (library/Alpine) must be lowercase"
         );
     }

@@ -172,7 +172,11 @@ impl Catalog {
     }
 
     fn by_prefix(&self, name: &str, hex: &str) -> Result<Option<Digest>, ImageLookupError> {
-        if hex.is_empty() || !hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        if hex.is_empty()
+            || !hex
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        {
             return Ok(None);
         }
         let mut fitting = self
