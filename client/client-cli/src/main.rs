@@ -1,1 +1,155 @@
-fn main() {}
+//! `berth`: runs containers on the engine that the environment points at (`DOCKER_HOST`, `DOCKER_TLS_VERIFY`,
+//! `DOCKER_CERT_PATH`), with docker's verbs, output forms and exit codes. One file a verb under `commands`.
+//!
+//! Exit codes: 125 the engine or `berth` itself failed, 126 the program cannot be executed, 127 it was not found, else
+//! the program's own (`run`, `exec`); every other verb ends with 0 or 1.
+
+mod commands;
+mod engine;
+mod environment;
+mod parse;
+mod show;
+mod streams;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use engine::Engine;
+use std::process::ExitCode;
+
+/// Runs containers.
+#[derive(Parser)]
+#[command(name = "berth", version, propagate_version = false, disable_help_subcommand = true)]
+#[command(after_help = "The engine is the one that DOCKER_HOST names; 'eval $(machine env NAME)' sets it.")]
+struct Arguments {
+    /// Engine to talk to, for example unix:///run/berth.sock or tcp://127.0.0.1:2376
+    #[arg(short = 'H', long, global = true, env = "DOCKER_HOST", hide_env_values = true)]
+    host: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Create a container and run a program in it
+    Run(commands::run::Options),
+    /// List containers
+    #[command(visible_alias = "list")]
+    Ps(commands::ps::Options),
+    /// List images
+    Images(commands::images::Options),
+    /// Download an image
+    Pull(commands::pull::Options),
+    /// Show what a container wrote
+    Logs(commands::logs::Options),
+    /// Run a program in a running container
+    Exec(commands::exec::Options),
+    /// Start stopped containers
+    Start(commands::start::Options),
+    /// Stop running containers
+    Stop(commands::stop::Options),
+    /// Restart containers
+    Restart(commands::restart::Options),
+    /// Send a signal to containers
+    Kill(commands::kill::Options),
+    /// Wait until containers stop, then print their exit codes
+    Wait(commands::wait::Options),
+    /// Remove containers
+    Rm(commands::rm::Options),
+    /// Remove images
+    Rmi(commands::rmi::Options),
+    /// Show everything about containers, images, volumes or networks
+    Inspect(commands::inspect::Options),
+    /// Show the versions of client and engine
+    Version(commands::version::Options),
+    /// Show the state of the engine
+    Info(commands::info::Options),
+    /// Print a completion script
+    Completion {
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    // Bad usage ends as docker's does: 125 for `run` and `exec`, 1 for the others.
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            let verb = std::env::args().nth(1).unwrap_or_default();
+            return match (error.exit_code(), verb.as_str()) {
+                (0, _) => ExitCode::SUCCESS,
+                (_, "run" | "exec") => ExitCode::from(125),
+                _ => ExitCode::FAILURE,
+            };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("berth: cannot start: {error}");
+            return ExitCode::from(125);
+        }
+    };
+    let code = runtime.block_on(dispatch(arguments));
+    streams::restore_terminal();
+    // A thread that waits for the terminal's next key must not hold us.
+    std::process::exit(i32::from(code));
+}
+
+async fn dispatch(arguments: Arguments) -> u8 {
+    let is_run = matches!(arguments.command, Command::Run(_) | Command::Exec(_));
+    match perform(arguments).await {
+        Ok(code) => code,
+        Err(error) => {
+            streams::restore_terminal();
+            eprintln!("berth: {error:#}");
+            if let Some(hint) = hint(&error) {
+                eprintln!("hint: {hint}");
+            }
+            if is_run { run_failure(&error) } else { 1 }
+        }
+    }
+}
+
+/// docker's exit code where a container could not be run.
+fn run_failure(error: &anyhow::Error) -> u8 {
+    let text = format!("{error:#}");
+    if text.contains("executable file not found") || text.contains("no such file or directory: unknown") {
+        127
+    } else if text.contains("permission denied") || text.contains("is a directory") {
+        126
+    } else {
+        125
+    }
+}
+
+fn hint(error: &anyhow::Error) -> Option<String> {
+    let failure = error.downcast_ref::<engine::EngineError>()?;
+    failure.hint()
+}
+
+async fn perform(arguments: Arguments) -> anyhow::Result<u8> {
+    if let Command::Completion { shell } = arguments.command {
+        clap_complete::generate(shell, &mut Arguments::command(), "berth", &mut std::io::stdout());
+        return Ok(0);
+    }
+    let engine = Engine::new(environment::endpoint(arguments.host.as_deref())?);
+    match arguments.command {
+        Command::Run(options) => commands::run::perform(&engine, options).await,
+        Command::Exec(options) => commands::exec::perform(&engine, options).await,
+        Command::Ps(options) => commands::ps::perform(&engine, &options).await,
+        Command::Images(options) => commands::images::perform(&engine, &options).await,
+        Command::Pull(options) => commands::pull::perform(&engine, &options).await,
+        Command::Logs(options) => commands::logs::perform(&engine, &options).await,
+        Command::Start(options) => commands::start::perform(&engine, &options).await,
+        Command::Stop(options) => commands::stop::perform(&engine, &options).await,
+        Command::Restart(options) => commands::restart::perform(&engine, &options).await,
+        Command::Kill(options) => commands::kill::perform(&engine, &options).await,
+        Command::Wait(options) => commands::wait::perform(&engine, &options).await,
+        Command::Rm(options) => commands::rm::perform(&engine, &options).await,
+        Command::Rmi(options) => commands::rmi::perform(&engine, &options).await,
+        Command::Inspect(options) => commands::inspect::perform(&engine, &options).await,
+        Command::Version(options) => commands::version::perform(&engine, &options).await,
+        Command::Info(options) => commands::info::perform(&engine, &options).await,
+        Command::Completion { .. } => unreachable!("answered above"),
+    }
+}

@@ -1,0 +1,39 @@
+//! One file a verb. Each has its `Options` and a `perform` that returns the exit code.
+
+pub(crate) mod exec;
+pub(crate) mod images;
+pub(crate) mod info;
+pub(crate) mod inspect;
+pub(crate) mod kill;
+pub(crate) mod logs;
+pub(crate) mod ps;
+pub(crate) mod pull;
+pub(crate) mod restart;
+pub(crate) mod rm;
+pub(crate) mod rmi;
+pub(crate) mod run;
+pub(crate) mod start;
+pub(crate) mod stop;
+pub(crate) mod version;
+pub(crate) mod wait;
+
+use anyhow::Result;
+
+/// Does something to each of several things: the names that worked are printed, the errors of the others too.
+pub(crate) async fn each<'a, F>(names: &'a [String], action: impl Fn(&'a str) -> F) -> Result<u8>
+where
+    F: Future<Output = Result<Option<String>>>,
+{
+    let mut code = 0;
+    for name in names {
+        match action(name).await {
+            Ok(Some(text)) => crate::show::print(&format!("{text}\n"))?,
+            Ok(None) => {}
+            Err(error) => {
+                eprintln!("berth: {error:#}");
+                code = 1;
+            }
+        }
+    }
+    Ok(code)
+}

@@ -1,0 +1,19 @@
+//! `berth wait`
+
+use super::each;
+use crate::engine::{Engine, escape};
+use anyhow::Result;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    #[arg(required = true)]
+    containers: Vec<String>,
+}
+
+pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
+    each(&options.containers, async |name| {
+        let answer = engine.post(&format!("/containers/{}/wait", escape(name)), None).await?;
+        Ok(Some(answer["StatusCode"].to_string()))
+    })
+    .await
+}
