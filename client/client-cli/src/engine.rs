@@ -25,8 +25,14 @@ const NEWEST_VERSION: (u32, u32) = (1, 51);
 /// Why the engine could not be asked, or what it answered.
 #[derive(Debug)]
 pub(crate) enum EngineError {
-    Unreachable { endpoint: String, source: std::io::Error },
-    Tls { endpoint: String, source: std::io::Error },
+    Unreachable {
+        endpoint: String,
+        source: std::io::Error,
+    },
+    Tls {
+        endpoint: String,
+        source: std::io::Error,
+    },
     /// The engine said no, in these words.
     Refused { status: StatusCode, message: String },
 }
@@ -34,9 +40,15 @@ pub(crate) enum EngineError {
 impl std::fmt::Display for EngineError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            EngineError::Unreachable { endpoint, .. } => write!(f, "cannot connect to the engine at {endpoint}"),
-            EngineError::Tls { endpoint, .. } => write!(f, "no secure connection to the engine at {endpoint}"),
-            EngineError::Refused { message, .. } => write!(f, "Error response from daemon: {message}"),
+            EngineError::Unreachable { endpoint, .. } => {
+                write!(f, "cannot connect to the engine at {endpoint}")
+            }
+            EngineError::Tls { endpoint, .. } => {
+                write!(f, "no secure connection to the engine at {endpoint}")
+            }
+            EngineError::Refused { message, .. } => {
+                write!(f, "Error response from daemon: {message}")
+            }
         }
     }
 }
@@ -44,7 +56,9 @@ impl std::fmt::Display for EngineError {
 impl std::error::Error for EngineError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            EngineError::Unreachable { source, .. } | EngineError::Tls { source, .. } => Some(source),
+            EngineError::Unreachable { source, .. } | EngineError::Tls { source, .. } => {
+                Some(source)
+            }
             EngineError::Refused { .. } => None,
         }
     }
@@ -68,7 +82,10 @@ impl EngineError {
     pub(crate) fn is_not_found(error: &anyhow::Error) -> bool {
         matches!(
             error.downcast_ref::<EngineError>(),
-            Some(EngineError::Refused { status: StatusCode::NOT_FOUND, .. })
+            Some(EngineError::Refused {
+                status: StatusCode::NOT_FOUND,
+                ..
+            })
         )
     }
 }
@@ -84,16 +101,23 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(endpoint: Endpoint) -> Engine {
-        Engine { endpoint, version: OnceCell::new() }
+        Engine {
+            endpoint,
+            version: OnceCell::new(),
+        }
     }
 
     /// The API version both sides speak, `1.NN`.
     pub(crate) async fn api_version(&self) -> Result<&str> {
         let version = self.version.get_or_try_init(|| async {
             let response = self.send_raw(Method::GET, "/_ping", None, &[]).await?;
-            let theirs = response.headers().get("api-version").and_then(|value| value.to_str().ok());
+            let theirs = response
+                .headers()
+                .get("api-version")
+                .and_then(|value| value.to_str().ok());
             let theirs = theirs.and_then(|text| text.split_once('.'));
-            let theirs = theirs.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+            let theirs =
+                theirs.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
             let (major, minor) = theirs.unwrap_or(NEWEST_VERSION).min(NEWEST_VERSION);
             Ok::<_, anyhow::Error>(format!("{major}.{minor}"))
         });
@@ -113,18 +137,34 @@ impl Engine {
     }
 
     /// An answer whose body is read as it comes.
-    pub(crate) async fn stream(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Result<Incoming> {
+    pub(crate) async fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Incoming> {
         Ok(self.send(method, path, None, headers).await?.into_body())
     }
 
     /// Turns the connection into a two-way stream of bytes.
-    pub(crate) async fn hijack(&self, path: &str, body: Option<&Value>) -> Result<TokioIo<Upgraded>> {
+    pub(crate) async fn hijack(
+        &self,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<TokioIo<Upgraded>> {
         let headers = [("connection", "Upgrade"), ("upgrade", "tcp")];
         let response = self.send(Method::POST, path, body, &headers).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            anyhow::bail!("the engine did not open a stream for {path}: it answered {}", response.status());
+            anyhow::bail!(
+                "the engine did not open a stream for {path}: it answered {}",
+                response.status()
+            );
         }
-        Ok(TokioIo::new(hyper::upgrade::on(response).await.context("the engine did not open a stream")?))
+        Ok(TokioIo::new(
+            hyper::upgrade::on(response)
+                .await
+                .context("the engine did not open a stream")?,
+        ))
     }
 
     async fn send(
@@ -146,8 +186,14 @@ impl Engine {
         headers: &[(&str, &str)],
     ) -> Result<Response<Incoming>> {
         let mut sender = self.connect().await?;
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "engine");
-        request = request.header(header::USER_AGENT, concat!("berth/", env!("CARGO_PKG_VERSION")));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "engine");
+        request = request.header(
+            header::USER_AGENT,
+            concat!("berth/", env!("CARGO_PKG_VERSION")),
+        );
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -158,14 +204,25 @@ impl Engine {
             }
             None => Bytes::new(),
         };
-        let request = request.body(Full::new(bytes)).context("cannot put the request together")?;
+        let request = request
+            .body(Full::new(bytes))
+            .context("cannot put the request together")?;
         let response = sender.send_request(request).await;
-        let response = response.with_context(|| format!("the engine at {} hung up", self.endpoint))?;
+        let response =
+            response.with_context(|| format!("the engine at {} hung up", self.endpoint))?;
         let status = response.status();
-        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS || status == StatusCode::NOT_MODIFIED {
+        if status.is_success()
+            || status == StatusCode::SWITCHING_PROTOCOLS
+            || status == StatusCode::NOT_MODIFIED
+        {
             return Ok(response);
         }
-        let text = response.into_body().collect().await.context("the engine's answer ended early")?.to_bytes();
+        let text = response
+            .into_body()
+            .collect()
+            .await
+            .context("the engine's answer ended early")?
+            .to_bytes();
         let message = serde_json::from_slice::<Value>(&text)
             .ok()
             .and_then(|value| value["message"].as_str().map(str::to_owned))
@@ -174,21 +231,33 @@ impl Engine {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
-        let unreachable = |source| EngineError::Unreachable { endpoint: self.endpoint.to_string(), source };
+        let unreachable = |source| EngineError::Unreachable {
+            endpoint: self.endpoint.to_string(),
+            source,
+        };
         let stream: Box<dyn Stream> = match &self.endpoint {
             #[cfg(unix)]
-            Endpoint::Unix(path) => Box::new(tokio::net::UnixStream::connect(path).await.map_err(unreachable)?),
+            Endpoint::Unix(path) => Box::new(
+                tokio::net::UnixStream::connect(path)
+                    .await
+                    .map_err(unreachable)?,
+            ),
             #[cfg(not(unix))]
-            Endpoint::Unix(path) => anyhow::bail!("unix socket {} on a system without them", path.display()),
+            Endpoint::Unix(path) => {
+                anyhow::bail!("unix socket {} on a system without them", path.display())
+            }
             Endpoint::Tcp { host, port, tls } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+                let stream = TcpStream::connect((host.as_str(), *port))
+                    .await
+                    .map_err(unreachable)?;
                 // Keys and small frames must not wait for company.
                 stream.set_nodelay(true).map_err(unreachable)?;
                 match tls {
                     None => Box::new(stream),
                     Some(folder) => {
                         let config = Arc::new(tls_config(folder)?);
-                        let name = ServerName::try_from(host.clone()).context("the engine's name is no host name")?;
+                        let name = ServerName::try_from(host.clone())
+                            .context("the engine's name is no host name")?;
                         let connector = tokio_rustls::TlsConnector::from(config);
                         let secured = connector.connect(name, stream).await;
                         Box::new(secured.map_err(|source| EngineError::Tls {
@@ -199,8 +268,9 @@ impl Engine {
                 }
             }
         };
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.context("the engine does not speak HTTP")?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .context("the engine does not speak HTTP")?;
         // Errors of the connection reach whoever waits for the answer.
         tokio::spawn(connection.with_upgrades());
         Ok(sender)
@@ -208,7 +278,12 @@ impl Engine {
 }
 
 async fn json(response: Response<Incoming>) -> Result<Value> {
-    let bytes = response.into_body().collect().await.context("the engine's answer ended early")?.to_bytes();
+    let bytes = response
+        .into_body()
+        .collect()
+        .await
+        .context("the engine's answer ended early")?
+        .to_bytes();
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Null);
     }
@@ -218,11 +293,14 @@ async fn json(response: Response<Incoming>) -> Result<Value> {
 fn tls_config(folder: &Path) -> Result<rustls::ClientConfig> {
     let read = |name: &str| {
         let path = folder.join(name);
-        std::fs::read(&path).with_context(|| format!("cannot read {} (DOCKER_CERT_PATH)", path.display()))
+        std::fs::read(&path)
+            .with_context(|| format!("cannot read {} (DOCKER_CERT_PATH)", path.display()))
     };
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&read("ca.pem")?) {
-        roots.add(certificate.context("ca.pem is not a certificate")?).context("ca.pem is not a certificate")?;
+        roots
+            .add(certificate.context("ca.pem is not a certificate")?)
+            .context("ca.pem is not a certificate")?;
     }
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read("cert.pem")?).collect();
     let key = PrivateKeyDer::from_pem_slice(&read("key.pem")?).context("key.pem is not a key")?;
@@ -250,6 +328,13 @@ pub(crate) fn escape(text: &str) -> String {
 
 /// Puts a query string together from pairs.
 pub(crate) fn query(pairs: &[(&str, String)]) -> String {
-    let parts: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={}", escape(value))).collect();
-    if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) }
+    let parts: Vec<String> = pairs
+        .iter()
+        .map(|(name, value)| format!("{name}={}", escape(value)))
+        .collect();
+    if parts.is_empty() {
+        String::new()
+    } else {
+        format!("?{}", parts.join("&"))
+    }
 }

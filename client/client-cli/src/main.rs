@@ -17,11 +17,24 @@ use std::process::ExitCode;
 
 /// Runs containers.
 #[derive(Parser)]
-#[command(name = "berth", version, propagate_version = false, disable_help_subcommand = true)]
-#[command(after_help = "The engine is the one that DOCKER_HOST names; 'eval $(machine env NAME)' sets it.")]
+#[command(
+    name = "berth",
+    version,
+    propagate_version = false,
+    disable_help_subcommand = true
+)]
+#[command(
+    after_help = "The engine is the one that DOCKER_HOST names; 'eval $(machine env NAME)' sets it."
+)]
 struct Arguments {
     /// Engine to talk to, for example unix:///run/berth.sock or tcp://127.0.0.1:2376
-    #[arg(short = 'H', long, global = true, env = "DOCKER_HOST", hide_env_values = true)]
+    #[arg(
+        short = 'H',
+        long,
+        global = true,
+        env = "DOCKER_HOST",
+        hide_env_values = true
+    )]
     host: Option<String>,
     #[command(subcommand)]
     command: Command,
@@ -63,9 +76,7 @@ enum Command {
     /// Show the state of the engine
     Info(commands::info::Options),
     /// Print a completion script
-    Completion {
-        shell: clap_complete::Shell,
-    },
+    Completion { shell: clap_complete::Shell },
 }
 
 fn main() -> ExitCode {
@@ -82,7 +93,10 @@ fn main() -> ExitCode {
             };
         }
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("berth: cannot start: {error}");
@@ -113,7 +127,9 @@ async fn dispatch(arguments: Arguments) -> u8 {
 /// docker's exit code where a container could not be run.
 fn run_failure(error: &anyhow::Error) -> u8 {
     let text = format!("{error:#}");
-    if text.contains("executable file not found") || text.contains("no such file or directory: unknown") {
+    if text.contains("executable file not found")
+        || text.contains("no such file or directory: unknown")
+    {
         127
     } else if text.contains("permission denied") || text.contains("is a directory") {
         126
@@ -129,7 +145,12 @@ fn hint(error: &anyhow::Error) -> Option<String> {
 
 async fn perform(arguments: Arguments) -> anyhow::Result<u8> {
     if let Command::Completion { shell } = arguments.command {
-        clap_complete::generate(shell, &mut Arguments::command(), "berth", &mut std::io::stdout());
+        clap_complete::generate(
+            shell,
+            &mut Arguments::command(),
+            "berth",
+            &mut std::io::stdout(),
+        );
         return Ok(0);
     }
     let engine = Engine::new(environment::endpoint(arguments.host.as_deref())?);

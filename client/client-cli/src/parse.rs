@@ -4,8 +4,16 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
 /// Adds one `-p` value: `[address:][host port[-last]:]container port[-last][/protocol]`.
-pub(crate) fn publish(text: &str, exposed: &mut Map<String, Value>, bindings: &mut Map<String, Value>) -> Result<()> {
-    let bad = || format!("invalid publish '{text}': expected [address:][host port:]container port[/tcp|udp|sctp]");
+pub(crate) fn publish(
+    text: &str,
+    exposed: &mut Map<String, Value>,
+    bindings: &mut Map<String, Value>,
+) -> Result<()> {
+    let bad = || {
+        format!(
+            "invalid publish '{text}': expected [address:][host port:]container port[/tcp|udp|sctp]"
+        )
+    };
     let (ports, protocol) = match text.rsplit_once('/') {
         Some((ports, protocol)) => (ports, protocol.to_ascii_lowercase()),
         None => (text, "tcp".to_owned()),
@@ -26,10 +34,16 @@ pub(crate) fn publish(text: &str, exposed: &mut Map<String, Value>, bindings: &m
         Some(rest) => rest.rsplit_once(':').unwrap_or(("", rest)),
     };
     if !address.is_empty() {
-        address.parse::<std::net::IpAddr>().with_context(|| format!("{}: '{address}' is no address", bad()))?;
+        address
+            .parse::<std::net::IpAddr>()
+            .with_context(|| format!("{}: '{address}' is no address", bad()))?;
     }
     let (first, last) = range(container).with_context(bad)?;
-    let hosts = if host.is_empty() { None } else { Some(range(host).with_context(bad)?) };
+    let hosts = if host.is_empty() {
+        None
+    } else {
+        Some(range(host).with_context(bad)?)
+    };
     for port in first..=last {
         let host_port = match hosts {
             None => String::new(),
@@ -41,14 +55,18 @@ pub(crate) fn publish(text: &str, exposed: &mut Map<String, Value>, bindings: &m
         let key = format!("{port}/{protocol}");
         exposed.insert(key.clone(), json!({}));
         let list = bindings.entry(key).or_insert_with(|| json!([]));
-        list.as_array_mut().expect("made as a list").push(json!({ "HostIp": address, "HostPort": host_port }));
+        list.as_array_mut()
+            .expect("made as a list")
+            .push(json!({ "HostIp": address, "HostPort": host_port }));
     }
     Ok(())
 }
 
 fn range(text: &str) -> Result<(u16, u16)> {
     let number = |text: &str| -> Result<u16> {
-        let number: u16 = text.parse().with_context(|| format!("'{text}' is no port"))?;
+        let number: u16 = text
+            .parse()
+            .with_context(|| format!("'{text}' is no port"))?;
         if number == 0 {
             bail!("port 0 is not a port");
         }
@@ -80,10 +98,16 @@ pub(crate) fn volume(text: &str) -> Result<Volume> {
             if !source.starts_with('.') && !source.starts_with('~') {
                 return Ok(Volume::Bind(text.to_owned()));
             }
-            let absolute =
-                std::path::absolute(source).with_context(|| format!("cannot tell where '{source}' is"))?;
-            let options = parts.get(2).map(|options| format!(":{options}")).unwrap_or_default();
-            Ok(Volume::Bind(format!("{}:{path}{options}", absolute.display())))
+            let absolute = std::path::absolute(source)
+                .with_context(|| format!("cannot tell where '{source}' is"))?;
+            let options = parts
+                .get(2)
+                .map(|options| format!(":{options}"))
+                .unwrap_or_default();
+            Ok(Volume::Bind(format!(
+                "{}:{path}{options}",
+                absolute.display()
+            )))
         }
         _ => bail!("invalid volume '{text}': expected [name or path:]/path/in/container[:ro]"),
     }
@@ -95,15 +119,22 @@ pub(crate) fn variable(text: &str) -> Result<Option<String>> {
         Some(("", _)) => bail!("invalid environment variable '{text}': it has no name"),
         Some(_) => Ok(Some(text.to_owned())),
         None if text.is_empty() => bail!("invalid environment variable '': it has no name"),
-        None => Ok(std::env::var(text).ok().map(|value| format!("{text}={value}"))),
+        None => Ok(std::env::var(text)
+            .ok()
+            .map(|value| format!("{text}={value}"))),
     }
 }
 
 /// Lines of an `--env-file`: comments and empty lines are passed over.
 pub(crate) fn variables_of_file(path: &str) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read --env-file {path}"))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read --env-file {path}"))?;
     let mut variables = Vec::new();
-    for line in text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in text
+        .lines()
+        .map(str::trim_start)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         variables.extend(variable(line).with_context(|| format!("in {path}"))?);
     }
     Ok(variables)
@@ -112,7 +143,10 @@ pub(crate) fn variables_of_file(path: &str) -> Result<Vec<String>> {
 /// Bytes from `64m`, `1g`, `512k`, `100b`, `100`, in steps of 1024.
 pub(crate) fn bytes(text: &str) -> Result<i64> {
     let lower = text.to_ascii_lowercase();
-    let digits = lower.trim_end_matches('b').trim_end_matches('i').trim_end_matches(['k', 'm', 'g', 't', 'p']);
+    let digits = lower
+        .trim_end_matches('b')
+        .trim_end_matches('i')
+        .trim_end_matches(['k', 'm', 'g', 't', 'p']);
     let unit: i64 = match lower[digits.len()..].chars().next() {
         None | Some('b') => 1,
         Some('k') => 1 << 10,
@@ -121,9 +155,11 @@ pub(crate) fn bytes(text: &str) -> Result<i64> {
         Some('t') => 1 << 40,
         _ => 1 << 50,
     };
-    let number: f64 = digits.parse().ok().filter(|number: &f64| *number >= 0.0 && number.is_finite()).with_context(
-        || format!("invalid size '{text}': expected a number with b, k, m or g"),
-    )?;
+    let number: f64 = digits
+        .parse()
+        .ok()
+        .filter(|number: &f64| *number >= 0.0 && number.is_finite())
+        .with_context(|| format!("invalid size '{text}': expected a number with b, k, m or g"))?;
     Ok((number * unit as f64) as i64)
 }
 
@@ -131,10 +167,15 @@ pub(crate) fn bytes(text: &str) -> Result<i64> {
 pub(crate) fn filters(words: &[String]) -> Result<String> {
     let mut map: Map<String, Value> = Map::new();
     for word in words {
-        let (key, value) =
-            word.split_once('=').with_context(|| format!("invalid filter '{word}': expected key=value"))?;
-        let list = map.entry(key.trim().to_owned()).or_insert_with(|| json!([]));
-        list.as_array_mut().expect("made as a list").push(Value::from(value.trim()));
+        let (key, value) = word
+            .split_once('=')
+            .with_context(|| format!("invalid filter '{word}': expected key=value"))?;
+        let list = map
+            .entry(key.trim().to_owned())
+            .or_insert_with(|| json!([]));
+        list.as_array_mut()
+            .expect("made as a list")
+            .push(Value::from(value.trim()));
     }
     Ok(Value::Object(map).to_string())
 }
@@ -148,17 +189,35 @@ mod tests {
         let (mut exposed, mut bindings) = (Map::new(), Map::new());
         publish(text, &mut exposed, &mut bindings).expect(text);
         assert_eq!(Value::Object(bindings.clone()), expected, "{text}");
-        assert_eq!(exposed.keys().collect::<Vec<_>>(), bindings.keys().collect::<Vec<_>>());
+        assert_eq!(
+            exposed.keys().collect::<Vec<_>>(),
+            bindings.keys().collect::<Vec<_>>()
+        );
     }
 
     #[test]
     fn ports() {
         published("80", json!({"80/tcp": [{"HostIp": "", "HostPort": ""}]}));
-        published("8080:80", json!({"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}));
-        published("127.0.0.1:8080:80/udp", json!({"80/udp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]}));
-        published("127.0.0.1::80", json!({"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}));
-        published("[::1]:8080:80", json!({"80/tcp": [{"HostIp": "::1", "HostPort": "8080"}]}));
-        published("9000-9005:80", json!({"80/tcp": [{"HostIp": "", "HostPort": "9000-9005"}]}));
+        published(
+            "8080:80",
+            json!({"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}),
+        );
+        published(
+            "127.0.0.1:8080:80/udp",
+            json!({"80/udp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]}),
+        );
+        published(
+            "127.0.0.1::80",
+            json!({"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}),
+        );
+        published(
+            "[::1]:8080:80",
+            json!({"80/tcp": [{"HostIp": "::1", "HostPort": "8080"}]}),
+        );
+        published(
+            "9000-9005:80",
+            json!({"80/tcp": [{"HostIp": "", "HostPort": "9000-9005"}]}),
+        );
         published(
             "8000-8001:80-81",
             json!({"80/tcp": [{"HostIp": "", "HostPort": "8000"}], "81/tcp": [{"HostIp": "", "HostPort": "8001"}]}),
@@ -167,17 +226,38 @@ mod tests {
 
     #[test]
     fn bad_ports_are_refused() {
-        for bad in ["", "x", "0", "70000", "80/icmp", "1-2:1-3", "9-8", "1.2.3:80:80", "a:b:c"] {
-            assert!(publish(bad, &mut Map::new(), &mut Map::new()).is_err(), "{bad:?}");
+        for bad in [
+            "",
+            "x",
+            "0",
+            "70000",
+            "80/icmp",
+            "1-2:1-3",
+            "9-8",
+            "1.2.3:80:80",
+            "a:b:c",
+        ] {
+            assert!(
+                publish(bad, &mut Map::new(), &mut Map::new()).is_err(),
+                "{bad:?}"
+            );
         }
     }
 
     #[test]
     fn volumes() {
-        assert_eq!(volume("/data").expect("good"), Volume::Anonymous("/data".into()));
-        assert_eq!(volume("data:/data:ro").expect("good"), Volume::Bind("data:/data:ro".into()));
+        assert_eq!(
+            volume("/data").expect("good"),
+            Volume::Anonymous("/data".into())
+        );
+        assert_eq!(
+            volume("data:/data:ro").expect("good"),
+            Volume::Bind("data:/data:ro".into())
+        );
         assert_eq!(volume("/a:/b").expect("good"), Volume::Bind("/a:/b".into()));
-        let Volume::Bind(text) = volume("./x:/b").expect("good") else { panic!("a bind") };
+        let Volume::Bind(text) = volume("./x:/b").expect("good") else {
+            panic!("a bind")
+        };
         assert!(text.starts_with('/') && text.ends_with("x:/b"), "{text}");
         for bad in ["", "data", "a:b", ":/b", "a:/b:c:d"] {
             assert!(volume(bad).is_err(), "{bad:?}");
@@ -186,7 +266,13 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, expected) in [("64m", 64 << 20), ("1g", 1 << 30), ("512K", 512 << 10), ("100", 100), ("1.5k", 1536)] {
+        for (text, expected) in [
+            ("64m", 64 << 20),
+            ("1g", 1 << 30),
+            ("512K", 512 << 10),
+            ("100", 100),
+            ("1.5k", 1536),
+        ] {
             assert_eq!(bytes(text).expect(text), expected, "{text}");
         }
         for bad in ["", "x", "-1", "1z", "nan"] {

@@ -54,7 +54,9 @@ pub(crate) async fn copy_output(mut from: impl AsyncRead + Unpin, framed: bool) 
             bail!("the engine announced a frame of {size} bytes: this is not a container's output");
         }
         payload.resize(size, 0);
-        from.read_exact(&mut payload).await.context("the stream broke")?;
+        from.read_exact(&mut payload)
+            .await
+            .context("the stream broke")?;
         if header[0] == 2 {
             stderr.write_all(&payload).await?;
             stderr.flush().await?;
@@ -94,7 +96,10 @@ where
 
 /// Rows and columns of this terminal as a query string; `None` without one.
 pub(crate) fn terminal_size() -> Option<(u16, u16)> {
-    crossterm::terminal::size().ok().map(|(columns, rows)| (rows, columns)).filter(|(rows, _)| *rows > 0)
+    crossterm::terminal::size()
+        .ok()
+        .map(|(columns, rows)| (rows, columns))
+        .filter(|(rows, _)| *rows > 0)
 }
 
 /// Tells the engine our window's size now and whenever it changes. `path` ends in `/resize`.
@@ -149,7 +154,9 @@ pub(crate) async fn forward_signals(engine: &Engine, container: &str) {
     ];
     let (sender, mut receiver) = tokio::sync::mpsc::channel(8);
     for (kind, name) in kinds {
-        let Ok(mut signals) = signal(kind) else { continue };
+        let Ok(mut signals) = signal(kind) else {
+            continue;
+        };
         let sender = sender.clone();
         tokio::spawn(async move {
             while signals.recv().await.is_some() && sender.send(name).await.is_ok() {}
@@ -157,13 +164,17 @@ pub(crate) async fn forward_signals(engine: &Engine, container: &str) {
     }
     while let Some(name) = receiver.recv().await {
         // A container that has just ended cannot be told any more.
-        let _ = engine.post(&format!("/containers/{container}/kill?signal={name}"), None).await;
+        let _ = engine
+            .post(&format!("/containers/{container}/kill?signal={name}"), None)
+            .await;
     }
 }
 
 #[cfg(not(unix))]
 pub(crate) async fn forward_signals(engine: &Engine, container: &str) {
     while tokio::signal::ctrl_c().await.is_ok() {
-        let _ = engine.post(&format!("/containers/{container}/kill?signal=INT"), None).await;
+        let _ = engine
+            .post(&format!("/containers/{container}/kill?signal=INT"), None)
+            .await;
     }
 }

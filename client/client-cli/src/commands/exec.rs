@@ -40,7 +40,11 @@ pub(crate) async fn perform(engine: &Engine, options: Options) -> Result<u8> {
     if options.tty && options.interactive && !options.detach && !streams::stdin_is_terminal() {
         bail!("the input device is not a TTY: leave out -t, or run berth in a terminal");
     }
-    let variables: Vec<Option<String>> = options.env.iter().map(|text| parse::variable(text)).collect::<Result<_>>()?;
+    let variables: Vec<Option<String>> = options
+        .env
+        .iter()
+        .map(|text| parse::variable(text))
+        .collect::<Result<_>>()?;
     let mut body = json!({
         "AttachStdin": options.interactive && !options.detach,
         "AttachStdout": !options.detach,
@@ -55,14 +59,26 @@ pub(crate) async fn perform(engine: &Engine, options: Options) -> Result<u8> {
     if let Some(keys) = &options.detach_keys {
         body["DetachKeys"] = Value::from(keys.as_str());
     }
-    let created = engine.post(&format!("/containers/{}/exec", escape(&options.container)), Some(&body)).await?;
-    let id = created["Id"].as_str().context("the engine gave the exec no id")?.to_owned();
+    let created = engine
+        .post(
+            &format!("/containers/{}/exec", escape(&options.container)),
+            Some(&body),
+        )
+        .await?;
+    let id = created["Id"]
+        .as_str()
+        .context("the engine gave the exec no id")?
+        .to_owned();
     let start = json!({ "Detach": options.detach, "Tty": options.tty });
     if options.detach {
-        engine.post(&format!("/exec/{id}/start"), Some(&start)).await?;
+        engine
+            .post(&format!("/exec/{id}/start"), Some(&start))
+            .await?;
         return Ok(0);
     }
-    let stream = engine.hijack(&format!("/exec/{id}/start"), Some(&start)).await?;
+    let stream = engine
+        .hijack(&format!("/exec/{id}/start"), Some(&start))
+        .await?;
     let terminal = options.tty && streams::stdin_is_terminal();
     if terminal && options.interactive {
         streams::raw_terminal()?;
@@ -74,5 +90,8 @@ pub(crate) async fn perform(engine: &Engine, options: Options) -> Result<u8> {
     }
     streams::restore_terminal();
     let state = engine.get(&format!("/exec/{id}/json")).await?;
-    Ok(state["ExitCode"].as_u64().and_then(|code| u8::try_from(code).ok()).unwrap_or(0))
+    Ok(state["ExitCode"]
+        .as_u64()
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(0))
 }

@@ -41,8 +41,16 @@ const HEADINGS: [(&str, &str); 7] = [
 
 pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     let mut filters = options.filter.clone();
-    filters.extend(options.repository.iter().map(|name| format!("reference={name}")));
-    let query = query(&[("all", options.all.to_string()), ("filters", parse::filters(&filters)?)]);
+    filters.extend(
+        options
+            .repository
+            .iter()
+            .map(|name| format!("reference={name}")),
+    );
+    let query = query(&[
+        ("all", options.all.to_string()),
+        ("filters", parse::filters(&filters)?),
+    ]);
     let images = engine.get(&format!("/images/json{query}")).await?;
     let mut rows = Vec::new();
     for image in images.as_array().into_iter().flatten() {
@@ -50,8 +58,15 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     }
     let quiet = "{{.ID}}";
     let plain = "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
-    let digests = "table {{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
-    let default = if options.quiet { quiet } else if options.digests { digests } else { plain };
+    let digests =
+        "table {{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
+    let default = if options.quiet {
+        quiet
+    } else if options.digests {
+        digests
+    } else {
+        plain
+    };
     show::rows(&rows, options.format.as_deref(), default, &HEADINGS)?;
     Ok(0)
 }
@@ -59,12 +74,19 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
 /// A row a name; an image without names has one row of `<none>`.
 fn rows_of(image: &Value, options: &Options) -> Vec<Value> {
     let list = |key: &str| -> Vec<&str> {
-        let names = image[key].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let names = image[key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
         names.filter(|name| !name.starts_with("<none>")).collect()
     };
     let (tags, digests) = (list("RepoTags"), list("RepoDigests"));
     let digest_of = |repository: &str| {
-        let found = digests.iter().filter_map(|name| name.split_once('@')).find(|(name, _)| *name == repository);
+        let found = digests
+            .iter()
+            .filter_map(|name| name.split_once('@'))
+            .find(|(name, _)| *name == repository);
         found.map_or("<none>", |(_, digest)| digest).to_owned()
     };
     let created = image["Created"].as_i64().unwrap_or_default();
@@ -80,7 +102,10 @@ fn rows_of(image: &Value, options: &Options) -> Vec<Value> {
         })
     };
     if tags.is_empty() {
-        let repository = digests.first().and_then(|name| name.split_once('@')).map_or("<none>", |(name, _)| name);
+        let repository = digests
+            .first()
+            .and_then(|name| name.split_once('@'))
+            .map_or("<none>", |(name, _)| name);
         return vec![row(repository, "<none>")];
     }
     let mut rows: Vec<Value> = tags

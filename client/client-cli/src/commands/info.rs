@@ -15,7 +15,11 @@ pub(crate) struct Options {
 pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     let info = engine.get("/info").await?;
     if let Some(format) = &options.format {
-        let text = if format == "json" { info.to_string() } else { go_template::render(format, &info)? };
+        let text = if format == "json" {
+            info.to_string()
+        } else {
+            go_template::render(format, &info)?
+        };
         show::print(&(text + "\n"))?;
         return Ok(0);
     }
@@ -43,13 +47,20 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
         let value = match &info[key] {
             Value::Null => continue,
             Value::String(value) => value.clone(),
-            Value::Number(bytes) if key == "MemTotal" => show::size(bytes.as_i64().unwrap_or_default()),
+            Value::Number(bytes) if key == "MemTotal" => {
+                show::size(bytes.as_i64().unwrap_or_default())
+            }
             other => other.to_string(),
         };
         text.push_str(&format!("{label}: {value}\n"));
     }
     show::print(&text)?;
-    for warning in info["Warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    for warning in info["Warnings"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
         eprintln!("{warning}");
     }
     Ok(0)

@@ -37,7 +37,10 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
         match find(engine, options, name).await {
             Ok(Some(value)) => found.push(value),
             Ok(None) => {
-                eprintln!("berth: no such {}: {name}", options.kind.as_deref().unwrap_or("object"));
+                eprintln!(
+                    "berth: no such {}: {name}",
+                    options.kind.as_deref().unwrap_or("object")
+                );
                 code = 1;
             }
             Err(error) => {
@@ -53,14 +56,21 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
             }
         }
         None if options.format.is_some() => show::print(&format!("{}\n", Value::Array(found)))?,
-        None => show::print(&(go_template::render("{{prettyjson .}}", &Value::Array(found))? + "\n"))?,
+        None => {
+            show::print(&(go_template::render("{{prettyjson .}}", &Value::Array(found))? + "\n"))?
+        }
     }
     Ok(code)
 }
 
 async fn find(engine: &Engine, options: &Options, name: &str) -> Result<Option<Value>> {
     let name = escape(name);
-    for kind in KINDS.iter().filter(|kind| options.kind.as_deref().is_none_or(|wanted| wanted == **kind)) {
+    for kind in KINDS.iter().filter(|kind| {
+        options
+            .kind
+            .as_deref()
+            .is_none_or(|wanted| wanted == **kind)
+    }) {
         let path = match *kind {
             "container" => format!("/containers/{name}/json?size={}", options.size),
             "image" => format!("/images/{name}/json"),

@@ -16,7 +16,12 @@ pub(crate) struct Options {
 pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     let signal = escape(&options.signal);
     each(&options.containers, async |name| {
-        engine.post(&format!("/containers/{}/kill?signal={signal}", escape(name)), None).await?;
+        engine
+            .post(
+                &format!("/containers/{}/kill?signal={signal}", escape(name)),
+                None,
+            )
+            .await?;
         Ok(Some(name.to_owned()))
     })
     .await

@@ -43,10 +43,19 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     ];
     for (key, value) in [("since", &options.since), ("until", &options.until)] {
         if let Some(text) = value {
-            pairs.push((key, moment(text).with_context(|| format!("invalid --{key} '{text}'"))?));
+            pairs.push((
+                key,
+                moment(text).with_context(|| format!("invalid --{key} '{text}'"))?,
+            ));
         }
     }
-    let mut body = engine.stream(Method::GET, &format!("/containers/{name}/logs{}", query(&pairs)), &[]).await?;
+    let mut body = engine
+        .stream(
+            Method::GET,
+            &format!("/containers/{name}/logs{}", query(&pairs)),
+            &[],
+        )
+        .await?;
     let (mut writer, reader) = tokio::io::duplex(64 * 1024);
     let feed = async move {
         while let Some(frame) = body.frame().await {
@@ -69,7 +78,11 @@ fn moment(text: &str) -> Result<String> {
     }
     let format = &time::format_description::well_known::Rfc3339;
     if let Ok(date) = time::OffsetDateTime::parse(text, format) {
-        return Ok(format!("{}.{:09}", date.unix_timestamp(), date.nanosecond()));
+        return Ok(format!(
+            "{}.{:09}",
+            date.unix_timestamp(),
+            date.nanosecond()
+        ));
     }
     let mut seconds = 0.0;
     let mut digits = String::new();
@@ -82,16 +95,24 @@ fn moment(text: &str) -> Result<String> {
             's' => 1.0,
             'm' => 60.0,
             'h' => 3600.0,
-            _ => anyhow::bail!("expected Unix seconds, a date like 2026-01-31T12:00:00Z, or an age like 1h30m"),
+            _ => anyhow::bail!(
+                "expected Unix seconds, a date like 2026-01-31T12:00:00Z, or an age like 1h30m"
+            ),
         };
-        seconds += unit * digits.parse::<f64>().context("expected an age like 1h30m")?;
+        seconds += unit
+            * digits
+                .parse::<f64>()
+                .context("expected an age like 1h30m")?;
         digits.clear();
     }
     if !digits.is_empty() {
         anyhow::bail!("expected an age like 1h30m");
     }
     let now = time::OffsetDateTime::now_utc();
-    Ok(format!("{:.3}", now.unix_timestamp() as f64 + f64::from(now.millisecond()) / 1000.0 - seconds))
+    Ok(format!(
+        "{:.3}",
+        now.unix_timestamp() as f64 + f64::from(now.millisecond()) / 1000.0 - seconds
+    ))
 }
 
 #[cfg(test)]
@@ -101,7 +122,10 @@ mod tests {
     #[test]
     fn moments() {
         assert_eq!(moment("1700000000").expect("seconds"), "1700000000");
-        assert_eq!(moment("2023-11-14T22:13:20Z").expect("a date"), "1700000000.000000000");
+        assert_eq!(
+            moment("2023-11-14T22:13:20Z").expect("a date"),
+            "1700000000.000000000"
+        );
         let age: f64 = moment("1h30m").expect("an age").parse().expect("a number");
         let now = time::OffsetDateTime::now_utc().unix_timestamp() as f64;
         assert!((now - 5400.0 - age).abs() < 5.0);

@@ -52,15 +52,28 @@ const HEADINGS: [(&str, &str); 14] = [
 ];
 
 pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
-    let mut pairs = vec![("all", options.all.to_string()), ("size", options.size.to_string())];
-    let limit = if options.latest { Some(1) } else { options.last };
+    let mut pairs = vec![
+        ("all", options.all.to_string()),
+        ("size", options.size.to_string()),
+    ];
+    let limit = if options.latest {
+        Some(1)
+    } else {
+        options.last
+    };
     pairs.extend(limit.map(|limit| ("limit", limit.to_string())));
     if !options.filter.is_empty() {
         pairs.push(("filters", parse::filters(&options.filter)?));
     }
-    let containers = engine.get(&format!("/containers/json{}", query(&pairs))).await?;
-    let rows: Vec<Value> =
-        containers.as_array().into_iter().flatten().map(|container| row(container, options.no_trunc)).collect();
+    let containers = engine
+        .get(&format!("/containers/json{}", query(&pairs)))
+        .await?;
+    let rows: Vec<Value> = containers
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|container| row(container, options.no_trunc))
+        .collect();
     let mut table =
         "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}".to_owned();
     if options.size {
@@ -91,10 +104,18 @@ fn row(container: &Value, whole: bool) -> Value {
         .as_array()
         .into_iter()
         .flatten()
-        .filter_map(|mount| mount["Name"].as_str().filter(|name| !name.is_empty()).or(mount["Source"].as_str()))
+        .filter_map(|mount| {
+            mount["Name"]
+                .as_str()
+                .filter(|name| !name.is_empty())
+                .or(mount["Source"].as_str())
+        })
         .collect();
-    let networks: Vec<&String> =
-        container["NetworkSettings"]["Networks"].as_object().into_iter().flat_map(|map| map.keys()).collect();
+    let networks: Vec<&String> = container["NetworkSettings"]["Networks"]
+        .as_object()
+        .into_iter()
+        .flat_map(|map| map.keys())
+        .collect();
     let size = container["SizeRw"].as_i64().unwrap_or_default();
     let total = container["SizeRootFs"].as_i64().unwrap_or_default();
     json!({
@@ -127,7 +148,11 @@ fn ports(list: &Value) -> String {
             let text = match port["PublicPort"].as_u64().filter(|public| *public != 0) {
                 Some(public) => {
                     let address = port["IP"].as_str().unwrap_or_default();
-                    let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+                    let address = if address.contains(':') {
+                        format!("[{address}]")
+                    } else {
+                        address.to_owned()
+                    };
                     format!("{address}:{public}->{end}")
                 }
                 None => end,
@@ -135,7 +160,11 @@ fn ports(list: &Value) -> String {
             (private, text)
         })
         .collect();
-    texts.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(", ")
+    texts
+        .into_iter()
+        .map(|(_, text)| text)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 #[cfg(test)]
@@ -149,7 +178,10 @@ mod tests {
             { "IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp" },
             { "IP": "::", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp" }
         ]);
-        assert_eq!(ports(&list), "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp, 443/tcp");
+        assert_eq!(
+            ports(&list),
+            "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp, 443/tcp"
+        );
     }
 
     #[test]

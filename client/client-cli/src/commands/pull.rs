@@ -24,19 +24,40 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
 }
 
 /// Downloads an image and shows the progress.
-pub(crate) async fn download(engine: &Engine, image: &str, platform: Option<&str>, quiet: bool) -> Result<()> {
+pub(crate) async fn download(
+    engine: &Engine,
+    image: &str,
+    platform: Option<&str>,
+    quiet: bool,
+) -> Result<()> {
     let mut pairs = vec![("fromImage", image.to_owned())];
     pairs.extend(platform.map(|platform| ("platform", platform.to_owned())));
-    let headers: Vec<(&str, String)> = registry_auth(image).map(|auth| ("x-registry-auth", auth)).into_iter().collect();
-    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let body = engine.stream(Method::POST, &format!("/images/create{}", query(&pairs)), &headers).await?;
+    let headers: Vec<(&str, String)> = registry_auth(image)
+        .map(|auth| ("x-registry-auth", auth))
+        .into_iter()
+        .collect();
+    let headers: Vec<(&str, &str)> = headers
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let body = engine
+        .stream(
+            Method::POST,
+            &format!("/images/create{}", query(&pairs)),
+            &headers,
+        )
+        .await?;
     progress::show(body, quiet).await
 }
 
 /// Without tag and digest it is the tag `latest`; the engine would take all tags.
 pub(crate) fn with_tag(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
-    if last.contains(':') || image.contains('@') { image.to_owned() } else { format!("{image}:latest") }
+    if last.contains(':') || image.contains('@') {
+        image.to_owned()
+    } else {
+        format!("{image}:latest")
+    }
 }
 
 /// What docker's own configuration file holds for the image's registry, as the header wants it.
@@ -51,10 +72,13 @@ fn registry_auth(image: &str) -> Option<String> {
     let first = image.split_once('/').map(|(first, _)| first);
     let registry = first.filter(|first| first.contains(['.', ':']) || *first == "localhost");
     let entry = config["auths"].get(registry.unwrap_or("https://index.docker.io/v1/"))?;
-    let decoded = base64::engine::general_purpose::STANDARD.decode(entry["auth"].as_str()?).ok()?;
+    let decoded = base64::engine::general_purpose::STANDARD
+        .decode(entry["auth"].as_str()?)
+        .ok()?;
     let decoded = String::from_utf8(decoded).ok()?;
     let (user, password) = decoded.split_once(':')?;
-    let auth = serde_json::json!({ "username": user, "password": password, "serveraddress": registry });
+    let auth =
+        serde_json::json!({ "username": user, "password": password, "serveraddress": registry });
     Some(base64::engine::general_purpose::URL_SAFE.encode(auth.to_string()))
 }
 

@@ -14,10 +14,19 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
-    let pairs: Vec<_> = options.time.map(|time| ("t", time.to_string())).into_iter().collect();
+    let pairs: Vec<_> = options
+        .time
+        .map(|time| ("t", time.to_string()))
+        .into_iter()
+        .collect();
     let query = query(&pairs);
     each(&options.containers, async |name| {
-        engine.post(&format!("/containers/{}/restart{query}", escape(name)), None).await?;
+        engine
+            .post(
+                &format!("/containers/{}/restart{query}", escape(name)),
+                None,
+            )
+            .await?;
         Ok(Some(name.to_owned()))
     })
     .await

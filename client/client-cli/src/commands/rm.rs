@@ -17,9 +17,15 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
-    let query = query(&[("force", options.force.to_string()), ("v", options.volumes.to_string())]);
+    let query = query(&[
+        ("force", options.force.to_string()),
+        ("v", options.volumes.to_string()),
+    ]);
     each(&options.containers, async |name| {
-        match engine.delete(&format!("/containers/{}{query}", escape(name))).await {
+        match engine
+            .delete(&format!("/containers/{}{query}", escape(name)))
+            .await
+        {
             Err(error) if options.force && EngineError::is_not_found(&error) => {
                 eprintln!("berth: {error:#}");
                 Ok(None)

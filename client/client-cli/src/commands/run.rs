@@ -112,7 +112,9 @@ pub(crate) async fn perform(engine: &Engine, options: Options) -> Result<u8> {
     let body = body(&options)?;
     let id = create(engine, &options, &body).await?;
     if options.detach {
-        engine.post(&format!("/containers/{id}/start"), None).await?;
+        engine
+            .post(&format!("/containers/{id}/start"), None)
+            .await?;
         show::print(&format!("{id}\n"))?;
         return Ok(0);
     }
@@ -125,7 +127,9 @@ pub(crate) async fn perform(engine: &Engine, options: Options) -> Result<u8> {
         ("stdin", u8::from(options.interactive).to_string()),
     ];
     pairs.extend(options.detach_keys.clone().map(|keys| ("detachKeys", keys)));
-    let stream = engine.hijack(&format!("/containers/{id}/attach{}", query(&pairs)), None).await?;
+    let stream = engine
+        .hijack(&format!("/containers/{id}/attach{}", query(&pairs)), None)
+        .await?;
     let condition = if options.rm { "removed" } else { "next-exit" };
     let wait_path = format!("/containers/{id}/wait?condition={condition}");
     let mut waited = std::pin::pin!(engine.stream(http::Method::POST, &wait_path, &[]));
@@ -135,7 +139,9 @@ pub(crate) async fn perform(engine: &Engine, options: Options) -> Result<u8> {
     if terminal && options.interactive {
         streams::raw_terminal()?;
     }
-    engine.post(&format!("/containers/{id}/start"), None).await?;
+    engine
+        .post(&format!("/containers/{id}/start"), None)
+        .await?;
     let resize = format!("/containers/{id}/resize");
     tokio::select! {
         joined = streams::join(stream, !options.tty, options.interactive) => joined?,
@@ -147,7 +153,12 @@ pub(crate) async fn perform(engine: &Engine, options: Options) -> Result<u8> {
 }
 
 /// The exit code the engine's wait answer tells; a detach leaves the container running and ends with 0.
-async fn exit_code(engine: &Engine, options: &Options, id: &str, body: hyper::body::Incoming) -> Result<u8> {
+async fn exit_code(
+    engine: &Engine,
+    options: &Options,
+    id: &str,
+    body: hyper::body::Incoming,
+) -> Result<u8> {
     use http_body_util::BodyExt;
     if options.tty {
         let state = engine.get(&format!("/containers/{id}/json")).await;
@@ -155,18 +166,29 @@ async fn exit_code(engine: &Engine, options: &Options, id: &str, body: hyper::bo
             return Ok(0);
         }
     }
-    let bytes = body.collect().await.context("the engine hung up before the container ended")?.to_bytes();
-    let answer: Value = serde_json::from_slice(&bytes).context("the engine's answer is not JSON")?;
-    if let Some(message) = answer["Error"]["Message"].as_str().filter(|message| !message.is_empty()) {
+    let bytes = body
+        .collect()
+        .await
+        .context("the engine hung up before the container ended")?
+        .to_bytes();
+    let answer: Value =
+        serde_json::from_slice(&bytes).context("the engine's answer is not JSON")?;
+    if let Some(message) = answer["Error"]["Message"]
+        .as_str()
+        .filter(|message| !message.is_empty())
+    {
         bail!("{message}");
     }
-    let code = answer["StatusCode"].as_i64().context("the engine told no exit code")?;
+    let code = answer["StatusCode"]
+        .as_i64()
+        .context("the engine told no exit code")?;
     Ok(u8::try_from(code).unwrap_or(125))
 }
 
 async fn create(engine: &Engine, options: &Options, body: &Value) -> Result<String> {
     let image = commands::pull::with_tag(&options.image);
-    let download = || commands::pull::download(engine, &image, options.platform.as_deref(), options.quiet);
+    let download =
+        || commands::pull::download(engine, &image, options.platform.as_deref(), options.quiet);
     match options.pull.as_str() {
         "always" => download().await?,
         "missing" | "never" => {}
@@ -174,7 +196,12 @@ async fn create(engine: &Engine, options: &Options, body: &Value) -> Result<Stri
     }
     let mut pairs: Vec<(&str, String)> = Vec::new();
     pairs.extend(options.name.clone().map(|name| ("name", name)));
-    pairs.extend(options.platform.clone().map(|platform| ("platform", platform)));
+    pairs.extend(
+        options
+            .platform
+            .clone()
+            .map(|platform| ("platform", platform)),
+    );
     let path = format!("/containers/create{}", query(&pairs));
     let created = match engine.post(&path, Some(body)).await {
         Err(error) if options.pull == "missing" && is_missing_image(&error) => {
@@ -186,10 +213,19 @@ async fn create(engine: &Engine, options: &Options, body: &Value) -> Result<Stri
         }
         other => other?,
     };
-    for warning in created["Warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    for warning in created["Warnings"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
         eprintln!("WARNING: {warning}");
     }
-    Ok(escape(created["Id"].as_str().context("the engine gave the container no id")?))
+    Ok(escape(
+        created["Id"]
+            .as_str()
+            .context("the engine gave the container no id")?,
+    ))
 }
 
 fn is_missing_image(error: &anyhow::Error) -> bool {
@@ -216,8 +252,12 @@ fn body(options: &Options) -> Result<Value> {
         }
     }
     let pairs = |list: &[String], separator: char| -> Map<String, Value> {
-        let split = list.iter().map(|text| text.split_once(separator).unwrap_or((text, "")));
-        split.map(|(key, value)| (key.to_owned(), Value::from(value))).collect()
+        let split = list
+            .iter()
+            .map(|text| text.split_once(separator).unwrap_or((text, "")));
+        split
+            .map(|(key, value)| (key.to_owned(), Value::from(value)))
+            .collect()
     };
     let (policy, retries) = restart_policy(&options.restart)?;
     let mut host = json!({
@@ -276,9 +316,12 @@ fn body(options: &Options) -> Result<Value> {
 
 fn restart_policy(text: &str) -> Result<(&str, u32)> {
     let (name, retries) = match text.split_once(':') {
-        Some((name, times)) => {
-            (name, times.parse().with_context(|| format!("invalid --restart '{text}': '{times}' is no number"))?)
-        }
+        Some((name, times)) => (
+            name,
+            times
+                .parse()
+                .with_context(|| format!("invalid --restart '{text}': '{times}' is no number"))?,
+        ),
         None => (text, 0),
     };
     if !matches!(name, "no" | "on-failure" | "always" | "unless-stopped") {
@@ -315,7 +358,10 @@ mod tests {
         assert_eq!(body["HostConfig"]["NanoCpus"], 1_500_000_000);
         assert_eq!(body["HostConfig"]["AutoRemove"], true);
         assert_eq!(body["ExposedPorts"], json!({ "80/tcp": {} }));
-        assert_eq!((&body["Tty"], &body["StdinOnce"]), (&json!(true), &json!(true)));
+        assert_eq!(
+            (&body["Tty"], &body["StdinOnce"]),
+            (&json!(true), &json!(true))
+        );
         assert_eq!(body["HostConfig"]["Init"], Value::Null);
     }
 
@@ -328,7 +374,14 @@ mod tests {
 
     #[test]
     fn mistakes_are_refused() {
-        for bad in ["-p x img", "-v a:b img", "-m lots img", "--cpus 0 img", "--restart sometimes img", "-e =x img"] {
+        for bad in [
+            "-p x img",
+            "-v a:b img",
+            "-m lots img",
+            "--cpus 0 img",
+            "--restart sometimes img",
+            "-e =x img",
+        ] {
             assert!(parsed(bad).is_err(), "{bad}");
         }
     }

@@ -12,7 +12,9 @@ pub(crate) struct Options {
 
 pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     each(&options.containers, async |name| {
-        engine.post(&format!("/containers/{}/start", escape(name)), None).await?;
+        engine
+            .post(&format!("/containers/{}/start", escape(name)), None)
+            .await?;
         Ok(Some(name.to_owned()))
     })
     .await

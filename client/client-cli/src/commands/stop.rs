@@ -22,7 +22,9 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     pairs.extend(options.signal.clone().map(|signal| ("signal", signal)));
     let query = query(&pairs);
     each(&options.containers, async |name| {
-        engine.post(&format!("/containers/{}/stop{query}", escape(name)), None).await?;
+        engine
+            .post(&format!("/containers/{}/stop{query}", escape(name)), None)
+            .await?;
         Ok(Some(name.to_owned()))
     })
     .await

@@ -24,8 +24,11 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     }
     if let Some(format) = &options.format {
         let both = json!({ "Client": client, "Server": server? });
-        let text =
-            if format == "json" { both.to_string() } else { go_template::render(format, &both)? };
+        let text = if format == "json" {
+            both.to_string()
+        } else {
+            go_template::render(format, &both)?
+        };
         show::print(&(text + "\n"))?;
         return Ok(0);
     }
@@ -34,17 +37,29 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
         "Client: Berth".to_owned(),
         format!(" Version:     {}", text(&client["Version"])),
         format!(" API version: {}", text(&client["ApiVersion"])),
-        format!(" OS/Arch:     {}/{}", text(&client["Os"]), text(&client["Arch"])),
+        format!(
+            " OS/Arch:     {}/{}",
+            text(&client["Os"]),
+            text(&client["Arch"])
+        ),
     ];
     let code = match server {
         Ok(server) => {
-            let api = format!("{} (minimum version {})", text(&server["ApiVersion"]), text(&server["MinAPIVersion"]));
+            let api = format!(
+                "{} (minimum version {})",
+                text(&server["ApiVersion"]),
+                text(&server["MinAPIVersion"])
+            );
             lines.extend([
                 String::new(),
                 format!("Server: {}", text(&server["Platform"]["Name"])),
                 format!(" Version:     {}", text(&server["Version"])),
                 format!(" API version: {api}"),
-                format!(" OS/Arch:     {}/{}", text(&server["Os"]), text(&server["Arch"])),
+                format!(
+                    " OS/Arch:     {}/{}",
+                    text(&server["Os"]),
+                    text(&server["Arch"])
+                ),
                 format!(" Kernel:      {}", text(&server["KernelVersion"])),
             ]);
             0

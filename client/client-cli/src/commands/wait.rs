@@ -12,7 +12,9 @@ pub(crate) struct Options {
 
 pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     each(&options.containers, async |name| {
-        let answer = engine.post(&format!("/containers/{}/wait", escape(name)), None).await?;
+        let answer = engine
+            .post(&format!("/containers/{}/wait", escape(name)), None)
+            .await?;
         Ok(Some(answer["StatusCode"].to_string()))
     })
     .await

@@ -18,7 +18,13 @@ pub(crate) fn size(bytes: i64) -> String {
         value /= 1000.0;
         unit = next;
     }
-    let digits = if value >= 100.0 { 0 } else if value >= 10.0 { 1 } else { 2 };
+    let digits = if value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
     let mut text = format!("{value:.digits$}");
     if text.contains('.') {
         text = text.trim_end_matches('0').trim_end_matches('.').to_owned();
@@ -46,7 +52,10 @@ pub(crate) fn duration(seconds: i64) -> String {
 
 /// `5 minutes ago` from Unix seconds.
 pub(crate) fn ago(unix: i64) -> String {
-    format!("{} ago", duration((time::OffsetDateTime::now_utc().unix_timestamp() - unix).max(0)))
+    format!(
+        "{} ago",
+        duration((time::OffsetDateTime::now_utc().unix_timestamp() - unix).max(0))
+    )
 }
 
 /// An id without its `sha256:`, cut to 12 digits unless all is wanted.
@@ -69,7 +78,12 @@ pub(crate) fn ellipsis(text: &str, limit: usize) -> String {
 }
 
 /// Prints rows by a format or, without one, the default table.
-pub(crate) fn rows(rows: &[Value], format: Option<&str>, default: &str, headings: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn rows(
+    rows: &[Value],
+    format: Option<&str>,
+    default: &str,
+    headings: &[(&str, &str)],
+) -> Result<()> {
     let format = match format {
         Some("" | "table") | None => Format::parse(default)?,
         Some(text) => Format::parse(text)?,
@@ -80,7 +94,10 @@ pub(crate) fn rows(rows: &[Value], format: Option<&str>, default: &str, headings
 /// Prints; a reader that went away (`| head`) is no error worth words.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }

@@ -17,12 +17,15 @@ pub(crate) async fn show(mut body: Incoming, quiet: bool) -> Result<()> {
     let mut screen = Screen::new(quiet);
     let mut buffer = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.context("the engine hung up")?.into_data() else { continue };
+        let Ok(data) = frame.context("the engine hung up")?.into_data() else {
+            continue;
+        };
         buffer.extend_from_slice(&data);
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
             let line = buffer.split_to(end + 1);
             if !line.iter().all(u8::is_ascii_whitespace) {
-                screen.message(&serde_json::from_slice(&line).context("the engine sent no JSON")?)?;
+                screen
+                    .message(&serde_json::from_slice(&line).context("the engine sent no JSON")?)?;
             }
         }
         if buffer.len() > MAX_MESSAGE {
@@ -44,11 +47,18 @@ struct Screen {
 impl Screen {
     fn new(quiet: bool) -> Screen {
         let bars = (!quiet && std::io::stderr().is_terminal()).then(MultiProgress::new);
-        Screen { quiet, bars, by_id: HashMap::new() }
+        Screen {
+            quiet,
+            bars,
+            by_id: HashMap::new(),
+        }
     }
 
     fn message(&mut self, message: &Value) -> Result<()> {
-        if let Some(error) = message["errorDetail"]["message"].as_str().or_else(|| message["error"].as_str()) {
+        if let Some(error) = message["errorDetail"]["message"]
+            .as_str()
+            .or_else(|| message["error"].as_str())
+        {
             bail!("{error}");
         }
         if self.quiet {
@@ -57,14 +67,18 @@ impl Screen {
         if let Some(text) = message["stream"].as_str() {
             return super::print(text);
         }
-        let Some(status) = message["status"].as_str() else { return Ok(()) };
+        let Some(status) = message["status"].as_str() else {
+            return Ok(());
+        };
         let id = message["id"].as_str();
         match (&self.bars, id) {
             // The line about the whole image has its tag as id; only layers have bars.
             (Some(bars), Some(id)) if !status.starts_with("Pulling from") => {
                 let bar = self.by_id.entry(id.to_owned()).or_insert_with(|| {
                     let bar = bars.add(ProgressBar::new(0));
-                    bar.set_style(ProgressStyle::with_template("{prefix}: {msg}").expect("a good template"));
+                    bar.set_style(
+                        ProgressStyle::with_template("{prefix}: {msg}").expect("a good template"),
+                    );
                     bar.set_prefix(id.to_owned());
                     bar
                 });
@@ -73,12 +87,16 @@ impl Screen {
                     (Some(current), Some(total)) if total > 0 => {
                         let style = "{prefix}: {msg} [{bar:40.=>-}] {bytes}/{total_bytes}";
                         bar.set_style(
-                            ProgressStyle::with_template(style).expect("a good template").progress_chars("=> "),
+                            ProgressStyle::with_template(style)
+                                .expect("a good template")
+                                .progress_chars("=> "),
                         );
                         bar.set_length(total);
                         bar.set_position(current);
                     }
-                    _ => bar.set_style(ProgressStyle::with_template("{prefix}: {msg}").expect("a good template")),
+                    _ => bar.set_style(
+                        ProgressStyle::with_template("{prefix}: {msg}").expect("a good template"),
+                    ),
                 }
                 bar.set_message(status.to_owned());
                 if matches!(status, "Pull complete" | "Already exists") {
