@@ -1,0 +1,64 @@
+//! How a failure is told: what failed and why on one line, what to try on the next.
+
+use crate::exit_code;
+use machine_core::driver::DriverError;
+use machine_core::error::chain;
+use machine_core::{MachineError, StoreError};
+use std::process::ExitCode;
+
+/// A failure of the command line itself, with what to try.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub(crate) struct Failure {
+    pub(crate) what: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Failure {
+        Failure {
+            what: what.into(),
+            hint: Some(hint.into()),
+        }
+    }
+}
+
+/// Several machines, several failures; each is told by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{} machines failed", .0.len())]
+pub(crate) struct Many(pub(crate) Vec<anyhow::Error>);
+
+/// Prints an error to stderr and says with which code to end.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(Many(errors)) = error.downcast_ref() {
+        let mut code = ExitCode::from(exit_code::FAILURE);
+        for error in errors {
+            code = report(error);
+        }
+        return code;
+    }
+    eprintln!("Error: {}", chain(error.as_ref()));
+    let machine_error = error.downcast_ref::<MachineError>();
+    if let Some(MachineError::Driver { source, .. } | MachineError::Check { source, .. }) =
+        machine_error
+        && let DriverError::Boot { console, .. } = source
+        && !console.is_empty()
+    {
+        eprintln!("The console's last lines:");
+        for line in console {
+            eprintln!("  | {line}");
+        }
+    }
+    let hint = machine_error
+        .and_then(MachineError::hint)
+        .or_else(|| error.downcast_ref::<StoreError>().and_then(StoreError::hint))
+        .or_else(|| error.downcast_ref::<Failure>().and_then(|f| f.hint.clone()));
+    if let Some(hint) = hint {
+        eprintln!("Hint: {hint}");
+    }
+    ExitCode::from(match machine_error {
+        Some(MachineError::Check { .. }) => exit_code::CHECK_FAILED,
+        Some(error) if error.is_interruption() => exit_code::INTERRUPTED,
+        _ => exit_code::FAILURE,
+    })
+}

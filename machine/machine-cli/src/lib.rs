@@ -1,0 +1,73 @@
+//! The command line of `machine`: one file per verb in [`verbs`], each with its arguments and a `run` that translates them for
+//! the use cases of `machine_core`. The program works the same under the name `docker-machine`.
+
+mod arguments;
+mod console;
+mod driver_flags;
+pub mod exit_code;
+mod failure;
+mod shell;
+mod table;
+mod template;
+mod verbs;
+
+use arguments::Parsed;
+use console::Console;
+use machine_core::certificates::CertificatePaths;
+use machine_core::driver::Driver;
+use machine_core::{MachineStore, Machines};
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// What every verb gets.
+pub(crate) struct Context {
+    pub(crate) machines: Machines,
+    pub(crate) console: Console,
+    /// The whole command line as it was typed; hints repeat it.
+    pub(crate) typed: Vec<String>,
+}
+
+impl Context {
+    /// The program as it was called, for hints.
+    pub(crate) fn program(&self) -> &str {
+        self.typed.first().map_or("machine", String::as_str)
+    }
+}
+
+/// Runs one command line, `arguments[0]` being the program's name.
+pub fn run(arguments: Vec<OsString>, drivers: Vec<Arc<dyn Driver>>) -> ExitCode {
+    match try_run(arguments, drivers) {
+        Ok(code) => code,
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn try_run(
+    arguments: Vec<OsString>,
+    drivers: Vec<Arc<dyn Driver>>,
+) -> anyhow::Result<ExitCode> {
+    let typed = arguments
+        .iter()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    let Parsed { cli, driver_values } = match arguments::parse(arguments, &drivers)? {
+        arguments::Outcome::Parsed(parsed) => *parsed,
+        arguments::Outcome::Said(code) => return Ok(code),
+    };
+    if cli.global.debug {
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_max_level(tracing::Level::DEBUG)
+            .init();
+    }
+    cli.global.say_what_is_ignored();
+    let store = MachineStore::new(cli.global.store()?);
+    let paths = cli.global.certificate_paths(CertificatePaths::in_store(&store));
+    let context = Context {
+        machines: Machines::new(store, paths, drivers),
+        console: Console::new(cli.verb.speaks_on_stderr()),
+        typed,
+    };
+    cli.verb.run(&context, driver_values)
+}

@@ -1,0 +1,217 @@
+//! `machine ls`
+
+use crate::failure::Failure;
+use crate::{Context, table, template};
+use clap::Args;
+use machine_core::driver::Status;
+use machine_core::use_cases::list::Listed;
+use regex::Regex;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Print only names
+    #[arg(short, long)]
+    quiet: bool,
+    /// Show only some: driver=, state=, name=, label=, swarm=
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Seconds to wait for each machine
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+    timeout: u64,
+    /// A Go template, "table TEMPLATE", or json
+    #[arg(short, long, value_name = "TEMPLATE")]
+    format: Option<String>,
+}
+
+const DEFAULT_FORMAT: &str = "table {{.Name}}\\t{{.Active}}\\t{{.DriverName}}\\t{{.State}}\\t{{.URL}}\\t{{.Swarm}}\\t{{.DockerVersion}}\\t{{.Error}}";
+const HEADERS: [(&str, &str); 13] = [
+    ("Name", "NAME"),
+    ("Active", "ACTIVE"),
+    ("ActiveHost", "ACTIVE_HOST"),
+    ("ActiveSwarm", "ACTIVE_SWARM"),
+    ("DriverName", "DRIVER"),
+    ("State", "STATE"),
+    ("URL", "URL"),
+    ("SwarmOptions", "SWARM_OPTIONS"),
+    ("Swarm", "SWARM"),
+    ("EngineOptions", "ENGINE_OPTIONS"),
+    ("Error", "ERRORS"),
+    ("DockerVersion", "DOCKER"),
+    ("ResponseTime", "RESPONSE"),
+];
+
+pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()> {
+    let filters = Filters::parse(&arguments.filter)?;
+    let mut listed = context.machines.records()?;
+    listed.retain(|machine| filters.fits_record(machine));
+    // Names alone need no questions.
+    if !arguments.quiet || !filters.states.is_empty() {
+        listed = context
+            .machines
+            .ask(listed, Duration::from_secs(arguments.timeout));
+        listed.retain(|machine| filters.fits_state(machine));
+    }
+    if arguments.quiet {
+        for machine in &listed {
+            context.console.print(&machine.name);
+        }
+        return Ok(());
+    }
+    let docker_host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    let values: Vec<Value> = listed.iter().map(|m| shown(m, &docker_host)).collect();
+    match arguments.format.as_deref().filter(|format| !format.is_empty()) {
+        None => {
+            let mut lines = vec![default_line(&header())];
+            lines.extend(values.iter().map(default_line));
+            print_lines(context, &lines);
+        }
+        Some("json") => {
+            for value in &values {
+                context.console.print(&value.to_string());
+            }
+        }
+        Some(format) => {
+            let (template, with_header) = match format.strip_prefix("table ") {
+                Some(rest) => (rest, true),
+                None => (format, false),
+            };
+            // Shells pass \t and \n as they are typed.
+            let template = template.replace("\\t", "\t").replace("\\n", "\n");
+            let mut lines = Vec::new();
+            if with_header {
+                lines.push(template::render(&template, &header())?);
+            }
+            for value in &values {
+                lines.push(template::render(&template, value)?);
+            }
+            print_lines(context, &lines);
+        }
+    }
+    Ok(())
+}
+
+fn print_lines(context: &Context, lines: &[String]) {
+    context.console.print(table::align(lines).trim_end_matches('\n'));
+}
+
+/// The default columns, set without the template engine.
+fn default_line(value: &Value) -> String {
+    let fields = DEFAULT_FORMAT
+        .trim_start_matches("table ")
+        .split("\\t")
+        .map(|field| field.trim_start_matches("{{.").trim_end_matches("}}"));
+    let cells: Vec<&str> = fields
+        .map(|field| value[field].as_str().unwrap_or_default())
+        .collect();
+    cells.join("\t")
+}
+
+fn header() -> Value {
+    let pairs = HEADERS.map(|(field, header)| (field.to_owned(), header.into()));
+    Value::Object(pairs.into_iter().collect())
+}
+
+/// What a template sees of one machine; the names are docker-machine's.
+fn shown(machine: &Listed, docker_host: &str) -> Value {
+    let active = machine.status == Status::Running
+        && machine.url.as_deref().is_some_and(|url| url == docker_host);
+    let version = match (&machine.engine_version, &machine.error) {
+        (Some(version), _) => format!("v{version}"),
+        (None, _) => "Unknown".to_owned(),
+    };
+    let swarm = &machine.swarm_options;
+    let swarm_text = match (swarm.is_swarm, swarm.master) {
+        (false, _) => String::new(),
+        (true, true) => format!("{} (master)", machine.name),
+        (true, false) => swarm.discovery.clone(),
+    };
+    json!({
+        "Name": machine.name,
+        "Active": if active { "*" } else { "-" },
+        "ActiveHost": active,
+        "ActiveSwarm": false,
+        "DriverName": machine.driver_name,
+        "State": machine.status.name(),
+        "URL": machine.url.clone().unwrap_or_default(),
+        "SwarmOptions": swarm,
+        "Swarm": swarm_text,
+        "EngineOptions": machine.engine_options,
+        "Error": machine.error.as_deref().unwrap_or_default().replace(['\n', '\t'], " "),
+        "DockerVersion": version,
+        // Nanoseconds, as Go counts durations.
+        "ResponseTime": machine.response_time.as_nanos() as u64,
+    })
+}
+
+/// Same key: any of the values. Different keys: all of them.
+#[derive(Debug, Default)]
+struct Filters {
+    drivers: Vec<String>,
+    states: Vec<String>,
+    names: Vec<Regex>,
+    labels: Vec<String>,
+    swarms: Vec<String>,
+}
+
+impl Filters {
+    fn parse(texts: &[String]) -> Result<Filters, Failure> {
+        let mut filters = Filters::default();
+        for text in texts {
+            let (key, value) = text.split_once('=').ok_or_else(|| {
+                Failure::new(
+                    format!("invalid filter \"{text}\""),
+                    "a filter is KEY=VALUE, for example state=Running",
+                )
+            })?;
+            let value = value.to_owned();
+            match key.to_ascii_lowercase().as_str() {
+                "driver" => filters.drivers.push(value),
+                "state" => filters.states.push(value),
+                "label" => filters.labels.push(value),
+                "swarm" => filters.swarms.push(value),
+                "name" => filters.names.push(Regex::new(&value).map_err(|error| {
+                    let last = error.to_string().lines().last().unwrap_or("").to_owned();
+                    Failure::new(
+                        format!("invalid filter \"{text}\": {last}"),
+                        "name= takes a regular expression",
+                    )
+                })?),
+                _ => {
+                    return Err(Failure::new(
+                        format!("there is no filter \"{key}\""),
+                        "filters are driver, state, name, label and swarm",
+                    ));
+                }
+            }
+        }
+        Ok(filters)
+    }
+
+    fn fits_record(&self, machine: &Listed) -> bool {
+        let labels = &machine.engine_options.labels;
+        any(&self.drivers, |driver| {
+            driver.eq_ignore_ascii_case(&machine.driver_name)
+        }) && any(&self.names, |name| name.is_match(&machine.name))
+            // `label=key` without a value asks for the key alone.
+            && any(&self.labels, |wanted| {
+                labels.iter().any(|label| {
+                    label == wanted || label.split('=').next() == Some(wanted.as_str())
+                })
+            })
+            && any(&self.swarms, |swarm| {
+                machine.swarm_options.is_swarm && machine.swarm_options.master && *swarm == machine.name
+            })
+    }
+
+    fn fits_state(&self, machine: &Listed) -> bool {
+        any(&self.states, |state| {
+            state.eq_ignore_ascii_case(machine.status.name())
+        })
+    }
+}
+
+fn any<T>(wanted: &[T], fits: impl Fn(&T) -> bool) -> bool {
+    wanted.is_empty() || wanted.iter().any(fits)
+}

@@ -1,0 +1,48 @@
+//! `machine rm`
+
+use crate::Context;
+use crate::failure::Failure;
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The machines
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// Do not ask, and forget a machine even if it cannot be removed
+    #[arg(short, long)]
+    force: bool,
+    /// Do not ask
+    #[arg(short)]
+    yes: bool,
+}
+
+pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()> {
+    let console = &context.console;
+    console.print(&format!("About to remove {}", arguments.names.join(", ")));
+    console.print("WARNING: This action will delete both local reference and remote instance.");
+    if !arguments.yes && !arguments.force {
+        match console.ask("Are you sure?")? {
+            Some(true) => {}
+            Some(false) => return Ok(()),
+            None => {
+                return Err(Failure::new(
+                    "nothing was removed: nobody answered the question",
+                    "where nobody can answer, say -y",
+                )
+                .into());
+            }
+        }
+    }
+    let mut errors = Vec::new();
+    for name in &arguments.names {
+        match context.machines.remove(name, arguments.force, console) {
+            Ok(()) => console.print(&format!("Successfully removed {name}")),
+            Err(error) => errors.push(error.into()),
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(super::together(errors)),
+    }
+}
