@@ -42,7 +42,7 @@ fn argument(flag: &Flag) -> Arg {
             .value_parser(value_parser!(i64))
             .allow_negative_numbers(true)
             .value_name("NUMBER")
-            .default_value(default.to_string()),
+            .help(format!("{} [default: {default}]", flag.help)),
         FlagKind::Text(default) => {
             let argument = argument.value_name("TEXT").default_value(default);
             argument.hide_default_value(default.is_empty())
@@ -57,7 +57,10 @@ pub(crate) fn values(matches: &ArgMatches, flags: &[Flag]) -> FlagValues {
     for flag in flags {
         let value = match flag.kind {
             FlagKind::Bool => matches.get_one(flag.name).copied().map(FlagValue::Bool),
-            FlagKind::Int(_) => matches.get_one(flag.name).copied().map(FlagValue::Int),
+            FlagKind::Int(default) => {
+                let given = matches.get_one(flag.name).copied();
+                Some(FlagValue::Int(given.unwrap_or(default)))
+            }
             FlagKind::Text(_) => matches.get_one(flag.name).cloned().map(FlagValue::Text),
             FlagKind::List => Some(FlagValue::List(list(matches, flag))),
         };

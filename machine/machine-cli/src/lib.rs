@@ -7,7 +7,6 @@ mod driver_flags;
 pub mod exit_code;
 mod failure;
 mod shell;
-mod table;
 mod template;
 mod verbs;
 

@@ -8,6 +8,8 @@ pub mod driver;
 pub mod engine_client;
 pub mod engine_settings;
 pub mod error;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod seed;
 pub mod ssh_key;
 pub mod store;

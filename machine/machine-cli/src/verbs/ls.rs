@@ -1,8 +1,9 @@
 //! `machine ls`
 
 use crate::failure::Failure;
-use crate::{Context, table, template};
+use crate::{Context, template};
 use clap::Args;
+use go_template::table::{Columns, Format};
 use machine_core::driver::Status;
 use machine_core::use_cases::list::Listed;
 use regex::Regex;
@@ -25,8 +26,9 @@ pub(crate) struct Arguments {
     format: Option<String>,
 }
 
-const DEFAULT_FORMAT: &str = "table {{.Name}}\\t{{.Active}}\\t{{.DriverName}}\\t{{.State}}\\t{{.URL}}\\t{{.Swarm}}\\t{{.DockerVersion}}\\t{{.Error}}";
-const HEADERS: [(&str, &str); 13] = [
+const DEFAULT_FORMAT: &str = "table {{.Name}}\t{{.Active}}\t{{.DriverName}}\t{{.State}}\t{{.URL}}\t{{.Swarm}}\t\
+    {{.DockerVersion}}\t{{.Error}}";
+const HEADINGS: [(&str, &str); 13] = [
     ("Name", "NAME"),
     ("Active", "ACTIVE"),
     ("ActiveHost", "ACTIVE_HOST"),
@@ -59,58 +61,17 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
         }
         return Ok(());
     }
+    let format = arguments.format.as_deref().filter(|format| !format.is_empty());
+    let format = format.unwrap_or(DEFAULT_FORMAT);
     let docker_host = std::env::var("DOCKER_HOST").unwrap_or_default();
-    let values: Vec<Value> = listed.iter().map(|m| shown(m, &docker_host)).collect();
-    match arguments.format.as_deref().filter(|format| !format.is_empty()) {
-        None => {
-            let mut lines = vec![default_line(&header())];
-            lines.extend(values.iter().map(default_line));
-            print_lines(context, &lines);
-        }
-        Some("json") => {
-            for value in &values {
-                context.console.print(&value.to_string());
-            }
-        }
-        Some(format) => {
-            let (template, with_header) = match format.strip_prefix("table ") {
-                Some(rest) => (rest, true),
-                None => (format, false),
-            };
-            // Shells pass \t and \n as they are typed.
-            let template = template.replace("\\t", "\t").replace("\\n", "\n");
-            let mut lines = Vec::new();
-            if with_header {
-                lines.push(template::render(&template, &header())?);
-            }
-            for value in &values {
-                lines.push(template::render(&template, value)?);
-            }
-            print_lines(context, &lines);
-        }
+    let rows: Vec<Value> = listed.iter().map(|m| shown(m, &docker_host)).collect();
+    let text = Format::parse(format)
+        .and_then(|parsed| parsed.render(&rows, &HEADINGS, Columns::MACHINE))
+        .map_err(|error| template::failure(format, &error))?;
+    for line in text.lines() {
+        context.console.print(line);
     }
     Ok(())
-}
-
-fn print_lines(context: &Context, lines: &[String]) {
-    context.console.print(table::align(lines).trim_end_matches('\n'));
-}
-
-/// The default columns, set without the template engine.
-fn default_line(value: &Value) -> String {
-    let fields = DEFAULT_FORMAT
-        .trim_start_matches("table ")
-        .split("\\t")
-        .map(|field| field.trim_start_matches("{{.").trim_end_matches("}}"));
-    let cells: Vec<&str> = fields
-        .map(|field| value[field].as_str().unwrap_or_default())
-        .collect();
-    cells.join("\t")
-}
-
-fn header() -> Value {
-    let pairs = HEADERS.map(|(field, header)| (field.to_owned(), header.into()));
-    Value::Object(pairs.into_iter().collect())
 }
 
 /// What a template sees of one machine; the names are docker-machine's.
