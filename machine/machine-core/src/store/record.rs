@@ -99,7 +99,6 @@ pub struct SwarmOptions {
     pub image: String,
     pub strategy: String,
     pub heartbeat: i64,
-    pub overcommit: f64,
     pub arbitrary_flags: Vec<String>,
     pub arbitrary_join_flags: Vec<String>,
     pub env: Vec<String>,
