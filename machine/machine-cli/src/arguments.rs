@@ -56,10 +56,20 @@ pub(crate) struct Global {
     #[arg(long, env = "MACHINE_NATIVE_SSH", value_parser = clap::builder::FalseyValueParser::new())]
     native_ssh: bool,
     /// Accepted for docker-machine's scripts and ignored: nothing is asked of GitHub
-    #[arg(long, value_name = "TOKEN", env = "MACHINE_GITHUB_API_TOKEN", hide = true)]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "MACHINE_GITHUB_API_TOKEN",
+        hide = true
+    )]
     github_api_token: Option<OsString>,
     /// Accepted for docker-machine's scripts and ignored: nothing is reported to anyone
-    #[arg(long, value_name = "TOKEN", env = "MACHINE_BUGSNAG_API_TOKEN", hide = true)]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "MACHINE_BUGSNAG_API_TOKEN",
+        hide = true
+    )]
     bugsnag_api_token: Option<OsString>,
     /// Print the version
     #[arg(short = 'v', long, action = ArgAction::SetTrue)]

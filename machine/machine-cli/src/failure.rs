@@ -51,7 +51,11 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     }
     let hint = machine_error
         .and_then(MachineError::hint)
-        .or_else(|| error.downcast_ref::<StoreError>().and_then(StoreError::hint))
+        .or_else(|| {
+            error
+                .downcast_ref::<StoreError>()
+                .and_then(StoreError::hint)
+        })
         .or_else(|| error.downcast_ref::<Failure>().and_then(|f| f.hint.clone()));
     if let Some(hint) = hint {
         eprintln!("Hint: {hint}");

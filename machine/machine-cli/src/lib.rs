@@ -42,10 +42,7 @@ pub fn run(arguments: Vec<OsString>, drivers: Vec<Arc<dyn Driver>>) -> ExitCode 
     }
 }
 
-fn try_run(
-    arguments: Vec<OsString>,
-    drivers: Vec<Arc<dyn Driver>>,
-) -> anyhow::Result<ExitCode> {
+fn try_run(arguments: Vec<OsString>, drivers: Vec<Arc<dyn Driver>>) -> anyhow::Result<ExitCode> {
     let typed = arguments
         .iter()
         .map(|argument| argument.to_string_lossy().into_owned())
@@ -62,7 +59,9 @@ fn try_run(
     }
     cli.global.say_what_is_ignored();
     let store = MachineStore::new(cli.global.store()?);
-    let paths = cli.global.certificate_paths(CertificatePaths::in_store(&store));
+    let paths = cli
+        .global
+        .certificate_paths(CertificatePaths::in_store(&store));
     let context = Context {
         machines: Machines::new(store, paths, drivers),
         console: Console::new(cli.verb.speaks_on_stderr()),

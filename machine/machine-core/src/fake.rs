@@ -109,8 +109,8 @@ impl FakeDriver {
         let trusts_nobody = self.fails(Step::Trust).is_err();
         let tls = tls_of(seed, trusts_nobody)
             .map_err(|source| DriverError::failed("read the seed", source))?;
-        let server = serve(port_of(state)?, tls)
-            .map_err(|source| DriverError::failed("listen", source))?;
+        let server =
+            serve(port_of(state)?, tls).map_err(|source| DriverError::failed("listen", source))?;
         self.servers
             .lock()
             .expect("not poisoned")
@@ -216,7 +216,8 @@ impl Driver for FakeDriver {
     ) -> Result<(), DriverError> {
         self.fails(Step::CreateEarly)?;
         if let Some(disk) = self.disk(place) {
-            std::fs::write(disk, "").map_err(|source| DriverError::failed("make a disk", source))?;
+            std::fs::write(disk, "")
+                .map_err(|source| DriverError::failed("make a disk", source))?;
         }
         state.insert("Disk".into(), true.into());
         checkpoint.save(state)?;

@@ -14,7 +14,12 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
         .file_stem()
         .map_or("machine".into(), |name| name.to_string_lossy().into_owned());
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut arguments::grammar(), program, &mut script);
+    clap_complete::generate(
+        arguments.shell,
+        &mut arguments::grammar(),
+        program,
+        &mut script,
+    );
     context
         .console
         .print(String::from_utf8_lossy(&script).trim_end());

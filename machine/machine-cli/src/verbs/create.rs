@@ -48,7 +48,12 @@ struct Engine {
     #[arg(long, value_name = "NAME")]
     engine_storage_driver: Option<String>,
     /// Accepted for docker-machine's scripts: the engine is part of the image
-    #[arg(long, value_name = "URL", env = "MACHINE_DOCKER_INSTALL_URL", hide = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "MACHINE_DOCKER_INSTALL_URL",
+        hide = true
+    )]
     engine_install_url: Option<String>,
 }
 
@@ -57,7 +62,12 @@ struct Engine {
 struct Swarm {
     #[arg(long = "swarm", hide = true)]
     is_swarm: bool,
-    #[arg(long, hide = true, default_value = "swarm:latest", env = "MACHINE_SWARM_IMAGE")]
+    #[arg(
+        long,
+        hide = true,
+        default_value = "swarm:latest",
+        env = "MACHINE_SWARM_IMAGE"
+    )]
     swarm_image: String,
     #[arg(long, hide = true)]
     swarm_master: bool,

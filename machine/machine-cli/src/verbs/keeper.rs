@@ -11,5 +11,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("no driver of this build has a keeper: {:?}", arguments.arguments)
+    anyhow::bail!(
+        "no driver of this build has a keeper: {:?}",
+        arguments.arguments
+    )
 }

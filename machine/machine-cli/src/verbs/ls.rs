@@ -61,7 +61,10 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
         }
         return Ok(());
     }
-    let format = arguments.format.as_deref().filter(|format| !format.is_empty());
+    let format = arguments
+        .format
+        .as_deref()
+        .filter(|format| !format.is_empty());
     let format = format.unwrap_or(DEFAULT_FORMAT);
     let docker_host = std::env::var("DOCKER_HOST").unwrap_or_default();
     let rows: Vec<Value> = listed.iter().map(|m| shown(m, &docker_host)).collect();

@@ -84,7 +84,10 @@ fn a_corrupt_record_is_named_and_harms_no_other() {
         put(&store, "bad", broken);
         let error = store.load("bad").unwrap_err();
         let text = crate::error::chain(&error);
-        assert!(text.contains("machines/bad/config.json is corrupt"), "{text}");
+        assert!(
+            text.contains("machines/bad/config.json is corrupt"),
+            "{text}"
+        );
         assert!(text.contains(part), "{text}");
         assert!(error.hint().unwrap().contains("machine rm -f bad"));
         store.load("good").unwrap();

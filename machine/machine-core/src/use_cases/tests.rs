@@ -146,10 +146,7 @@ fn a_machines_life() {
         stopped.connect(Duration::from_secs(5)),
         Err(MachineError::NotRunning { .. })
     ));
-    assert!(matches!(
-        machines.active(&url),
-        Err(MachineError::NoActive)
-    ));
+    assert!(matches!(machines.active(&url), Err(MachineError::NoActive)));
     machines.start("dev", &heard).unwrap();
     assert_eq!(
         std::fs::read_to_string(folder.join(layout::SERVER_CERT)).unwrap(),
@@ -159,7 +156,11 @@ fn a_machines_life() {
     machines.restart("dev", &heard).unwrap();
     machines.kill("dev", &heard).unwrap();
     machines.restart("dev", &heard).unwrap();
-    machines.open("dev").unwrap().connect(Duration::from_secs(20)).unwrap();
+    machines
+        .open("dev")
+        .unwrap()
+        .connect(Duration::from_secs(20))
+        .unwrap();
 
     machines.remove("dev", false, &heard).unwrap();
     place.assert_nothing_left();
@@ -231,7 +232,10 @@ fn what_cannot_be_undone_is_told_and_can_be_removed_later() {
     assert!(text.contains("fake Remove"), "{text}");
     let half = place.machines.open("dev").unwrap();
     assert!(half.record.is_half_made());
-    assert_eq!(half.record.driver["Disk"], true, "the checkpoint was stored");
+    assert_eq!(
+        half.record.driver["Disk"], true,
+        "the checkpoint was stored"
+    );
     for error in [
         place.machines.start("dev", &heard).unwrap_err(),
         half.connect(Duration::from_secs(1)).unwrap_err(),
@@ -246,7 +250,11 @@ fn what_cannot_be_undone_is_told_and_can_be_removed_later() {
     // A new create clears the remains of a dead one away.
     place.driver.fail_at(&[]);
     place.machines.create(&request("dev"), &heard).unwrap();
-    assert!(heard.text().contains("Removing what an interrupted create left"));
+    assert!(
+        heard
+            .text()
+            .contains("Removing what an interrupted create left")
+    );
     place.machines.remove("dev", false, &heard).unwrap();
     place.assert_nothing_left();
 }
