@@ -11,6 +11,10 @@ pub const VOLUMES: &str = "volumes";
 pub const VOLUME_DATA: &str = "_data";
 /// A volume's record.
 pub const VOLUME_RECORD: &str = "volume.json";
+/// Networks: `networks/<name>.json`.
+pub const NETWORKS: &str = "networks";
+/// Bound network namespaces, under `--exec-root`.
+pub const NAMESPACES: &str = "netns";
 /// The engine's own identity, made once: 32 random hex digits and more, one line.
 pub const ENGINE_ID: &str = "engine-id";
 /// Locked by the engine that uses the folder.

@@ -1,5 +1,6 @@
 //! The traits of `engine` made real on Linux. The only crate with `unsafe`.
 
 pub mod files;
+pub mod network;
 pub mod shim;
 pub mod volumes;

@@ -4,6 +4,9 @@
 //! ContainerService --Attachment--> NetworkBackend::attach -> a namespace with addresses, published ports
 //! ```
 
+pub mod contract;
+pub mod fake;
+
 use crate::id::{ContainerId, NetworkId};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,899 @@
+//! Networks on Linux: the default bridge with NAT and published ports, and `none`.
+//!
+//! ```text
+//!              attach                         detach                     agent starts again
+//!   janitor -> spare namespace -> container's -> janitor removes it      recover: books, firewall, ports
+//!   (veth on   + address, route   namespace      and gives the address   from what runs; the rest is removed
+//!    bridge)   + ports                           back
+//! ```
+//!
+//! On the way of a container's start are four short exchanges with the kernel and no process: take a spare, configure
+//! it, bind the published ports, add them to the firewall. Making and removing namespaces, which costs more, is done by
+//! the janitor, a thread of our own, before and after.
+//!
+//! Absent on purpose: user-defined networks and IPv6 inside networks (a `[::]` port is served by the proxy over IPv4).
+
+mod link;
+mod namespace;
+mod netlink;
+mod nftables;
+mod ports;
+mod proxy;
+mod records;
+mod resolver;
+mod subnet;
+
+use async_trait::async_trait;
+use engine::id::{ContainerId, NetworkId};
+use engine::networks::{
+    Attached, Attachment, Endpoint, NetworkBackend, NetworkError, NetworkFacts, NetworkMode,
+    Protocol, PublishedPort, Subnet,
+};
+use ipnet::{IpNet, Ipv4Net};
+use namespace::{Namespace, Wiring, failed};
+use netlink::Socket;
+use nftables::{Forward, Table};
+use ports::{Ports, Taken};
+use proxy::Proxy;
+use records::{NetworkRecord, Records};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use subnet::Leases;
+
+/// How networks are set up. [`NetworkConfig::new`] has the defaults.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// Name of the default bridge; at most 15 bytes.
+    pub bridge: String,
+    /// Address and prefix of the default bridge (`--bip`). `None`: what it had, else the first of `pools` that fits.
+    pub address: Option<Ipv4Net>,
+    /// Ranges to choose a subnet from.
+    pub pools: Vec<Ipv4Net>,
+    /// Name of our nf_tables table.
+    pub table: String,
+    /// Of the containers' links; `None`: the kernel's 1500.
+    pub mtu: Option<u32>,
+    /// Serve published ports on loopback and IPv6 addresses by a proxy in this process (`--userland-proxy`).
+    pub userland_proxy: bool,
+    /// Namespaces kept ready of each kind: connected to the bridge, and not.
+    pub spares: usize,
+    pub data_root: PathBuf,
+    pub exec_root: PathBuf,
+}
+
+impl NetworkConfig {
+    pub fn new(data_root: PathBuf, exec_root: PathBuf) -> NetworkConfig {
+        NetworkConfig {
+            bridge: "berth0".into(),
+            address: None,
+            pools: subnet::default_pools(),
+            table: "berth".into(),
+            mtu: None,
+            userland_proxy: true,
+            spares: 3,
+            data_root,
+            exec_root,
+        }
+    }
+}
+
+/// The networks of this host. Acts on the network namespace of the thread that makes it (and of the runtime it runs
+/// on, which must be the same). Dropping it leaves containers connected and removes the spares.
+pub struct LinuxNetwork {
+    inner: Arc<Inner>,
+    chores: mpsc::Sender<Chore>,
+    janitor: Option<std::thread::JoinHandle<()>>,
+}
+
+struct Inner {
+    config: NetworkConfig,
+    namespaces: PathBuf,
+    table: Table,
+    gateway: Ipv4Net,
+    bridge_index: u32,
+    bridge: NetworkRecord,
+    others: Vec<NetworkRecord>,
+    kernel: Mutex<Kernel>,
+    books: Mutex<Books>,
+    spares: Mutex<Spares>,
+    ports: Ports,
+}
+
+struct Kernel {
+    route: Socket,
+    netfilter: Socket,
+}
+
+struct Books {
+    leases: Leases,
+    attached: HashMap<ContainerId, Entry>,
+    /// Being attached: a second request for the same container must not get in between.
+    arriving: BTreeSet<ContainerId>,
+}
+
+struct Entry {
+    attached: Attached,
+    forwards: Vec<Forward>,
+    holding: Vec<Holding>,
+}
+
+/// What keeps a published port ours.
+enum Holding {
+    Proxy(Proxy),
+    Bound(#[allow(dead_code, reason = "held, not used: closing it frees the port")] OwnedFd),
+}
+
+#[derive(Default)]
+struct Spares {
+    wired: Vec<Namespace>,
+    bare: Vec<Namespace>,
+}
+
+enum Chore {
+    Refill,
+    Remove {
+        namespace: PathBuf,
+        lease: Option<Ipv4Addr>,
+    },
+    Stop,
+}
+
+impl LinuxNetwork {
+    /// Sets up the default bridge, forwarding and the firewall. Call [`NetworkBackend::recover`] next.
+    pub fn new(config: NetworkConfig) -> Result<LinuxNetwork, NetworkError> {
+        let inner = Arc::new(Inner::open(config)?);
+        let (chores, inbox) = mpsc::channel();
+        let mut route = Socket::route().map_err(|error| failed("open rtnetlink", error))?;
+        let janitor = std::thread::Builder::new()
+            .name("network-janitor".into())
+            .spawn({
+                let inner = inner.clone();
+                move || inner.keep_house(&inbox, &mut route)
+            })
+            .map_err(|error| failed("start the network janitor", error))?;
+        Ok(LinuxNetwork {
+            inner,
+            chores,
+            janitor: Some(janitor),
+        })
+    }
+
+    /// Address of the default bridge with its prefix.
+    pub fn bridge_address(&self) -> Ipv4Net {
+        self.inner.gateway
+    }
+
+    /// How many ports the firewall redirects or guards now.
+    pub fn firewall_ports(&self) -> Result<usize, NetworkError> {
+        let mut kernel = lock(&self.inner.kernel);
+        self.inner
+            .table
+            .count(&mut kernel.netfilter)
+            .map_err(|error| failed("list the firewall's ports", error))
+    }
+
+    fn ask(&self, chore: Chore) {
+        // The janitor ends only with us.
+        let _ = self.chores.send(chore);
+    }
+}
+
+impl Drop for LinuxNetwork {
+    fn drop(&mut self) {
+        self.ask(Chore::Stop);
+        if let Some(janitor) = self.janitor.take() {
+            let _ = janitor.join();
+        }
+    }
+}
+
+#[async_trait]
+impl NetworkBackend for LinuxNetwork {
+    async fn attach(&self, attachment: Attachment) -> Result<Attached, NetworkError> {
+        let inner = self.inner.clone();
+        let chores = self.chores.clone();
+        blocking(move || {
+            let outcome = inner.attach(&attachment, &chores);
+            let _ = chores.send(Chore::Refill);
+            outcome
+        })
+        .await
+    }
+
+    async fn detach(&self, container: &ContainerId) -> Result<(), NetworkError> {
+        let Some(entry) = lock(&self.inner.books).attached.remove(container) else {
+            return Ok(());
+        };
+        for holding in entry.holding {
+            match holding {
+                Holding::Proxy(proxy) => proxy.stop().await,
+                Holding::Bound(socket) => drop(socket),
+            }
+        }
+        for published in &entry.attached.ports {
+            self.inner.ports.give_back(published);
+        }
+        // The way in is closed before the address may go to somebody else.
+        let closed = if entry.forwards.is_empty() {
+            Ok(())
+        } else {
+            let inner = self.inner.clone();
+            let forwards = entry.forwards;
+            blocking(move || inner.close(&forwards)).await
+        };
+        self.ask(Chore::Remove {
+            namespace: entry.attached.namespace,
+            lease: entry
+                .attached
+                .endpoint
+                .and_then(|endpoint| v4(endpoint.address)),
+        });
+        closed
+    }
+
+    async fn recover(&self, running: Vec<(ContainerId, Attached)>) -> Result<(), NetworkError> {
+        let inner = self.inner.clone();
+        blocking(move || inner.recover(running)).await?;
+        self.ask(Chore::Refill);
+        Ok(())
+    }
+
+    fn networks(&self) -> Vec<NetworkFacts> {
+        self.inner.facts()
+    }
+
+    fn resolv_conf(&self) -> String {
+        resolver::for_containers()
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
+) -> Result<T, NetworkError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(failed("run a network operation", error)))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is inside stays usable after a panic elsewhere: every change is a single step.
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// What the firewall does for a port; the proxy alone serves IPv6.
+fn forward(published: &PublishedPort, container: Ipv4Addr) -> Option<Forward> {
+    Some(Forward {
+        host_address: v4(published.host_address)?,
+        host_port: published.host_port,
+        protocol: published.protocol,
+        container_address: container,
+        container_port: published.container_port,
+    })
+}
+
+impl Inner {
+    fn open(config: NetworkConfig) -> Result<Inner, NetworkError> {
+        let named = |name: &str| {
+            !name.is_empty()
+                && name.len() <= 15
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        };
+        if !named(&config.bridge) {
+            return Err(NetworkError::Unsupported {
+                what: format!("the bridge name {:?}", config.bridge),
+                why: "a link's name has 1 to 15 letters, digits, '-', '_' or '.'".into(),
+            });
+        }
+        if let Some(address) = config.address
+            && (address.prefix_len() > 30
+                || address.addr() == address.network()
+                || address.addr() == address.broadcast())
+        {
+            return Err(NetworkError::Unsupported {
+                what: format!("{address} as the bridge's address"),
+                why: "it must be the address of a host in a subnet of /30 or wider".into(),
+            });
+        }
+        let namespaces = config.exec_root.join(crate::files::NAMESPACES);
+        std::fs::create_dir_all(&namespaces)
+            .map_err(|error| failed(format!("create {}", namespaces.display()), error))?;
+        let records = Records::open(&config.data_root)?;
+        let mut route = Socket::route().map_err(|error| failed("open rtnetlink", error))?;
+        let mut netfilter = Socket::netfilter()
+            .map_err(|error| failed("open nf_tables (is the kernel module there?)", error))?;
+        netfilter.widen();
+
+        let remembered = records.read("bridge")?;
+        let (bridge_index, gateway) = set_up_bridge(
+            &config,
+            remembered.as_ref().and_then(|record| record.gateway),
+            &mut route,
+        )?;
+        let bridge = remember(&records, remembered, "bridge", "bridge", Some(gateway))?;
+        let host = remember(&records, records.read("host")?, "host", "host", None)?;
+        let none = remember(&records, records.read("none")?, "none", "null", None)?;
+        enable_forwarding()?;
+        let table = Table {
+            name: config.table.clone(),
+            bridge: config.bridge.clone(),
+            subnet: gateway.trunc(),
+        };
+        // An old table serves running containers until `recover` replaces it in one step.
+        let exists = table
+            .exists(&mut netfilter)
+            .map_err(|error| failed("ask nf_tables for our table", error))?;
+        if !exists {
+            table
+                .install(&mut netfilter, &[])
+                .map_err(|error| failed("install the firewall's table", error))?;
+        }
+        Ok(Inner {
+            namespaces,
+            table,
+            gateway,
+            bridge_index,
+            bridge,
+            others: vec![host, none],
+            kernel: Mutex::new(Kernel { route, netfilter }),
+            books: Mutex::new(Books {
+                leases: Leases::new(gateway),
+                attached: HashMap::new(),
+                arriving: BTreeSet::new(),
+            }),
+            spares: Mutex::default(),
+            ports: Ports::default(),
+            config,
+        })
+    }
+
+    fn wiring(&self) -> Wiring {
+        Wiring {
+            bridge_index: self.bridge_index,
+            mtu: self.config.mtu,
+        }
+    }
+
+    fn attach(
+        &self,
+        attachment: &Attachment,
+        chores: &mpsc::Sender<Chore>,
+    ) -> Result<Attached, NetworkError> {
+        let container = &attachment.container;
+        {
+            let mut books = lock(&self.books);
+            if books.attached.contains_key(container) || !books.arriving.insert(container.clone()) {
+                return Err(failed(
+                    format!("connect container {}", container.short()),
+                    "it is connected already",
+                ));
+            }
+        }
+        let outcome = match &attachment.mode {
+            NetworkMode::Bridge => self.attach_to_bridge(attachment, chores),
+            NetworkMode::None => self.attach_to_none(attachment),
+            NetworkMode::Named(name) => Err(NetworkError::NotFound { name: name.clone() }),
+            NetworkMode::Host | NetworkMode::Container(_) => Err(NetworkError::Unsupported {
+                what: "a network namespace of its own".into(),
+                why: "the container shares another's".into(),
+            }),
+        };
+        let mut books = lock(&self.books);
+        books.arriving.remove(container);
+        outcome.map(|entry| {
+            let attached = entry.attached.clone();
+            books.attached.insert(container.clone(), entry);
+            attached
+        })
+    }
+
+    fn attach_to_none(&self, attachment: &Attachment) -> Result<Entry, NetworkError> {
+        let spare = lock(&self.spares).bare.pop();
+        let namespace = match spare {
+            Some(namespace) => namespace,
+            None => {
+                let mut kernel = lock(&self.kernel);
+                one(namespace::make(
+                    &self.namespaces,
+                    1,
+                    None,
+                    &mut kernel.route,
+                )?)?
+            }
+        };
+        let mut warnings = Vec::new();
+        if !attachment.ports.is_empty() {
+            warnings.push("Published ports are discarded when using network mode none".to_owned());
+        }
+        Ok(Entry {
+            attached: Attached {
+                namespace: namespace.path,
+                endpoint: None,
+                ports: Vec::new(),
+                warnings,
+            },
+            forwards: Vec::new(),
+            holding: Vec::new(),
+        })
+    }
+
+    fn attach_to_bridge(
+        &self,
+        attachment: &Attachment,
+        chores: &mpsc::Sender<Chore>,
+    ) -> Result<Entry, NetworkError> {
+        // Checks first, then what can be undone by dropping, then the kernel.
+        let fixed_mac = match &attachment.mac_address {
+            Some(text) => Some(
+                link::parse_mac(text).ok_or_else(|| NetworkError::Unsupported {
+                    what: format!("the MAC address {text:?}"),
+                    why: "it is not a unicast address like 02:42:ac:11:00:02".into(),
+                })?,
+            ),
+            None => None,
+        };
+        let taken = self
+            .ports
+            .take(&attachment.ports, self.config.userland_proxy)?;
+        let address = lock(&self.books).leases.lease();
+        let Some(address) = address else {
+            self.free(&taken);
+            return Err(NetworkError::NoAddress {
+                network: self.bridge.name.clone(),
+            });
+        };
+        let give_back = |taken: &[Taken]| {
+            self.free(taken);
+            lock(&self.books).leases.give_back(address);
+        };
+
+        let spare = lock(&self.spares).wired.pop();
+        let namespace = match spare {
+            Some(namespace) => Ok(namespace),
+            None => {
+                let mut kernel = lock(&self.kernel);
+                namespace::make(&self.namespaces, 1, Some(&self.wiring()), &mut kernel.route)
+                    .and_then(one)
+            }
+        };
+        let namespace = match namespace {
+            Ok(namespace) => namespace,
+            Err(error) => {
+                give_back(&taken);
+                return Err(error);
+            }
+        };
+        let path = namespace.path.clone();
+        let configured = self
+            .configure(namespace, address, fixed_mac)
+            .and_then(|mac| {
+                self.publish(&taken, address)
+                    .map(|forwards| (mac, forwards))
+            });
+        let (mac, forwards) = match configured {
+            Ok(done) => done,
+            Err(error) => {
+                self.free(&taken);
+                // The address comes back when the links are gone.
+                let _ = chores.send(Chore::Remove {
+                    namespace: path,
+                    lease: Some(address),
+                });
+                return Err(error);
+            }
+        };
+
+        let mut ports = Vec::new();
+        let mut holding = Vec::new();
+        let mut warnings = Vec::new();
+        for one in taken {
+            ports.push(one.published.clone());
+            if let Err(warning) = self.hold(one, address, &mut holding) {
+                warnings.push(warning);
+            }
+        }
+        Ok(Entry {
+            attached: Attached {
+                namespace: path,
+                endpoint: Some(Endpoint {
+                    network: self.bridge.id.clone(),
+                    network_name: self.bridge.name.clone(),
+                    endpoint_id: NetworkId::random().to_string(),
+                    mac_address: link::mac_text(mac),
+                    address: address.into(),
+                    prefix_length: self.gateway.prefix_len(),
+                    gateway: Some(self.gateway.addr().into()),
+                    ipv6_address: None,
+                    ipv6_prefix_length: 0,
+                    ipv6_gateway: None,
+                }),
+                ports,
+                warnings,
+            },
+            forwards,
+            holding,
+        })
+    }
+
+    fn free(&self, taken: &[Taken]) {
+        for one in taken {
+            self.ports.give_back(&one.published);
+        }
+    }
+
+    /// Gives the link inside its addresses and the way out.
+    fn configure(
+        &self,
+        mut namespace: Namespace,
+        address: Ipv4Addr,
+        fixed_mac: Option<link::Mac>,
+    ) -> Result<link::Mac, NetworkError> {
+        let step = || format!("configure the network of {}", namespace.path.display());
+        let inside = namespace
+            .inside
+            .ok_or_else(|| failed(step(), "it has no link"))?;
+        let net = Ipv4Net::new(address, self.gateway.prefix_len())
+            .map_err(|error| failed(step(), error))?;
+        let mac = fixed_mac.unwrap_or_else(|| link::mac_of(address));
+        namespace
+            .socket
+            .execute(vec![
+                link::set_mac(inside, mac),
+                link::add_address(inside, net),
+                link::add_default_route(inside, self.gateway.addr()),
+            ])
+            .map_err(|error| failed(step(), error))?;
+        if fixed_mac.is_some() {
+            // The host may remember another hardware address for it; that there is nothing to forget is no error.
+            let forget = link::forget_neighbour(self.bridge_index, address);
+            let _ = lock(&self.kernel).route.execute(vec![forget]);
+        }
+        Ok(mac)
+    }
+
+    fn publish(&self, taken: &[Taken], address: Ipv4Addr) -> Result<Vec<Forward>, NetworkError> {
+        let forwards: Vec<Forward> = taken
+            .iter()
+            .filter_map(|one| forward(&one.published, address))
+            .collect();
+        if !forwards.is_empty() {
+            let mut kernel = lock(&self.kernel);
+            self.table
+                .add(&mut kernel.netfilter, &forwards)
+                .map_err(|error| failed("publish ports in the firewall", error))?;
+        }
+        Ok(forwards)
+    }
+
+    fn close(&self, forwards: &[Forward]) -> Result<(), NetworkError> {
+        let mut kernel = lock(&self.kernel);
+        self.table
+            .remove(&mut kernel.netfilter, forwards)
+            .map_err(|error| failed("take published ports out of the firewall", error))
+    }
+
+    /// Keeps a port's socket, and serves it. The error is a warning for people: the firewall serves the port anyway.
+    fn hold(
+        &self,
+        taken: Taken,
+        container: Ipv4Addr,
+        holding: &mut Vec<Holding>,
+    ) -> Result<(), String> {
+        let Some(socket) = taken.socket else {
+            return Ok(());
+        };
+        let published = taken.published;
+        if !self.config.userland_proxy || published.protocol == Protocol::Sctp {
+            holding.push(Holding::Bound(socket));
+            return Ok(());
+        }
+        let target = SocketAddr::new(container.into(), published.container_port);
+        match Proxy::start(socket, published.protocol, target) {
+            Ok(proxy) => {
+                holding.push(Holding::Proxy(proxy));
+                Ok(())
+            }
+            Err(error) => Err(format!(
+                "port {} is not reachable on loopback: {error}",
+                SocketAddr::new(published.host_address, published.host_port)
+            )),
+        }
+    }
+
+    fn recover(&self, running: Vec<(ContainerId, Attached)>) -> Result<(), NetworkError> {
+        let mut keep: BTreeSet<OsString> = BTreeSet::new();
+        let mut all_forwards = Vec::new();
+        let mut entries = Vec::new();
+        for (container, attached) in running {
+            keep.extend(attached.namespace.file_name().map(ToOwned::to_owned));
+            let address = attached
+                .endpoint
+                .as_ref()
+                .and_then(|endpoint| v4(endpoint.address));
+            let mut entry = Entry {
+                attached,
+                forwards: Vec::new(),
+                holding: Vec::new(),
+            };
+            if let Some(address) = address {
+                lock(&self.books).leases.hold(address);
+                for published in &entry.attached.ports {
+                    entry.forwards.extend(forward(published, address));
+                    let listening = self.config.userland_proxy;
+                    let held = match self.ports.retake(published, listening) {
+                        Ok(taken) => self.hold(taken, address, &mut entry.holding),
+                        Err(error) => Err(engine::error::full_message(&error)),
+                    };
+                    if let Err(warning) = held {
+                        tracing::warn!(
+                            container = container.short(),
+                            warning,
+                            "a published port of a running container is served by the firewall alone"
+                        );
+                    }
+                }
+            }
+            all_forwards.extend(entry.forwards.iter().copied());
+            entries.push((container, entry));
+        }
+
+        let mut kernel = lock(&self.kernel);
+        self.table
+            .install(&mut kernel.netfilter, &all_forwards)
+            .map_err(|error| failed("install the firewall's table", error))?;
+        lock(&self.books).attached.extend(entries);
+
+        // Our own spares, should there be any yet, are not leftovers.
+        let spares = lock(&self.spares);
+        for spare in spares.wired.iter().chain(&spares.bare) {
+            keep.extend(spare.path.file_name().map(ToOwned::to_owned));
+        }
+        self.remove_leftovers(&keep, &mut kernel.route)
+    }
+
+    /// Removes namespaces, and links on our bridge, that belong to none of the files in `keep`.
+    fn remove_leftovers(
+        &self,
+        keep: &BTreeSet<OsString>,
+        route: &mut Socket,
+    ) -> Result<(), NetworkError> {
+        let step = || format!("list {}", self.namespaces.display());
+        for file in std::fs::read_dir(&self.namespaces).map_err(|error| failed(step(), error))? {
+            let file = file.map_err(|error| failed(step(), error))?;
+            if !keep.contains(&file.file_name()) {
+                namespace::remove(&file.path(), route);
+            }
+        }
+        let kept: BTreeSet<String> = keep
+            .iter()
+            .filter_map(|name| namespace::outside_name(Path::new(name)))
+            .collect();
+        let links = link::list(route).map_err(|error| failed("list links", error))?;
+        for other in links {
+            let ours = other.kind == "veth" && other.master == Some(self.bridge_index);
+            if ours && !kept.contains(&other.name) {
+                link::remove(route, &other.name)
+                    .map_err(|error| failed(format!("remove the link {}", other.name), error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The janitor's life.
+    fn keep_house(&self, inbox: &mpsc::Receiver<Chore>, route: &mut Socket) {
+        while let Ok(chore) = inbox.recv() {
+            match chore {
+                Chore::Refill => self.refill(route),
+                Chore::Remove { namespace, lease } => {
+                    namespace::remove(&namespace, route);
+                    if let Some(address) = lease {
+                        lock(&self.books).leases.give_back(address);
+                    }
+                }
+                Chore::Stop => break,
+            }
+        }
+        let spares = std::mem::take(&mut *lock(&self.spares));
+        for spare in spares.wired.iter().chain(&spares.bare) {
+            namespace::remove(&spare.path, route);
+        }
+    }
+
+    fn refill(&self, route: &mut Socket) {
+        let (wired, bare) = {
+            let spares = lock(&self.spares);
+            (spares.wired.len(), spares.bare.len())
+        };
+        let wanted = self.config.spares;
+        let wiring = self.wiring();
+        for (have, wiring) in [(wired, Some(&wiring)), (bare, None)] {
+            let missing = wanted.saturating_sub(have);
+            if missing == 0 {
+                continue;
+            }
+            match namespace::make(&self.namespaces, missing, wiring, route) {
+                Ok(made) => {
+                    let mut spares = lock(&self.spares);
+                    let pool = if wiring.is_some() {
+                        &mut spares.wired
+                    } else {
+                        &mut spares.bare
+                    };
+                    pool.extend(made);
+                }
+                // Whoever needs one makes it, and has the error to tell.
+                Err(error) => {
+                    tracing::warn!(
+                        error = engine::error::full_message(&error),
+                        "cannot make spare network namespaces"
+                    );
+                }
+            }
+        }
+    }
+
+    fn facts(&self) -> Vec<NetworkFacts> {
+        let fact = |record: &NetworkRecord| NetworkFacts {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            driver: record.driver.clone(),
+            subnets: Vec::new(),
+            options: BTreeMap::new(),
+            endpoints: Vec::new(),
+            created: record.created,
+        };
+        let mut bridge = fact(&self.bridge);
+        bridge.subnets = vec![Subnet {
+            range: self.gateway.trunc().to_string(),
+            gateway: Some(self.gateway.addr().to_string()),
+        }];
+        let mtu = self.config.mtu.unwrap_or(1500).to_string();
+        bridge.options = [
+            ("com.docker.network.bridge.default_bridge", "true"),
+            ("com.docker.network.bridge.enable_icc", "true"),
+            ("com.docker.network.bridge.enable_ip_masquerade", "true"),
+            ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0"),
+            ("com.docker.network.bridge.name", &self.config.bridge),
+            ("com.docker.network.driver.mtu", &mtu),
+        ]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
+        bridge.endpoints = lock(&self.books)
+            .attached
+            .iter()
+            .filter_map(|(container, entry)| {
+                let endpoint = entry.attached.endpoint.clone()?;
+                (endpoint.network == self.bridge.id).then(|| (container.clone(), endpoint))
+            })
+            .collect();
+        bridge.endpoints.sort_by(|one, other| one.0.cmp(&other.0));
+        let mut facts = vec![bridge];
+        facts.extend(self.others.iter().map(fact));
+        facts
+    }
+}
+
+fn one(mut made: Vec<Namespace>) -> Result<Namespace, NetworkError> {
+    made.pop()
+        .ok_or_else(|| failed("make a network namespace", "none was made"))
+}
+
+/// The record of a network as it is now; written when it is new or changed.
+fn remember(
+    records: &Records,
+    old: Option<NetworkRecord>,
+    name: &str,
+    driver: &str,
+    gateway: Option<Ipv4Net>,
+) -> Result<NetworkRecord, NetworkError> {
+    let record = match &old {
+        Some(old) => NetworkRecord {
+            gateway,
+            ..old.clone()
+        },
+        None => NetworkRecord {
+            id: NetworkId::random(),
+            name: name.to_owned(),
+            driver: driver.to_owned(),
+            created: time::OffsetDateTime::now_utc(),
+            gateway,
+        },
+    };
+    if old.as_ref() != Some(&record) {
+        records.write(&record)?;
+    }
+    Ok(record)
+}
+
+/// Makes sure that the bridge is there, up, and has its address; returns its index and address.
+fn set_up_bridge(
+    config: &NetworkConfig,
+    remembered: Option<Ipv4Net>,
+    route: &mut Socket,
+) -> Result<(u32, Ipv4Net), NetworkError> {
+    let name = &config.bridge;
+    let step = || format!("set up the bridge {name}");
+    let existing = link::find(route, name).map_err(|error| failed(step(), error))?;
+    if let Some(link) = &existing
+        && link.kind != "bridge"
+    {
+        return Err(failed(
+            step(),
+            "a link of that name is there and is no bridge",
+        ));
+    }
+    let index = existing.as_ref().map(|link| link.index);
+    let mut present = Vec::new();
+    let mut used = Vec::new();
+    for address in link::addresses(route).map_err(|error| failed("list addresses", error))? {
+        match address.net {
+            IpNet::V4(net) if Some(address.index) == index => present.push(net),
+            net => used.push(net),
+        }
+    }
+    for (net, link) in link::routes(route).map_err(|error| failed("list routes", error))? {
+        if index.is_none() || link != index {
+            used.push(net);
+        }
+    }
+    used.extend(resolver::servers().into_iter().map(IpNet::from));
+    let gateway = match (config.address, present.first(), remembered) {
+        (Some(address), _, _) => address,
+        (None, Some(address), _) => *address,
+        (None, None, Some(old)) if subnet::choose(&[old.trunc()], &used).is_some() => old,
+        (None, None, _) => {
+            let net = subnet::choose(&config.pools, &used).ok_or_else(|| {
+                failed(step(), "every address pool overlaps with the host's networks; choose an address with --bip")
+            })?;
+            let first = net.hosts().next().unwrap_or(net.addr());
+            Ipv4Net::new(first, net.prefix_len()).map_err(|error| failed(step(), error))?
+        }
+    };
+    let index = match index {
+        Some(index) => index,
+        None => {
+            link::create_bridge(route, name, link::mac_of(gateway.addr()))
+                .map_err(|error| failed(step(), error))?;
+            link::find(route, name)
+                .map_err(|error| failed(step(), error))?
+                .ok_or_else(|| failed(step(), "it vanished"))?
+                .index
+        }
+    };
+    let mut changes: Vec<_> = present
+        .iter()
+        .filter(|net| **net != gateway)
+        .map(|net| link::remove_address(index, *net))
+        .collect();
+    if !present.contains(&gateway) {
+        changes.push(link::add_address(index, gateway));
+    }
+    changes.push(link::up(index));
+    route
+        .execute(changes)
+        .map_err(|error| failed(step(), error))?;
+    Ok((index, gateway))
+}
+
+fn enable_forwarding() -> Result<(), NetworkError> {
+    const FILE: &str = "/proc/sys/net/ipv4/ip_forward";
+    if std::fs::read_to_string(FILE).is_ok_and(|value| value.trim() == "1") {
+        return Ok(());
+    }
+    std::fs::write(FILE, "1").map_err(|error| failed(format!("write 1 to {FILE}"), error))
+}

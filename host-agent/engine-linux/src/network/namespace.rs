@@ -1,0 +1,214 @@
+//! Network namespaces: made ahead of need, kept by a bound file under `<exec-root>/netns/`, and removed.
+//!
+//! A namespace is made on a thread that does nothing else: `unshare` moves only the calling thread, and such a thread
+//! must never go back to a pool. The rtnetlink socket opened there stays in the namespace, so configuring it later
+//! needs no entering.
+
+use super::link;
+use super::netlink::Socket;
+use engine::networks::NetworkError;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+/// The name of a container's link, inside.
+const INSIDE: &str = "eth0";
+
+/// What Docker sets in every network namespace of a container: low ports and ping need no privilege there.
+/// New links have no IPv6 unless their network has.
+const SETTINGS: [(&str, &str); 3] = [
+    ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
+    ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+    ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"),
+];
+
+/// A namespace nobody uses yet.
+pub(crate) struct Namespace {
+    pub path: PathBuf,
+    /// Opened inside.
+    pub socket: Socket,
+    /// Index of `eth0` inside; `None`: only loopback.
+    pub inside: Option<u32>,
+}
+
+/// What a namespace is connected to.
+#[derive(Debug, Clone)]
+pub(crate) struct Wiring {
+    pub bridge_index: u32,
+    pub mtu: Option<u32>,
+}
+
+/// Error of one step.
+pub(crate) fn failed(
+    step: impl Into<String>,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> NetworkError {
+    NetworkError::Failed {
+        step: step.into(),
+        source: source.into(),
+    }
+}
+
+/// The name of the host's end of the pair, from the namespace's file name.
+pub(crate) fn outside_name(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    (name.len() >= 8 && name.is_ascii()).then(|| format!("veth{}", &name[..8]))
+}
+
+/// Makes `count` namespaces with loopback up, connected as `wiring` says.
+pub(crate) fn make(
+    directory: &Path,
+    count: usize,
+    wiring: Option<&Wiring>,
+    host: &mut Socket,
+) -> Result<Vec<Namespace>, NetworkError> {
+    let made = std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("netns-maker".into())
+            .spawn_scoped(scope, || {
+                (0..count)
+                    .map(|_| make_bare(directory))
+                    .collect::<Result<Vec<_>, NetworkError>>()
+            })
+            .map_err(|error| failed("start a thread to make network namespaces", error))?
+            .join()
+            .map_err(|_| failed("make network namespaces", "the thread panicked"))?
+    })?;
+    let Some(wiring) = wiring else {
+        return Ok(made);
+    };
+    let mut wired = Vec::new();
+    let mut trouble = None;
+    for mut namespace in made {
+        if trouble.is_none() {
+            match wire(&mut namespace, wiring, host) {
+                Ok(()) => {
+                    wired.push(namespace);
+                    continue;
+                }
+                Err(error) => trouble = Some(error),
+            }
+        }
+        remove(&namespace.path, host);
+    }
+    match trouble {
+        Some(error) => {
+            for namespace in wired {
+                remove(&namespace.path, host);
+            }
+            Err(error)
+        }
+        None => Ok(wired),
+    }
+}
+
+/// Must run on a thread of its own: it stays in the new namespace.
+fn make_bare(directory: &Path) -> Result<Namespace, NetworkError> {
+    unshare(CloneFlags::CLONE_NEWNET)
+        .map_err(|error| failed("create a network namespace", error))?;
+    for (file, value) in SETTINGS {
+        match std::fs::write(file, value) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(format!("write {value} to {file}"), error));
+            }
+            _ => {}
+        }
+    }
+    let mut random = [0; 6];
+    getrandom::fill(&mut random)
+        .map_err(|error| failed("get random numbers", error.to_string()))?;
+    let path = directory.join(hex::encode(random));
+    File::create_new(&path).map_err(|error| failed(format!("create {}", path.display()), error))?;
+    let keep = || -> Result<Socket, NetworkError> {
+        mount(
+            Some("/proc/thread-self/ns/net"),
+            &path,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .map_err(|error| {
+            failed(
+                format!("bind the network namespace to {}", path.display()),
+                error,
+            )
+        })?;
+        let mut socket = Socket::route().map_err(|error| failed("open rtnetlink", error))?;
+        socket
+            .execute(vec![link::up_by_name("lo")])
+            .map_err(|error| failed("set loopback up", error))?;
+        Ok(socket)
+    };
+    match keep() {
+        Ok(socket) => Ok(Namespace {
+            path,
+            socket,
+            inside: None,
+        }),
+        Err(error) => {
+            unbind(&path);
+            Err(error)
+        }
+    }
+}
+
+fn wire(namespace: &mut Namespace, wiring: &Wiring, host: &mut Socket) -> Result<(), NetworkError> {
+    let path = &namespace.path;
+    let file =
+        File::open(path).map_err(|error| failed(format!("open {}", path.display()), error))?;
+    let outside = outside_name(path).ok_or_else(|| failed("name a link", "bad file name"))?;
+    link::create_pair(
+        host,
+        &outside,
+        wiring.bridge_index,
+        wiring.mtu,
+        INSIDE,
+        file.as_fd(),
+    )
+    .map_err(|error| failed(format!("create the links {outside} and {INSIDE}"), error))?;
+    // A bridge port needs no address of its own, and none of the chatter that IPv6 starts for one.
+    let _ = std::fs::write(
+        format!("/proc/sys/net/ipv6/conf/{outside}/disable_ipv6"),
+        "1",
+    );
+    host.execute(vec![link::up_as_port(&outside)])
+        .map_err(|error| failed(format!("set {outside} up"), error))?;
+    let inside = link::find(&mut namespace.socket, INSIDE)
+        .map_err(|error| failed(format!("look for {INSIDE}"), error))?
+        .ok_or_else(|| failed(format!("look for {INSIDE}"), "it is not there"))?;
+    namespace
+        .socket
+        .execute(vec![link::up(inside.index)])
+        .map_err(|error| failed(format!("set {INSIDE} up"), error))?;
+    namespace.inside = Some(inside.index);
+    Ok(())
+}
+
+/// Removes a namespace and its links; what is gone already is no error, what cannot be removed is logged: the next
+/// start of the agent tries again.
+pub(crate) fn remove(path: &Path, host: &mut Socket) {
+    if let Some(outside) = outside_name(path)
+        && let Err(error) = link::remove(host, &outside)
+    {
+        tracing::warn!(link = outside, %error, "cannot remove the link of a container");
+    }
+    unbind(path);
+}
+
+fn unbind(path: &Path) {
+    match umount2(path, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "cannot unmount a network namespace")
+        }
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a network namespace's file");
+        }
+        _ => {}
+    }
+}

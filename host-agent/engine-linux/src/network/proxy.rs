@@ -1,0 +1,175 @@
+//! The proxy in our own process for connections that the firewall does not redirect: those to 127.0.0.1 and to IPv6
+//! addresses. It accepts on the socket that holds the published port.
+
+use engine::networks::Protocol;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// A UDP client that was silent so long is forgotten; Docker's proxy uses the same time.
+const UDP_IDLE: Duration = Duration::from_secs(90);
+/// Clients of one UDP port that are remembered at a time.
+const UDP_CLIENTS: usize = 4096;
+const LARGEST_DATAGRAM: usize = 65_535;
+/// When the process has no descriptors left, accepting again at once would only burn time.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A proxy of one published port; ends when dropped.
+pub(crate) struct Proxy {
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Serves `socket`, which is bound (and for TCP listens). Needs a tokio runtime.
+    pub(crate) fn start(
+        socket: OwnedFd,
+        protocol: Protocol,
+        target: SocketAddr,
+    ) -> io::Result<Proxy> {
+        let task = match protocol {
+            Protocol::Udp => {
+                let socket = std::net::UdpSocket::from(socket);
+                socket.set_nonblocking(true)?;
+                tokio::spawn(datagrams(UdpSocket::from_std(socket)?, target))
+            }
+            Protocol::Tcp | Protocol::Sctp => {
+                let listener = std::net::TcpListener::from(socket);
+                listener.set_nonblocking(true)?;
+                tokio::spawn(streams(TcpListener::from_std(listener)?, target))
+            }
+        };
+        Ok(Proxy { task })
+    }
+
+    /// Ends it and waits until the port is free.
+    pub(crate) async fn stop(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn streams(listener: TcpListener, target: SocketAddr) {
+    // Dropped with this task: the connections end with the container's port.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) => {
+                    connections.spawn(stream(client, target));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the proxy cannot accept");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn stream(mut client: TcpStream, target: SocketAddr) {
+    match TcpStream::connect(target).await {
+        Ok(mut container) => {
+            let _ = client.set_nodelay(true);
+            let _ = container.set_nodelay(true);
+            // A broken connection is its two ends' affair.
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut container).await;
+        }
+        Err(error) => tracing::debug!(%target, %error, "the proxy cannot reach the container"),
+    }
+}
+
+struct Client {
+    socket: Arc<UdpSocket>,
+    active: Arc<AtomicBool>,
+}
+
+async fn datagrams(listener: UdpSocket, target: SocketAddr) {
+    let listener = Arc::new(listener);
+    let mut clients: HashMap<SocketAddr, Client> = HashMap::new();
+    let mut answers = JoinSet::new();
+    let mut buffer = vec![0; LARGEST_DATAGRAM];
+    loop {
+        tokio::select! {
+            received = listener.recv_from(&mut buffer) => match received {
+                Ok((length, from)) => {
+                    if !clients.contains_key(&from) {
+                        if clients.len() >= UDP_CLIENTS {
+                            continue;
+                        }
+                        match connect(target).await {
+                            Ok(socket) => {
+                                let client = Client { socket: Arc::new(socket), active: Arc::default() };
+                                answers.spawn(answer(
+                                    listener.clone(), from, client.socket.clone(), client.active.clone(),
+                                ));
+                                clients.insert(from, client);
+                            }
+                            Err(error) => {
+                                tracing::debug!(%target, %error, "the proxy cannot open a socket");
+                                continue;
+                            }
+                        }
+                    }
+                    if let Some(client) = clients.get(&from) {
+                        client.active.store(true, Ordering::Relaxed);
+                        // Refused while nobody listens in the container: datagrams may be lost.
+                        let _ = client.socket.send(&buffer[..length]).await;
+                    }
+                }
+                // Earlier answers may have been refused by their client; that is no reason to stop.
+                Err(error) => {
+                    tracing::debug!(%error, "the proxy cannot receive");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            },
+            Some(ended) = answers.join_next() => {
+                if let Ok(from) = ended {
+                    clients.remove(&from);
+                }
+            }
+        }
+    }
+}
+
+async fn connect(target: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = match target {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(target).await?;
+    Ok(socket)
+}
+
+/// Carries a container's answers to one client until both are silent.
+async fn answer(
+    listener: Arc<UdpSocket>,
+    to: SocketAddr,
+    socket: Arc<UdpSocket>,
+    active: Arc<AtomicBool>,
+) -> SocketAddr {
+    let mut buffer = vec![0; LARGEST_DATAGRAM];
+    loop {
+        match tokio::time::timeout(UDP_IDLE, socket.recv(&mut buffer)).await {
+            Ok(Ok(length)) => {
+                let _ = listener.send_to(&buffer[..length], to).await;
+            }
+            Ok(Err(_)) => tokio::time::sleep(PAUSE).await,
+            Err(_) if active.swap(false, Ordering::Relaxed) => {}
+            Err(_) => return to,
+        }
+    }
+}
