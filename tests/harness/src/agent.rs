@@ -49,7 +49,11 @@ impl Agent {
         // Process id and a count tell tests that run at once apart; an interface's name has 15 characters.
         let own = std::process::id() % 50_000;
         let bridge = format!("bt{own}n{number}");
-        let subnet = format!("10.{}.{}.1/24", 64 + own / 256 % 128, (own + u32::from(number) * 7) % 256);
+        let subnet = format!(
+            "10.{}.{}.1/24",
+            64 + own / 256 % 128,
+            (own + u32::from(number) * 7) % 256
+        );
         let mut agent = Agent {
             folder: tempfile::tempdir().expect("a temporary folder"),
             bridge,
@@ -158,7 +162,12 @@ impl Agent {
 
     fn client(&self, program: PathBuf, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
-        for name in ["DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_API_VERSION"] {
+        for name in [
+            "DOCKER_CONTEXT",
+            "DOCKER_TLS_VERIFY",
+            "DOCKER_CERT_PATH",
+            "DOCKER_API_VERSION",
+        ] {
             command.env_remove(name);
         }
         command

@@ -55,10 +55,17 @@ impl Store {
     /// A `machine` command on this store.
     pub fn machine(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program("machine"));
-        for name in ["MACHINE_DRIVER", "MACHINE_DEBUG", "DOCKER_HOST", "ENGINE_REGISTRY_MIRROR"] {
+        for name in [
+            "MACHINE_DRIVER",
+            "MACHINE_DEBUG",
+            "DOCKER_HOST",
+            "ENGINE_REGISTRY_MIRROR",
+        ] {
             command.env_remove(name);
         }
-        command.env("MACHINE_STORAGE_PATH", self.path()).args(arguments);
+        command
+            .env("MACHINE_STORAGE_PATH", self.path())
+            .args(arguments);
         command
     }
 
