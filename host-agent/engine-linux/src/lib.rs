@@ -2,5 +2,6 @@
 
 pub mod files;
 pub mod network;
+pub mod runtime;
 pub mod shim;
 pub mod volumes;
