@@ -67,7 +67,7 @@ impl LogWriter {
             let rest = &mut self.rest[stream as usize];
             let room = LONGEST_PART - rest.len();
             let window = &data[..data.len().min(room)];
-            let (taken, whole) = match memchr::memchr(b'\\n', window) {
+            let (taken, whole) = match memchr::memchr(b'\n', window) {
                 Some(position) => (position + 1, true),
                 None => (window.len(), window.len() == room),
             };

@@ -2,7 +2,7 @@
 
 use super::launch::Stdio;
 use engine::id::ExecId;
-use engine::runtime::{ExitStatus, StreamKind};
+use engine::runtime::StreamKind;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::wait::WaitStatus;
@@ -41,7 +41,7 @@ pub enum State {
         asked: (u32, u64),
     },
     Running(Pid),
-    Ended(ExitStatus),
+    Ended,
 }
 
 /// The shim's ends of a new process's streams.

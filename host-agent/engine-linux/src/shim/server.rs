@@ -23,7 +23,7 @@ use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgro
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -126,7 +126,7 @@ impl Server {
         let Some(since) = self.over else { return false };
         let patient = since.elapsed() < LAST_WORDS;
         let ended = self.processes.values().all(|process| {
-            matches!(process.state, State::Ended(_)) && (process.outputs_ended() || !patient)
+            matches!(process.state, State::Ended) && (process.outputs_ended() || !patient)
         });
         // A serve that reads slowly gets everything; one that is gone has no connection.
         let told = self.connections.values().all(|one| one.backlog() == 0);
@@ -762,7 +762,7 @@ impl Server {
         if process.outputs_ended() && !matches!(process.state, State::Making { .. }) {
             connection.send(Kind::OutputEnd, b"");
         }
-        if matches!(process.state, State::Ended(_)) {
+        if matches!(process.state, State::Ended) {
             connection.send(Kind::Ended, b"");
         }
     }
@@ -770,7 +770,7 @@ impl Server {
     /// Forgets an exec whose end everybody has been told.
     fn tidy(&mut self, key: u32) {
         let Some(process) = self.processes.get(&key) else { return };
-        let over = matches!(process.state, State::Ended(_)) && process.outputs_ended();
+        let over = matches!(process.state, State::Ended) && process.outputs_ended();
         if process.exec.is_some() && over {
             // The connection stays until its reader closes it: output may still be on its way.
             self.processes.remove(&key);
@@ -824,7 +824,7 @@ impl Server {
         };
         let exec = self.processes.get(&key).and_then(|process| process.exec.clone());
         if let Some(process) = self.processes.get_mut(&key) {
-            process.state = State::Ended(status.clone());
+            process.state = State::Ended;
             process.input_ended = true;
             process.stdin = None;
             process.input = Vec::new();
