@@ -155,7 +155,9 @@ async fn listen(shared: Arc<Shared>, mut frames: Frames) {
     while let Ok(Some((kind, payload))) = frames.next().await {
         match kind {
             Kind::Answer => {
-                let Ok(answer) = serde_json::from_slice::<Answer>(&payload) else { continue };
+                let Ok(answer) = serde_json::from_slice::<Answer>(&payload) else {
+                    continue;
+                };
                 let asked = shared.lock().asked.remove(&answer.number);
                 if let Some(sender) = asked {
                     // Whoever asked may have given up.
@@ -354,7 +356,9 @@ async fn feed(mut writer: OwnedWriteHalf, mut input: mpsc::Receiver<Bytes>) {
             }
         }
     }
-    let _ = writer.write_all(&protocol::frame(Kind::StdinEnd, b"")).await;
+    let _ = writer
+        .write_all(&protocol::frame(Kind::StdinEnd, b""))
+        .await;
     // Dropping the half would shut the direction down, which the shim takes for serve's end.
     writer.forget();
 }
@@ -374,12 +378,7 @@ pub(super) struct ShimTask {
 }
 
 impl ShimTask {
-    pub fn new(
-        control: Control,
-        stream: Stream,
-        pid: u32,
-        started_at: OffsetDateTime,
-    ) -> ShimTask {
+    pub fn new(control: Control, stream: Stream, pid: u32, started_at: OffsetDateTime) -> ShimTask {
         ShimTask {
             exit: control.exit_of(None),
             control,
@@ -436,7 +435,10 @@ impl Task for ShimTask {
                 }),
                 io,
             )),
-            Ok(_) => Err(RuntimeError::failed("start the process", "the shim answered something else")),
+            Ok(_) => Err(RuntimeError::failed(
+                "start the process",
+                "the shim answered something else",
+            )),
             Err(error) => {
                 self.control.0.lock().exits.remove(&Some(id));
                 Err(error)

@@ -9,7 +9,8 @@ use std::path::Path;
 /// Looks once, at start.
 pub(super) fn probe(config: &RuntimeConfig) -> RuntimeFacts {
     let version = cgroup::version();
-    let v2_controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let v2_controllers =
+        fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
     let controller = |v1: &str, v2: &str| match version {
         Version::V1 => Path::new("/sys/fs/cgroup").join(v1).exists(),
         Version::V2 => v2_controllers.split_whitespace().any(|name| name == v2),
@@ -27,16 +28,20 @@ pub(super) fn probe(config: &RuntimeConfig) -> RuntimeFacts {
         cpuset: controller("cpuset/cpuset.cpus", "cpuset"),
         pids_limit: controller("pids", "pids"),
         oom_kill_disable: controller("memory/memory.oom_control", ""),
-        seccomp: fs::read_to_string("/proc/self/status").is_ok_and(|text| text.contains("Seccomp:")),
+        seccomp: fs::read_to_string("/proc/self/status")
+            .is_ok_and(|text| text.contains("Seccomp:")),
         apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled")
             .is_ok_and(|text| text.starts_with('Y')),
         ..RuntimeFacts::default()
     };
-    facts
-        .runtimes
-        .insert(BUILT_IN.to_owned(), config.agent_program.display().to_string());
+    facts.runtimes.insert(
+        BUILT_IN.to_owned(),
+        config.agent_program.display().to_string(),
+    );
     for (name, program) in &config.runtimes {
-        facts.runtimes.insert(name.clone(), program.display().to_string());
+        facts
+            .runtimes
+            .insert(name.clone(), program.display().to_string());
     }
     let mut lack = |there: bool, sentence: &str| {
         if !there {
@@ -49,7 +54,10 @@ pub(super) fn probe(config: &RuntimeConfig) -> RuntimeFacts {
     lack(facts.cpu_shares, "No cpu shares support");
     lack(facts.cpuset, "No cpuset support");
     lack(facts.pids_limit, "No pids limit support");
-    lack(facts.seccomp, "No seccomp support: containers run without system call filters");
+    lack(
+        facts.seccomp,
+        "No seccomp support: containers run without system call filters",
+    );
     lack(
         crate::shim::may_raise_limits(),
         "The host lacks CAP_SYS_RESOURCE: resource limits above the agent's own are lowered to them, and a negative oom_score_adj is left out",

@@ -141,7 +141,10 @@ impl LinuxRuntime {
         match answer {
             Ok(Reply::Running {
                 pid, started_at, ..
-            }) => Ok((Box::new(ShimTask::new(control, stream, pid, started_at)), io)),
+            }) => Ok((
+                Box::new(ShimTask::new(control, stream, pid, started_at)),
+                io,
+            )),
             Ok(_) => Err(RuntimeError::failed(
                 format!("start the shim of {short}"),
                 "it answered something else",
@@ -161,8 +164,9 @@ impl LinuxRuntime {
     async fn reconnect(&self, id: &ContainerId, folder: &Path) -> Result<Recovered, RuntimeError> {
         let run = self.folder(id);
         let exited = |folder: &Path| -> Result<Option<Recovered>, RuntimeError> {
-            let status = exit_file::read(folder)
-                .map_err(|error| RuntimeError::failed(format!("read the exit status of {}", id.short()), error))?;
+            let status = exit_file::read(folder).map_err(|error| {
+                RuntimeError::failed(format!("read the exit status of {}", id.short()), error)
+            })?;
             Ok(status.map(Recovered::Exited))
         };
         let cgroup = read_left(&run);
@@ -186,7 +190,9 @@ impl LinuxRuntime {
                     open_stdin,
                 }) => {
                     let socket = connect(&run).map_err(failed)?;
-                    let (stream, io) = Stream::greet(socket, None, open_stdin).await.map_err(failed)?;
+                    let (stream, io) = Stream::greet(socket, None, open_stdin)
+                        .await
+                        .map_err(failed)?;
                     return Ok(Recovered::Running(
                         Box::new(ShimTask::new(control, stream, pid, started_at)),
                         io,
@@ -207,7 +213,9 @@ impl LinuxRuntime {
                 Ok(())
             })
             .await
-            .map_err(|error| RuntimeError::failed(format!("end what is left of {}", id.short()), error))?;
+            .map_err(|error| {
+                RuntimeError::failed(format!("end what is left of {}", id.short()), error)
+            })?;
         }
         Ok(Recovered::Lost)
     }
@@ -227,7 +235,8 @@ impl Runtime for LinuxRuntime {
         }
         let id = plan.id.clone();
         let run = self.folder(&id);
-        let failed = |error: io::Error| RuntimeError::failed(format!("make {}", run.display()), error);
+        let failed =
+            |error: io::Error| RuntimeError::failed(format!("make {}", run.display()), error);
         match private_folder(&run, false) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

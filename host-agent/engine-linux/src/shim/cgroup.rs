@@ -152,7 +152,9 @@ impl Cgroup {
     /// Kills what is left and removes the group. What is not there is fine.
     pub fn remove(&self) -> io::Result<()> {
         if self.path.is_empty() {
-            return Err(io::Error::other("the root control group is not a container's"));
+            return Err(io::Error::other(
+                "the root control group is not a container's",
+            ));
         }
         let folders = self.folders();
         let end = Instant::now() + Duration::from_secs(5);

@@ -73,7 +73,9 @@ impl Connection {
             return Ok(None);
         };
         let Some((kind, length)) = protocol::parse_header(*head) else {
-            return Err(io::Error::other("the peer does not speak the shim's protocol"));
+            return Err(io::Error::other(
+                "the peer does not speak the shim's protocol",
+            ));
         };
         if self.incoming.len() < HEADER + length {
             return Ok(None);

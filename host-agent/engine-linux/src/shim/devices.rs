@@ -50,8 +50,7 @@ impl Rule {
 
 /// What every container may use, as with Docker: making any node, the six standard devices, terminals.
 fn default_rules() -> Vec<Rule> {
-    let character =
-        |major, minor| Rule::new(Kind::Character, Some(major), Some(minor), "rwm");
+    let character = |major, minor| Rule::new(Kind::Character, Some(major), Some(minor), "rwm");
     vec![
         Rule::new(Kind::Character, None, None, "m"),
         Rule::new(Kind::Block, None, None, "m"),
@@ -154,7 +153,10 @@ fn device_nodes(device: &DevicePlan) -> Result<Vec<Node>, Refusal> {
     let path = &device.path_on_host;
     let refuse = |error: io::Error| {
         Refusal::failed(
-            format!("error gathering device information while adding custom device \"{}\"", path.display()),
+            format!(
+                "error gathering device information while adding custom device \"{}\"",
+                path.display()
+            ),
             error,
         )
     };
@@ -188,7 +190,9 @@ fn device_nodes(device: &DevicePlan) -> Result<Vec<Node>, Refusal> {
 fn host_nodes(folder: &Path, nodes: &mut Vec<Node>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let Ok(kind) = entry.file_type() else { continue };
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
         if kind.is_dir() {
             let own = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
             if !own.iter().any(|name| entry.file_name() == *name) {
@@ -306,7 +310,12 @@ fn load(code: &[Instruction]) -> io::Result<OwnedFd> {
     let instructions = (code.as_ptr() as u64).to_ne_bytes();
     let licence_at = (licence.as_ptr() as u64).to_ne_bytes();
     let half = |bytes: [u8; 8], from: usize| {
-        u32::from_ne_bytes([bytes[from], bytes[from + 1], bytes[from + 2], bytes[from + 3]])
+        u32::from_ne_bytes([
+            bytes[from],
+            bytes[from + 1],
+            bytes[from + 2],
+            bytes[from + 3],
+        ])
     };
     let attributes: [u32; 12] = [
         15,
@@ -369,8 +378,12 @@ mod tests {
                 MOVE_CONSTANT => registers[to] = i64::from(step.immediate),
                 AND => registers[to] &= i64::from(step.immediate),
                 SHIFT_RIGHT => registers[to] >>= step.immediate,
-                JUMP_NOT_EQUAL if registers[to] != i64::from(step.immediate) => at += step.offset as usize,
-                JUMP_NOT_EQUAL_REGISTER if registers[to] != registers[from] => at += step.offset as usize,
+                JUMP_NOT_EQUAL if registers[to] != i64::from(step.immediate) => {
+                    at += step.offset as usize
+                }
+                JUMP_NOT_EQUAL_REGISTER if registers[to] != registers[from] => {
+                    at += step.offset as usize
+                }
                 JUMP_NOT_EQUAL | JUMP_NOT_EQUAL_REGISTER => {}
                 EXIT => return registers[0] == 1,
                 other => panic!("{other}"),
@@ -403,8 +416,19 @@ mod tests {
     #[test]
     fn rules_are_read() {
         let rule = parse_rule("b 8:* r").unwrap();
-        assert_eq!((rule.kind, rule.major, rule.minor), (Some(Kind::Block), Some(8), None));
-        for wrong in ["", "c", "x 1:3 r", "c 1 r", "c 1:3", "c 1:3 x", "c 1:3 r more"] {
+        assert_eq!(
+            (rule.kind, rule.major, rule.minor),
+            (Some(Kind::Block), Some(8), None)
+        );
+        for wrong in [
+            "",
+            "c",
+            "x 1:3 r",
+            "c 1 r",
+            "c 1:3",
+            "c 1:3 x",
+            "c 1:3 r more",
+        ] {
             assert_eq!(parse_rule(wrong), None, "{wrong}");
         }
     }

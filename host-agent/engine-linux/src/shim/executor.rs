@@ -12,7 +12,9 @@ use engine::runtime::TtySize;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask,
+};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io;
@@ -75,7 +77,8 @@ impl Steps {
         let failed = |step: &'static str| move |error: io::Error| Refusal::failed(step, error);
         let call = |step: &'static str| move |error: Errno| Refusal::failed(step, error.desc());
         if self.dies_with_shim {
-            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(call("tie the process to its shim"))?;
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
+                .map_err(call("tie the process to its shim"))?;
         }
         if let Some(score) = self.oom_score_adj {
             // A host without CAP_SYS_RESOURCE cannot lower it; facts() says so.
@@ -111,7 +114,9 @@ impl Steps {
         if self.uid == 0 {
             return;
         }
-        let null = std::fs::metadata("/dev/null").map(|meta| meta.rdev()).unwrap_or(0);
+        let null = std::fs::metadata("/dev/null")
+            .map(|meta| meta.rdev())
+            .unwrap_or(0);
         for fd in 0..3 {
             if let Ok(stat) = nix::sys::stat::fstat(fd)
                 && stat.st_rdev != null
@@ -264,7 +269,12 @@ fn install(filter: &[Instruction]) -> io::Result<()> {
     // SAFETY: `program` describes `filter`, both live until the call returns; the kernel copies them. `Instruction` has
     // the layout of `struct sock_filter` (repr(C), u16 u8 u8 u32).
     let result = unsafe {
-        libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+        libc::syscall(
+            libc::SYS_seccomp,
+            SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const program,
+        )
     };
     if result != 0 {
         return Err(io::Error::last_os_error());

@@ -83,6 +83,11 @@ mod tests {
             r#"{"version":9,"status":{"code":0,"at":"2026-01-01T00:00:00Z","oom_killed":false}}"#,
         )
         .unwrap();
-        assert!(read(folder.path()).unwrap_err().to_string().contains("version 9"));
+        assert!(
+            read(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("version 9")
+        );
     }
 }

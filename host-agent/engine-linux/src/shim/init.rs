@@ -33,7 +33,13 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     };
     let mut all = SigSet::all();
     // Faults of our own must kill us.
-    for signal in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGABRT] {
+    for signal in [
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGABRT,
+    ] {
         all.remove(signal);
     }
     let mut before = SigSet::empty();

@@ -86,8 +86,15 @@ pub fn start(plan: &LaunchPlan, place: &Place, stdio: Stdio) -> Result<i32, Refu
         return program::start(program, place, &place.bundle(), stdio);
     }
     let _ = tracing::subscriber::set_global_default(Traces(place.report));
-    let steps = steps(&plan.process, &resolved, seccomp.as_ref(), true, place.report)?;
-    let failed = |error: LibcontainerError| Refusal::failed("create the container", full_message(&error));
+    let steps = steps(
+        &plan.process,
+        &resolved,
+        seccomp.as_ref(),
+        true,
+        place.report,
+    )?;
+    let failed =
+        |error: LibcontainerError| Refusal::failed("create the container", full_message(&error));
     let mut container = builder(place, stdio, steps)?
         .as_init(place.bundle())
         .with_systemd(false)
@@ -107,7 +114,12 @@ pub fn start(plan: &LaunchPlan, place: &Place, stdio: Stdio) -> Result<i32, Refu
 }
 
 /// Starts one more process in the container whose first process is `init`.
-pub fn exec(plan: &ExecPlan, init: i32, place: &Place, stdio: impl Fn() -> nix::Result<Stdio>) -> Result<i32, Refusal> {
+pub fn exec(
+    plan: &ExecPlan,
+    init: i32,
+    place: &Place,
+    stdio: impl Fn() -> nix::Result<Stdio>,
+) -> Result<i32, Refusal> {
     let mut process = plan.process.clone();
     if process.args.is_empty() {
         return Err(Refusal::Invalid {
@@ -133,7 +145,13 @@ pub fn exec(plan: &ExecPlan, init: i32, place: &Place, stdio: impl Fn() -> nix::
         return program::exec(program, place, &file, pipes()?);
     }
     let _ = tracing::subscriber::set_global_default(Traces(place.report));
-    let steps = Rc::new(steps(&process, &resolved, seccomp.as_ref(), false, place.report)?);
+    let steps = Rc::new(steps(
+        &process,
+        &resolved,
+        seccomp.as_ref(),
+        false,
+        place.report,
+    )?);
     let attempt = |sub_cgroup: Option<String>| -> Result<Result<i32, LibcontainerError>, Refusal> {
         Ok(builder_shared(place, pipes()?, Rc::clone(&steps))?
             .as_tenant()
@@ -160,7 +178,10 @@ pub fn exec(plan: &ExecPlan, init: i32, place: &Place, stdio: impl Fn() -> nix::
 /// The first process's group relative to the container's.
 fn init_cgroup_below(init: i32, place: &Place) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{init}/cgroup")).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
+    let path = text
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))?
+        .to_owned();
     let at = path.find(place.id)? + place.id.len();
     let below = path[at..].trim_start_matches('/');
     (!below.is_empty()).then(|| below.to_owned())
@@ -170,7 +191,11 @@ fn builder(place: &Place, stdio: Stdio, steps: Steps) -> Result<ContainerBuilder
     builder_shared(place, stdio, Rc::new(steps))
 }
 
-fn builder_shared(place: &Place, stdio: Stdio, steps: Rc<Steps>) -> Result<ContainerBuilder, Refusal> {
+fn builder_shared(
+    place: &Place,
+    stdio: Stdio,
+    steps: Rc<Steps>,
+) -> Result<ContainerBuilder, Refusal> {
     let mut builder = ContainerBuilder::new(place.id.to_owned(), SyscallType::default())
         .with_root_path(place.state())
         .map_err(|error| Refusal::failed("use the state folder", full_message(&error)))?
@@ -214,10 +239,12 @@ fn profile_of(plan: &ProcessPlan) -> Result<Option<profile::Profile>, Refusal> {
     match &plan.seccomp {
         Seccomp::Unconfined => Ok(None),
         Seccomp::Default => Ok(Some(seccomp::default_profile())),
-        Seccomp::Profile(json) => profile::parse(json).map(Some).map_err(|why| Refusal::Invalid {
-            what: "seccomp profile".to_owned(),
-            why,
-        }),
+        Seccomp::Profile(json) => profile::parse(json)
+            .map(Some)
+            .map_err(|why| Refusal::Invalid {
+                what: "seccomp profile".to_owned(),
+                why,
+            }),
     }
 }
 
@@ -254,5 +281,6 @@ fn make_in_root(root: &Path, path: &str) {
 
 fn write_json(path: &Path, value: &Value) -> Result<(), Refusal> {
     let bytes = serde_json::to_vec(value).expect("plain data");
-    fs::write(path, bytes).map_err(|error| Refusal::failed(format!("write {}", path.display()), error))
+    fs::write(path, bytes)
+        .map_err(|error| Refusal::failed(format!("write {}", path.display()), error))
 }

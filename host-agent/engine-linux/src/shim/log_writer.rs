@@ -350,7 +350,10 @@ mod tests {
             escaped(b"a\"b\\c\n\r\t\x01<>&"),
             r#"a\"b\\c\n\r\t\u0001\u003c\u003e\u0026"#
         );
-        assert_eq!(escaped("x\u{2028}y\u{2029}z€".as_bytes()), "x\\u2028y\\u2029z€");
+        assert_eq!(
+            escaped("x\u{2028}y\u{2029}z€".as_bytes()),
+            "x\\u2028y\\u2029z€"
+        );
         assert_eq!(escaped(b"\xff\xfeok"), "\\ufffd\\ufffdok");
     }
 
@@ -386,7 +389,9 @@ mod tests {
     fn rotates_and_keeps_only_so_many() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.log");
-        let mut log = LogWriter::open(&plan(&path, Some(300), 3)).unwrap().unwrap();
+        let mut log = LogWriter::open(&plan(&path, Some(300), 3))
+            .unwrap()
+            .unwrap();
         for number in 0..40 {
             log.write(StreamKind::Stdout, format!("line {number}\n").as_bytes())
                 .unwrap();
@@ -395,7 +400,9 @@ mod tests {
         all.extend(texts(&rotated(&path, 1, false)));
         all.extend(texts(&path));
         assert!(!rotated(&path, 3, false).exists());
-        let wanted: Vec<String> = (40 - all.len()..40).map(|n| format!("line {n}\n")).collect();
+        let wanted: Vec<String> = (40 - all.len()..40)
+            .map(|n| format!("line {n}\n"))
+            .collect();
         assert_eq!(all, wanted);
         assert!(all.len() >= 6);
     }

@@ -80,7 +80,12 @@ fn serve(run: PathBuf) -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let mut blocked = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+    ] {
         blocked.add(signal);
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None)?;
@@ -95,7 +100,10 @@ fn take_over(fd: RawFd) -> io::Result<OwnedFd> {
     let moved = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3))?;
     // SAFETY: F_DUPFD_CLOEXEC has just made this descriptor; nobody else owns it.
     let moved = unsafe { OwnedFd::from_raw_fd(moved) };
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let null = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
     nix::unistd::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), fd)?;
     Ok(moved)
 }

@@ -16,7 +16,11 @@ pub fn start(program: &Path, place: &Place, bundle: &Path, stdio: Stdio) -> Resu
     connect(&mut create, stdio);
     run(create.arg(place.id), place, "create the container")?;
     let mut start = command(program, place);
-    run(start.arg("start").arg(place.id), place, "start the container")?;
+    run(
+        start.arg("start").arg(place.id),
+        place,
+        "start the container",
+    )?;
     read_pid(&pid_file)
 }
 
@@ -24,7 +28,10 @@ pub fn start(program: &Path, place: &Place, bundle: &Path, stdio: Stdio) -> Resu
 pub fn exec(program: &Path, place: &Place, process: &Path, stdio: Stdio) -> Result<i32, Refusal> {
     let pid_file = process.with_extension("pid");
     let mut exec = command(program, place);
-    exec.arg("exec").arg("--detach").arg("--process").arg(process);
+    exec.arg("exec")
+        .arg("--detach")
+        .arg("--process")
+        .arg(process);
     exec.arg("--pid-file").arg(&pid_file);
     connect(&mut exec, stdio);
     run(exec.arg(place.id), place, "start the process")?;
@@ -44,7 +51,10 @@ fn command(program: &Path, place: &Place) -> Command {
     command.arg("--root").arg(place.state());
     command.arg("--log").arg(place.run.join("runtime.log"));
     command.arg("--log-format").arg("json");
-    command.stdin(ProcessStdio::null()).stdout(ProcessStdio::null()).stderr(ProcessStdio::null());
+    command
+        .stdin(ProcessStdio::null())
+        .stdout(ProcessStdio::null())
+        .stderr(ProcessStdio::null());
     super::with_clean_signals(&mut command);
     command
 }
@@ -95,7 +105,12 @@ fn refusal(step: &str, message: &str) -> Refusal {
     if message.contains("executable file not found") || message.contains("executable file `") {
         return Refusal::ProgramNotFound { program: quoted() };
     }
-    for reason in ["permission denied", "is a directory", "no such file or directory", "exec format error"] {
+    for reason in [
+        "permission denied",
+        "is a directory",
+        "no such file or directory",
+        "exec format error",
+    ] {
         if message.contains("exec") && message.contains(reason) {
             return Refusal::ProgramNotExecutable {
                 program: quoted(),

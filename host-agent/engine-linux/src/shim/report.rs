@@ -37,7 +37,10 @@ pub fn outcome(bytes: &[u8]) -> Result<Pid, Refusal> {
     let mut pid = None;
     let mut refusal = None;
     let mut traces = Vec::new();
-    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+    for line in bytes
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
         match serde_json::from_slice(line) {
             Ok(Report::Process(number)) => pid = Some(Pid::from_raw(number)),
             // The first is the cause; those who waited for it follow.

@@ -234,7 +234,9 @@ impl Server {
     // Connections
 
     fn connection_ready(&mut self, key: u32, events: PollFlags) {
-        let Some(connection) = self.connections.get_mut(&key) else { return };
+        let Some(connection) = self.connections.get_mut(&key) else {
+            return;
+        };
         if events.contains(PollFlags::POLLOUT) {
             connection.flush();
         }
@@ -243,7 +245,9 @@ impl Server {
         }
         let mut closed = !matches!(connection.read(), Ok(Read::More));
         loop {
-            let Some(connection) = self.connections.get_mut(&key) else { return };
+            let Some(connection) = self.connections.get_mut(&key) else {
+                return;
+            };
             match connection.next_frame() {
                 Ok(Some((kind, payload))) => {
                     if let Err(why) = self.frame(key, kind, &payload) {
@@ -331,7 +335,10 @@ impl Server {
             Wanted::Control => Purpose::Control,
             Wanted::Stream(process) => Purpose::Stream(process),
         };
-        let connection = self.connections.get_mut(&key).expect("it has just sent a frame");
+        let connection = self
+            .connections
+            .get_mut(&key)
+            .expect("it has just sent a frame");
         connection.purpose = purpose.clone();
         connection.send(Kind::Greeting, b"");
         if let Purpose::Stream(wanted) = purpose {
@@ -392,7 +399,10 @@ impl Server {
 
     fn start(&mut self, mut plan: LaunchPlan, asked: (u32, u64)) -> Result<(), Refusal> {
         if self.container.is_some() {
-            return Err(Refusal::failed("start the container", "this shim has one already"));
+            return Err(Refusal::failed(
+                "start the container",
+                "this shim has one already",
+            ));
         }
         self.log = LogWriter::open(&plan.log)
             .map_err(|error| Refusal::failed("open the container's log", error))?;
@@ -423,15 +433,23 @@ impl Server {
         let (id, program) = (container.id.clone(), container.program.clone());
         self.container = Some(container);
         let (tty, open_stdin) = (plan.process.tty, plan.process.open_stdin);
-        self.make(FIRST, None, tty, open_stdin, stream, asked, move |report, stdio| {
-            let place = Place {
-                run: &run,
-                id: &id,
-                program: program.as_deref(),
-                report,
-            };
-            launch::start(&plan, &place, stdio()?)
-        })
+        self.make(
+            FIRST,
+            None,
+            tty,
+            open_stdin,
+            stream,
+            asked,
+            move |report, stdio| {
+                let place = Place {
+                    run: &run,
+                    id: &id,
+                    program: program.as_deref(),
+                    report,
+                };
+                launch::start(&plan, &place, stdio()?)
+            },
+        )
     }
 
     fn exec(&mut self, plan: ExecPlan, asked: (u32, u64)) -> Result<(), Refusal> {
@@ -447,17 +465,25 @@ impl Server {
         let key = self.new_key();
         let (tty, open_stdin) = (plan.process.tty, plan.process.open_stdin);
         let exec = plan.id.clone();
-        self.make(key, Some(exec), tty, open_stdin, stream, asked, move |report, stdio| {
-            let place = Place {
-                run: &run,
-                id: &id,
-                program: program.as_deref(),
-                report,
-            };
-            launch::exec(&plan, init.as_raw(), &place, || {
-                stdio().map_err(|_| Errno::EMFILE)
-            })
-        })
+        self.make(
+            key,
+            Some(exec),
+            tty,
+            open_stdin,
+            stream,
+            asked,
+            move |report, stdio| {
+                let place = Place {
+                    run: &run,
+                    id: &id,
+                    program: program.as_deref(),
+                    report,
+                };
+                launch::exec(&plan, init.as_raw(), &place, || {
+                    stdio().map_err(|_| Errno::EMFILE)
+                })
+            },
+        )
     }
 
     /// Forks the process that makes a process; what comes of it is known when its report ends.
@@ -473,20 +499,31 @@ impl Server {
         work: impl FnOnce(i32, &dyn Fn() -> Result<launch::Stdio, Refusal>) -> Result<i32, Refusal>,
     ) -> Result<(), Refusal> {
         let failed = |error: io::Error| Refusal::failed("make the process's streams", error);
-        let (report, report_end) = nix::unistd::pipe2(OFlag::O_CLOEXEC)
-            .map_err(|error| failed(error.into()))?;
+        let (report, report_end) =
+            nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(error.into()))?;
         process::not_blocking(report.as_raw_fd()).map_err(|error| failed(error.into()))?;
         let (theirs, ours, console, console_path) = if tty {
             let name = format!("console-{key}.sock");
             let listener = process::listen(&self.run, &name).map_err(failed)?;
-            (launch::Stdio::default(), Ends::default(), Some(listener), Some(self.run.join(name)))
+            (
+                launch::Stdio::default(),
+                Ends::default(),
+                Some(listener),
+                Some(self.run.join(name)),
+            )
         } else {
-            let (theirs, ours) = process::pipes(open_stdin).map_err(|error| failed(error.into()))?;
+            let (theirs, ours) =
+                process::pipes(open_stdin).map_err(|error| failed(error.into()))?;
             (theirs, ours, None, None)
         };
         // An exec may be tried twice, so its ends are copied for each try.
         let stdio = move || -> Result<launch::Stdio, Refusal> {
-            let copy = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose().map_err(failed);
+            let copy = |fd: &Option<OwnedFd>| {
+                fd.as_ref()
+                    .map(OwnedFd::try_clone)
+                    .transpose()
+                    .map_err(failed)
+            };
             Ok(launch::Stdio {
                 stdin: copy(&theirs.stdin)?,
                 stdout: copy(&theirs.stdout)?,
@@ -540,18 +577,22 @@ impl Server {
             Err(_) => {}
         }
         let outcome = report::outcome(heard);
-        let Some(process) = self.processes.get_mut(&key) else { return };
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
         let State::Making { console, asked, .. } =
             std::mem::replace(&mut process.state, State::Running(Pid::from_raw(0)))
         else {
             return;
         };
         let outcome = outcome.and_then(|pid| {
-            let Some(listener) = console else { return Ok(pid) };
+            let Some(listener) = console else {
+                return Ok(pid);
+            };
             let terminal = process::receive_terminal(&listener)
                 .and_then(|terminal| Ok((terminal.try_clone()?, terminal)));
-            let (input, output) = terminal
-                .map_err(|error| Refusal::failed("take the process's terminal", error))?;
+            let (input, output) =
+                terminal.map_err(|error| Refusal::failed("take the process's terminal", error))?;
             process.stdin = Some(input);
             process.outputs[0] = Some(output);
             process.write_input();
@@ -697,7 +738,8 @@ impl Server {
         let failed = |why: String| Refusal::failed("apply the new limits", why);
         let rules: [devices::Rule; 0] = [];
         let resources = spec::resources(plan, &rules, cgroup::version());
-        let resources = serde_json::from_value(resources).map_err(|error| failed(error.to_string()))?;
+        let resources =
+            serde_json::from_value(resources).map_err(|error| failed(error.to_string()))?;
         let manager = create_cgroup_manager(CgroupConfig {
             cgroup_path: PathBuf::from(&container.cgroup_path),
             systemd_cgroup: false,
@@ -730,7 +772,9 @@ impl Server {
     /// One read of an output: to the log and to whoever is attached. Whether there was anything.
     fn move_output(&mut self, key: u32, stream: StreamKind) -> bool {
         let mut buffer = vec![0u8; READ_SIZE];
-        let Some(process) = self.processes.get_mut(&key) else { return false };
+        let Some(process) = self.processes.get_mut(&key) else {
+            return false;
+        };
         let count = match process.read_output(stream, &mut buffer) {
             Output::Data(count) => count,
             Output::Nothing => return false,
@@ -747,7 +791,9 @@ impl Server {
             // A full disk must not stop the container; Docker drops the lines as well.
             eprintln!("shim: write the log: {error}");
         }
-        let attached = process.stream.and_then(|key| self.connections.get_mut(&key));
+        let attached = process
+            .stream
+            .and_then(|key| self.connections.get_mut(&key));
         if let Some(connection) = attached {
             connection.send(Kind::of_stream(stream), data);
         }
@@ -756,8 +802,12 @@ impl Server {
 
     /// Tells the attached stream what has ended: the output, the process.
     fn announce_end(&mut self, key: u32) {
-        let Some(process) = self.processes.get(&key) else { return };
-        let attached = process.stream.and_then(|key| self.connections.get_mut(&key));
+        let Some(process) = self.processes.get(&key) else {
+            return;
+        };
+        let attached = process
+            .stream
+            .and_then(|key| self.connections.get_mut(&key));
         let Some(connection) = attached else { return };
         if process.outputs_ended() && !matches!(process.state, State::Making { .. }) {
             connection.send(Kind::OutputEnd, b"");
@@ -769,7 +819,9 @@ impl Server {
 
     /// Forgets an exec whose end everybody has been told.
     fn tidy(&mut self, key: u32) {
-        let Some(process) = self.processes.get(&key) else { return };
+        let Some(process) = self.processes.get(&key) else {
+            return;
+        };
         let over = matches!(process.state, State::Ended) && process.outputs_ended();
         if process.exec.is_some() && over {
             // The connection stays until its reader closes it: output may still be on its way.
@@ -783,7 +835,9 @@ impl Server {
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(status) => status,
             };
-            let Some((pid, code)) = process::exit_code(status) else { continue };
+            let Some((pid, code)) = process::exit_code(status) else {
+                continue;
+            };
             if let Some(log) = &mut self.log {
                 log.reaped(pid);
             }
@@ -822,7 +876,10 @@ impl Server {
             at,
             oom_killed,
         };
-        let exec = self.processes.get(&key).and_then(|process| process.exec.clone());
+        let exec = self
+            .processes
+            .get(&key)
+            .and_then(|process| process.exec.clone());
         if let Some(process) = self.processes.get_mut(&key) {
             process.state = State::Ended;
             process.input_ended = true;

@@ -163,29 +163,64 @@ fn namespaces(plan: &LaunchPlan) -> Value {
 fn mounts(plan: &LaunchPlan) -> Value {
     // Docker leaves /sys and the control groups of a privileged container writable.
     let access = if plan.all_devices { "rw" } else { "ro" };
-    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({ "destination": target, "type": kind, "source": source, "options": options })
-    };
+    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({ "destination": target, "type": kind, "source": source, "options": options });
     let mut defaults = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
         mount(
             "/dev/pts",
             "devpts",
             "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
         ),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", access]),
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", access],
+        ),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", access],
+        ),
     ];
     if plan.namespaces.ipc == SharedNamespace::Host {
-        defaults.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"]));
+        defaults.push(mount(
+            "/dev/mqueue",
+            "bind",
+            "/dev/mqueue",
+            &["rbind", "nosuid", "noexec", "nodev"],
+        ));
     } else {
-        defaults.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+        defaults.push(mount(
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        ));
     }
     match (&plan.namespaces.ipc, plan.shm_size) {
         (SharedNamespace::Host, _) => {
-            defaults.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "nosuid", "nodev"]));
+            defaults.push(mount(
+                "/dev/shm",
+                "bind",
+                "/dev/shm",
+                &["rbind", "nosuid", "nodev"],
+            ));
         }
         (_, size) => {
             // Docker's default is 64 MiB.
@@ -198,7 +233,11 @@ fn mounts(plan: &LaunchPlan) -> Value {
             ));
         }
     }
-    let own: Vec<&str> = plan.mounts.iter().map(|mount| mount.target.as_str()).collect();
+    let own: Vec<&str> = plan
+        .mounts
+        .iter()
+        .map(|mount| mount.target.as_str())
+        .collect();
     defaults.retain(|mount| !own.iter().any(|target| mount["destination"] == *target));
     defaults.extend(plan.mounts.iter().map(plan_mount));
     Value::Array(defaults)
@@ -288,8 +327,14 @@ pub fn resources(plan: &ResourcePlan, rules: &[Rule], version: Version) -> Value
             ("swap", json!(plan.memory_swap)),
             ("reservation", json!(plan.memory_reservation)),
             // v2 has no swappiness.
-            ("swappiness", json!(plan.memory_swappiness.filter(|_| version == Version::V1))),
-            ("disableOOMKiller", json!(plan.oom_kill_disable.filter(|_| version == Version::V1))),
+            (
+                "swappiness",
+                json!(plan.memory_swappiness.filter(|_| version == Version::V1)),
+            ),
+            (
+                "disableOOMKiller",
+                json!(plan.oom_kill_disable.filter(|_| version == Version::V1)),
+            ),
         ],
     );
     section(
@@ -311,7 +356,8 @@ fn block_io(plan: &ResourcePlan) -> Vec<(&'static str, Value)> {
     use std::os::unix::fs::MetadataExt;
     let device = |path: &str, key: &str, value: Value| -> Option<Value> {
         let number = std::fs::metadata(Path::new(path)).ok()?.rdev();
-        let mut one = json!({ "major": rustix::fs::major(number), "minor": rustix::fs::minor(number) });
+        let mut one =
+            json!({ "major": rustix::fs::major(number), "minor": rustix::fs::minor(number) });
         one[key] = value;
         Some(one)
     };
@@ -388,7 +434,8 @@ fn seccomp(profile: &Profile, capabilities: &[String]) -> Value {
             one
         })
         .collect();
-    let mut all = json!({ "defaultAction": default, "architectures": architectures, "syscalls": rules });
+    let mut all =
+        json!({ "defaultAction": default, "architectures": architectures, "syscalls": rules });
     if let Some(errno) = errno {
         all["defaultErrnoRet"] = json!(errno);
     }

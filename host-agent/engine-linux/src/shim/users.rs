@@ -74,7 +74,12 @@ fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
         let uid = fields.nth(1)?.parse().ok()?;
         let gid = fields.next()?.parse().ok()?;
         let home = fields.nth(1).unwrap_or("");
-        Some(Account { name, uid, gid, home })
+        Some(Account {
+            name,
+            uid,
+            gid,
+            home,
+        })
     })
 }
 
@@ -171,13 +176,19 @@ fn identity(
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1001::/home/bob:/bin/sh\nbroken\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1001::/home/bob:/bin/sh\nbroken\n";
     const GROUP: &str = "root:x:0:\nbob:x:1001:\ndisk:x:6:bob,eve\naudio:x:29:bob\n";
 
     #[track_caller]
     fn check(user: &str, additional: &[&str], uid: u32, gid: u32, groups: &[u32], home: &str) {
         let additional: Vec<String> = additional.iter().map(|s| (*s).to_owned()).collect();
-        let wanted = Identity { uid, gid, groups: groups.to_vec(), home: home.to_owned() };
+        let wanted = Identity {
+            uid,
+            gid,
+            groups: groups.to_vec(),
+            home: home.to_owned(),
+        };
         assert_eq!(identity(PASSWD, GROUP, user, &additional).unwrap(), wanted);
     }
 
@@ -196,11 +207,15 @@ mod tests {
     fn unknown_names_are_refused_by_name() {
         assert_eq!(
             identity(PASSWD, GROUP, "nobody", &[]),
-            Err(Refusal::UnknownUser { user: "nobody".into() })
+            Err(Refusal::UnknownUser {
+                user: "nobody".into()
+            })
         );
         assert_eq!(
             identity(PASSWD, GROUP, "bob:staff", &[]),
-            Err(Refusal::UnknownGroup { group: "staff".into() })
+            Err(Refusal::UnknownGroup {
+                group: "staff".into()
+            })
         );
     }
 

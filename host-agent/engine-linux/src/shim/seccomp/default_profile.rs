@@ -111,9 +111,7 @@ pub fn default_profile() -> Profile {
             .only_if(without_admin()),
     );
     // A C library falls back to clone, whose flags can be looked at.
-    rules.push(
-        Rule::new(Action::Errno(ENOSYS), "clone3").only_if(without_admin()),
-    );
+    rules.push(Rule::new(Action::Errno(ENOSYS), "clone3").only_if(without_admin()));
     for family in SOCKET_FAMILIES {
         rules.push(Rule::allow("socket").when(Argument::new(0, Comparison::Equal, *family)));
     }

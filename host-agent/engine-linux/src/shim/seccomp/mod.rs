@@ -275,7 +275,8 @@ fn condition(argument: &Argument) -> Vec<Instruction> {
             code.push(last, FAIL, 0, low);
         }
         Comparison::MaskedEqual => {
-            let (second_low, second_high) = (argument.second as u32, (argument.second >> 32) as u32);
+            let (second_low, second_high) =
+                (argument.second as u32, (argument.second >> 32) as u32);
             code.load(high_at);
             code.push(AND, 0, 0, high);
             code.push(JUMP_EQUAL, 0, FAIL, second_high);
@@ -298,7 +299,11 @@ mod tests {
             4 => audit,
             16..64 => {
                 let argument = arguments[((offset - 16) / 8) as usize];
-                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+                if offset % 8 == 0 {
+                    argument as u32
+                } else {
+                    (argument >> 32) as u32
+                }
             }
             _ => panic!("offset {offset}"),
         };
@@ -306,7 +311,13 @@ mod tests {
         loop {
             let step = program[at];
             at += 1;
-            let mut jump = |taken| at += usize::from(if taken { step.jump_true } else { step.jump_false });
+            let mut jump = |taken| {
+                at += usize::from(if taken {
+                    step.jump_true
+                } else {
+                    step.jump_false
+                })
+            };
             match step.code {
                 LOAD => accumulator = load(step.operand),
                 AND => accumulator &= step.operand,
@@ -334,19 +345,38 @@ mod tests {
 
     #[track_caller]
     fn check(program: &[Instruction], name: &str, arguments: [u64; 6], wanted: Action) {
-        assert_eq!(run(program, HERE, number_of(name), arguments), wanted.value(), "{name}");
+        assert_eq!(
+            run(program, HERE, number_of(name), arguments),
+            wanted.value(),
+            "{name}"
+        );
     }
 
     const EPERM: Action = Action::Errno(1);
 
     #[test]
     fn the_default_profile_allows_and_refuses_as_dockers() {
-        let program = compile(&default_profile(), &["CAP_CHOWN".into(), "CAP_SYS_CHROOT".into()]);
+        let program = compile(
+            &default_profile(),
+            &["CAP_CHOWN".into(), "CAP_SYS_CHROOT".into()],
+        );
         assert!(program.len() < 1200, "{}", program.len());
-        for name in ["read", "execve", "openat", "futex", "ptrace", "chroot", "mknodat"] {
+        for name in [
+            "read", "execve", "openat", "futex", "ptrace", "chroot", "mknodat",
+        ] {
             check(&program, name, [0; 6], Action::Allow);
         }
-        for name in ["mount", "unshare", "setns", "bpf", "keyctl", "add_key", "kexec_load", "reboot", "io_uring_setup"] {
+        for name in [
+            "mount",
+            "unshare",
+            "setns",
+            "bpf",
+            "keyctl",
+            "add_key",
+            "kexec_load",
+            "reboot",
+            "io_uring_setup",
+        ] {
             check(&program, name, [0; 6], EPERM);
         }
         check(&program, "clone", [0x11, 0, 0, 0, 0, 0], Action::Allow);
@@ -355,10 +385,18 @@ mod tests {
         check(&program, "socket", [2, 1, 0, 0, 0, 0], Action::Allow);
         check(&program, "socket", [38, 1, 0, 0, 0, 0], EPERM);
         check(&program, "socket", [40, 1, 0, 0, 0, 0], EPERM);
-        check(&program, "personality", [0x20008, 0, 0, 0, 0, 0], Action::Allow);
+        check(
+            &program,
+            "personality",
+            [0x20008, 0, 0, 0, 0, 0],
+            Action::Allow,
+        );
         check(&program, "personality", [0x40000, 0, 0, 0, 0, 0], EPERM);
         assert_eq!(run(&program, HERE, 5000, [0; 6]), ENOSYS.value());
-        assert_eq!(run(&program, 0x1234, 0, [0; 6]), Action::KillProcess.value());
+        assert_eq!(
+            run(&program, 0x1234, 0, [0; 6]),
+            Action::KillProcess.value()
+        );
     }
 
     #[test]
@@ -377,7 +415,12 @@ mod tests {
         for name in ["mount", "unshare", "clone3", "setns"] {
             check(&program, name, [0; 6], Action::Allow);
         }
-        check(&program, "clone", [0x1000_0011, 0, 0, 0, 0, 0], Action::Allow);
+        check(
+            &program,
+            "clone",
+            [0x1000_0011, 0, 0, 0, 0, 0],
+            Action::Allow,
+        );
         check(&program, "reboot", [0; 6], EPERM);
     }
 
@@ -428,7 +471,12 @@ mod tests {
                 default: EPERM,
                 rules: vec![Rule::allow("read").when(Argument::new(2, comparison, value))],
             };
-            let got = run(&compile(&profile, &[]), HERE, number_of("read"), [0, 0, big, 0, 0, 0]);
+            let got = run(
+                &compile(&profile, &[]),
+                HERE,
+                number_of("read"),
+                [0, 0, big, 0, 0, 0],
+            );
             let wanted = if holds { Action::Allow } else { EPERM };
             assert_eq!(got, wanted.value(), "{comparison:?} {value:#x}");
         }

@@ -191,15 +191,33 @@ pub fn parse(json: &str) -> Result<Profile, String> {
         let mut conditions = Vec::new();
         let includes = rule.includes.unwrap_or_default();
         let excludes = rule.excludes.unwrap_or_default();
-        conditions.extend(includes.caps.unwrap_or_default().into_iter().map(Condition::Capability));
-        conditions.extend(excludes.caps.unwrap_or_default().into_iter().map(Condition::NoCapability));
+        conditions.extend(
+            includes
+                .caps
+                .unwrap_or_default()
+                .into_iter()
+                .map(Condition::Capability),
+        );
+        conditions.extend(
+            excludes
+                .caps
+                .unwrap_or_default()
+                .into_iter()
+                .map(Condition::NoCapability),
+        );
         let here = docker_architecture();
         let included = includes.arches.unwrap_or_default();
         let excluded = excludes.arches.unwrap_or_default();
         if (!included.is_empty() && !included.iter().any(|name| name == here))
             || excluded.iter().any(|name| name == here)
-            || !includes.min_kernel.as_deref().map_or(Ok(true), kernel_is_at_least)?
-            || excludes.min_kernel.as_deref().map_or(Ok(false), kernel_is_at_least)?
+            || !includes
+                .min_kernel
+                .as_deref()
+                .map_or(Ok(true), kernel_is_at_least)?
+            || excludes
+                .min_kernel
+                .as_deref()
+                .map_or(Ok(false), kernel_is_at_least)?
         {
             conditions.push(Condition::Never);
         }
@@ -222,11 +240,19 @@ pub fn parse(json: &str) -> Result<Profile, String> {
             conditions,
         };
         // As runc: several conditions on the same argument are alternatives, those on different ones all must hold.
-        let repeated = arguments
-            .iter()
-            .any(|one| arguments.iter().filter(|other| other.index == one.index).count() > 1);
+        let repeated = arguments.iter().any(|one| {
+            arguments
+                .iter()
+                .filter(|other| other.index == one.index)
+                .count()
+                > 1
+        });
         if repeated {
-            rules.extend(arguments.into_iter().map(|argument| base.clone().when(argument)));
+            rules.extend(
+                arguments
+                    .into_iter()
+                    .map(|argument| base.clone().when(argument)),
+            );
         } else {
             rules.push(Rule { arguments, ..base });
         }
