@@ -86,7 +86,11 @@ pub fn normalize(option: &str, names: &[String]) -> Result<Vec<String>, String> 
 
 /// The resulting set. `add` and `drop` are normalized.
 pub fn effective(privileged: bool, add: &[String], drop: &[String]) -> Vec<String> {
-    let all = || ALL.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let all = || {
+        ALL.iter()
+            .map(|name| (*name).to_owned())
+            .collect::<Vec<_>>()
+    };
     if privileged {
         return all();
     }

@@ -32,13 +32,15 @@ pub enum ContainerError {
     #[error(transparent)]
     Denied(#[from] DeniedError),
     #[error(transparent)]
+    Filter(#[from] engine_api::filters::FilterError),
+    #[error(transparent)]
     Image(#[from] ImageLookupError),
     #[error(transparent)]
     Layer(#[from] LayerError),
     #[error("failed to set up container networking: {0}")]
     Network(#[source] NetworkError),
     #[error(transparent)]
-    Volume(#[from] super::host::VolumeTrouble),
+    Volume(#[from] crate::volumes::VolumeError),
     /// The container's program could not be started.
     #[error("{}", start_text(.source))]
     Start {
@@ -97,7 +99,9 @@ impl ContainerError {
     /// The exit code a container has after its start failed with this.
     pub fn exit_code(&self) -> i32 {
         match self {
-            ContainerError::Start { source } | ContainerError::Exec { source } => source.exit_code(),
+            ContainerError::Start { source } | ContainerError::Exec { source } => {
+                source.exit_code()
+            }
             _ => 128,
         }
     }
@@ -109,14 +113,16 @@ impl Classify for ContainerError {
             ContainerError::NotFound { .. }
             | ContainerError::NoSuchExec { .. }
             | ContainerError::Gone { .. } => Class::NotFound,
-            ContainerError::Ambiguous { .. } | ContainerError::Invalid { .. } => Class::Invalid,
+            ContainerError::Ambiguous { .. }
+            | ContainerError::Invalid { .. }
+            | ContainerError::Filter(_) => Class::Invalid,
             ContainerError::NameInUse { .. } | ContainerError::Conflict { .. } => Class::Conflict,
             ContainerError::Unsupported { .. } => Class::Invalid,
             ContainerError::Denied(inner) => inner.class(),
             ContainerError::Image(inner) => inner.class(),
             ContainerError::Layer(inner) => inner.class(),
             ContainerError::Network(inner) => inner.class(),
-            ContainerError::Volume(inner) => inner.class,
+            ContainerError::Volume(inner) => inner.class(),
             ContainerError::Start { source }
             | ContainerError::Exec { source }
             | ContainerError::Runtime(source) => source.class(),

@@ -6,7 +6,11 @@ use std::fmt::Write;
 
 /// A container's host name: as asked, else its short id.
 pub fn hostname(spec: &ContainerSpec, short_id: &str) -> String {
-    if spec.config.hostname.is_empty() { short_id.to_owned() } else { spec.config.hostname.clone() }
+    if spec.config.hostname.is_empty() {
+        short_id.to_owned()
+    } else {
+        spec.config.hostname.clone()
+    }
 }
 
 /// /etc/hosts, in Docker's order. `host.docker.internal:host-gateway` is the bridge's gateway.
@@ -61,7 +65,8 @@ pub fn split_extra_host(text: &str) -> Option<(&str, &str)> {
 /// /etc/resolv.conf: the host's own, with whatever `--dns*` replaces.
 pub fn resolv_conf(spec: &ContainerSpec, of_host: &str) -> String {
     let host = &spec.host;
-    if spec.host.network == NetworkChoice::None && host.dns.is_empty() && host.dns_search.is_empty() {
+    if spec.host.network == NetworkChoice::None && host.dns.is_empty() && host.dns_search.is_empty()
+    {
         return of_host.to_owned();
     }
     if host.dns.is_empty() && host.dns_search.is_empty() && host.dns_options.is_empty() {
@@ -123,6 +128,9 @@ mod tests {
         assert!(text.contains("192.0.2.7\tdb\n"));
         assert!(text.contains("2001:db8::1\tsix\n"));
         assert_eq!(split_extra_host("db:nowhere"), None);
-        assert_eq!(split_extra_host("six:2001:db8::1"), Some(("six", "2001:db8::1")));
+        assert_eq!(
+            split_extra_host("six:2001:db8::1"),
+            Some(("six", "2001:db8::1"))
+        );
     }
 }

@@ -1,14 +1,17 @@
-//! What containers need of the host besides processes, layers and networks: files and volumes.
+//! What containers need of the host besides processes, layers, networks and volumes: files, and what /proc tells.
 
 use async_trait::async_trait;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Files on the host. The real one is `engine_linux::containers::HostFilesystem`.
 #[async_trait]
 pub trait HostFiles: Send + Sync + 'static {
     /// Writes small files into an existing folder, without waiting for the disk: they are made anew at every start.
-    async fn write_all(&self, folder: &Path, files: Vec<(&'static str, String)>) -> std::io::Result<()>;
+    async fn write_all(
+        &self,
+        folder: &Path,
+        files: Vec<(&'static str, String)>,
+    ) -> std::io::Result<()>;
 
     async fn exists(&self, path: &Path) -> bool;
 
@@ -48,37 +51,4 @@ pub struct ProcessFacts {
     pub name: String,
     /// The whole command line.
     pub command: String,
-}
-
-/// A volume a container uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumeRef {
-    pub name: String,
-    pub driver: String,
-    pub mount_point: PathBuf,
-}
-
-/// What containers need of the volumes.
-#[async_trait]
-pub trait VolumeSource: Send + Sync + 'static {
-    /// The volume of that name, made if it is not there; without a name, a new one.
-    async fn obtain(
-        &self,
-        name: Option<&str>,
-        driver: &str,
-        options: BTreeMap<String, String>,
-        labels: BTreeMap<String, String>,
-    ) -> Result<VolumeRef, VolumeTrouble>;
-
-    /// Removes a volume nobody uses any more. Not being there is no error.
-    async fn discard(&self, name: &str) -> Result<(), VolumeTrouble>;
-}
-
-/// Why a volume could not be had or removed.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct VolumeTrouble {
-    /// Docker's sentence.
-    pub message: String,
-    pub class: crate::error::Class,
 }

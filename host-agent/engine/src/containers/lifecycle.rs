@@ -176,7 +176,9 @@ impl Denied {
                 "restarting: stop the container before removing or force remove",
             ),
             Denied::RemovePaused => removal_denied(name, "paused and must be unpaused first"),
-            Denied::RemovalInProgress => format!("removal of container {asked} is already in progress"),
+            Denied::RemovalInProgress => {
+                format!("removal of container {asked} is already in progress")
+            }
         }
     }
 }
@@ -238,13 +240,16 @@ pub fn decide(state: &ContainerState, request: Request) -> Result<Step, Denied> 
         (Request::Exec | Request::Top | Request::Resize, _) => Err(Denied::NotRunning),
 
         (Request::Remove { .. }, S::Removing) => Err(Denied::RemovalInProgress),
-        (Request::Remove { force: true }, S::Running { .. } | S::Paused { .. } | S::Restarting { .. }) => {
-            Ok(Step::KillThenRemove)
-        }
+        (
+            Request::Remove { force: true },
+            S::Running { .. } | S::Paused { .. } | S::Restarting { .. },
+        ) => Ok(Step::KillThenRemove),
         (Request::Remove { force: false }, S::Running { .. }) => Err(Denied::RemoveRunning),
         (Request::Remove { force: false }, S::Paused { .. }) => Err(Denied::RemovePaused),
         (Request::Remove { force: false }, S::Restarting { .. }) => Err(Denied::RemoveRestarting),
-        (Request::Remove { .. }, S::Created | S::Exited { .. } | S::Dead { .. }) => Ok(Step::Remove),
+        (Request::Remove { .. }, S::Created | S::Exited { .. } | S::Dead { .. }) => {
+            Ok(Step::Remove)
+        }
     }
 }
 

@@ -4,15 +4,16 @@ use super::spec::Config;
 use crate::images::{Healthcheck, ImageConfig};
 
 /// Docker's search path where neither image nor creator has one.
-pub const DEFAULT_PATH: &str =
-    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Fills what `config` leaves open from the image, by Docker's rules (moby `daemon/commit.go`, `merge`).
 pub fn with_image(mut config: Config, image: &ImageConfig) -> Config {
     if config.user.is_empty() {
         config.user.clone_from(&image.user);
     }
-    config.exposed_ports.extend(image.exposed_ports.iter().cloned());
+    config
+        .exposed_ports
+        .extend(image.exposed_ports.iter().cloned());
     config.env = merge_env(&image.env, &config.env);
     for (name, value) in &image.labels {
         if !config.labels.contains_key(name) {
@@ -33,7 +34,9 @@ pub fn with_image(mut config: Config, image: &ImageConfig) -> Config {
         config.entrypoint = None;
     }
     if config.working_directory.is_empty() {
-        config.working_directory.clone_from(&image.working_directory);
+        config
+            .working_directory
+            .clone_from(&image.working_directory);
     }
     config.volumes.extend(image.volumes.iter().cloned());
     if config.stop_signal.is_none() {
@@ -51,7 +54,9 @@ pub fn with_image(mut config: Config, image: &ImageConfig) -> Config {
 
 fn merge_healthcheck(own: Option<Healthcheck>, image: Option<&Healthcheck>) -> Option<Healthcheck> {
     let Some(image) = image else { return own };
-    let Some(mut own) = own else { return Some(image.clone()) };
+    let Some(mut own) = own else {
+        return Some(image.clone());
+    };
     if own.test.is_empty() {
         own.test.clone_from(&image.test);
     }
@@ -139,7 +144,13 @@ mod tests {
             ..Config::default()
         };
         let merged = with_image(config, &image());
-        let all: Vec<String> = merged.entrypoint.iter().flatten().chain(merged.cmd.iter().flatten()).cloned().collect();
+        let all: Vec<String> = merged
+            .entrypoint
+            .iter()
+            .flatten()
+            .chain(merged.cmd.iter().flatten())
+            .cloned()
+            .collect();
         assert_eq!(all, words(expected));
     }
 
@@ -156,7 +167,11 @@ mod tests {
 
     #[test]
     fn the_creator_wins_over_the_image() {
-        let config = Config { env: words(&["A=mine", "B=1"]), user: "me".into(), ..Config::default() };
+        let config = Config {
+            env: words(&["A=mine", "B=1"]),
+            user: "me".into(),
+            ..Config::default()
+        };
         let merged = with_image(config, &image());
         assert_eq!(merged.env, words(&["A=mine", "B=1", "PATH=/bin"]));
         assert_eq!(merged.user, "me");
@@ -166,7 +181,10 @@ mod tests {
     #[test]
     fn a_process_gets_path_hostname_and_term() {
         let env = process_env("box", true, &words(&["TERM=dumb", "X=1"]));
-        assert_eq!(env, words(&[DEFAULT_PATH, "HOSTNAME=box", "TERM=dumb", "X=1"]));
+        assert_eq!(
+            env,
+            words(&[DEFAULT_PATH, "HOSTNAME=box", "TERM=dumb", "X=1"])
+        );
         let env = process_env("box", false, &words(&["PATH"]));
         assert_eq!(env, words(&["HOSTNAME=box"]));
     }

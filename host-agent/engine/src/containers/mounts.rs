@@ -123,7 +123,11 @@ pub fn parse_bind(spec: &str, volume_driver: &str) -> Result<MountPoint, String>
 }
 
 fn driver_or_local(driver: &str) -> String {
-    if driver.is_empty() { "local".into() } else { driver.to_owned() }
+    if driver.is_empty() {
+        "local".into()
+    } else {
+        driver.to_owned()
+    }
 }
 
 /// One `--mount`.
@@ -141,10 +145,16 @@ pub fn parse_mount(request: &MountRequest) -> Result<MountPoint, String> {
     }
     let target = clean(&request.target);
     if target == "/" {
-        return Err(refuse("invalid specification: destination can't be '/'".into()));
+        return Err(refuse(
+            "invalid specification: destination can't be '/'".into(),
+        ));
     }
     let excess = |name: &str, present: bool| {
-        if present { Err(refuse(format!("field {name} must not be specified"))) } else { Ok(()) }
+        if present {
+            Err(refuse(format!("field {name} must not be specified")))
+        } else {
+            Ok(())
+        }
     };
     let mut mount = plain(request.kind, target);
     mount.read_write = !request.read_only;
@@ -166,9 +176,14 @@ pub fn parse_mount(request: &MountRequest) -> Result<MountPoint, String> {
             mount.propagation = "rprivate".into();
             if let Some(options) = &request.bind {
                 if !options.propagation.is_empty() {
-                    let known = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+                    let known = [
+                        "private", "rprivate", "shared", "rshared", "slave", "rslave",
+                    ];
                     if !known.contains(&options.propagation.as_str()) {
-                        return Err(refuse(format!("invalid propagation mode: {}", options.propagation)));
+                        return Err(refuse(format!(
+                            "invalid propagation mode: {}",
+                            options.propagation
+                        )));
                     }
                     mount.propagation.clone_from(&options.propagation);
                 }
@@ -190,8 +205,12 @@ pub fn parse_mount(request: &MountRequest) -> Result<MountPoint, String> {
                 )));
             }
             let options = request.volume.clone().unwrap_or_default();
-            if options.subpath.starts_with('/') || options.subpath.split('/').any(|part| part == "..") {
-                return Err(refuse("subpath must be a relative path within the volume".into()));
+            if options.subpath.starts_with('/')
+                || options.subpath.split('/').any(|part| part == "..")
+            {
+                return Err(refuse(
+                    "subpath must be a relative path within the volume".into(),
+                ));
             }
             mount.mode = "z".into();
             mount.driver = Some(driver_or_local(&options.driver));
@@ -240,9 +259,32 @@ pub fn parse_tmpfs(target: &str, options: &str) -> Result<MountPoint, String> {
     for word in options.split(',').filter(|word| !word.is_empty()) {
         let name = word.split('=').next().unwrap_or(word);
         let known = [
-            "exec", "noexec", "suid", "nosuid", "dev", "nodev", "ro", "rw", "sync", "async", "atime", "noatime",
-            "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime", "size", "mode", "uid",
-            "gid", "nr_inodes", "nr_blocks", "mpol", "huge",
+            "exec",
+            "noexec",
+            "suid",
+            "nosuid",
+            "dev",
+            "nodev",
+            "ro",
+            "rw",
+            "sync",
+            "async",
+            "atime",
+            "noatime",
+            "diratime",
+            "nodiratime",
+            "relatime",
+            "norelatime",
+            "strictatime",
+            "nostrictatime",
+            "size",
+            "mode",
+            "uid",
+            "gid",
+            "nr_inodes",
+            "nr_blocks",
+            "mpol",
+            "huge",
         ];
         if !known.contains(&name) {
             return Err(format!("invalid tmpfs option [\"{word}\"]"));
@@ -290,8 +332,11 @@ pub fn collect(
     from: Vec<MountPoint>,
 ) -> Result<Vec<MountPoint>, String> {
     let mut chosen: Vec<MountPoint> = Vec::new();
-    let mut add = |mount: MountPoint, chosen: &mut Vec<MountPoint>| {
-        if chosen.iter().any(|other| other.destination == mount.destination) {
+    let add = |mount: MountPoint, chosen: &mut Vec<MountPoint>| {
+        if chosen
+            .iter()
+            .any(|other| other.destination == mount.destination)
+        {
             return Err(format!("Duplicate mount point: {}", mount.destination));
         }
         chosen.push(mount);
@@ -307,13 +352,19 @@ pub fn collect(
         add(parse_tmpfs(target, options)?, &mut chosen)?;
     }
     for mount in from {
-        if !chosen.iter().any(|other| other.destination == mount.destination) {
+        if !chosen
+            .iter()
+            .any(|other| other.destination == mount.destination)
+        {
             chosen.push(mount);
         }
     }
     for path in volumes {
         let mut mount = plain(MountKind::Volume, destination(path, path)?);
-        if chosen.iter().any(|other| other.destination == mount.destination) {
+        if chosen
+            .iter()
+            .any(|other| other.destination == mount.destination)
+        {
             continue;
         }
         mount.anonymous = true;
@@ -327,7 +378,12 @@ pub fn collect(
 
 /// Parents before children.
 fn sort(mounts: &mut [MountPoint]) {
-    mounts.sort_by_key(|mount| (mount.destination.matches('/').count(), mount.destination.clone()));
+    mounts.sort_by_key(|mount| {
+        (
+            mount.destination.matches('/').count(),
+            mount.destination.clone(),
+        )
+    });
 }
 
 /// Names of the volumes a container uses.
@@ -372,21 +428,34 @@ mod tests {
         refused("/a:/", "destination can't be '/'");
         refused("/a:", "invalid volume specification");
         refused(":/b", "invalid volume specification");
-        refused("we ird:/b", "includes invalid characters for a local volume name");
-        refused("./here:/b", "If you intended to pass a host directory, use absolute path");
+        refused(
+            "we ird:/b",
+            "includes invalid characters for a local volume name",
+        );
+        refused(
+            "./here:/b",
+            "If you intended to pass a host directory, use absolute path",
+        );
         refused("data:/b:rshared", "invalid mode: rshared");
     }
 
     #[test]
     fn the_same_place_twice_is_refused_and_the_image_s_volume_gives_way() {
-        let mut host = HostSettings { binds: vec!["/a:/data".into(), "b:/data/".into()], ..Default::default() };
+        let mut host = HostSettings {
+            binds: vec!["/a:/data".into(), "bb:/data/".into()],
+            ..Default::default()
+        };
         assert_eq!(
             collect(&host, &BTreeSet::new(), Vec::new()),
             Err("Duplicate mount point: /data".into())
         );
         host.binds.pop();
-        let all = collect(&host, &BTreeSet::from(["/data".into(), "/data/inner".into(), "/z".into()]), Vec::new())
-            .expect("good");
+        let all = collect(
+            &host,
+            &BTreeSet::from(["/data".into(), "/data/inner".into(), "/z".into()]),
+            Vec::new(),
+        )
+        .expect("good");
         let places: Vec<_> = all.iter().map(|mount| mount.destination.as_str()).collect();
         assert_eq!(places, ["/data", "/z", "/data/inner"]);
         assert_eq!(all[0].kind, MountKind::Bind);
@@ -413,9 +482,16 @@ mod tests {
         };
         assert_eq!(
             parse_mount(&request),
-            Err("invalid mount config for type \"tmpfs\": field Source must not be specified".into())
+            Err(
+                "invalid mount config for type \"tmpfs\": field Source must not be specified"
+                    .into()
+            )
         );
-        let bind = MountRequest { kind: MountKind::Bind, source: String::new(), ..request };
+        let bind = MountRequest {
+            kind: MountKind::Bind,
+            source: String::new(),
+            ..request
+        };
         assert_eq!(
             parse_mount(&bind),
             Err("invalid mount config for type \"bind\": field Source must not be empty".into())

@@ -11,9 +11,7 @@ pub fn parse(text: &str) -> Option<&str> {
 
 /// Docker's sentence for a bad name.
 pub fn refusal(text: &str) -> String {
-    format!(
-        "Invalid container name ({text}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
-    )
+    format!("Invalid container name ({text}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
 }
 
 /// Two words; after a few misses the caller asks for `attempt` > 0 and gets a digit as well.

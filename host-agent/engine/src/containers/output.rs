@@ -9,8 +9,8 @@
 
 use crate::runtime::{ProcessIo, StreamKind};
 use bytes::Bytes;
-use std::sync::Mutex;
 use std::sync::Arc;
+use std::sync::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -28,35 +28,6 @@ pub enum StdinChunk {
     Close,
 }
 
-/// Where a client writes a process's input.
-#[derive(Debug)]
-pub enum StdinWriter {
-    /// Shared with other clients; the end of one closes it only where asked to.
-    Shared {
-        sender: mpsc::Sender<StdinChunk>,
-        close_at_end: bool,
-    },
-    /// The client's own: its end is the end.
-    Own(mpsc::Sender<Bytes>),
-}
-
-impl StdinWriter {
-    /// Waits for room; `false` where nobody takes it any more.
-    pub async fn write(&self, data: Bytes) -> bool {
-        match self {
-            StdinWriter::Shared { sender, .. } => sender.send(StdinChunk::Data(data)).await.is_ok(),
-            StdinWriter::Own(sender) => sender.send(data).await.is_ok(),
-        }
-    }
-
-    /// The client has said everything it had to say.
-    pub async fn finish(self) {
-        if let StdinWriter::Shared { sender, close_at_end: true } = self {
-            let _ = sender.send(StdinChunk::Close).await;
-        }
-    }
-}
-
 /// See the module.
 #[derive(Debug, Default)]
 pub struct OutputHub {
@@ -65,6 +36,7 @@ pub struct OutputHub {
 
 #[derive(Debug)]
 struct Inner {
+    last_client: u64,
     subscribers: Vec<Subscriber>,
     stdin: mpsc::Sender<StdinChunk>,
     /// Taken by the run that feeds from it.
@@ -74,12 +46,22 @@ struct Inner {
 impl Default for Inner {
     fn default() -> Self {
         let (stdin, source) = mpsc::channel(WAITING);
-        Inner { subscribers: Vec::new(), stdin, stdin_source: Some(source) }
+        Inner {
+            last_client: 0,
+            subscribers: Vec::new(),
+            stdin,
+            stdin_source: Some(source),
+        }
     }
 }
 
+/// One attached client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientId(u64);
+
 #[derive(Debug, Clone)]
 struct Subscriber {
+    id: ClientId,
     sender: mpsc::Sender<Chunk>,
     stdout: bool,
     stderr: bool,
@@ -87,19 +69,63 @@ struct Subscriber {
 
 impl OutputHub {
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().expect("no code panics while it holds this lock")
+        self.inner
+            .lock()
+            .expect("no code panics while it holds this lock")
     }
 
     /// Output from now on, until the run ends.
-    pub fn subscribe(&self, stdout: bool, stderr: bool) -> mpsc::Receiver<Chunk> {
+    pub fn subscribe(&self, stdout: bool, stderr: bool) -> (ClientId, mpsc::Receiver<Chunk>) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        self.lock().subscribers.push(Subscriber { sender, stdout, stderr });
-        receiver
+        let mut inner = self.lock();
+        inner.last_client += 1;
+        let id = ClientId(inner.last_client);
+        inner.subscribers.push(Subscriber {
+            id,
+            sender,
+            stdout,
+            stderr,
+        });
+        (id, receiver)
     }
 
-    /// Input of the current or, where none is on, the next run.
-    pub fn stdin(&self, close_at_end: bool) -> StdinWriter {
-        StdinWriter::Shared { sender: self.lock().stdin.clone(), close_at_end }
+    /// Input of the current or, where none is on, the next run. Dropping it is the client's end of input, which ends the
+    /// process's only with `close_at_end`. With `escape`, keys typed in that order end the client's output (detach).
+    pub fn stdin(
+        self: &Arc<Self>,
+        close_at_end: bool,
+        escape: Option<(DetachKeys, ClientId)>,
+    ) -> mpsc::Sender<Bytes> {
+        let shared = self.lock().stdin.clone();
+        let (client, mut typed) = mpsc::channel::<Bytes>(1);
+        let hub = self.clone();
+        tokio::spawn(async move {
+            let mut escape = escape;
+            while let Some(mut data) = typed.recv().await {
+                if let Some((keys, id)) = &mut escape {
+                    let (kept, detached) = keys.scan(&data);
+                    data = kept;
+                    if detached {
+                        hub.leave(*id);
+                        return;
+                    }
+                }
+                if !data.is_empty() && shared.send(StdinChunk::Data(data)).await.is_err() {
+                    return;
+                }
+            }
+            if close_at_end {
+                let _ = shared.send(StdinChunk::Close).await;
+            }
+        });
+        client
+    }
+
+    /// Ends one client's output.
+    fn leave(&self, client: ClientId) {
+        self.lock()
+            .subscribers
+            .retain(|subscriber| subscriber.id != client);
     }
 
     /// Connects a process that has started. The returned task ends with the process's output.
@@ -137,7 +163,9 @@ impl OutputHub {
                 somebody_left |= gone;
             }
             if somebody_left {
-                self.lock().subscribers.retain(|target| !target.sender.is_closed());
+                self.lock()
+                    .subscribers
+                    .retain(|target| !target.sender.is_closed());
             }
         }
         self.end();
@@ -146,7 +174,11 @@ impl OutputHub {
     /// Ends the streams of everybody attached: the run is over, or there will be none.
     pub fn end(&self) {
         // Dropped outside of the lock.
-        let _old = std::mem::take(&mut *self.lock());
+        let fresh = Inner {
+            last_client: self.lock().last_client,
+            ..Inner::default()
+        };
+        let _old = std::mem::replace(&mut *self.lock(), fresh);
     }
 }
 
@@ -167,6 +199,75 @@ async fn feed(mut source: mpsc::Receiver<StdinChunk>, mut stdin: Option<mpsc::Se
     std::future::pending::<()>().await;
 }
 
+/// The keys that detach a terminal's client: `ctrl-p,ctrl-q` unless it says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DetachKeys {
+    keys: Vec<u8>,
+    /// So many of them were typed last.
+    matched: usize,
+}
+
+impl Default for DetachKeys {
+    fn default() -> Self {
+        DetachKeys {
+            keys: vec![0x10, 0x11],
+            matched: 0,
+        }
+    }
+}
+
+impl DetachKeys {
+    /// From `ctrl-a,x,...`; `None` is no such text. An empty one is the default.
+    pub fn parse(text: &str) -> Option<DetachKeys> {
+        if text.is_empty() {
+            return Some(DetachKeys::default());
+        }
+        let key = |word: &str| match word.strip_prefix("ctrl-") {
+            Some("@") => Some(0),
+            Some("[") => Some(27),
+            Some("\\") => Some(28),
+            Some("]") => Some(29),
+            Some("^") => Some(30),
+            Some("_") => Some(31),
+            Some(letter) => match letter.as_bytes() {
+                [letter @ b'a'..=b'z'] => Some(letter - b'a' + 1),
+                _ => None,
+            },
+            None => match word.as_bytes() {
+                [byte] => Some(*byte),
+                _ => None,
+            },
+        };
+        let keys: Option<Vec<u8>> = text.split(',').map(key).collect();
+        Some(DetachKeys {
+            keys: keys?,
+            matched: 0,
+        })
+    }
+
+    /// What of `typed` is for the process, and whether the keys are complete. The beginning of the keys is held back
+    /// until it is clear that they are not meant.
+    pub fn scan(&mut self, typed: &Bytes) -> (Bytes, bool) {
+        let mut kept = Vec::with_capacity(typed.len());
+        for byte in typed {
+            if *byte == self.keys[self.matched] {
+                self.matched += 1;
+                if self.matched == self.keys.len() {
+                    self.matched = 0;
+                    return (kept.into(), true);
+                }
+                continue;
+            }
+            kept.extend_from_slice(&self.keys[..self.matched]);
+            self.matched = usize::from(*byte == self.keys[0] && self.keys.len() > 1);
+            if self.matched == 0 {
+                kept.push(*byte);
+            }
+        }
+        (kept.into(), false)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,7 +275,14 @@ mod tests {
     fn io() -> (ProcessIo, mpsc::Sender<Chunk>, mpsc::Receiver<Bytes>) {
         let (output, receiver) = mpsc::channel(1);
         let (stdin, input) = mpsc::channel(1);
-        (ProcessIo { stdin: Some(stdin), output: receiver }, output, input)
+        (
+            ProcessIo {
+                stdin: Some(stdin),
+                output: receiver,
+            },
+            output,
+            input,
+        )
     }
 
     fn out(text: &'static str) -> Chunk {
@@ -184,17 +292,26 @@ mod tests {
     #[tokio::test]
     async fn clients_that_come_before_the_start_see_the_first_byte_and_the_end() {
         let hub = Arc::new(OutputHub::default());
-        let mut one = hub.subscribe(true, true);
-        let mut two = hub.subscribe(false, true);
+        let (_, mut one) = hub.subscribe(true, true);
+        let (_, mut two) = hub.subscribe(false, true);
         let (io, output, _input) = io();
         let pump = hub.connect(io);
         output.send(out("a")).await.expect("the pump reads");
-        output.send((StreamKind::Stderr, Bytes::from_static(b"e"))).await.expect("the pump reads");
+        output
+            .send((StreamKind::Stderr, Bytes::from_static(b"e")))
+            .await
+            .expect("the pump reads");
         drop(output);
         assert_eq!(one.recv().await, Some(out("a")));
-        assert_eq!(one.recv().await.map(|chunk| chunk.0), Some(StreamKind::Stderr));
+        assert_eq!(
+            one.recv().await.map(|chunk| chunk.0),
+            Some(StreamKind::Stderr)
+        );
         assert_eq!(one.recv().await, None);
-        assert_eq!(two.recv().await.map(|chunk| chunk.0), Some(StreamKind::Stderr));
+        assert_eq!(
+            two.recv().await.map(|chunk| chunk.0),
+            Some(StreamKind::Stderr)
+        );
         assert_eq!(two.recv().await, None);
         pump.await.expect("the pump ends");
     }
@@ -202,7 +319,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_client_loses_nothing_and_a_client_that_left_holds_nobody_up() {
         let hub = Arc::new(OutputHub::default());
-        let mut slow = hub.subscribe(true, true);
+        let (_, mut slow) = hub.subscribe(true, true);
         drop(hub.subscribe(true, true));
         let (io, output, _input) = io();
         let _pump = hub.connect(io);
@@ -223,17 +340,56 @@ mod tests {
     #[tokio::test]
     async fn input_from_before_the_start_arrives_and_is_closed_only_where_asked() {
         let hub = Arc::new(OutputHub::default());
-        let early = hub.stdin(false);
-        assert!(early.write(Bytes::from_static(b"1")).await);
-        early.finish().await;
+        let early = hub.stdin(false, None);
+        early.send(Bytes::from_static(b"1")).await.expect("taken");
+        drop(early);
         let (io, output, mut input) = io();
         let _pump = hub.connect(io);
         assert_eq!(input.recv().await, Some(Bytes::from_static(b"1")));
-        let once = hub.stdin(true);
-        assert!(once.write(Bytes::from_static(b"2")).await);
-        once.finish().await;
+        let once = hub.stdin(true, None);
+        once.send(Bytes::from_static(b"2")).await.expect("taken");
+        drop(once);
         assert_eq!(input.recv().await, Some(Bytes::from_static(b"2")));
         assert_eq!(input.recv().await, None);
         drop(output);
+    }
+
+    #[tokio::test]
+    async fn the_detach_keys_end_one_client_only() {
+        let hub = Arc::new(OutputHub::default());
+        let (id, mut output) = hub.subscribe(true, true);
+        let (_, mut other) = hub.subscribe(true, true);
+        let stdin = hub.stdin(true, Some((DetachKeys::default(), id)));
+        stdin
+            .send(Bytes::from_static(b"a\x10\x11"))
+            .await
+            .expect("taken");
+        assert_eq!(output.recv().await, None);
+        assert!(
+            other
+                .try_recv()
+                .is_err_and(|error| error == mpsc::error::TryRecvError::Empty)
+        );
+    }
+
+    #[test]
+    fn detach_keys_are_read_and_found() {
+        let mut keys = DetachKeys::parse("ctrl-a,x").expect("good");
+        let scan =
+            |keys: &mut DetachKeys, typed: &'static [u8]| keys.scan(&Bytes::from_static(typed));
+        assert_eq!(
+            scan(&mut keys, b"hi\x01"),
+            (Bytes::from_static(b"hi"), false)
+        );
+        assert_eq!(scan(&mut keys, b"y"), (Bytes::from_static(b"\x01y"), false));
+        assert_eq!(
+            scan(&mut keys, b"\x01\x01x"),
+            (Bytes::from_static(b"\x01"), true)
+        );
+        assert_eq!(DetachKeys::parse("ctrl-aa"), None);
+        assert_eq!(
+            DetachKeys::parse("").expect("the default"),
+            DetachKeys::default()
+        );
     }
 }

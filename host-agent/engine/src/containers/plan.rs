@@ -3,6 +3,7 @@
 use super::capabilities;
 use super::etc_files;
 use super::merge;
+use super::resources;
 use super::security::{self, Security};
 use super::spec::{ContainerSpec, IpcMode, LogSettings, MountKind, NamespaceMode};
 use crate::id::ContainerId;
@@ -37,11 +38,18 @@ pub struct Surroundings {
 }
 
 /// The whole plan.
-pub fn launch(id: &ContainerId, spec: &ContainerSpec, around: Surroundings) -> Result<LaunchPlan, String> {
+pub fn launch(
+    id: &ContainerId,
+    spec: &ContainerSpec,
+    around: Surroundings,
+) -> Result<LaunchPlan, String> {
     let host = &spec.host;
     let security = security::parse(&host.security)?;
     let hostname = etc_files::hostname(spec, id.short());
-    let own_ipc = matches!(host.ipc, IpcMode::Private | IpcMode::Shareable | IpcMode::None);
+    let own_ipc = matches!(
+        host.ipc,
+        IpcMode::Private | IpcMode::Shareable | IpcMode::None
+    );
     let unmasked = host.privileged || security.unmasked;
     let paths = |given: &Option<Vec<String>>, defaults: &[&str]| match given {
         _ if unmasked => Vec::new(),
@@ -72,7 +80,7 @@ pub fn launch(id: &ContainerId, spec: &ContainerSpec, around: Surroundings) -> R
             uts: shared(&host.uts, None),
             cgroup: shared(&host.cgroup_namespace, None),
         },
-        resources: host.resources.clone(),
+        resources: resources::plan(host),
         devices: host.devices.clone(),
         device_rules: host.device_rules.clone(),
         all_devices: host.privileged,
@@ -104,7 +112,9 @@ fn first_process(spec: &ContainerSpec, hostname: &str, security: &Security) -> P
         user: config.user.clone(),
         additional_groups: host.group_add.clone(),
         tty: config.tty,
-        tty_size: host.console_size.filter(|size| size.rows > 0 && size.columns > 0),
+        tty_size: host
+            .console_size
+            .filter(|size| size.rows > 0 && size.columns > 0),
         open_stdin: config.open_stdin,
         capabilities: capabilities::effective(host.privileged, &host.cap_add, &host.cap_drop),
         no_new_privileges: security.no_new_privileges,
@@ -120,7 +130,11 @@ fn first_process(spec: &ContainerSpec, hostname: &str, security: &Security) -> P
 }
 
 fn working_directory(given: &str) -> String {
-    if given.is_empty() { "/".into() } else { given.to_owned() }
+    if given.is_empty() {
+        "/".into()
+    } else {
+        given.to_owned()
+    }
 }
 
 /// A process in a running container.
@@ -136,7 +150,11 @@ pub struct ExecSettings {
 }
 
 /// The plan of an exec'ed process: what it does not say is as in the container.
-pub fn exec_process(id: &ContainerId, spec: &ContainerSpec, exec: &ExecSettings) -> Result<ProcessPlan, String> {
+pub fn exec_process(
+    id: &ContainerId,
+    spec: &ContainerSpec,
+    exec: &ExecSettings,
+) -> Result<ProcessPlan, String> {
     let security = security::parse(&spec.host.security)?;
     let hostname = etc_files::hostname(spec, id.short());
     let mut process = first_process(spec, &hostname, &security);
@@ -144,7 +162,9 @@ pub fn exec_process(id: &ContainerId, spec: &ContainerSpec, exec: &ExecSettings)
     process.env = merge::process_env(&hostname, exec.tty, &spec.config.env);
     merge::replace_env(&mut process.env, &exec.env);
     if !exec.working_directory.is_empty() {
-        process.working_directory.clone_from(&exec.working_directory);
+        process
+            .working_directory
+            .clone_from(&exec.working_directory);
     }
     if !exec.user.is_empty() {
         process.user.clone_from(&exec.user);
@@ -167,7 +187,9 @@ fn mounts(spec: &ContainerSpec, folder: &Path, ipc_of: Option<u32>) -> Vec<Mount
             target: mount.destination.clone(),
             read_only: !mount.read_write,
             source: match mount.kind {
-                MountKind::Tmpfs => MountSource::Tmpfs { options: mount.tmpfs_options.clone() },
+                MountKind::Tmpfs => MountSource::Tmpfs {
+                    options: mount.tmpfs_options.clone(),
+                },
                 MountKind::Bind | MountKind::Volume => MountSource::Bind {
                     path: if mount.subpath.is_empty() {
                         mount.source.clone()
@@ -186,8 +208,16 @@ fn mounts(spec: &ContainerSpec, folder: &Path, ipc_of: Option<u32>) -> Vec<Mount
         .collect();
     let mut own = |target: &str, path: PathBuf, read_only: bool| {
         if !all.iter().any(|mount| mount.target == target) {
-            let source = MountSource::Bind { path, recursive: true, propagation: "rprivate".into() };
-            all.push(MountPlan { target: target.to_owned(), source, read_only });
+            let source = MountSource::Bind {
+                path,
+                recursive: true,
+                propagation: "rprivate".into(),
+            };
+            all.push(MountPlan {
+                target: target.to_owned(),
+                source,
+                read_only,
+            });
         }
     };
     let read_only = spec.host.read_only_root;
@@ -197,7 +227,11 @@ fn mounts(spec: &ContainerSpec, folder: &Path, ipc_of: Option<u32>) -> Vec<Mount
     match (&spec.host.ipc, ipc_of) {
         (IpcMode::Host, _) => own("/dev/shm", "/dev/shm".into(), false),
         (IpcMode::Container(_), Some(pid)) => {
-            own("/dev/shm", format!("/proc/{pid}/root/dev/shm").into(), false);
+            own(
+                "/dev/shm",
+                format!("/proc/{pid}/root/dev/shm").into(),
+                false,
+            );
         }
         _ => {}
     }
@@ -209,7 +243,9 @@ fn mounts(spec: &ContainerSpec, folder: &Path, ipc_of: Option<u32>) -> Vec<Mount
 pub fn parse_size(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = lower[digits.len()..].trim_end_matches("ib").trim_end_matches('b');
+    let unit = lower[digits.len()..]
+        .trim_end_matches("ib")
+        .trim_end_matches('b');
     let factor: u64 = match unit {
         "" => 1,
         "k" => 1 << 10,
@@ -236,10 +272,19 @@ pub fn check_log(log: &LogSettings) -> Result<(), String> {
             "max-size" => parse_size(value).is_some_and(|size| size > 0) || value == "-1",
             "max-file" => value.parse::<u32>().is_ok_and(|count| count > 0),
             "compress" => ["true", "false"].contains(&value.as_str()),
-            "labels" | "labels-regex" | "env" | "env-regex" | "tag" if log.driver == "json-file" => true,
+            "labels" | "labels-regex" | "env" | "env-regex" | "tag"
+                if log.driver == "json-file" =>
+            {
+                true
+            }
             "mode" => ["blocking", "non-blocking"].contains(&value.as_str()),
             "max-buffer-size" => parse_size(value).is_some(),
-            _ => return Err(format!("unknown log opt '{name}' for {} log driver", log.driver)),
+            _ => {
+                return Err(format!(
+                    "unknown log opt '{name}' for {} log driver",
+                    log.driver
+                ));
+            }
         };
         if !good {
             return Err(format!("invalid value for log opt '{name}': {value}"));
@@ -256,13 +301,25 @@ fn log_plan(log: &LogSettings, path: &Path, spec: &ContainerSpec) -> Result<LogP
     let option = |name: &str| log.options.get(name).map(String::as_str);
     let local = log.driver == "local";
     let mut attributes = BTreeMap::new();
-    for label in option("labels").unwrap_or_default().split(',').filter(|name| !name.is_empty()) {
+    for label in option("labels")
+        .unwrap_or_default()
+        .split(',')
+        .filter(|name| !name.is_empty())
+    {
         if let Some(value) = spec.config.labels.get(label) {
             attributes.insert(label.to_owned(), value.clone());
         }
     }
-    for name in option("env").unwrap_or_default().split(',').filter(|name| !name.is_empty()) {
-        let value = spec.config.env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
+    for name in option("env")
+        .unwrap_or_default()
+        .split(',')
+        .filter(|name| !name.is_empty())
+    {
+        let value = spec
+            .config
+            .env
+            .iter()
+            .find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
         if let Some(value) = value {
             attributes.insert(name.to_owned(), value.to_owned());
         }
@@ -270,8 +327,12 @@ fn log_plan(log: &LogSettings, path: &Path, spec: &ContainerSpec) -> Result<LogP
     Ok(LogPlan::JsonFile {
         path: path.to_owned(),
         // Docker's defaults: json-file grows without end, local keeps 5 files of 20 MB.
-        max_size: option("max-size").and_then(parse_size).or(local.then_some(20 << 20)),
-        max_files: option("max-file").and_then(|text| text.parse().ok()).unwrap_or(if local { 5 } else { 1 }),
+        max_size: option("max-size")
+            .and_then(parse_size)
+            .or(local.then_some(20 << 20)),
+        max_files: option("max-file")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(if local { 5 } else { 1 }),
         compress: option("compress").map_or(local, |text| text == "true"),
         attributes,
     })
@@ -302,7 +363,11 @@ mod tests {
         assert!(plan.masked_paths.contains(&"/proc/kcore".to_owned()));
         assert!(plan.read_only_paths.contains(&"/proc/sys".to_owned()));
         assert_eq!(plan.cgroup, format!("/berth/{}", plan.id));
-        let targets: Vec<_> = plan.mounts.iter().map(|mount| mount.target.as_str()).collect();
+        let targets: Vec<_> = plan
+            .mounts
+            .iter()
+            .map(|mount| mount.target.as_str())
+            .collect();
         assert_eq!(targets, ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"]);
         assert_eq!(plan.hostname, plan.id.short());
     }
@@ -312,7 +377,9 @@ mod tests {
         let mut spec = testing::spec();
         spec.host.privileged = true;
         let plan = plan(&spec);
-        assert!(plan.all_devices && plan.masked_paths.is_empty() && plan.read_only_paths.is_empty());
+        assert!(
+            plan.all_devices && plan.masked_paths.is_empty() && plan.read_only_paths.is_empty()
+        );
         assert_eq!(plan.process.seccomp, crate::runtime::Seccomp::Unconfined);
     }
 
@@ -343,9 +410,16 @@ mod tests {
         log.options.insert("max-size".into(), "10m".into());
         assert_eq!(check_log(&log), Ok(()));
         log.options.insert("color".into(), "red".into());
-        assert_eq!(check_log(&log), Err("unknown log opt 'color' for json-file log driver".into()));
+        assert_eq!(
+            check_log(&log),
+            Err("unknown log opt 'color' for json-file log driver".into())
+        );
         log.driver = "syslog".into();
-        assert!(check_log(&log).expect_err("not ours").contains("no log driver named 'syslog'"));
+        assert!(
+            check_log(&log)
+                .expect_err("not ours")
+                .contains("no log driver named 'syslog'")
+        );
         assert_eq!(parse_size("10m"), Some(10 << 20));
         assert_eq!(parse_size("1GiB"), Some(1 << 30));
         assert_eq!(parse_size("ten"), None);

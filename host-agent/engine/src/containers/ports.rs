@@ -30,11 +30,15 @@ fn parse_range(text: &str) -> Option<(u16, u16)> {
 
 /// Digits only: `+80` is no port.
 fn number(text: &str) -> Option<u16> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())?
 }
 
 /// The set `ExposedPorts` in one form: `80` becomes `80/tcp`, a range becomes its ports.
-pub fn normalize_exposed(ports: impl IntoIterator<Item = String>) -> Result<BTreeSet<String>, String> {
+pub fn normalize_exposed(
+    ports: impl IntoIterator<Item = String>,
+) -> Result<BTreeSet<String>, String> {
     let mut all = BTreeSet::new();
     for port in ports {
         let (first, last, protocol) = parse_container_port(&port)?;
@@ -56,7 +60,11 @@ pub fn requests(
         let (first, last, protocol) = parse_container_port(port)?;
         // No target at all is a target that leaves everything open, as in Docker.
         let open = [PortBinding::default()];
-        let targets = if targets.is_empty() { &open[..] } else { targets };
+        let targets = if targets.is_empty() {
+            &open[..]
+        } else {
+            targets
+        };
         for target in targets {
             let host_address = match target.host_ip.as_str() {
                 "" => None,
@@ -69,7 +77,8 @@ pub fn requests(
             };
             let host_ports = match target.host_port.as_str() {
                 "" => (0, 0),
-                text => parse_range(text).ok_or_else(|| format!("invalid port specification: \"{text}\""))?,
+                text => parse_range(text)
+                    .ok_or_else(|| format!("invalid port specification: \"{text}\""))?,
             };
             for (offset, container_port) in (first..=last).enumerate() {
                 // A range of the container onto a range of the host goes port by port.
@@ -86,7 +95,12 @@ pub fn requests(
                         target.host_port
                     ));
                 };
-                all.push(PortRequest { container_port, protocol, host_address, host_ports });
+                all.push(PortRequest {
+                    container_port,
+                    protocol,
+                    host_address,
+                    host_ports,
+                });
             }
         }
     }
@@ -98,7 +112,12 @@ pub fn requests(
                     request.container_port == container_port && request.protocol == protocol
                 };
                 if !all.iter().any(known) {
-                    all.push(PortRequest { container_port, protocol, host_address: None, host_ports: (0, 0) });
+                    all.push(PortRequest {
+                        container_port,
+                        protocol,
+                        host_address: None,
+                        host_ports: (0, 0),
+                    });
                 }
             }
         }
@@ -112,19 +131,36 @@ mod tests {
     use proptest::prelude::*;
 
     fn bindings(port: &str, ip: &str, host: &str) -> BTreeMap<String, Vec<PortBinding>> {
-        let binding = PortBinding { host_ip: ip.into(), host_port: host.into() };
+        let binding = PortBinding {
+            host_ip: ip.into(),
+            host_port: host.into(),
+        };
         BTreeMap::from([(port.to_owned(), vec![binding])])
     }
 
     #[test]
     fn bindings_become_requests() {
-        let all = requests(&bindings("80/tcp", "127.0.0.1", "8080"), &BTreeSet::new(), false).expect("good");
+        let all = requests(
+            &bindings("80/tcp", "127.0.0.1", "8080"),
+            &BTreeSet::new(),
+            false,
+        )
+        .expect("good");
         assert_eq!(all[0].host_ports, (8080, 8080));
-        assert_eq!(all[0].host_address, Some("127.0.0.1".parse().expect("an address")));
-        let range = requests(&bindings("80-81", "", "90-91"), &BTreeSet::new(), false).expect("good");
+        assert_eq!(
+            all[0].host_address,
+            Some("127.0.0.1".parse().expect("an address"))
+        );
+        let range =
+            requests(&bindings("80-81", "", "90-91"), &BTreeSet::new(), false).expect("good");
         assert_eq!(range[1].container_port, 81);
         assert_eq!(range[1].host_ports, (91, 91));
-        let any = requests(&bindings("80/tcp", "", "8000-8010"), &BTreeSet::new(), false).expect("good");
+        let any = requests(
+            &bindings("80/tcp", "", "8000-8010"),
+            &BTreeSet::new(),
+            false,
+        )
+        .expect("good");
         assert_eq!(any[0].host_ports, (8000, 8010));
     }
 
@@ -133,13 +169,22 @@ mod tests {
         let exposed = BTreeSet::from(["80/tcp".to_owned(), "53/udp".to_owned()]);
         let all = requests(&bindings("80/tcp", "", "8080"), &exposed, true).expect("good");
         assert_eq!(all.len(), 2);
-        assert!(all.iter().any(|request| request.protocol == Protocol::Udp && request.host_ports == (0, 0)));
+        assert!(
+            all.iter()
+                .any(|request| request.protocol == Protocol::Udp && request.host_ports == (0, 0))
+        );
     }
 
     #[test]
     fn nonsense_is_refused_with_a_sentence() {
-        assert_eq!(parse_container_port("80/icmp"), Err("invalid proto: icmp".into()));
-        assert_eq!(parse_container_port("x"), Err("invalid containerPort: x".into()));
+        assert_eq!(
+            parse_container_port("80/icmp"),
+            Err("invalid proto: icmp".into())
+        );
+        assert_eq!(
+            parse_container_port("x"),
+            Err("invalid containerPort: x".into())
+        );
         assert!(parse_container_port("0").is_err());
         assert!(parse_container_port("90-80").is_err());
         assert!(parse_container_port("99999").is_err());

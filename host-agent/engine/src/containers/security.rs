@@ -48,9 +48,8 @@ pub fn parse(options: &[String]) -> Result<Security, String> {
                     "unconfined" => Seccomp::Unconfined,
                     "builtin" => Seccomp::Default,
                     profile => {
-                        serde_json::from_str::<serde_json::Value>(profile).map_err(|error| {
-                            format!("Decoding seccomp profile failed: {error}")
-                        })?;
+                        serde_json::from_str::<serde_json::Value>(profile)
+                            .map_err(|error| format!("Decoding seccomp profile failed: {error}"))?;
                         Seccomp::Profile(profile.to_owned())
                     }
                 };
@@ -100,23 +99,43 @@ mod tests {
     use super::*;
 
     fn read(options: &[&str]) -> Result<Security, String> {
-        parse(&options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
+        parse(
+            &options
+                .iter()
+                .map(|option| (*option).to_owned())
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
     fn the_options_docker_has() {
-        let all = read(&["no-new-privileges", "seccomp=unconfined", "apparmor:unconfined", "label=disable"]).expect("good");
+        let all = read(&[
+            "no-new-privileges",
+            "seccomp=unconfined",
+            "apparmor:unconfined",
+            "label=disable",
+        ])
+        .expect("good");
         assert!(all.no_new_privileges);
         assert_eq!(all.seccomp, Seccomp::Unconfined);
         assert_eq!(all.apparmor_profile, None);
-        assert!(matches!(read(&["seccomp={}"]).expect("good").seccomp, Seccomp::Profile(_)));
+        assert!(matches!(
+            read(&["seccomp={}"]).expect("good").seccomp,
+            Seccomp::Profile(_)
+        ));
         assert!(read(&["systempaths=unconfined"]).expect("good").unmasked);
     }
 
     #[test]
     fn others_are_refused() {
-        assert_eq!(read(&["fast"]), Err("invalid --security-opt 1: \"fast\"".into()));
-        assert_eq!(read(&["fast=1"]), Err("invalid --security-opt 2: \"fast=1\"".into()));
+        assert_eq!(
+            read(&["fast"]),
+            Err("invalid --security-opt 1: \"fast\"".into())
+        );
+        assert_eq!(
+            read(&["fast=1"]),
+            Err("invalid --security-opt 2: \"fast=1\"".into())
+        );
         assert!(read(&["seccomp={"]).is_err());
         assert!(read(&["no-new-privileges=maybe"]).is_err());
     }

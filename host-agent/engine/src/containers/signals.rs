@@ -64,7 +64,10 @@ fn offset_of(text: &str, sign: char) -> Option<i32> {
     if text.is_empty() {
         return Some(0);
     }
-    text.strip_prefix(sign)?.parse().ok().filter(|n| *n >= 0 && *n <= 30)
+    text.strip_prefix(sign)?
+        .parse()
+        .ok()
+        .filter(|n| *n >= 0 && *n <= 30)
 }
 
 /// Docker's sentence for what is no signal.

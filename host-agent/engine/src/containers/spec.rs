@@ -269,7 +269,8 @@ impl RestartPolicy {
             return Err(if maximum < 0 {
                 "invalid restart policy: maximum retry count can only be used with 'on-failure' and cannot be negative".into()
             } else {
-                "invalid restart policy: maximum retry count can only be used with 'on-failure'".into()
+                "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+                    .into()
             });
         }
         match name {
