@@ -10,7 +10,6 @@ use machine_core::certificates::CertificatePaths;
 use machine_core::driver::{Driver, FlagValues};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 const DEFAULT_DRIVER: &str = "qemu";
@@ -124,7 +123,7 @@ fn given(value: &Option<OsString>) -> Option<PathBuf> {
 pub(crate) enum Outcome {
     Parsed(Box<Parsed>),
     /// Help, a version or a complaint was printed.
-    Said(ExitCode),
+    Said(u8),
 }
 
 pub(crate) struct Parsed {
@@ -160,14 +159,15 @@ pub(crate) fn parse(
     }
     if only_asks_for_version(&arguments) {
         println!("{}", crate::verbs::version::own_version(&program));
-        return Ok(Outcome::Said(ExitCode::SUCCESS));
+        return Ok(Outcome::Said(exit_code::SUCCESS));
     }
+    let verb = verb(&arguments);
     let parsed = command
         .try_get_matches_from(arguments)
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => return Ok(Outcome::Said(say(&error, &program))),
+        Err(error) => return Ok(Outcome::Said(say(&error, &program, verb.as_deref()))),
     };
     let driver_values = match matches.subcommand_matches("create") {
         Some(create) => driver_flags::values(create, &flags),
@@ -177,7 +177,7 @@ pub(crate) fn parse(
 }
 
 /// Prints help on stdout, a complaint on stderr. Complaints end with 1, as all failures do.
-fn say(error: &clap::Error, program: &str) -> ExitCode {
+fn say(error: &clap::Error, program: &str, verb: Option<&str>) -> u8 {
     use clap::error::ErrorKind;
     let text = error.render().to_string();
     match error.kind() {
@@ -185,7 +185,7 @@ fn say(error: &clap::Error, program: &str) -> ExitCode {
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             print!("{text}");
-            ExitCode::SUCCESS
+            exit_code::SUCCESS
         }
         _ => {
             let text = text.strip_prefix("error: ").unwrap_or(&text);
@@ -195,8 +195,11 @@ fn say(error: &clap::Error, program: &str) -> ExitCode {
                 .unwrap_or(text)
                 .trim_end();
             eprintln!("Error: {text}");
-            eprintln!("Hint: `{program} help VERB` shows what a verb takes");
-            ExitCode::from(exit_code::FAILURE)
+            match verb {
+                Some(verb) => eprintln!("Hint: `{program} {verb} --help` shows what it takes"),
+                None => eprintln!("Hint: `{program} --help` shows the verbs"),
+            }
+            exit_code::FAILURE
         }
     }
 }
@@ -208,6 +211,14 @@ fn program_name(arguments: &[OsString]) -> String {
         .map(std::path::Path::new)
         .and_then(|path| path.file_stem())
         .map_or("machine".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The verb that was typed, if it is one.
+fn verb(arguments: &[OsString]) -> Option<String> {
+    let grammar = grammar();
+    let verbs = arguments.iter().skip(1).filter_map(|word| word.to_str());
+    let mut known = verbs.filter(|word| grammar.find_subcommand(word).is_some());
+    known.next().map(str::to_owned)
 }
 
 /// `-v` and `--version` stand alone; `version` the verb does the rest.

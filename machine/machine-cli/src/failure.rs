@@ -4,7 +4,6 @@ use crate::exit_code;
 use machine_core::driver::DriverError;
 use machine_core::error::chain;
 use machine_core::{MachineError, StoreError};
-use std::process::ExitCode;
 
 /// A failure of the command line itself, with what to try.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +28,9 @@ impl Failure {
 pub(crate) struct Many(pub(crate) Vec<anyhow::Error>);
 
 /// Prints an error to stderr and says with which code to end.
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error) -> u8 {
     if let Some(Many(errors)) = error.downcast_ref() {
-        let mut code = ExitCode::from(exit_code::FAILURE);
+        let mut code = exit_code::FAILURE;
         for error in errors {
             code = report(error);
         }
@@ -60,9 +59,14 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(hint) = hint {
         eprintln!("Hint: {hint}");
     }
-    ExitCode::from(match machine_error {
-        Some(MachineError::Check { .. }) => exit_code::CHECK_FAILED,
+    match machine_error {
+        // A wrong value is the command line's fault, not the computer's.
+        Some(MachineError::Check { source, .. })
+            if !matches!(source, DriverError::InvalidFlag { .. }) =>
+        {
+            exit_code::CHECK_FAILED
+        }
         Some(error) if error.is_interruption() => exit_code::INTERRUPTED,
         _ => exit_code::FAILURE,
-    })
+    }
 }

@@ -16,7 +16,6 @@ use machine_core::certificates::CertificatePaths;
 use machine_core::driver::Driver;
 use machine_core::{MachineStore, Machines};
 use std::ffi::OsString;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 /// What every verb gets.
@@ -35,14 +34,14 @@ impl Context {
 }
 
 /// Runs one command line, `arguments[0]` being the program's name.
-pub fn run(arguments: Vec<OsString>, drivers: Vec<Arc<dyn Driver>>) -> ExitCode {
+pub fn run(arguments: Vec<OsString>, drivers: Vec<Arc<dyn Driver>>) -> u8 {
     match try_run(arguments, drivers) {
         Ok(code) => code,
         Err(error) => failure::report(&error),
     }
 }
 
-fn try_run(arguments: Vec<OsString>, drivers: Vec<Arc<dyn Driver>>) -> anyhow::Result<ExitCode> {
+fn try_run(arguments: Vec<OsString>, drivers: Vec<Arc<dyn Driver>>) -> anyhow::Result<u8> {
     let typed = arguments
         .iter()
         .map(|argument| argument.to_string_lossy().into_owned())

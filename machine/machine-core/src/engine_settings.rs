@@ -19,20 +19,35 @@ pub enum EngineOptionError {
 }
 
 /// Options that are lists in daemon.json: (the command line's name, the file's key).
-const LISTS: [(&str, &str); 9] = [
+const LISTS: [(&str, &str); 6] = [
     ("dns", "dns"),
     ("dns-opt", "dns-opts"),
     ("dns-search", "dns-search"),
-    ("exec-opt", "exec-opts"),
     ("insecure-registry", "insecure-registries"),
     ("label", "labels"),
     ("registry-mirror", "registry-mirrors"),
-    ("storage-opt", "storage-opts"),
-    ("default-address-pool", "default-address-pools"),
 ];
 
-/// Set by the machine itself; an option would cut the desktop off.
-const OURS: [&str; 9] = [
+/// The other options our engine has (`serve/options.rs` in agent-server). It refuses to start with any other, so they are
+/// refused here, before a machine is made.
+const SINGLE: [&str; 13] = [
+    "bip",
+    "bridge",
+    "debug",
+    "default-runtime",
+    "ip-forward",
+    "ip-masq",
+    "iptables",
+    "live-restore",
+    "log-driver",
+    "log-level",
+    "max-concurrent-downloads",
+    "storage-driver",
+    "userland-proxy",
+];
+
+/// Set by the machine itself; an option would cut the desktop off or lose the data disk.
+const OURS: [&str; 13] = [
     "H",
     "host",
     "hosts",
@@ -42,6 +57,10 @@ const OURS: [&str; 9] = [
     "tlscert",
     "tlskey",
     "config-file",
+    "data-root",
+    "exec-root",
+    "pidfile",
+    "group",
 ];
 
 /// Makes daemon.json. `driver` becomes the label `provider`, as docker-machine does.
@@ -59,20 +78,29 @@ pub fn daemon_json(options: &EngineOptions, driver: &str) -> Result<DaemonJson, 
     for (key, value) in [
         ("storage-driver", &options.storage_driver),
         ("log-level", &options.log_level),
-        ("data-root", &options.graph_dir),
     ] {
         if !value.is_empty() {
             json.insert(key.into(), value.as_str().into());
         }
     }
-    if options.ipv6 {
-        json.insert("ipv6".into(), true.into());
+    if let Some(variable) = options.env.first() {
+        return Err(EngineOptionError::Invalid {
+            flag: "env",
+            value: variable.clone(),
+            why: "this engine takes no variables; set proxies where the images come from, or use a mirror",
+        });
     }
-    proxies(&mut json, &options.env)?;
     for option in &options.arbitrary_flags {
         arbitrary(&mut json, option)?;
     }
-    Ok(json)
+    match json.get("storage-driver").and_then(Value::as_str) {
+        None | Some("overlay2") => Ok(json),
+        Some(other) => Err(EngineOptionError::Invalid {
+            flag: "storage-driver",
+            value: other.to_owned(),
+            why: "this engine has overlay2 only",
+        }),
+    }
 }
 
 fn list(json: &mut DaemonJson, key: &str, values: &[String]) {
@@ -86,32 +114,6 @@ fn push(json: &mut DaemonJson, key: &str, value: &str) {
         Value::Array(array) => array.push(value.into()),
         other => *other = vec![other.clone(), value.into()].into(),
     }
-}
-
-/// An engine's environment matters for its proxies; daemon.json has keys for those and for nothing else.
-fn proxies(json: &mut DaemonJson, environment: &[String]) -> Result<(), EngineOptionError> {
-    for variable in environment {
-        let (name, value) = key_value("env", variable)?;
-        let key = match name.to_ascii_uppercase().as_str() {
-            "HTTP_PROXY" => "http-proxy",
-            "HTTPS_PROXY" => "https-proxy",
-            "NO_PROXY" => "no-proxy",
-            _ => {
-                return Err(EngineOptionError::Invalid {
-                    flag: "env",
-                    value: variable.clone(),
-                    why: "only HTTP_PROXY, HTTPS_PROXY and NO_PROXY can be given to the engine",
-                });
-            }
-        };
-        let proxies = json
-            .entry("proxies")
-            .or_insert_with(|| Value::Object(Map::new()));
-        if let Value::Object(proxies) = proxies {
-            proxies.insert(key.into(), value.into());
-        }
-    }
-    Ok(())
 }
 
 /// `KEY=VALUE`, or `KEY` for a switch, as on dockerd's command line.
@@ -134,37 +136,50 @@ fn arbitrary(json: &mut DaemonJson, option: &str) -> Result<(), EngineOptionErro
             "the machine sets this itself, so that its API can be reached",
         ));
     }
-    let Some(value) = value else {
-        json.insert(name.into(), true.into());
-        return Ok(());
-    };
-    if name == "log-opt" {
-        let (key, inner) = value
-            .split_once('=')
-            .ok_or_else(|| invalid("it must be log-opt=KEY=VALUE"))?;
-        let options = json
-            .entry("log-opts")
-            .or_insert_with(|| Value::Object(Map::new()));
-        if let Value::Object(options) = options {
-            options.insert(key.into(), inner.into());
-        }
-        return Ok(());
-    }
-    if let Some((_, key)) = LISTS
+    let list = LISTS
         .iter()
-        .find(|(flag, key)| *flag == name || *key == name)
-    {
-        push(json, key, value);
-        return Ok(());
+        .find(|(flag, key)| *flag == name || *key == name);
+    match (name, list, value) {
+        ("log-opt" | "default-ulimit", _, Some(value)) => {
+            let (key, inner) = value
+                .split_once('=')
+                .ok_or_else(|| invalid("it must be OPTION=KEY=VALUE"))?;
+            let (map, inner) = match name {
+                "log-opt" => ("log-opts", inner.into()),
+                _ => (
+                    "default-ulimits",
+                    ulimit(key, inner)
+                        .ok_or_else(|| invalid("a limit is SOFT or SOFT:HARD, numbers both"))?,
+                ),
+            };
+            let map = json.entry(map).or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(map) = map {
+                map.insert(key.into(), inner);
+            }
+        }
+        (_, Some((_, key)), Some(value)) => push(json, key, value),
+        _ if SINGLE.contains(&name) => {
+            let value = match (value, value.map(str::parse::<i64>)) {
+                (None | Some("true"), _) => Value::Bool(true),
+                (Some("false"), _) => Value::Bool(false),
+                (_, Some(Ok(number))) => number.into(),
+                (Some(text), _) => text.into(),
+            };
+            json.insert(name.into(), value);
+        }
+        (_, Some(_), None) | ("log-opt" | "default-ulimit", _, None) => {
+            return Err(invalid("it must be KEY=VALUE"));
+        }
+        _ => return Err(invalid("this engine has no such option")),
     }
-    let value = match (value, value.parse::<i64>()) {
-        ("true", _) => Value::Bool(true),
-        ("false", _) => Value::Bool(false),
-        (_, Ok(number)) => number.into(),
-        _ => value.into(),
-    };
-    json.insert(name.into(), value);
     Ok(())
+}
+
+/// One of daemon.json's `default-ulimits`.
+fn ulimit(name: &str, text: &str) -> Option<Value> {
+    let (soft, hard) = text.split_once(':').unwrap_or((text, text));
+    let (soft, hard): (i64, i64) = (soft.parse().ok()?, hard.parse().ok()?);
+    Some(serde_json::json!({"Name": name, "Soft": soft, "Hard": hard}))
 }
 
 fn key_value<'a>(
@@ -207,17 +222,17 @@ mod tests {
                 registry_mirror: texts(&["http://m:5000"]),
                 insecure_registry: texts(&["r:5000", "10.0.0.0/8"]),
                 labels: texts(&["a=b"]),
-                env: texts(&["HTTP_PROXY=http://p:1", "no_proxy=x"]),
                 storage_driver: "overlay2".into(),
                 arbitrary_flags: texts(&[
                     "dns=1.1.1.1",
                     "dns=8.8.8.8",
-                    "mtu=1400",
+                    "max-concurrent-downloads=7",
                     "live-restore",
-                    "--icc=false",
+                    "--userland-proxy=false",
                     "log-opt=max-size=1m",
                     "bip=10.1.0.1/16",
                     "label=c=d",
+                    "default-ulimit=nofile=64:128",
                 ]),
                 ..EngineOptions::default()
             },
@@ -225,14 +240,14 @@ mod tests {
                 "labels": ["provider=qemu", "a=b", "c=d"],
                 "registry-mirrors": ["http://m:5000"],
                 "insecure-registries": ["r:5000", "10.0.0.0/8"],
-                "proxies": {"http-proxy": "http://p:1", "no-proxy": "x"},
                 "storage-driver": "overlay2",
                 "dns": ["1.1.1.1", "8.8.8.8"],
-                "mtu": 1400,
+                "max-concurrent-downloads": 7,
                 "live-restore": true,
-                "icc": false,
+                "userland-proxy": false,
                 "log-opts": {"max-size": "1m"},
                 "bip": "10.1.0.1/16",
+                "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 64, "Hard": 128}},
             }),
         );
     }
@@ -243,7 +258,11 @@ mod tests {
             ("=x", "KEY=VALUE"),
             ("host=tcp://0.0.0.0:1", "sets this itself"),
             ("tlsverify=false", "sets this itself"),
-            ("log-opt=x", "log-opt=KEY=VALUE"),
+            ("log-opt=x", "OPTION=KEY=VALUE"),
+            ("default-ulimit=nofile=x", "SOFT:HARD"),
+            ("dns", "KEY=VALUE"),
+            ("icc=false", "no such option"),
+            ("storage-driver=aufs", "overlay2 only"),
         ] {
             let options = EngineOptions {
                 arbitrary_flags: texts(&[option]),

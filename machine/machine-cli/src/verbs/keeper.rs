@@ -2,7 +2,6 @@
 
 use clap::Args;
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -10,7 +9,7 @@ pub(crate) struct Arguments {
     arguments: Vec<OsString>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     anyhow::bail!(
         "no driver of this build has a keeper: {:?}",
         arguments.arguments

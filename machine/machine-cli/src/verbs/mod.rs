@@ -20,12 +20,11 @@ mod stop;
 mod url;
 pub(crate) mod version;
 
-use crate::Context;
 use crate::failure::Many;
+use crate::{Context, exit_code};
 use clap::{Args, Subcommand};
 use machine_core::driver::FlagValues;
 use machine_core::{Machine, MachineError};
-use std::process::ExitCode;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -108,11 +107,7 @@ impl Verb {
         )
     }
 
-    pub(crate) fn run(
-        self,
-        context: &Context,
-        driver_values: FlagValues,
-    ) -> anyhow::Result<ExitCode> {
+    pub(crate) fn run(self, context: &Context, driver_values: FlagValues) -> anyhow::Result<u8> {
         match self {
             Verb::Active(arguments) => active::run(context, &arguments)?,
             Verb::Completion(arguments) => completion::run(context, &arguments)?,
@@ -138,7 +133,7 @@ impl Verb {
             Verb::Mount(_) => return Err(later::sorry("mount").into()),
             Verb::Keeper(arguments) => return keeper::run(&arguments),
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(exit_code::SUCCESS)
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::Context;
 use crate::failure::Failure;
 use clap::Args;
+use machine_core::StoreError;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -19,7 +20,22 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()> {
     let console = &context.console;
-    console.print(&format!("About to remove {}", arguments.names.join(", ")));
+    let mut errors: Vec<anyhow::Error> = Vec::new();
+    let mut names = Vec::new();
+    for name in &arguments.names {
+        match context.machines.store().load(name) {
+            Err(error @ (StoreError::NoSuchMachine { .. } | StoreError::InvalidName { .. })) => {
+                errors.push(error.into());
+            }
+            // A broken record is a machine too; removing it decides what can be done.
+            _ if !names.contains(name) => names.push(name.clone()),
+            _ => {}
+        }
+    }
+    if names.is_empty() {
+        return Err(super::together(errors));
+    }
+    console.print(&format!("About to remove {}", names.join(", ")));
     console.print("WARNING: This action will delete both local reference and remote instance.");
     if !arguments.yes && !arguments.force {
         match console.ask("Are you sure?")? {
@@ -34,8 +50,8 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
             }
         }
     }
-    let mut errors = Vec::new();
-    for name in &arguments.names {
+    context.console.catch_interrupts()?;
+    for name in &names {
         match context.machines.remove(name, arguments.force, console) {
             Ok(()) => console.print(&format!("Successfully removed {name}")),
             Err(error) => errors.push(error.into()),

@@ -9,7 +9,7 @@ use machine_core::{Machine, MachineError};
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     rest: Vec<OsString>,
 }
 
-pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<u8> {
     let (name, rest) = match arguments.rest.split_first() {
         Some((name, rest)) => (name.to_string_lossy().into_owned(), rest),
         None => ("default".to_owned(), &[][..]),
@@ -46,16 +46,16 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<Ex
 
 /// ssh replaces us, so that signals and the exit status are its own.
 #[cfg(unix)]
-fn run_in_our_place(command: &mut Command) -> io::Result<ExitCode> {
+fn run_in_our_place(command: &mut Command) -> io::Result<u8> {
     use std::os::unix::process::CommandExt;
     Err(command.exec())
 }
 
 #[cfg(not(unix))]
-fn run_in_our_place(command: &mut Command) -> io::Result<ExitCode> {
+fn run_in_our_place(command: &mut Command) -> io::Result<u8> {
     let status = command.status()?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(ExitCode::from(code.unwrap_or(crate::exit_code::FAILURE)))
+    Ok(code.unwrap_or(crate::exit_code::FAILURE))
 }
 
 fn options(machine: &Machine) -> Result<Vec<String>, MachineError> {

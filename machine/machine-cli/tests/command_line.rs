@@ -1,0 +1,555 @@
+//! `machine` as people and scripts meet it: command lines in, texts and exit codes out. The machines are those of the fake
+//! driver and live as long as the process, so a test writes down all the lines of one session.
+//!
+//! The program under test is this file itself, started anew with the role [`SESSION`]: the real program's driver list has
+//! no fake, and should not.
+
+use machine_core::fake::FakeDriver;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SESSION: &str = "BERTH_TEST_SESSION";
+const PROVIDER: &str = "BERTH_TEST_PROVIDER";
+const BOOT_MS: &str = "BERTH_TEST_BOOT_MS";
+const BEGIN: &str = "-- the session begins --\n";
+
+/// Not a test: runs a session's lines where [`SESSION`] is set, printing each line's exit code.
+#[test]
+fn session() {
+    let Ok(session) = std::env::var(SESSION) else {
+        return;
+    };
+    let boot_ms = std::env::var(BOOT_MS).map_or(0, |text| text.parse().unwrap());
+    let driver = FakeDriver::new(std::env::var(PROVIDER).unwrap().into())
+        .with_boot_time(Duration::from_millis(boot_ms));
+    print!("\n{BEGIN}");
+    for line in session.lines() {
+        println!("$ {line}");
+        let words = line.split(' ').filter(|word| !word.is_empty());
+        let code = machine_cli::run(
+            words.map(Into::into).collect(),
+            vec![Arc::new(driver.clone())],
+        );
+        if code != 0 {
+            println!("-> {code}");
+        }
+    }
+    std::io::stdout().flush().unwrap();
+    std::process::exit(0);
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+fn bench() -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("provider")).unwrap();
+    Bench { folder }
+}
+
+impl Bench {
+    fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
+    fn command(&self, lines: &[&str]) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "session", "--nocapture", "--quiet"])
+            .env(SESSION, lines.join("\n"))
+            .env(PROVIDER, self.folder.path().join("provider"));
+        self.environment(&mut command);
+        command
+    }
+
+    fn environment(&self, command: &mut Command) {
+        command
+            .env("HOME", self.folder.path())
+            .env("MACHINE_STORAGE_PATH", self.store())
+            .env("MACHINE_DRIVER", "fake")
+            .env("SHELL", "/bin/bash")
+            .stdin(Stdio::null());
+        for variable in ["DOCKER_HOST", "NO_PROXY", "no_proxy", "MACHINE_DEBUG"] {
+            command.env_remove(variable);
+        }
+    }
+
+    /// What a session printed on stdout and on stderr, without what differs from run to run.
+    fn run(&self, lines: &[&str]) -> (String, String) {
+        self.told(self.command(lines).output().unwrap())
+    }
+
+    fn told(&self, output: Output) -> (String, String) {
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let told = stdout.split(BEGIN).nth(1);
+        let told = told.unwrap_or_else(|| panic!("no session in {stdout}\n{stderr}"));
+        (self.steady(told), self.steady(&stderr))
+    }
+
+    fn steady(&self, text: &str) -> String {
+        let text = text.replace(&*self.folder.path().to_string_lossy(), "[FOLDER]");
+        // The fake's port: digits after its address.
+        let mut parts = text.split("127.0.0.1:");
+        let mut steady = parts.next().unwrap().to_owned();
+        for part in parts {
+            steady.push_str("127.0.0.1:[PORT]");
+            steady.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+        }
+        steady
+    }
+
+    /// Neither a machine's folder, nor a lock, nor anything at the provider.
+    #[track_caller]
+    fn assert_nothing_left(&self) {
+        for folder in [
+            self.store().join("machines"),
+            self.folder.path().join("provider"),
+        ] {
+            if let Ok(entries) = std::fs::read_dir(folder) {
+                let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+                assert!(names.is_empty(), "{names:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_day_with_a_machine() {
+    let bench = bench();
+    let (stdout, stderr) = bench.run(&[
+        "machine create dev --memory 2048 --fake-port 80 --fake-port=443 --fake-loud --engine-label a=b",
+        "machine ls",
+        "machine ls -q",
+        "machine status dev",
+        "machine ip dev",
+        "machine url dev",
+        "machine env dev",
+        "machine env --shell fish --no-proxy dev",
+        "machine config dev",
+        "machine version dev",
+        "machine inspect -f {{.Driver.Memory}}/{{.Driver.Ports}}/{{.Driver.Loud}}/{{.HostOptions.EngineOptions.Labels}} dev",
+        "machine inspect -f {{.HostOptions.AuthOptions.StorePath}} dev",
+        "machine ls -f {{.Name}}:{{.State}}:{{.DockerVersion}}:{{.DriverName}}",
+        "machine stop dev",
+        "machine stop dev",
+        "machine ls",
+        "machine start dev",
+        "machine restart dev",
+        "machine kill dev",
+        "machine status dev",
+        "machine rm -y dev",
+        "machine ls",
+    ]);
+    insta::assert_snapshot!(stdout);
+    insta::assert_snapshot!(stderr);
+    bench.assert_nothing_left();
+}
+
+/// Called by the old name, all is the same, and hints repeat what was typed.
+#[test]
+fn the_old_name() {
+    let bench = bench();
+    let (stdout, stderr) = bench.run(&[
+        "docker-machine --bugsnag-api-token=no-report create --driver fake default",
+        "docker-machine env",
+        "docker-machine -v",
+        "docker-machine rm -f default",
+    ]);
+    assert_eq!(stderr, "");
+    assert!(
+        stdout.contains("run: docker-machine env default\n"),
+        "{stdout}"
+    );
+    assert!(
+        stdout.contains("# eval $(docker-machine env)\n"),
+        "{stdout}"
+    );
+    assert!(
+        stdout.contains(concat!(
+            "docker-machine version ",
+            env!("CARGO_PKG_VERSION")
+        )),
+        "{stdout}"
+    );
+    assert!(!stdout.contains("->"), "{stdout}");
+}
+
+/// Bad input: an exit code other than 0, what failed, what to try.
+#[test]
+fn bad_input() {
+    let bench = bench();
+    let mut text = String::new();
+    for line in [
+        "machine create",
+        "machine create -x",
+        "machine create _dev",
+        "machine create dev --warp-speed 9",
+        "machine create -d warp dev",
+        "machine create dev --fake-memory much",
+        "machine create dev --fake-memory 1",
+        "machine create dev --engine-opt host=tcp://0.0.0.0:1",
+        "machine create dev --tls-san a,b",
+        "machine dance",
+        "machine --dance ls",
+        "machine ls --filter state",
+        "machine ls --filter colour=red",
+        "machine ls --filter name=(",
+        "machine ls --format {{.Nam",
+        "machine status dev",
+        "machine status",
+        "machine env dev",
+        "machine env -u dev",
+        "machine create dev --engine-opt mtu=1",
+        "machine create dev --engine-env A=b",
+        "machine env --swarm dev",
+        "machine start a b",
+        "machine stop ../x",
+        "machine rm",
+        "machine rm -y dev",
+        "machine rm -f dev",
+        "machine rm dev",
+        "machine ssh dev",
+        "machine active",
+        "machine provision dev",
+        "machine regenerate-certs -f dev",
+        "machine upgrade",
+        "machine scp a b",
+        "machine mount dev:/x",
+    ] {
+        let (stdout, stderr) = bench.run(&[line]);
+        assert!(stdout.contains("-> "), "{line} must fail: {stdout}{stderr}");
+        assert!(stderr.starts_with("Error: "), "{line}: {stderr}");
+        text.push_str(&stdout);
+        text.push_str(&stderr);
+        text.push('\n');
+    }
+    insta::assert_snapshot!(text);
+    bench.assert_nothing_left();
+}
+
+#[test]
+fn env_of_a_stopped_machine() {
+    let bench = bench();
+    let (stdout, stderr) = bench.run(&[
+        "machine create dev",
+        "machine stop dev",
+        "machine env dev",
+        "machine config dev",
+        "machine ip dev",
+        "machine url dev",
+        "machine ssh dev",
+    ]);
+    assert_eq!(stdout.matches("-> 1").count(), 5, "{stdout}");
+    let expected = "Error: machine \"dev\" is not running (it is Stopped)\nHint: start it: machine start dev\n";
+    assert_eq!(stderr, expected.repeat(5));
+    assert!(!stdout.contains("export"), "{stdout}");
+}
+
+#[test]
+fn a_corrupt_record() {
+    let bench = bench();
+    let config = bench.store().join("machines/bad/config.json");
+    bench.run(&["machine create good"]);
+    std::fs::create_dir(config.parent().unwrap()).unwrap();
+    std::fs::write(&config, "{\"ConfigVersion\": 3,").unwrap();
+    let (stdout, stderr) = bench.run(&[
+        "machine ls",
+        "machine status bad",
+        "machine status good",
+        "machine create bad",
+        "machine rm -y bad",
+    ]);
+    assert_eq!(
+        std::fs::read_to_string(&config).unwrap(),
+        "{\"ConfigVersion\": 3,"
+    );
+    insta::assert_snapshot!(format!("{stdout}{stderr}"));
+    let (stdout, _) = bench.run(&["machine rm -f bad", "machine ls -q"]);
+    assert!(stdout.contains("Successfully removed bad"), "{stdout}");
+    assert!(stdout.ends_with("good\n"), "{stdout}");
+}
+
+/// `rm` asks; without anyone to answer it removes nothing.
+#[test]
+fn rm_asks() {
+    for (answer, removed, code) in [("y\n", true, ""), ("n\n", false, ""), ("", false, "-> 1")] {
+        let bench = bench();
+        bench.run(&["machine create dev"]);
+        let mut child = bench
+            .command(&["machine rm dev"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(answer.as_bytes())
+            .unwrap();
+        let (stdout, stderr) = bench.told(child.wait_with_output().unwrap());
+        assert!(stdout.contains("Are you sure? (y/n)"), "{stdout}");
+        assert!(stdout.contains(code), "{stdout}{stderr}");
+        assert_eq!(
+            stdout.contains("Successfully removed dev"),
+            removed,
+            "{stdout}"
+        );
+        assert_eq!(
+            bench.store().join("machines/dev/config.json").exists(),
+            !removed
+        );
+    }
+}
+
+/// Ctrl-C while the machine boots: a clear end, exit code 130, nothing left.
+#[cfg(unix)]
+#[test]
+fn interrupting_create() {
+    let bench = bench();
+    let mut child = bench
+        .command(&["machine create dev"])
+        .env(BOOT_MS, "600000")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("Booting (fake)") {
+        line.clear();
+        assert!(stdout.read_line(&mut line).unwrap() > 0, "it must boot");
+    }
+    assert!(bench.store().join("machines/dev/config.json").exists());
+    let kill = format!("kill -INT {}", child.id());
+    assert!(
+        Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    let mut stderr = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut stderr)
+        .unwrap();
+    child.wait().unwrap();
+    assert!(
+        rest.contains("Interrupted: removing what was made"),
+        "{rest}"
+    );
+    assert!(rest.contains("-> 130"), "{rest}");
+    assert_eq!(stderr, "Error: interrupted\n");
+    bench.assert_nothing_left();
+}
+
+/// A killed `create` leaves a record that the next one clears away.
+#[cfg(unix)]
+#[test]
+fn killing_create() {
+    let bench = bench();
+    let mut child = bench
+        .command(&["machine create dev"])
+        .env(BOOT_MS, "600000")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("Booting (fake)") {
+        line.clear();
+        assert!(stdout.read_line(&mut line).unwrap() > 0, "it must boot");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (stdout, stderr) = bench.run(&["machine ls", "machine start dev"]);
+    assert!(stdout.contains("half made"), "{stdout}");
+    assert!(
+        stderr.contains("Hint: wait for `create`, or remove"),
+        "{stderr}"
+    );
+    let (stdout, _) = bench.run(&[
+        "machine create dev",
+        "machine status dev",
+        "machine rm -y dev",
+    ]);
+    assert!(
+        stdout.contains("Removing what an interrupted create left"),
+        "{stdout}"
+    );
+    assert!(stdout.contains("Running\n"), "{stdout}");
+    bench.assert_nothing_left();
+}
+
+#[test]
+fn a_drivers_flags_and_variables() {
+    let bench = bench();
+    let (help, _) = bench.run(&["machine create -d fake --help"]);
+    for part in [
+        "--fake-memory",
+        "--memory",
+        "[default: 1024]",
+        "FAKE_MEMORY",
+        "--engine-label",
+    ] {
+        assert!(help.contains(part), "{part} in {help}");
+    }
+    let output = bench
+        .command(&[
+            "machine create one",
+            "machine create two --fake-memory 256 --fake-port 1",
+            "machine inspect -f {{.Driver.Memory}}{{.Driver.Ports}} one",
+            "machine inspect -f {{.Driver.Memory}}{{.Driver.Ports}} two",
+        ])
+        .env("FAKE_MEMORY", "512")
+        .env("FAKE_PORTS", "7, 8")
+        .output()
+        .unwrap();
+    let (stdout, stderr) = bench.told(output);
+    assert!(stdout.contains("512[7 8]"), "{stdout}{stderr}");
+    assert!(stdout.contains("256[1]"), "{stdout}");
+}
+
+#[test]
+fn swarm_is_remembered_with_a_warning() {
+    let bench = bench();
+    let (stdout, stderr) = bench.run(&[
+        "machine create --swarm --swarm-master --swarm-discovery token://x dev",
+        "machine inspect -f {{.HostOptions.SwarmOptions.Discovery}} dev",
+        "machine ls --filter swarm=dev -q",
+        "machine ls --filter swarm=other -q",
+    ]);
+    assert!(
+        stderr.contains("Warning: classic Swarm has ended"),
+        "{stderr}"
+    );
+    assert!(stdout.contains("token://x\n"), "{stdout}");
+    assert!(stdout.contains("swarm=dev -q\ndev\n"), "{stdout}");
+    assert!(stdout.ends_with("swarm=other -q\n"), "{stdout}");
+}
+
+#[test]
+fn filters() {
+    let bench = bench();
+    let (stdout, stderr) = bench.run(&[
+        "machine create node1 --engine-label tier=web",
+        "machine create node10 --engine-label tier=db",
+        "machine create node2",
+        "machine stop node2",
+        "machine ls -q --filter name=node1",
+        "machine ls -q --filter label=tier=db --filter label=tier=web --filter state=running",
+        "machine ls -q --filter label=tier",
+        "machine ls -q --filter state=STOPPED",
+        "machine ls -q --filter driver=other",
+        "machine ls -q",
+    ]);
+    assert_eq!(stderr, "");
+    let lists: Vec<&str> = stdout.split("$ machine ls").skip(1).collect();
+    let names: Vec<Vec<&str>> = lists
+        .iter()
+        .map(|list| list.lines().skip(1).collect())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            vec!["node1", "node10"],
+            vec!["node1", "node10"],
+            vec!["node1", "node10"],
+            vec!["node2"],
+            vec![],
+            vec!["node1", "node2", "node10"],
+        ]
+    );
+}
+
+#[test]
+fn completion_knows_the_verbs() {
+    let (stdout, stderr) = bench().run(&["machine completion bash", "machine completion fish"]);
+    assert_eq!(stderr, "");
+    assert!(stdout.contains("regenerate-certs"), "{stdout}");
+    assert!(!stdout.contains("-> "), "{stdout}");
+}
+
+/// `ssh` gets the machine's key, its pinned host keys and all that follows the name, and its exit status is ours.
+#[cfg(unix)]
+#[test]
+fn ssh_runs_the_systems_ssh() {
+    let bench = bench();
+    let bin = bench.folder.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    write_program(&bin.join("ssh"), "#!/bin/sh\necho \"ssh $@\"\nexit 37\n");
+    // The session ends where ssh takes its place.
+    let output = bench
+        .command(&[
+            "machine create dev",
+            "machine ssh dev -L 80:x:80 ls -l --color",
+        ])
+        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(37));
+    let (stdout, _) = bench.told(output);
+    let line = stdout.lines().last().unwrap();
+    assert!(
+        line.ends_with("docker@127.0.0.1 -L 80:x:80 ls -l --color"),
+        "{line}"
+    );
+    assert!(
+        line.contains("-i [FOLDER]/store/machines/dev/id_ed25519"),
+        "{line}"
+    );
+    assert!(
+        line.contains("-oUserKnownHostsFile=\"[FOLDER]/store/machines/dev/known_hosts\""),
+        "{line}"
+    );
+
+    let output = bench
+        .command(&["machine rm -y dev", "machine create dev", "machine ssh dev"])
+        .env("PATH", "/nowhere")
+        .output()
+        .unwrap();
+    let (stdout, stderr) = bench.told(output);
+    assert!(stdout.ends_with("-> 1\n"), "{stdout}");
+    assert!(stderr.contains("there is no `ssh` program"), "{stderr}");
+}
+
+#[cfg(unix)]
+fn write_program(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The real program: verbs that need no machine are quick. The bound is loose, since tests run under load and this build is not
+/// optimised; the number is printed.
+#[test]
+fn the_program_starts_quickly() {
+    let bench = bench();
+    let mut fastest = Duration::MAX;
+    for _ in 0..10 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_machine"));
+        bench.environment(&mut command);
+        let started = Instant::now();
+        let output = command.arg("ls").output().unwrap();
+        fastest = fastest.min(started.elapsed());
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "NAME   ACTIVE   DRIVER   STATE   URL   SWARM   DOCKER   ERRORS\n"
+        );
+        assert!(output.status.success());
+    }
+    println!("machine ls, empty store, fastest of 10: {fastest:?}");
+    assert!(fastest < Duration::from_secs(1), "{fastest:?}");
+    assert!(!bench.store().exists(), "a look makes nothing");
+}
