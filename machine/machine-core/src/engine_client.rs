@@ -112,6 +112,11 @@ impl EngineClient {
         })
     }
 
+    /// The certificates, for those who talk longer than one question and answer.
+    pub fn tls(&self) -> Arc<ClientConfig> {
+        self.tls.clone()
+    }
+
     /// `GET /version`.
     pub fn version(&self, timeout: Duration) -> Result<EngineVersion, EngineError> {
         let body = self.get("/version", timeout)?;

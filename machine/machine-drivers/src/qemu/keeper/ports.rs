@@ -1,0 +1,266 @@
+//! Published container ports appear on the machine's loopback address, and vanish with their container.
+
+use super::super::arguments::NETWORK;
+use super::qmp::{Qmp, QmpError};
+use super::status::Board;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// A port of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port {
+    pub number: u16,
+    pub protocol: Protocol,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.number, self.protocol.name())
+    }
+}
+
+/// The part of `/containers/json` that matters here.
+#[derive(Debug, Deserialize)]
+pub struct Container {
+    #[serde(rename = "Ports", default)]
+    ports: Vec<Published>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Published {
+    #[serde(rename = "IP", default)]
+    ip: String,
+    #[serde(rename = "PublicPort", default)]
+    public: Option<u16>,
+    #[serde(rename = "Type", default)]
+    protocol: String,
+}
+
+/// What should be open, and what cannot be and why.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub open: BTreeSet<Port>,
+    pub problems: BTreeMap<Port, String>,
+}
+
+/// What the running containers publish. A port that is published more than once (IPv4 and IPv6) counts once.
+pub fn wanted(containers: &[Container]) -> Wanted {
+    let mut wanted = Wanted::default();
+    for published in containers.iter().flat_map(|container| &container.ports) {
+        let Some(number) = published.public.filter(|number| *number != 0) else {
+            continue; // exposed, not published
+        };
+        let protocol = match published.protocol.as_str() {
+            "udp" => Protocol::Udp,
+            "tcp" => Protocol::Tcp,
+            other => {
+                tracing::warn!(
+                    number,
+                    protocol = other,
+                    "a published port cannot be forwarded"
+                );
+                continue;
+            }
+        };
+        let port = Port { number, protocol };
+        if published
+            .ip
+            .parse()
+            .is_ok_and(|ip: IpAddr| ip.is_loopback())
+        {
+            wanted.problems.insert(
+                port,
+                format!("published on {} inside the machine only", published.ip),
+            );
+        } else {
+            wanted.open.insert(port);
+        }
+    }
+    for port in &wanted.open {
+        wanted.problems.remove(port);
+    }
+    wanted
+}
+
+/// The forwards that QEMU has.
+pub struct Forwards {
+    ip: Ipv4Addr,
+    open: BTreeSet<Port>,
+    /// Ports that failed, so that each is complained of once.
+    failed: BTreeMap<Port, String>,
+}
+
+impl Forwards {
+    pub fn new(ip: Ipv4Addr) -> Forwards {
+        Forwards {
+            ip,
+            open: BTreeSet::new(),
+            failed: BTreeMap::new(),
+        }
+    }
+
+    /// Opens and closes until QEMU has what is wanted, and tells the board.
+    pub fn bring_to(&mut self, wanted: &Wanted, qmp: &Qmp, board: &Board) -> Result<(), QmpError> {
+        let gone: Vec<Port> = self.open.difference(&wanted.open).copied().collect();
+        for port in gone {
+            let answer = qmp.human(&remove(self.ip, port))?;
+            tracing::info!(%port, answer, "port closed");
+            self.open.remove(&port);
+        }
+        self.failed
+            .retain(|port, _| wanted.open.contains(port) || wanted.problems.contains_key(port));
+        for (port, why) in &wanted.problems {
+            self.complain(*port, why.clone());
+        }
+        for port in &wanted.open {
+            if self.open.contains(port) {
+                continue;
+            }
+            let answer = qmp.human(&add(self.ip, *port))?;
+            if answer.is_empty() {
+                tracing::info!(%port, ip = %self.ip, "port opened");
+                self.open.insert(*port);
+                self.failed.remove(port);
+            } else {
+                let why = explain(self.ip, *port).unwrap_or(answer);
+                self.complain(*port, why);
+            }
+        }
+        board.change(|status| {
+            status.ports = self.open.iter().map(Port::to_string).collect();
+            status.port_problems = self
+                .failed
+                .iter()
+                .map(|(port, why)| format!("{port}: {why}"))
+                .collect();
+        });
+        Ok(())
+    }
+
+    /// True while a port waits for another program to let go of it.
+    pub fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    fn complain(&mut self, port: Port, why: String) {
+        if self.failed.get(&port) != Some(&why) {
+            tracing::warn!(%port, ip = %self.ip, why, "published port not opened");
+            self.failed.insert(port, why);
+        }
+    }
+}
+
+/// QEMU only says that it could not; the operating system says why.
+fn explain(ip: Ipv4Addr, port: Port) -> Option<String> {
+    let tried = match port.protocol {
+        Protocol::Tcp => std::net::TcpListener::bind((ip, port.number)).map(drop),
+        Protocol::Udp => std::net::UdpSocket::bind((ip, port.number)).map(drop),
+    };
+    let error = tried.err()?;
+    Some(match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!("another program has it on {ip}"),
+        std::io::ErrorKind::PermissionDenied => {
+            format!("ports below {} need more rights on this computer", 1024)
+        }
+        _ => error.to_string(),
+    })
+}
+
+fn add(ip: Ipv4Addr, port: Port) -> String {
+    let Port { number, protocol } = port;
+    format!(
+        "hostfwd_add {NETWORK} {}:{ip}:{number}-:{number}",
+        protocol.name()
+    )
+}
+
+fn remove(ip: Ipv4Addr, port: Port) -> String {
+    let Port { number, protocol } = port;
+    format!("hostfwd_remove {NETWORK} {}:{ip}:{number}", protocol.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(containers: &str, open: &[&str], problems: &[&str]) {
+        let containers: Vec<Container> = serde_json::from_str(containers).unwrap();
+        let wanted = wanted(&containers);
+        let names = |ports: Vec<&Port>| ports.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names(wanted.open.iter().collect()), open);
+        assert_eq!(names(wanted.problems.keys().collect()), problems);
+    }
+
+    #[test]
+    fn published_ports_are_wanted_once() {
+        check("[]", &[], &[]);
+        check(
+            r#"[{"Id":"a","Ports":[{"PrivatePort":80,"Type":"tcp"}]}]"#,
+            &[],
+            &[],
+        );
+        check(
+            r#"[{"Ports":[{"IP":"0.0.0.0","PrivatePort":80,"PublicPort":8080,"Type":"tcp"},
+                          {"IP":"::","PrivatePort":80,"PublicPort":8080,"Type":"tcp"}]},
+                {"Ports":[{"IP":"0.0.0.0","PrivatePort":53,"PublicPort":53,"Type":"udp"},
+                          {"IP":"0.0.0.0","PrivatePort":9,"PublicPort":9,"Type":"sctp"}]}]"#,
+            &["53/udp", "8080/tcp"],
+            &[],
+        );
+    }
+
+    #[test]
+    fn a_port_on_the_guests_own_loopback_is_a_problem_unless_it_is_elsewhere_too() {
+        check(
+            r#"[{"Ports":[{"IP":"127.0.0.1","PrivatePort":80,"PublicPort":8080,"Type":"tcp"}]}]"#,
+            &[],
+            &["8080/tcp"],
+        );
+        check(
+            r#"[{"Ports":[{"IP":"127.0.0.1","PrivatePort":80,"PublicPort":8080,"Type":"tcp"},
+                          {"IP":"0.0.0.0","PrivatePort":81,"PublicPort":8080,"Type":"tcp"}]}]"#,
+            &["8080/tcp"],
+            &[],
+        );
+    }
+
+    #[test]
+    fn forwards_are_bound_to_the_machines_address_only() {
+        let port = Port {
+            number: 8080,
+            protocol: Protocol::Tcp,
+        };
+        let ip = Ipv4Addr::new(127, 20, 3, 4);
+        assert_eq!(add(ip, port), "hostfwd_add net tcp:127.20.3.4:8080-:8080");
+        assert_eq!(remove(ip, port), "hostfwd_remove net tcp:127.20.3.4:8080");
+    }
+
+    #[test]
+    fn a_taken_port_says_so() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let number = listener.local_addr().unwrap().port();
+        let port = Port {
+            number,
+            protocol: Protocol::Tcp,
+        };
+        let why = explain(Ipv4Addr::LOCALHOST, port).unwrap();
+        assert!(why.contains("another program"), "{why}");
+    }
+}
