@@ -2,6 +2,9 @@
 //!
 //! The first argument chooses; `shim` is looked at before anything else because one is started for every container.
 
+// `json!` recurses once for each token of `/info`'s answer.
+#![recursion_limit = "512"]
+
 mod init;
 mod serve;
 mod sshd;

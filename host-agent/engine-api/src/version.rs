@@ -74,7 +74,12 @@ impl ApiVersion {
         !self.since(42)
     }
 
-    /// Before 1.42, `/system/df` always counted everything and `/info` had more legacy keys.
+    /// Before 1.50, `/info` had `BridgeNfIptables` and `BridgeNfIp6tables`.
+    pub fn shows_bridge_netfilter(self) -> bool {
+        !self.since(50)
+    }
+
+    /// From 1.42 a client says with `type` what `/system/df` counts; before, it was always everything.
     pub fn selects_disk_usage(self) -> bool {
         self.since(42)
     }

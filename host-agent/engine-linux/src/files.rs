@@ -15,7 +15,7 @@ pub const VOLUME_RECORD: &str = "volume.json";
 pub const NETWORKS: &str = "networks";
 /// Bound network namespaces, under `--exec-root`.
 pub const NAMESPACES: &str = "netns";
-/// The engine's own identity, made once: 32 random hex digits and more, one line.
+/// The engine's own identity, made once: a UUID, one line.
 pub const ENGINE_ID: &str = "engine-id";
 /// Locked by the engine that uses the folder.
 pub const LOCK: &str = "lock";

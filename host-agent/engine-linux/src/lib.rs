@@ -1,7 +1,7 @@
 //! The traits of `engine` made real on Linux. The only crate with `unsafe`.
 
 pub mod files;
+pub mod host;
 pub mod network;
-pub mod runtime;
 pub mod shim;
 pub mod volumes;

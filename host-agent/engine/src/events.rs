@@ -90,6 +90,11 @@ impl EventBus {
         let _ = self.inner.sender.send(event);
     }
 
+    /// How many read the stream now.
+    pub fn listeners(&self) -> usize {
+        self.inner.sender.receiver_count()
+    }
+
     /// The kept events, and a receiver that goes on exactly where they end.
     pub fn subscribe(&self) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
         let kept = self

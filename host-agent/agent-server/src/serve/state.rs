@@ -1,5 +1,6 @@
 //! What handlers are given. Each takes only the service it needs: `State(events): State<EventBus>`.
 
+use super::system::System;
 use axum::extract::FromRef;
 use engine::events::EventBus;
 use engine::networks::NetworkBackend;
@@ -12,6 +13,7 @@ pub struct AppState(Arc<Services>);
 
 /// The services, made once by the composition root (`serve::compose`) or, with fakes, by `serve::testing`.
 pub struct Services {
+    pub system: Arc<System>,
     pub events: EventBus,
     pub networks: Arc<dyn NetworkBackend>,
     pub volumes: Arc<VolumeService>,
@@ -35,6 +37,7 @@ macro_rules! extractable {
 }
 
 extractable! {
+    system: Arc<System>,
     events: EventBus,
     networks: Arc<dyn NetworkBackend>,
     volumes: Arc<VolumeService>,

@@ -1,17 +1,22 @@
 //! The router in process, on fakes: what tests of routes call.
 
+use super::config::Config;
+use super::options::Options;
 use super::routes;
 use super::state::{AppState, Services};
+use super::system::System;
 use axum::body::Body;
 use bytes::Bytes;
 use engine::clock::SystemClock;
 use engine::events::EventBus;
-use engine::id::ContainerId;
-use engine::networks::{Attached, Attachment, NetworkBackend, NetworkError, NetworkFacts};
+use engine::networks::fake::FakeNetwork;
+use engine::runtime::RuntimeFacts;
 use engine::volumes::VolumeService;
 use engine::volumes::fake::FakeVolumeStore;
+use engine_linux::host::HostFacts;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
+use std::path::Path;
 use std::sync::Arc;
 use tower::ServiceExt;
 
@@ -23,10 +28,14 @@ pub fn services() -> Services {
         events.clone(),
         Arc::new(SystemClock),
     );
+    let config = Config::from_options(Options::default()).expect("the defaults are good");
+    let host = HostFacts::read(Path::new("/"));
+    let runtime = RuntimeFacts::default();
     Services {
+        system: Arc::new(System::new("test".into(), config, host, runtime)),
         events,
         volumes: Arc::new(volumes),
-        networks: Arc::new(NoNetworks),
+        networks: Arc::new(FakeNetwork::new()),
     }
 }
 
@@ -84,33 +93,4 @@ pub async fn send_to(
 /// GET over fresh fakes.
 pub async fn get(path: &str) -> Answer {
     send(services(), Method::GET, path, Body::empty()).await
-}
-
-/// A backend without networks.
-pub struct NoNetworks;
-
-#[async_trait::async_trait]
-impl NetworkBackend for NoNetworks {
-    async fn attach(&self, attachment: Attachment) -> Result<Attached, NetworkError> {
-        Err(NetworkError::Unsupported {
-            what: format!("{:?}", attachment.mode),
-            why: "this is a test without networks".into(),
-        })
-    }
-
-    async fn detach(&self, _: &ContainerId) -> Result<(), NetworkError> {
-        Ok(())
-    }
-
-    async fn recover(&self, _: Vec<(ContainerId, Attached)>) -> Result<(), NetworkError> {
-        Ok(())
-    }
-
-    fn networks(&self) -> Vec<NetworkFacts> {
-        Vec::new()
-    }
-
-    fn resolv_conf(&self) -> String {
-        String::new()
-    }
 }

@@ -4,10 +4,14 @@
 //! request -> version prefix taken off, ApiVersion put in -> route -> handler -> common headers -> answer
 //! ```
 
+mod absent;
 pub mod containers;
+mod events;
 pub mod exec;
 pub mod images;
-pub mod volumes;
+mod networks;
+mod system;
+mod volumes;
 
 use super::error::ApiError;
 use super::state::AppState;
@@ -25,10 +29,14 @@ use tower::Layer;
 /// `Extension<ApiVersion>`.
 pub fn router(state: AppState) -> Router {
     let routes = Router::new()
+        .merge(system::router())
+        .merge(events::router())
         .merge(containers::router())
         .merge(exec::router())
         .merge(images::router())
+        .merge(networks::router())
         .merge(volumes::router())
+        .merge(absent::router())
         // Docker answers 404 to a known path with another method, too.
         .method_not_allowed_fallback(page_not_found)
         .fallback(page_not_found)

@@ -1,0 +1,600 @@
+//! What the engine will do, made of [`Options`]: defaults put in, everything checked. Nothing is looked up on the host here,
+//! so `--validate` can run anywhere.
+
+use super::options::{Options, Ulimit};
+use ipnet::Ipv4Net;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use tracing::level_filters::LevelFilter;
+
+/// The checked configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub hosts: Vec<Host>,
+    /// Group of the unix socket; `None`: `docker` where it exists.
+    pub group: Option<String>,
+    pub data_root: PathBuf,
+    pub exec_root: PathBuf,
+    pub pidfile: Option<PathBuf>,
+    pub tls: Option<TlsFiles>,
+    /// Address and prefix length of the default bridge.
+    pub bip: Option<Ipv4Net>,
+    pub bridge: Option<String>,
+    /// Serve published ports on loopback by a proxy inside the engine.
+    pub userland_proxy: bool,
+    pub registry_mirrors: Vec<String>,
+    pub insecure_registries: Vec<String>,
+    pub max_concurrent_downloads: usize,
+    pub log_driver: String,
+    pub log_options: BTreeMap<String, String>,
+    pub default_ulimits: Vec<Ulimit>,
+    pub dns: Vec<IpAddr>,
+    pub dns_options: Vec<String>,
+    pub dns_search: Vec<String>,
+    /// Name -> program.
+    pub runtimes: BTreeMap<String, PathBuf>,
+    /// `None`: the built-in one.
+    pub default_runtime: Option<String>,
+    pub labels: Vec<String>,
+    pub log_level: LevelFilter,
+    pub warnings: Vec<String>,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Unix(path) => write!(f, "unix://{}", path.display()),
+            Host::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+/// PEM files for tcp.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// With it, clients must show a certificate this authority has signed.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Where the built-in runtime's name is needed.
+pub const BUILT_IN_RUNTIME: &str = "berth";
+
+/// Why the configuration cannot be used: which option and why.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+fn wrong<T>(text: impl Into<String>) -> Result<T, ConfigError> {
+    Err(ConfigError(text.into()))
+}
+
+impl Config {
+    /// Checks everything and puts the defaults in.
+    pub fn from_options(options: Options) -> Result<Config, ConfigError> {
+        let Options {
+            hosts,
+            group,
+            data_root,
+            exec_root,
+            pidfile,
+            tls,
+            tlsverify,
+            tlscacert,
+            tlscert,
+            tlskey,
+            bip,
+            bridge,
+            iptables,
+            ip_forward,
+            ip_masq,
+            userland_proxy,
+            registry_mirrors,
+            insecure_registries,
+            max_concurrent_downloads,
+            storage_driver,
+            log_driver,
+            log_opts,
+            default_ulimits,
+            dns,
+            dns_opts,
+            dns_search,
+            runtimes,
+            default_runtime,
+            labels,
+            log_level,
+            debug,
+            live_restore: _,
+        } = options;
+
+        for (name, value, why) in [
+            (
+                "iptables",
+                iptables,
+                "published ports and NAT need firewall rules",
+            ),
+            (
+                "ip-forward",
+                ip_forward,
+                "the default bridge does not work without",
+            ),
+            (
+                "ip-masq",
+                ip_masq,
+                "containers could not reach the outside; give them addresses of your own with --network host",
+            ),
+        ] {
+            if value == Some(false) {
+                return wrong(format!("--{name}=false is not supported: {why}"));
+            }
+        }
+        if let Some(driver) = storage_driver
+            && driver != "overlay2"
+        {
+            return wrong(format!(
+                "storage driver {driver:?} is not supported: overlay2 is the only one"
+            ));
+        }
+
+        let tls_files = tls_files(tls, tlsverify, tlscacert, tlscert, tlskey)?;
+        let mut warnings = Vec::new();
+        let hosts = if hosts.is_empty() {
+            vec![Host::Unix(guest_contract::API_SOCKET.into())]
+        } else {
+            let default_port = if tls_files.is_some() { 2376 } else { 2375 };
+            let mut parsed = Vec::with_capacity(hosts.len());
+            for host in &hosts {
+                let host = parse_host(host, default_port)?;
+                if let Host::Tcp(address) = host {
+                    let asked = tls == Some(false) || tlsverify == Some(false);
+                    check_exposure(address, tls_files.as_ref(), asked, &mut warnings)?;
+                }
+                if parsed.contains(&host) {
+                    return wrong(format!("--host {host} is given twice"));
+                }
+                parsed.push(host);
+            }
+            parsed
+        };
+
+        check_labels(&labels)?;
+        let log_driver = log_driver.unwrap_or_else(|| "json-file".into());
+        if !matches!(log_driver.as_str(), "json-file" | "none") {
+            return wrong(format!(
+                "logger: no log driver named '{log_driver}' is registered (there are json-file and none)"
+            ));
+        }
+        let runtimes: BTreeMap<String, PathBuf> = runtimes
+            .into_iter()
+            .map(|(name, path)| (name, path.into()))
+            .collect();
+        if runtimes.contains_key(BUILT_IN_RUNTIME) {
+            return wrong(format!(
+                "runtime name '{BUILT_IN_RUNTIME}' is reserved for the built-in one"
+            ));
+        }
+        let default_runtime = default_runtime.filter(|name| name != BUILT_IN_RUNTIME);
+        if let Some(name) = &default_runtime
+            && !runtimes.contains_key(name)
+        {
+            return wrong(format!(
+                "specified default runtime '{name}' does not exist; add it with --add-runtime {name}=/path"
+            ));
+        }
+        if max_concurrent_downloads == Some(0) {
+            return wrong("invalid max concurrent downloads: 0");
+        }
+
+        Ok(Config {
+            hosts,
+            group,
+            data_root: absolute("--data-root", data_root, guest_contract::DATA_ROOT)?,
+            exec_root: absolute("--exec-root", exec_root, guest_contract::EXEC_ROOT)?,
+            pidfile,
+            tls: tls_files,
+            bip: bip.as_deref().map(parse_bip).transpose()?,
+            bridge: bridge.map(check_bridge).transpose()?,
+            userland_proxy: userland_proxy.unwrap_or(true),
+            registry_mirrors: registry_mirrors
+                .iter()
+                .map(|mirror| check_mirror(mirror))
+                .collect::<Result<_, _>>()?,
+            insecure_registries: insecure_registries
+                .into_iter()
+                .map(check_insecure_registry)
+                .collect::<Result<_, _>>()?,
+            max_concurrent_downloads: max_concurrent_downloads.unwrap_or(3),
+            log_driver,
+            log_options: log_opts.into_iter().collect(),
+            default_ulimits,
+            dns: dns
+                .iter()
+                .map(|address| {
+                    address.parse().map_err(|_| {
+                        ConfigError(format!("IP address is not correctly formatted: {address}"))
+                    })
+                })
+                .collect::<Result<_, _>>()?,
+            dns_options: dns_opts,
+            dns_search,
+            runtimes,
+            default_runtime,
+            labels,
+            log_level: if debug == Some(true) {
+                LevelFilter::DEBUG
+            } else {
+                parse_level(log_level.as_deref().unwrap_or("info"))?
+            },
+            warnings,
+        })
+    }
+
+    /// The unix sockets and tcp addresses together as a sentence's end.
+    pub fn describe_hosts(&self) -> String {
+        let names: Vec<String> = self.hosts.iter().map(Host::to_string).collect();
+        names.join(", ")
+    }
+}
+
+fn tls_files(
+    tls: Option<bool>,
+    verify: Option<bool>,
+    ca: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Option<TlsFiles>, ConfigError> {
+    let verify = verify.unwrap_or(false);
+    if tls == Some(false) && verify {
+        return wrong("--tls=false and --tlsverify contradict each other");
+    }
+    if !verify && tls != Some(true) {
+        return Ok(None);
+    }
+    let switch = if verify { "--tlsverify" } else { "--tls" };
+    let (Some(cert), Some(key)) = (cert, key) else {
+        return wrong(format!("{switch} needs --tlscert and --tlskey"));
+    };
+    if verify && ca.is_none() {
+        return wrong("--tlsverify needs --tlscacert");
+    }
+    Ok(Some(TlsFiles {
+        cert,
+        key,
+        client_ca: ca.filter(|_| verify),
+    }))
+}
+
+/// Who may use the API is root on this host. So tcp without client certificates is for loopback, unless somebody says in so
+/// many words (`--tls=false`, `--tlsverify=false`) that he means it; newer dockerds ask for the same.
+fn check_exposure(
+    address: SocketAddr,
+    tls: Option<&TlsFiles>,
+    asked: bool,
+    warnings: &mut Vec<String>,
+) -> Result<(), ConfigError> {
+    if tls.is_some_and(|files| files.client_ca.is_some()) {
+        return Ok(());
+    }
+    if !address.ip().is_loopback() && !asked {
+        let unless = if tls.is_some() {
+            "--tlsverify=false"
+        } else {
+            "--tls=false"
+        };
+        return wrong(format!(
+            "tcp://{address} without client certificates gives root on this host to everybody who can reach it: use --tlsverify with --tlscacert, --tlscert and --tlskey, or {unless} if you really mean it"
+        ));
+    }
+    let who = if address.ip().is_loopback() {
+        "everybody on this host"
+    } else {
+        "EVERYBODY WHO CAN REACH IT"
+    };
+    warnings.push(format!(
+        "API is accessible on tcp://{address} without client certificates: {who} has root access to this host"
+    ));
+    Ok(())
+}
+
+fn parse_host(text: &str, default_port: u16) -> Result<Host, ConfigError> {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("tcp", text));
+    match scheme {
+        "unix" => {
+            let path = if rest.is_empty() {
+                guest_contract::API_SOCKET
+            } else {
+                rest
+            };
+            if !path.starts_with('/') {
+                return wrong(format!(
+                    "--host {text}: the path of a unix socket must be absolute"
+                ));
+            }
+            // sun_path holds 108 bytes with the final zero, and a suffix of ours while the socket is being made.
+            if path.len() > 100 {
+                return wrong(format!(
+                    "--host {text}: the path of a unix socket may have at most 100 bytes"
+                ));
+            }
+            Ok(Host::Unix(path.into()))
+        }
+        "tcp" => parse_tcp(rest.trim_end_matches('/'), default_port)
+            .map(Host::Tcp)
+            .ok_or_else(|| {
+                ConfigError(format!(
+                    "--host {text}: expected tcp://ADDRESS:PORT with a numeric address or localhost"
+                ))
+            }),
+        "fd" => wrong(format!(
+            "--host {text}: socket activation is not supported; name the socket with unix:///path"
+        )),
+        "npipe" => wrong(format!("--host {text}: named pipes are for Windows")),
+        _ => wrong(format!("invalid bind address ({text}): unsupported proto")),
+    }
+}
+
+/// `127.0.0.1:2376`, `:2376`, `localhost`, `[::1]:2376`. No names are looked up: what is bound must not depend on a resolver.
+fn parse_tcp(text: &str, default_port: u16) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(address);
+    }
+    let address = |host: &str| match host {
+        "" | "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        host => host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse()
+            .ok(),
+    };
+    if let Some(ip) = address(text) {
+        return Some(SocketAddr::new(ip, default_port));
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    Some(SocketAddr::new(address(host)?, port.parse().ok()?))
+}
+
+fn parse_bip(text: &str) -> Result<Ipv4Net, ConfigError> {
+    let Ok(net) = text.parse::<Ipv4Net>() else {
+        return wrong(format!(
+            "--bip {text}: invalid CIDR address, expected 172.17.0.1/16"
+        ));
+    };
+    if !(8..=30).contains(&net.prefix_len()) {
+        return wrong(format!(
+            "--bip {text}: this prefix is no use for a bridge; take /8 to /30"
+        ));
+    }
+    if net.addr() == net.network() || net.addr() == net.broadcast() {
+        return wrong(format!(
+            "--bip {text}: this is the address of the network itself; give the bridge's own"
+        ));
+    }
+    Ok(net)
+}
+
+/// The name of a network interface (at most 15 bytes, IFNAMSIZ less one).
+fn check_bridge(name: String) -> Result<String, ConfigError> {
+    if name == "none" {
+        return wrong("--bridge none is not supported yet: the default bridge is always there");
+    }
+    if name.is_empty()
+        || name.len() > 15
+        || name.contains(['/', ':'])
+        || name.contains(char::is_whitespace)
+    {
+        return wrong(format!(
+            "--bridge {name:?}: the name of a bridge has 1 to 15 characters without spaces, slashes and colons"
+        ));
+    }
+    Ok(name)
+}
+
+fn check_mirror(text: &str) -> Result<String, ConfigError> {
+    let rest = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"));
+    let Some(rest) = rest else {
+        return wrong(format!(
+            "invalid mirror: {text:?} must begin with http:// or https://"
+        ));
+    };
+    let host = rest.trim_end_matches('/');
+    if host.is_empty() || rest.contains(['?', '#', '@']) {
+        return wrong(format!(
+            "invalid mirror: {text:?} must be a URL of a host without user, query or fragment"
+        ));
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn check_insecure_registry(text: String) -> Result<String, ConfigError> {
+    if text.is_empty() || text.contains("://") || text.starts_with('-') {
+        return wrong(format!(
+            "insecure registry {text:?} is not valid: give host, host:port or CIDR without http://"
+        ));
+    }
+    Ok(text)
+}
+
+fn check_labels(labels: &[String]) -> Result<(), ConfigError> {
+    let mut seen = BTreeMap::new();
+    for label in labels {
+        let Some((key, value)) = label.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+            return wrong(format!("bad attribute format: {label}"));
+        };
+        if let Some(other) = seen.insert(key, value)
+            && other != value
+        {
+            return wrong(format!(
+                "conflict labels for {key}={value} and {key}={other}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn parse_level(text: &str) -> Result<LevelFilter, ConfigError> {
+    match text {
+        "debug" => Ok(LevelFilter::DEBUG),
+        "info" => Ok(LevelFilter::INFO),
+        "warn" => Ok(LevelFilter::WARN),
+        "error" | "fatal" => Ok(LevelFilter::ERROR),
+        _ => wrong(format!("invalid logging level: {text}")),
+    }
+}
+
+fn absolute(flag: &str, path: Option<PathBuf>, default: &str) -> Result<PathBuf, ConfigError> {
+    let path = path.unwrap_or_else(|| default.into());
+    if path.is_absolute() && path != Path::new("/") {
+        return Ok(path);
+    }
+    wrong(format!(
+        "{flag} {}: must be an absolute path of a folder",
+        path.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(change: impl FnOnce(&mut Options)) -> Result<Config, ConfigError> {
+        let mut options = Options::default();
+        change(&mut options);
+        Config::from_options(options)
+    }
+
+    #[track_caller]
+    fn refused(change: impl FnOnce(&mut Options), part: &str) {
+        let error = config(change).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+
+    #[test]
+    fn nothing_asked_gives_the_defaults() {
+        let config = config(|_| {}).unwrap();
+        assert_eq!(config.hosts, [Host::Unix("/run/berth.sock".into())]);
+        assert_eq!(config.data_root, Path::new("/var/lib/berth"));
+        assert_eq!(config.exec_root, Path::new("/run/berth"));
+        assert_eq!(config.log_driver, "json-file");
+        assert_eq!(config.max_concurrent_downloads, 3);
+    }
+
+    #[test]
+    fn addresses() {
+        let tcp = |text: &str| parse_tcp(text, 2375).map(|address| address.to_string());
+        assert_eq!(tcp("127.0.0.1:1").as_deref(), Some("127.0.0.1:1"));
+        assert_eq!(tcp(":2376").as_deref(), Some("127.0.0.1:2376"));
+        assert_eq!(tcp("localhost").as_deref(), Some("127.0.0.1:2375"));
+        assert_eq!(tcp("[::1]:5").as_deref(), Some("[::1]:5"));
+        assert_eq!(tcp("[::1]").as_deref(), Some("[::1]:2375"));
+        assert_eq!(tcp("example.org:80"), None);
+        assert_eq!(tcp("1.2.3.4:99999"), None);
+        refused(|o| o.hosts = vec!["fd://".into()], "socket activation");
+        refused(|o| o.hosts = vec!["ftp://x".into()], "unsupported proto");
+        refused(|o| o.hosts = vec!["unix://x".into()], "absolute");
+        refused(
+            |o| o.hosts = vec!["unix:///a".into(), "unix:///a".into()],
+            "twice",
+        );
+    }
+
+    #[test]
+    fn tcp_without_certificates_is_for_loopback() {
+        let open = |hosts: &str| {
+            let hosts = vec![hosts.to_owned()];
+            move |options: &mut Options| options.hosts = hosts
+        };
+        refused(open("tcp://0.0.0.0:2375"), "gives root on this host");
+        let local = config(open("tcp://127.0.0.1:2375")).unwrap();
+        assert_eq!(local.warnings.len(), 1);
+        let meant = config(|o| {
+            o.hosts = vec!["tcp://0.0.0.0:2375".into()];
+            o.tls = Some(false);
+        })
+        .unwrap();
+        assert!(meant.warnings[0].contains("EVERYBODY"));
+        refused(
+            |o| {
+                o.hosts = vec!["tcp://0.0.0.0".into()];
+                o.tls = Some(true);
+                o.tlscert = Some("c".into());
+                o.tlskey = Some("k".into());
+            },
+            "--tlsverify=false",
+        );
+        let mutual = config(|o| {
+            o.hosts = vec!["tcp://0.0.0.0".into()];
+            o.tlsverify = Some(true);
+            o.tlscacert = Some("ca".into());
+            o.tlscert = Some("c".into());
+            o.tlskey = Some("k".into());
+        })
+        .unwrap();
+        assert_eq!(mutual.hosts[0].to_string(), "tcp://0.0.0.0:2376");
+        assert!(mutual.warnings.is_empty());
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        refused(
+            |o| o.tlsverify = Some(true),
+            "--tlsverify needs --tlscert and --tlskey",
+        );
+        refused(
+            |o| o.storage_driver = Some("aufs".into()),
+            "overlay2 is the only one",
+        );
+        refused(|o| o.bip = Some("172.17.0.1".into()), "invalid CIDR");
+        refused(|o| o.bip = Some("172.17.0.1/32".into()), "/8 to /30");
+        refused(|o| o.bip = Some("172.17.0.0/16".into()), "network itself");
+        refused(
+            |o| o.bridge = Some("a-much-too-long-name".into()),
+            "1 to 15",
+        );
+        refused(|o| o.labels = vec!["x".into()], "bad attribute format: x");
+        refused(
+            |o| o.labels = vec!["x=1".into(), "x=2".into()],
+            "conflict labels",
+        );
+        refused(
+            |o| o.log_driver = Some("syslog".into()),
+            "no log driver named 'syslog'",
+        );
+        refused(
+            |o| o.log_level = Some("loud".into()),
+            "invalid logging level: loud",
+        );
+        refused(
+            |o| o.registry_mirrors = vec!["ftp://x".into()],
+            "invalid mirror",
+        );
+        refused(
+            |o| o.insecure_registries = vec!["http://x".into()],
+            "without http://",
+        );
+        refused(
+            |o| o.iptables = Some(false),
+            "--iptables=false is not supported",
+        );
+        refused(
+            |o| o.default_runtime = Some("crun".into()),
+            "does not exist",
+        );
+        refused(
+            |o| o.dns = vec!["dns".into()],
+            "IP address is not correctly formatted: dns",
+        );
+        refused(|o| o.data_root = Some("relative".into()), "absolute");
+    }
+}

@@ -1,0 +1,534 @@
+//! The command line and `daemon.json`: dockerd's names, so that what people know and have goes on working.
+//!
+//! Both give an [`Options`]; an option may be given by one of them, not by both. [`super::config`] makes sense of it.
+
+use serde::de::{Error as _, Unexpected};
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+macro_rules! declare_options {
+    ($($(#[$attribute:meta])* $field:ident: $type:ty = $key:literal,)*) => {
+        /// What was asked for, by either source. `None` and empty lists: not given.
+        #[derive(Debug, Clone, Default, PartialEq, clap::Args, Deserialize)]
+        #[serde(default)]
+        pub struct Options {
+            $($(#[$attribute])* #[serde(rename = $key)] pub $field: $type,)*
+        }
+
+        impl Options {
+            /// The keys of daemon.json.
+            const KEYS: &'static [&'static str] = &[$($key),*];
+
+            /// Joins both sources; on conflict the list of options that both have, in dockerd's words.
+            fn join(flags: Options, file: Options) -> Result<Options, Vec<String>> {
+                let mut conflicts = Vec::new();
+                let joined = Options {
+                    $($field: match (flags.$field.is_given(), file.$field.is_given()) {
+                        (true, true) => {
+                            conflicts.push(format!("{}: (from flag: {:?}, from file: {:?})",
+                                $key, flags.$field.shown(), file.$field.shown()));
+                            flags.$field
+                        }
+                        (true, false) => flags.$field,
+                        (false, _) => file.$field,
+                    },)*
+                };
+                if conflicts.is_empty() { Ok(joined) } else { Err(conflicts) }
+            }
+        }
+    };
+}
+
+declare_options! {
+    /// Where to listen: unix:///path or tcp://address:port; may be repeated [default: unix:///run/berth.sock]
+    #[arg(short = 'H', long = "host", value_name = "URL")]
+    hosts: Vec<String> = "hosts",
+    /// Group that may use the unix socket [default: docker, where that group exists]
+    #[arg(short = 'G', long)]
+    group: Option<String> = "group",
+    /// Folder of everything that lasts [default: /var/lib/berth]
+    #[arg(long, value_name = "FOLDER")]
+    data_root: Option<PathBuf> = "data-root",
+    /// Folder of sockets and other run-time state [default: /run/berth]
+    #[arg(long, value_name = "FOLDER")]
+    exec_root: Option<PathBuf> = "exec-root",
+    /// Write the process id to this file
+    #[arg(short, long, value_name = "FILE")]
+    pidfile: Option<PathBuf> = "pidfile",
+
+    /// Encrypt tcp; --tls=false allows tcp without it on any address
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    tls: Option<bool> = "tls",
+    /// Encrypt tcp and ask clients for a certificate
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    tlsverify: Option<bool> = "tlsverify",
+    /// Certificate of the authority that signs clients' certificates
+    #[arg(long, value_name = "FILE")]
+    tlscacert: Option<PathBuf> = "tlscacert",
+    /// Certificate to show
+    #[arg(long, value_name = "FILE")]
+    tlscert: Option<PathBuf> = "tlscert",
+    /// Key of the certificate to show
+    #[arg(long, value_name = "FILE")]
+    tlskey: Option<PathBuf> = "tlskey",
+
+    /// Address of the default bridge, with prefix length: 172.17.0.1/16
+    #[arg(long, value_name = "CIDR")]
+    bip: Option<String> = "bip",
+    /// Name of the default bridge [default: berth0]
+    #[arg(short, long, value_name = "NAME")]
+    bridge: Option<String> = "bridge",
+    /// May only be true: ports and NAT need firewall rules
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    iptables: Option<bool> = "iptables",
+    /// May only be true: the default bridge needs IP forwarding
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    ip_forward: Option<bool> = "ip-forward",
+    /// May only be true
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    ip_masq: Option<bool> = "ip-masq",
+    /// Serve published ports on loopback, too, by a proxy inside the engine [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    userland_proxy: Option<bool> = "userland-proxy",
+
+    /// Registry to ask before docker.io; may be repeated
+    #[arg(long = "registry-mirror", value_name = "URL")]
+    registry_mirrors: Vec<String> = "registry-mirrors",
+    /// Registry that may be spoken to without TLS: host, host:port or CIDR; may be repeated
+    #[arg(long = "insecure-registry", value_name = "REGISTRY")]
+    insecure_registries: Vec<String> = "insecure-registries",
+    /// Layers of one pull fetched at the same time [default: 3]
+    #[arg(long, value_name = "NUMBER")]
+    max_concurrent_downloads: Option<usize> = "max-concurrent-downloads",
+    /// May only be overlay2
+    #[arg(short, long, value_name = "NAME")]
+    storage_driver: Option<String> = "storage-driver",
+
+    /// Log driver of containers that name none: json-file or none [default: json-file]
+    #[arg(long, value_name = "NAME")]
+    log_driver: Option<String> = "log-driver",
+    /// Option of the default log driver; may be repeated
+    #[arg(long = "log-opt", value_name = "NAME=VALUE", value_parser = parse_pair)]
+    #[serde(deserialize_with = "pairs_of_map")]
+    log_opts: Vec<(String, String)> = "log-opts",
+    /// Limit of containers that do not set it, name=soft[:hard]; may be repeated
+    #[arg(long = "default-ulimit", value_name = "LIMIT", value_parser = Ulimit::parse)]
+    #[serde(deserialize_with = "ulimits_of_map")]
+    default_ulimits: Vec<Ulimit> = "default-ulimits",
+    /// DNS server for containers; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<String> = "dns",
+    /// Option for containers' resolv.conf; may be repeated
+    #[arg(long = "dns-opt", value_name = "OPTION")]
+    dns_opts: Vec<String> = "dns-opts",
+    /// Search domain for containers; may be repeated
+    #[arg(long, value_name = "DOMAIN")]
+    dns_search: Vec<String> = "dns-search",
+    /// OCI runtime program that containers may ask for; may be repeated
+    #[arg(long = "add-runtime", value_name = "NAME=PATH", value_parser = parse_pair)]
+    #[serde(deserialize_with = "runtimes_of_map")]
+    runtimes: Vec<(String, String)> = "runtimes",
+    /// Runtime of containers that name none [default: berth, the built-in one]
+    #[arg(long, value_name = "NAME")]
+    default_runtime: Option<String> = "default-runtime",
+
+    /// Fact about this engine, name=value, shown by `docker info`; may be repeated
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Vec<String> = "labels",
+    /// How much to log: debug, info, warn, error or fatal [default: info]
+    #[arg(short, long, value_name = "LEVEL")]
+    log_level: Option<String> = "log-level",
+    /// The same as --log-level debug
+    #[arg(short = 'D', long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    debug: Option<bool> = "debug",
+    /// Containers outlive the engine in any case; accepted because dockerd has it
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    live_restore: Option<bool> = "live-restore",
+}
+
+/// Keys that dockerd knows and this engine does not (yet): told apart from misspelt ones.
+const DOCKERD_KEYS: &[&str] = &[
+    "allow-direct-routing",
+    "api-cors-header",
+    "authorization-plugins",
+    "bip6",
+    "bridge-accept-fwmark",
+    "builder",
+    "cdi-spec-dirs",
+    "cgroup-parent",
+    "containerd",
+    "containerd-namespace",
+    "containerd-plugins-namespace",
+    "cpu-rt-period",
+    "cpu-rt-runtime",
+    "default-address-pools",
+    "default-cgroupns-mode",
+    "default-gateway",
+    "default-gateway-v6",
+    "default-ipc-mode",
+    "default-network-opts",
+    "default-shm-size",
+    "exec-opts",
+    "experimental",
+    "features",
+    "firewall-backend",
+    "fixed-cidr",
+    "fixed-cidr-v6",
+    "host-gateway-ip",
+    "host-gateway-ips",
+    "http-proxy",
+    "https-proxy",
+    "icc",
+    "init",
+    "init-path",
+    "ip",
+    "ip6tables",
+    "ipv6",
+    "log-format",
+    "max-concurrent-uploads",
+    "max-download-attempts",
+    "metrics-addr",
+    "mtu",
+    "no-new-privileges",
+    "no-proxy",
+    "node-generic-resources",
+    "oom-score-adjust",
+    "proxies",
+    "raw-logs",
+    "rootless",
+    "seccomp-profile",
+    "selinux-enabled",
+    "shutdown-timeout",
+    "storage-opts",
+    "swarm-default-advertise-addr",
+    "userland-proxy-path",
+    "userns-remap",
+    "validate",
+];
+
+/// Why the options cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    #[error("cannot read the configuration file {path}")]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the configuration file {path} is not valid")]
+    Malformed {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error(
+        "unable to configure the engine with file {path}: the following directives don't match any configuration option: {}",
+        keys.join(", ")
+    )]
+    Unknown { path: PathBuf, keys: Vec<String> },
+    #[error(
+        "unable to configure the engine with file {path}: dockerd's {} {} not supported by this engine; remove {} from the file",
+        keys.join(", "), if keys.len() == 1 { "is" } else { "are" }, if keys.len() == 1 { "it" } else { "them" }
+    )]
+    Unsupported { path: PathBuf, keys: Vec<String> },
+    #[error(
+        "unable to configure the engine with file {path}: the following directives are specified both as a flag and in the configuration file: {}",
+        conflicts.join(", ")
+    )]
+    Conflict {
+        path: PathBuf,
+        conflicts: Vec<String>,
+    },
+}
+
+impl Options {
+    /// Reads a daemon.json and joins it with what the command line says.
+    pub fn with_file(self, path: &Path) -> Result<Options, OptionsError> {
+        let text = std::fs::read_to_string(path).map_err(|source| OptionsError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        self.with_text(path, &text)
+    }
+
+    fn with_text(self, path: &Path, text: &str) -> Result<Options, OptionsError> {
+        let malformed = |source| OptionsError::Malformed {
+            path: path.to_owned(),
+            source,
+        };
+        // dockerd takes an empty file as an empty object.
+        let text = if text.trim().is_empty() { "{}" } else { text };
+        let object: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(text).map_err(malformed)?;
+        let (unsupported, unknown): (Vec<String>, Vec<String>) = object
+            .keys()
+            .filter(|key| !Self::KEYS.contains(&key.as_str()))
+            .cloned()
+            .partition(|key| DOCKERD_KEYS.contains(&key.as_str()));
+        if !unknown.is_empty() {
+            return Err(OptionsError::Unknown {
+                path: path.to_owned(),
+                keys: unknown,
+            });
+        }
+        if !unsupported.is_empty() {
+            return Err(OptionsError::Unsupported {
+                path: path.to_owned(),
+                keys: unsupported,
+            });
+        }
+        // From the text and not from the object: messages then have line and column.
+        let file: Options = serde_json::from_str(text).map_err(malformed)?;
+        Options::join(self, file).map_err(|conflicts| OptionsError::Conflict {
+            path: path.to_owned(),
+            conflicts,
+        })
+    }
+}
+
+/// Whether an option was given, and how it is shown in a conflict.
+trait Given {
+    type Shown<'a>: fmt::Debug
+    where
+        Self: 'a;
+    fn is_given(&self) -> bool;
+    fn shown(&self) -> Self::Shown<'_>;
+}
+
+impl<T: fmt::Debug> Given for Option<T> {
+    type Shown<'a>
+        = &'a T
+    where
+        Self: 'a;
+    fn is_given(&self) -> bool {
+        self.is_some()
+    }
+    fn shown(&self) -> &T {
+        self.as_ref()
+            .expect("only options that were given are shown")
+    }
+}
+
+impl<T: fmt::Debug> Given for Vec<T> {
+    type Shown<'a>
+        = &'a [T]
+    where
+        Self: 'a;
+    fn is_given(&self) -> bool {
+        !self.is_empty()
+    }
+    fn shown(&self) -> &[T] {
+        self
+    }
+}
+
+/// A resource limit given to containers that do not set it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ulimit {
+    /// Lower case, without `RLIMIT_`.
+    pub name: String,
+    /// -1 is without limit.
+    pub soft: i64,
+    pub hard: i64,
+}
+
+impl Ulimit {
+    const NAMES: [&'static str; 15] = [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ];
+
+    /// Reads `nofile=1024:2048` or `nofile=1024`.
+    pub fn parse(text: &str) -> Result<Ulimit, String> {
+        let wrong = || format!("invalid ulimit argument: {text}");
+        let (name, limits) = text.split_once('=').ok_or_else(wrong)?;
+        let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+        let number = |text: &str| text.parse::<i64>().map_err(|_| wrong());
+        Ulimit::checked(name, number(soft)?, number(hard)?)
+    }
+
+    fn checked(name: &str, soft: i64, hard: i64) -> Result<Ulimit, String> {
+        if !Self::NAMES.contains(&name) {
+            return Err(format!("invalid ulimit type: {name}"));
+        }
+        if hard != -1 && (soft == -1 || soft > hard) {
+            return Err(format!(
+                "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
+            ));
+        }
+        Ok(Ulimit {
+            name: name.to_owned(),
+            soft,
+            hard,
+        })
+    }
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not name=value")),
+    }
+}
+
+fn pairs_of_map<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, String)>, D::Error> {
+    let map = BTreeMap::<String, String>::deserialize(from)?;
+    Ok(map.into_iter().collect())
+}
+
+fn ulimits_of_map<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Ulimit>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Limit {
+        #[serde(rename = "Name")]
+        _name: Option<String>,
+        soft: i64,
+        hard: i64,
+    }
+    BTreeMap::<String, Limit>::deserialize(from)?
+        .into_iter()
+        .map(|(name, limit)| {
+            Ulimit::checked(&name, limit.soft, limit.hard).map_err(D::Error::custom)
+        })
+        .collect()
+}
+
+fn runtimes_of_map<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, String)>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Program {
+        path: String,
+        #[serde(rename = "runtimeArgs", default)]
+        arguments: Vec<String>,
+    }
+    BTreeMap::<String, Program>::deserialize(from)?
+        .into_iter()
+        .map(|(name, program)| match program.arguments.first() {
+            None => Ok((name, program.path)),
+            Some(first) => Err(D::Error::invalid_value(
+                Unexpected::Str(first),
+                &"no runtimeArgs: write a small program that adds them",
+            )),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn flags(line: &str) -> Options {
+        let words = std::iter::once("serve").chain(line.split_whitespace());
+        Line::try_parse_from(words).unwrap().options
+    }
+
+    #[track_caller]
+    fn refused(line: &str, file: &str, part: &str) {
+        let error = flags(line)
+            .with_text(Path::new("/etc/berth/daemon.json"), file)
+            .unwrap_err();
+        let text = engine::error::full_message(&error);
+        assert!(text.contains(part), "{text}");
+    }
+
+    #[test]
+    fn flags_and_file_are_joined() {
+        let file = r#"{
+            "hosts": ["tcp://127.0.0.1:2376"], "tlsverify": true, "labels": ["a=b"],
+            "log-opts": {"max-size": "10m"}, "debug": true,
+            "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1024, "Hard": 2048}},
+            "runtimes": {"crun": {"path": "/usr/bin/crun"}}
+        }"#;
+        let options = flags("--bip 10.1.0.1/24 --iptables=true --registry-mirror http://a")
+            .with_text(Path::new("x"), file)
+            .unwrap();
+        assert_eq!(options.hosts, ["tcp://127.0.0.1:2376"]);
+        assert_eq!(options.bip.as_deref(), Some("10.1.0.1/24"));
+        assert_eq!(options.iptables, Some(true));
+        assert_eq!(options.tlsverify, Some(true));
+        assert_eq!(options.log_opts, [("max-size".into(), "10m".into())]);
+        assert_eq!(
+            options.default_ulimits,
+            [Ulimit::parse("nofile=1024:2048").unwrap()]
+        );
+        assert_eq!(options.runtimes, [("crun".into(), "/usr/bin/crun".into())]);
+        assert_eq!(
+            flags("").with_text(Path::new("x"), " ").unwrap(),
+            Options::default()
+        );
+    }
+
+    #[test]
+    fn an_option_given_twice_is_a_conflict_in_dockerds_words() {
+        refused(
+            "-H unix:///a --debug",
+            r#"{"hosts": ["unix:///b"], "debug": false, "bip": "10.0.0.1/8"}"#,
+            "the following directives are specified both as a flag and in the configuration file: hosts: (from flag: [\"unix:///a\"], from file: [\"unix:///b\"]), debug: (from flag: true, from file: false)",
+        );
+    }
+
+    #[test]
+    fn wrong_files_are_refused_by_name() {
+        refused(
+            "",
+            r#"{"hots": [], "zebra": 1}"#,
+            "don't match any configuration option: hots, zebra",
+        );
+        refused(
+            "",
+            r#"{"userns-remap": "default"}"#,
+            "dockerd's userns-remap is not supported",
+        );
+        refused(
+            "",
+            r#"{"debug": "yes"}"#,
+            "invalid type: string \"yes\", expected a boolean at line 1",
+        );
+        refused("", "{", "is not valid: EOF while parsing");
+        refused(
+            "",
+            r#"{"default-ulimits": {"files": {"Soft": 1, "Hard": 1}}}"#,
+            "invalid ulimit type: files",
+        );
+        refused(
+            "",
+            r#"{"runtimes": {"x": {"path": "/x", "runtimeArgs": ["-v"]}}}"#,
+            "no runtimeArgs",
+        );
+    }
+
+    #[test]
+    fn wrong_flags_are_refused() {
+        for line in [
+            "--log-opt x",
+            "--default-ulimit nofile=2:1",
+            "--tls=perhaps",
+            "--bogus",
+        ] {
+            let words = std::iter::once("serve").chain(line.split_whitespace());
+            assert!(Line::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! `/_ping`, `/version`, `/info`, `/auth`, `/system/df`.
+
+use crate::serve::config::BUILT_IN_RUNTIME;
+use crate::serve::error::{ApiError, ApiResult};
+use crate::serve::extract::{Json, Query, json_bytes};
+use crate::serve::state::AppState;
+use crate::serve::system::{System, VERSION};
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use engine::clock::rfc3339;
+use engine::events::EventBus;
+use engine::volumes::VolumeService;
+use engine_api::ApiVersion;
+use engine_linux::host;
+use http::{HeaderName, HeaderValue, header};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+pub fn router() -> Router<AppState> {
+    Router::new()
+        .route("/_ping", get(ping).head(ping_head))
+        .route("/version", get(version))
+        .route("/info", get(info))
+        .route("/auth", post(auth))
+        .route("/system/df", get(disk_usage))
+}
+
+fn ping_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        ("cache-control", "no-cache, no-store, must-revalidate"),
+        ("pragma", "no-cache"),
+        ("content-type", "text/plain; charset=utf-8"),
+        // The classic builder: clients then do not try to open a BuildKit session.
+        ("builder-version", "1"),
+        ("swarm", "inactive"),
+    ] {
+        headers.insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+    }
+    response
+}
+
+async fn ping() -> Response {
+    ping_headers("OK".into_response())
+}
+
+/// With a length of 0, as Docker's.
+async fn ping_head() -> Response {
+    let mut response = ping_headers(().into_response());
+    let zero = HeaderValue::from_static("0");
+    response.headers_mut().insert(header::CONTENT_LENGTH, zero);
+    response
+}
+
+async fn version(State(system): State<Arc<System>>) -> Response {
+    json_bytes(system.version.clone())
+}
+
+async fn auth() -> ApiError {
+    ApiError::unsupported(
+        "docker login is not checked by this engine yet; credentials given with a pull are used for it",
+    )
+}
+
+/// Every key Docker 28 fills: clients index them without asking.
+async fn info(
+    State(system): State<Arc<System>>,
+    State(events): State<EventBus>,
+    Extension(version): Extension<ApiVersion>,
+) -> Json<Value> {
+    let config = &system.config;
+    let runtime = &system.runtime;
+    let environment = |name: &str| std::env::var(name).unwrap_or_default();
+    let mut info = json!({
+        "ID": system.id,
+        "Containers": 0,
+        "ContainersRunning": 0,
+        "ContainersPaused": 0,
+        "ContainersStopped": 0,
+        "Images": 0,
+        "Driver": "overlay2",
+        "DriverStatus": [
+            ["Backing Filesystem", system.host.backing_file_system],
+            ["Supports d_type", "true"],
+            ["Using metacopy", "false"],
+            ["Native Overlay Diff", "true"],
+            ["userxattr", "false"],
+        ],
+        "Plugins": {
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "null"],
+            "Authorization": null,
+            "Log": ["json-file", "none"],
+        },
+        "MemoryLimit": runtime.memory_limit,
+        "SwapLimit": runtime.swap_limit,
+        "CpuCfsPeriod": runtime.cpu_cfs,
+        "CpuCfsQuota": runtime.cpu_cfs,
+        "CPUShares": runtime.cpu_shares,
+        "CPUSet": runtime.cpuset,
+        "PidsLimit": runtime.pids_limit,
+        "IPv4Forwarding": host::ipv4_forwarding(),
+        "Debug": config.log_level >= tracing::level_filters::LevelFilter::DEBUG,
+        "NFd": host::open_files(),
+        "OomKillDisable": runtime.oom_kill_disable,
+        "NGoroutines": tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+        "SystemTime": rfc3339(OffsetDateTime::now_utc()),
+        "LoggingDriver": config.log_driver,
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": runtime.cgroup_version.to_string(),
+        "NEventsListener": events.listeners(),
+        "KernelVersion": system.host.kernel_version,
+        "OperatingSystem": system.host.operating_system,
+        "OSVersion": system.host.os_version,
+        "OSType": "linux",
+        "Architecture": system.host.machine,
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": registry_config(&system),
+        "NCPU": system.host.cpus,
+        "MemTotal": system.host.memory,
+        "GenericResources": null,
+        "DockerRootDir": config.data_root,
+        "HttpProxy": environment("HTTP_PROXY"),
+        "HttpsProxy": environment("HTTPS_PROXY"),
+        "NoProxy": environment("NO_PROXY"),
+        "Name": host::hostname(),
+        "Labels": config.labels,
+        "ExperimentalBuild": false,
+        "ServerVersion": VERSION,
+        "Runtimes": runtimes(&system),
+        "DefaultRuntime": config.default_runtime.as_deref().unwrap_or(BUILT_IN_RUNTIME),
+        "Swarm": {
+            "NodeID": "",
+            "NodeAddr": "",
+            "LocalNodeState": "inactive",
+            "ControlAvailable": false,
+            "Error": "",
+            "RemoteManagers": null,
+        },
+        "LiveRestoreEnabled": true,
+        "Isolation": "",
+        "InitBinary": "docker-init",
+        "ContainerdCommit": { "ID": "" },
+        "RuncCommit": { "ID": "" },
+        "InitCommit": { "ID": "" },
+        "SecurityOptions": security_options(&system),
+        "CDISpecDirs": [],
+        "FirewallBackend": { "Driver": "nftables" },
+        "Warnings": warnings(&system),
+    });
+    if version.shows_bridge_netfilter() {
+        info["BridgeNfIptables"] = true.into();
+        info["BridgeNfIp6tables"] = true.into();
+    }
+    Json(info)
+}
+
+fn registry_config(system: &System) -> Value {
+    let config = &system.config;
+    let mut networks = vec!["::1/128".to_owned(), "127.0.0.0/8".to_owned()];
+    let mut indexes = Map::new();
+    // Docker shows mirrors with a slash at the end.
+    let mirrors: Vec<String> = config
+        .registry_mirrors
+        .iter()
+        .map(|mirror| format!("{mirror}/"))
+        .collect();
+    indexes.insert(
+        "docker.io".into(),
+        json!({ "Name": "docker.io", "Mirrors": mirrors, "Secure": true, "Official": true }),
+    );
+    for registry in &config.insecure_registries {
+        if registry.contains('/') {
+            networks.push(registry.clone());
+        } else {
+            indexes.insert(
+                registry.clone(),
+                json!({ "Name": registry, "Mirrors": [], "Secure": false, "Official": false }),
+            );
+        }
+    }
+    json!({
+        "AllowNondistributableArtifactsCIDRs": null,
+        "AllowNondistributableArtifactsHostnames": null,
+        "InsecureRegistryCIDRs": networks,
+        "IndexConfigs": indexes,
+        "Mirrors": mirrors,
+    })
+}
+
+fn runtimes(system: &System) -> Value {
+    let mut runtimes = Map::new();
+    for (name, path) in &system.runtime.runtimes {
+        runtimes.insert(name.clone(), json!({ "path": path }));
+    }
+    for (name, path) in &system.config.runtimes {
+        runtimes.insert(name.clone(), json!({ "path": path }));
+    }
+    Value::Object(runtimes)
+}
+
+fn security_options(system: &System) -> Vec<&'static str> {
+    let mut options = Vec::new();
+    if system.runtime.apparmor {
+        options.push("name=apparmor");
+    }
+    if system.runtime.seccomp {
+        options.push("name=seccomp,profile=builtin");
+    }
+    options.push("name=cgroupns");
+    options
+}
+
+fn warnings(system: &System) -> Vec<String> {
+    let mut warnings: Vec<String> = system
+        .config
+        .warnings
+        .iter()
+        .chain(&system.runtime.warnings)
+        .map(|warning| format!("WARNING: {}", warning.trim_start_matches("WARNING: ")))
+        .collect();
+    let lacking = [
+        (system.runtime.memory_limit, "memory limit"),
+        (system.runtime.swap_limit, "swap limit"),
+        (system.runtime.cpu_cfs, "cpu cfs quota"),
+        (system.runtime.cpu_shares, "cpu shares"),
+        (system.runtime.cpuset, "cpuset"),
+        (system.runtime.pids_limit, "pids limit"),
+    ];
+    for (has, what) in lacking {
+        if !has {
+            warnings.push(format!("WARNING: No {what} support"));
+        }
+    }
+    if !host::ipv4_forwarding() {
+        warnings.push("WARNING: IPv4 forwarding is disabled".into());
+    }
+    warnings
+}
+
+/// `docker system df`. `type` (from 1.42, may be repeated) says what is counted.
+async fn disk_usage(
+    State(volumes): State<Arc<VolumeService>>,
+    Extension(version): Extension<ApiVersion>,
+    query: Query,
+) -> ApiResult<Json<Value>> {
+    const TYPES: [&str; 4] = ["container", "image", "volume", "build-cache"];
+    let asked: Vec<&str> = query.all("type").collect();
+    if let Some(unknown) = asked.iter().find(|kind| !TYPES.contains(kind)) {
+        return Err(ApiError::invalid(format!("unknown object type: {unknown}")));
+    }
+    let wanted =
+        |kind: &str| !version.selects_disk_usage() || asked.is_empty() || asked.contains(&kind);
+    let mut answer = json!({
+        "LayersSize": 0,
+        "Images": null,
+        "Containers": null,
+        "Volumes": null,
+        "BuildCache": null,
+    });
+    if wanted("volume") {
+        let usage = volumes.usage().await?;
+        let shown = usage.iter().map(|(volume, users, bytes)| {
+            let mut shown = super::volumes::shown(volume);
+            shown["UsageData"] = json!({ "RefCount": users, "Size": bytes });
+            shown
+        });
+        answer["Volumes"] = shown.collect();
+    }
+    if wanted("build-cache") {
+        answer["BuildCache"] = json!([]);
+        answer["BuilderSize"] = 0.into();
+    }
+    Ok(Json(answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::testing;
+    use axum::body::Body;
+    use http::Method;
+
+    #[tokio::test]
+    async fn ping_answers_get_and_head_with_and_without_version() {
+        for path in ["/_ping", "/v1.24/_ping"] {
+            let answer = testing::get(path).await;
+            assert_eq!((answer.status.as_u16(), answer.text()), (200, "OK"));
+            assert_eq!(answer.headers["api-version"], "1.51");
+            assert_eq!(answer.headers["builder-version"], "1");
+            assert_eq!(answer.headers["swarm"], "inactive");
+            assert_eq!(
+                answer.headers["cache-control"],
+                "no-cache, no-store, must-revalidate"
+            );
+            let head = testing::send(testing::services(), Method::HEAD, path, Body::empty()).await;
+            assert_eq!((head.status.as_u16(), head.text()), (200, ""));
+            assert_eq!(head.headers["content-length"], "0");
+        }
+        let posted = testing::send(testing::services(), Method::POST, "/_ping", "").await;
+        assert_eq!(posted.status, 404);
+    }
+
+    #[tokio::test]
+    async fn version_says_which_versions_are_served() {
+        let version = testing::get("/v1.40/version").await.json();
+        assert_eq!(version["ApiVersion"], "1.51");
+        assert_eq!(version["MinAPIVersion"], "1.24");
+        assert_eq!(version["Version"], VERSION);
+        assert_eq!(version["Components"][0]["Details"]["Os"], "linux");
+    }
+
+    #[tokio::test]
+    async fn info_has_every_key_clients_look_for() {
+        let info = testing::get("/info").await.json();
+        // The keys of dockerd 28.2's answer on an engine without Swarm.
+        for key in [
+            "ID",
+            "Containers",
+            "ContainersRunning",
+            "ContainersPaused",
+            "ContainersStopped",
+            "Images",
+            "Driver",
+            "DriverStatus",
+            "Plugins",
+            "MemoryLimit",
+            "SwapLimit",
+            "CpuCfsPeriod",
+            "CpuCfsQuota",
+            "CPUShares",
+            "CPUSet",
+            "PidsLimit",
+            "IPv4Forwarding",
+            "Debug",
+            "NFd",
+            "OomKillDisable",
+            "NGoroutines",
+            "SystemTime",
+            "LoggingDriver",
+            "CgroupDriver",
+            "CgroupVersion",
+            "NEventsListener",
+            "KernelVersion",
+            "OperatingSystem",
+            "OSVersion",
+            "OSType",
+            "Architecture",
+            "IndexServerAddress",
+            "RegistryConfig",
+            "NCPU",
+            "MemTotal",
+            "GenericResources",
+            "DockerRootDir",
+            "HttpProxy",
+            "HttpsProxy",
+            "NoProxy",
+            "Name",
+            "Labels",
+            "ExperimentalBuild",
+            "ServerVersion",
+            "Runtimes",
+            "DefaultRuntime",
+            "Swarm",
+            "LiveRestoreEnabled",
+            "Isolation",
+            "InitBinary",
+            "ContainerdCommit",
+            "RuncCommit",
+            "InitCommit",
+            "SecurityOptions",
+            "CDISpecDirs",
+            "FirewallBackend",
+            "Warnings",
+        ] {
+            assert!(info.get(key).is_some(), "{key} is missing");
+        }
+        assert!(info.get("BridgeNfIptables").is_none());
+        let old = testing::get("/v1.43/info").await.json();
+        assert_eq!(old["BridgeNfIptables"], true);
+    }
+
+    #[tokio::test]
+    async fn disk_usage_counts_what_was_asked() {
+        let state = AppState::new(testing::services());
+        let get =
+            async |path: &str| testing::send_to(&state, Method::GET, path, Body::empty()).await;
+        testing::send_to(
+            &state,
+            Method::POST,
+            "/volumes/create",
+            r#"{"Name":"data"}"#,
+        )
+        .await;
+        let usage = get("/system/df").await.json();
+        assert_eq!(
+            usage["Volumes"][0]["UsageData"],
+            json!({"RefCount": 0, "Size": 0})
+        );
+        let usage = get("/system/df?type=image").await.json();
+        assert_eq!(usage["Volumes"], Value::Null);
+        let usage = get("/v1.41/system/df?type=image").await.json();
+        assert_eq!(usage["Volumes"][0]["Name"], "data");
+        assert_eq!(get("/system/df?type=x").await.status, 400);
+    }
+}

@@ -1,4 +1,0 @@
-//! One verb per file.
-
-pub mod build;
-pub mod inspect;
