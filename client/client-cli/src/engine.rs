@@ -5,7 +5,8 @@ use crate::environment::Endpoint;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::Upgraded;
@@ -18,6 +19,9 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
+
+/// What we send: all at once, or as it is read.
+type Body = BoxBody<Bytes, std::io::Error>;
 
 /// The newest version of the API that we speak.
 const NEWEST_VERSION: (u32, u32) = (1, 51);
@@ -146,6 +150,43 @@ impl Engine {
         Ok(self.send(method, path, None, headers).await?.into_body())
     }
 
+    /// Sends what `source` gives, piece by piece; the answer's body is read as it comes.
+    pub(crate) async fn upload(
+        &self,
+        path: &str,
+        content_type: &str,
+        mut source: Box<dyn std::io::Read + Send>,
+    ) -> Result<Incoming> {
+        let (pieces, queue) = tokio::sync::mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            loop {
+                let mut piece = vec![0; 64 * 1024];
+                let frame = match source.read(&mut piece) {
+                    Ok(0) => return,
+                    Ok(count) => {
+                        piece.truncate(count);
+                        Ok(http_body::Frame::data(Bytes::from(piece)))
+                    }
+                    Err(error) => Err(error),
+                };
+                let failed = frame.is_err();
+                // The engine may have hung up: its answer says why.
+                if pieces.blocking_send(frame).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        let stream = futures_util::stream::unfold(queue, |mut queue| async {
+            queue.recv().await.map(|frame| (frame, queue))
+        });
+        let path = format!("/v{}{path}", self.api_version().await?);
+        let body = BodyExt::boxed(StreamBody::new(stream));
+        let response = self
+            .exchange(Method::POST, &path, body, &[("content-type", content_type)])
+            .await?;
+        Ok(response.into_body())
+    }
+
     /// Turns the connection into a two-way stream of bytes.
     pub(crate) async fn hijack(
         &self,
@@ -185,27 +226,39 @@ impl Engine {
         body: Option<&Value>,
         headers: &[(&str, &str)],
     ) -> Result<Response<Incoming>> {
+        let bytes = match body {
+            Some(value) => Bytes::from(value.to_string()),
+            None => Bytes::new(),
+        };
+        let mut all = headers.to_vec();
+        if body.is_some() {
+            all.push(("content-type", "application/json"));
+        }
+        let whole = Full::new(bytes).map_err(|never| match never {}).boxed();
+        self.exchange(method, path, whole, &all).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        headers: &[(&str, &str)],
+    ) -> Result<Response<Incoming>> {
         let mut sender = self.connect().await?;
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, "engine");
-        request = request.header(
-            header::USER_AGENT,
-            concat!("berth/", env!("CARGO_PKG_VERSION")),
-        );
+            .header(header::HOST, "engine")
+            .header(
+                header::USER_AGENT,
+                concat!("berth/", env!("CARGO_PKG_VERSION")),
+            );
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let bytes = match body {
-            Some(value) => {
-                request = request.header(header::CONTENT_TYPE, "application/json");
-                Bytes::from(value.to_string())
-            }
-            None => Bytes::new(),
-        };
         let request = request
-            .body(Full::new(bytes))
+            .body(body)
             .context("cannot put the request together")?;
         let response = sender.send_request(request).await;
         let response =
@@ -217,12 +270,8 @@ impl Engine {
         {
             return Ok(response);
         }
-        let text = response
-            .into_body()
-            .collect()
-            .await
-            .context("the engine's answer ended early")?
-            .to_bytes();
+        let text = response.into_body().collect().await;
+        let text = text.context("the engine's answer ended early")?.to_bytes();
         let message = serde_json::from_slice::<Value>(&text)
             .ok()
             .and_then(|value| value["message"].as_str().map(str::to_owned))
@@ -230,7 +279,7 @@ impl Engine {
         Err(EngineError::Refused { status, message }.into())
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
+    async fn connect(&self) -> Result<SendRequest<Body>> {
         let unreachable = |source| EngineError::Unreachable {
             endpoint: self.endpoint.to_string(),
             source,

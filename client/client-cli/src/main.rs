@@ -51,6 +51,8 @@ enum Command {
     Images(commands::images::Options),
     /// Download an image
     Pull(commands::pull::Options),
+    /// Take in images from a tar of `docker save`
+    Load(commands::load::Options),
     /// Show what a container wrote
     Logs(commands::logs::Options),
     /// Run a program in a running container
@@ -160,6 +162,7 @@ async fn perform(arguments: Arguments) -> anyhow::Result<u8> {
         Command::Ps(options) => commands::ps::perform(&engine, &options).await,
         Command::Images(options) => commands::images::perform(&engine, &options).await,
         Command::Pull(options) => commands::pull::perform(&engine, &options).await,
+        Command::Load(options) => commands::load::perform(&engine, &options).await,
         Command::Logs(options) => commands::logs::perform(&engine, &options).await,
         Command::Start(options) => commands::start::perform(&engine, &options).await,
         Command::Stop(options) => commands::stop::perform(&engine, &options).await,

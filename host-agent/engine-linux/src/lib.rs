@@ -3,5 +3,6 @@
 pub mod files;
 pub mod host;
 pub mod network;
+pub mod runtime;
 pub mod shim;
 pub mod volumes;

@@ -5,6 +5,7 @@ pub(crate) mod images;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod kill;
+pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod ps;
 pub(crate) mod pull;

@@ -1,6 +1,181 @@
-//! To come.
+//! The owner of one container: a small single-threaded process that starts it, holds its streams, writes its log, reaps
+//! its processes and stores how it ended. It does not end with the engine; a new engine finds it by its socket.
+//!
+//! ```text
+//! serve --spawn--> shim <exec-root>/containers/<id>       fd 0: control socket, fd 1: stream socket, fd 2: shim.log
+//!                   |-- fork: launch (libcontainer) --> the container's first process, a child of the shim
+//!                   |-- pipes or terminal <-> log file and stream connections
+//!                   |-- SIGCHLD: reap, drain, exit.json (durable), then tell
+//!                   '-- shim.sock: control and stream connections of whichever serve runs now
+//! ```
+//!
+//! What is deliberately absent: threads, an async runtime, a logger. Idle, it waits in one poll(2).
 
-/// Runs until the end of the process.
-pub fn main(_args: Vec<std::ffi::OsString>) -> std::process::ExitCode {
-    std::process::ExitCode::FAILURE
+#![allow(unsafe_code)]
+
+pub mod cgroup;
+mod connection;
+mod devices;
+mod executor;
+pub mod exit_file;
+mod init;
+mod launch;
+pub mod log_writer;
+mod process;
+mod program;
+pub mod protocol;
+mod report;
+pub mod seccomp;
+mod server;
+mod spec;
+mod users;
+
+use engine::runtime::{MountPlan, MountSource, TtySize};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::unistd::{ForkResult, Pid};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+/// The mount of the small init into a container: this program, which is static.
+pub fn init_mount(program: PathBuf) -> MountPlan {
+    MountPlan {
+        target: init::PATH.to_owned(),
+        source: MountSource::Bind {
+            path: program,
+            recursive: false,
+            propagation: "rprivate".to_owned(),
+        },
+        read_only: true,
+    }
+}
+
+/// Runs a shim until its container has ended and everybody has been told. `args` is the container's run-time folder,
+/// or `init` and a command line for the small init inside a container.
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    let mut args = args.into_iter();
+    let Some(folder) = args.next() else {
+        eprintln!("shim: started by `host-agent serve`, not by people");
+        return ExitCode::from(2);
+    };
+    if folder == init::VERB {
+        return init::main(args.collect());
+    }
+    match serve(PathBuf::from(folder)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shim: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(run: PathBuf) -> io::Result<()> {
+    // Away from serve's session and process group: a Ctrl-C there is not for containers.
+    let _ = nix::unistd::setsid();
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let mut blocked = SigSet::empty();
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+    ] {
+        blocked.add(signal);
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None)?;
+    let control = take_over(0)?;
+    let stream = take_over(1)?;
+    std::env::set_current_dir("/")?;
+    server::Server::new(run, control, stream)?.run()
+}
+
+/// Moves a socket the shim was born with away from the standard streams, which become /dev/null.
+fn take_over(fd: RawFd) -> io::Result<OwnedFd> {
+    let moved = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: F_DUPFD_CLOEXEC has just made this descriptor; nobody else owns it.
+    let moved = unsafe { OwnedFd::from_raw_fd(moved) };
+    let null = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    nix::unistd::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), fd)?;
+    Ok(moved)
+}
+
+/// Runs `work` in a child process, which ends with it.
+fn fork_child(work: impl FnOnce() -> io::Result<()>) -> nix::Result<Pid> {
+    // SAFETY: the shim has one thread, so the child may do whatever the parent may.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let code = i32::from(work().is_err());
+            // SAFETY: ends the child without running the parent's exit handlers.
+            unsafe { libc::_exit(code) }
+        }
+    }
+}
+
+/// The program starts with no signal blocked or ignored.
+fn with_clean_signals(command: &mut Command) {
+    // SAFETY: only async-signal-safe calls between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+            Ok(())
+        });
+    }
+}
+
+fn set_tty_size(fd: RawFd, size: TtySize) -> io::Result<()> {
+    // SAFETY: callers pass a descriptor they hold open; the borrow ends with the call.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    let size = rustix::termios::Winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    Ok(rustix::termios::tcsetwinsize(fd, size)?)
+}
+
+/// This process's own hard limit of that name.
+pub fn hard_limit(name: &str) -> Option<u64> {
+    let resource = match name {
+        "as" => Resource::RLIMIT_AS,
+        "core" => Resource::RLIMIT_CORE,
+        "cpu" => Resource::RLIMIT_CPU,
+        "data" => Resource::RLIMIT_DATA,
+        "fsize" => Resource::RLIMIT_FSIZE,
+        "locks" => Resource::RLIMIT_LOCKS,
+        "memlock" => Resource::RLIMIT_MEMLOCK,
+        "msgqueue" => Resource::RLIMIT_MSGQUEUE,
+        "nice" => Resource::RLIMIT_NICE,
+        "nofile" => Resource::RLIMIT_NOFILE,
+        "nproc" => Resource::RLIMIT_NPROC,
+        "rss" => Resource::RLIMIT_RSS,
+        "rtprio" => Resource::RLIMIT_RTPRIO,
+        "rttime" => Resource::RLIMIT_RTTIME,
+        "sigpending" => Resource::RLIMIT_SIGPENDING,
+        "stack" => Resource::RLIMIT_STACK,
+        _ => return None,
+    };
+    getrlimit(resource).ok().map(|(_, hard)| hard)
+}
+
+/// Whether this process has CAP_SYS_RESOURCE.
+pub fn may_raise_limits() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapEff:"))
+            .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+            .is_some_and(|mask| mask & 1 << CAP_SYS_RESOURCE != 0)
+    })
 }

@@ -1,0 +1,66 @@
+//! What this host's kernel offers to containers.
+
+use super::{BUILT_IN, RuntimeConfig};
+use crate::shim::cgroup::{self, Version};
+use engine::runtime::RuntimeFacts;
+use std::fs;
+use std::path::Path;
+
+/// Looks once, at start.
+pub(super) fn probe(config: &RuntimeConfig) -> RuntimeFacts {
+    let version = cgroup::version();
+    let v2_controllers =
+        fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let controller = |v1: &str, v2: &str| match version {
+        Version::V1 => Path::new("/sys/fs/cgroup").join(v1).exists(),
+        Version::V2 => v2_controllers.split_whitespace().any(|name| name == v2),
+    };
+    let mut facts = RuntimeFacts {
+        cgroup_version: if version == Version::V2 { 2 } else { 1 },
+        memory_limit: controller("memory/memory.limit_in_bytes", "memory"),
+        swap_limit: match version {
+            Version::V1 => controller("memory/memory.memsw.limit_in_bytes", ""),
+            // The root group has no swap file of its own; it is there where the kernel accounts swap.
+            Version::V2 => controller("", "memory") && Path::new("/proc/swaps").exists(),
+        },
+        cpu_cfs: controller("cpu/cpu.cfs_quota_us", "cpu"),
+        cpu_shares: controller("cpu/cpu.shares", "cpu"),
+        cpuset: controller("cpuset/cpuset.cpus", "cpuset"),
+        pids_limit: controller("pids", "pids"),
+        oom_kill_disable: controller("memory/memory.oom_control", ""),
+        seccomp: fs::read_to_string("/proc/self/status")
+            .is_ok_and(|text| text.contains("Seccomp:")),
+        apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|text| text.starts_with('Y')),
+        ..RuntimeFacts::default()
+    };
+    facts.runtimes.insert(
+        BUILT_IN.to_owned(),
+        config.agent_program.display().to_string(),
+    );
+    for (name, program) in &config.runtimes {
+        facts
+            .runtimes
+            .insert(name.clone(), program.display().to_string());
+    }
+    let mut lack = |there: bool, sentence: &str| {
+        if !there {
+            facts.warnings.push(format!("WARNING: {sentence}"));
+        }
+    };
+    lack(facts.memory_limit, "No memory limit support");
+    lack(facts.swap_limit, "No swap limit support");
+    lack(facts.cpu_cfs, "No cpu cfs quota support");
+    lack(facts.cpu_shares, "No cpu shares support");
+    lack(facts.cpuset, "No cpuset support");
+    lack(facts.pids_limit, "No pids limit support");
+    lack(
+        facts.seccomp,
+        "No seccomp support: containers run without system call filters",
+    );
+    lack(
+        crate::shim::may_raise_limits(),
+        "The host lacks CAP_SYS_RESOURCE: resource limits above the agent's own are lowered to them, and a negative oom_score_adj is left out",
+    );
+    facts
+}

@@ -1,0 +1,319 @@
+//! [`engine::runtime::Runtime`] on Linux: every container has a shim process ([`crate::shim`]) of its own; this is serve's
+//! side of it.
+//!
+//! Under `exec_root` each container has a folder `containers/<id>` (0700): the shim's socket, its log, the OCI bundle
+//! and what is needed to clean up after it. It holds nothing that must survive the host.
+
+mod client;
+mod facts;
+
+use crate::shim::cgroup::Cgroup;
+use crate::shim::protocol::{self, Order, Reply};
+use crate::shim::{exit_file, protocol::Purpose};
+use async_trait::async_trait;
+use client::{Control, ShimTask, Stream};
+use engine::id::ContainerId;
+use engine::runtime::{
+    LaunchPlan, ProcessIo, Recovered, Runtime, RuntimeError, RuntimeFacts, Task,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::Command;
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// Folder for run-time state, for example /run/berth. Made if missing.
+    pub exec_root: PathBuf,
+    /// The program shims are started from: it must dispatch its first argument `shim` to [`crate::shim::main`]. For
+    /// serve itself /proc/self/exe, which stays right when the file is replaced.
+    pub agent_program: PathBuf,
+    /// Other OCI runtimes: name -> program.
+    pub runtimes: BTreeMap<String, PathBuf>,
+}
+
+/// The name of the built-in runtime in [`RuntimeFacts::runtimes`] and [`LaunchPlan::runtime`].
+pub const BUILT_IN: &str = "berth";
+
+/// Longest a shim may take to start a container before it counts as stuck.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs containers on this host.
+pub struct LinuxRuntime {
+    config: RuntimeConfig,
+    facts: RuntimeFacts,
+}
+
+/// What cleaning up needs to know when the shim cannot be asked any more.
+#[derive(Serialize, Deserialize)]
+struct Left {
+    version: u32,
+    cgroup: String,
+}
+
+const LEFT: &str = "left.json";
+
+impl LinuxRuntime {
+    /// Makes the run-time folder and looks at what the host offers.
+    pub fn new(config: RuntimeConfig) -> Result<LinuxRuntime, RuntimeError> {
+        let containers = config.exec_root.join("containers");
+        private_folder(&containers, true).map_err(|error| {
+            RuntimeError::failed(format!("make {}", containers.display()), error)
+        })?;
+        let facts = facts::probe(&config);
+        Ok(LinuxRuntime { config, facts })
+    }
+
+    fn folder(&self, id: &ContainerId) -> PathBuf {
+        self.config.exec_root.join("containers").join(id.as_str())
+    }
+
+    /// Replaces the runtime's name by its program's path, which is what the shim needs.
+    fn choose_runtime(&self, plan: &mut LaunchPlan) -> Result<(), RuntimeError> {
+        let Some(name) = plan.runtime.take().filter(|name| name != BUILT_IN) else {
+            return Ok(());
+        };
+        let Some(program) = self.config.runtimes.get(&name) else {
+            return Err(RuntimeError::Invalid {
+                what: format!("runtime {name:?}"),
+                why: "it is not configured".to_owned(),
+            });
+        };
+        plan.runtime = Some(program.display().to_string());
+        Ok(())
+    }
+
+    async fn launch(
+        &self,
+        plan: LaunchPlan,
+        run: &Path,
+    ) -> Result<(Box<dyn Task>, ProcessIo), RuntimeError> {
+        let short = plan.id.short().to_owned();
+        let failed =
+            |error: io::Error| RuntimeError::failed(format!("start the shim of {short}"), error);
+        let left = Left {
+            version: 1,
+            cgroup: plan.cgroup.clone(),
+        };
+        let prepare = || -> io::Result<_> {
+            fs::write(run.join(LEFT), serde_json::to_vec(&left)?)?;
+            let log = fs::File::create(run.join("shim.log"))?;
+            Ok((UnixStream::pair()?, UnixStream::pair()?, log))
+        };
+        let ((control, shims_control), (stream, shims_stream), log) = prepare().map_err(failed)?;
+        let mut child = Command::new(&self.config.agent_program)
+            .arg0("host-agent")
+            .arg("shim")
+            .arg(run)
+            .env_clear()
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(shims_control)))
+            .stdout(Stdio::from(std::os::fd::OwnedFd::from(shims_stream)))
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        let place = client::Place {
+            id: plan.id.clone(),
+            run: run.to_owned(),
+            folder: plan.folder.clone(),
+            cgroup: plan.cgroup.clone(),
+        };
+        // Reaped here while serve lives; by process 1 afterwards.
+        tokio::spawn(async move { child.wait().await });
+        let open_stdin = plan.process.open_stdin;
+        let control = Control::new(control, place).map_err(failed)?;
+        let (stream, io) = Stream::new(stream, open_stdin).map_err(failed)?;
+        let answer = tokio::time::timeout(START_LIMIT, control.ask(Order::Start(Box::new(plan))))
+            .await
+            .unwrap_or_else(|_| {
+                Err(RuntimeError::failed(
+                    format!("start the shim of {short}"),
+                    format!("no answer within {} s", START_LIMIT.as_secs()),
+                ))
+            });
+        match answer {
+            Ok(Reply::Running {
+                pid, started_at, ..
+            }) => Ok((
+                Box::new(ShimTask::new(control, stream, pid, started_at)),
+                io,
+            )),
+            Ok(_) => Err(RuntimeError::failed(
+                format!("start the shim of {short}"),
+                "it answered something else",
+            )),
+            // The shim died before it answered: its log may say why.
+            Err(RuntimeError::NotRunning) => Err(RuntimeError::failed(
+                format!("start the shim of {short}"),
+                match fs::read_to_string(run.join("shim.log")) {
+                    Ok(text) if !text.trim().is_empty() => text.trim().to_owned(),
+                    _ => "it ended without an answer".to_owned(),
+                },
+            )),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn reconnect(&self, id: &ContainerId, folder: &Path) -> Result<Recovered, RuntimeError> {
+        let run = self.folder(id);
+        let exited = |folder: &Path| -> Result<Option<Recovered>, RuntimeError> {
+            let status = exit_file::read(folder).map_err(|error| {
+                RuntimeError::failed(format!("read the exit status of {}", id.short()), error)
+            })?;
+            Ok(status.map(Recovered::Exited))
+        };
+        let cgroup = read_left(&run);
+        if let Some(cgroup) = cgroup.clone()
+            && let Ok(socket) = connect(&run)
+        {
+            let failed = |error: io::Error| {
+                RuntimeError::failed(format!("talk to the shim of {}", id.short()), error)
+            };
+            let place = client::Place {
+                id: id.clone(),
+                run: run.clone(),
+                folder: folder.to_owned(),
+                cgroup,
+            };
+            let control = Control::greet(socket, place).await.map_err(failed)?;
+            match control.ask(Order::State).await {
+                Ok(Reply::Running {
+                    pid,
+                    started_at,
+                    open_stdin,
+                }) => {
+                    let socket = connect(&run).map_err(failed)?;
+                    let (stream, io) = Stream::greet(socket, None, open_stdin)
+                        .await
+                        .map_err(failed)?;
+                    return Ok(Recovered::Running(
+                        Box::new(ShimTask::new(control, stream, pid, started_at)),
+                        io,
+                    ));
+                }
+                Ok(Reply::Ended(status)) => return Ok(Recovered::Exited(status)),
+                // It ended while we asked.
+                _ => {}
+            }
+        }
+        if let Some(found) = exited(folder)? {
+            return Ok(found);
+        }
+        if let Some(cgroup) = cgroup {
+            // The shim was killed: its container ends with it, and whoever did not hear of it is ended here.
+            blocking(move || {
+                Cgroup::new(&cgroup).kill();
+                Ok(())
+            })
+            .await
+            .map_err(|error| {
+                RuntimeError::failed(format!("end what is left of {}", id.short()), error)
+            })?;
+        }
+        Ok(Recovered::Lost)
+    }
+}
+
+#[async_trait]
+impl Runtime for LinuxRuntime {
+    async fn start(
+        &self,
+        mut plan: LaunchPlan,
+    ) -> Result<(Box<dyn Task>, ProcessIo), RuntimeError> {
+        self.choose_runtime(&mut plan)?;
+        if plan.init {
+            let program = fs::canonicalize(&self.config.agent_program)
+                .map_err(|error| RuntimeError::failed("find the agent's program", error))?;
+            plan.mounts.push(crate::shim::init_mount(program));
+        }
+        let id = plan.id.clone();
+        let run = self.folder(&id);
+        let failed =
+            |error: io::Error| RuntimeError::failed(format!("make {}", run.display()), error);
+        match private_folder(&run, false) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Left by an earlier run.
+                self.cleanup(&id).await?;
+                private_folder(&run, false).map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        match self.launch(plan, &run).await {
+            Ok(started) => Ok(started),
+            Err(error) => {
+                if let Err(second) = self.cleanup(&id).await {
+                    tracing::warn!(container = id.short(), error = %engine::error::full_message(&second), "clean up after a failed start");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn recover(&self, id: &ContainerId, folder: &Path) -> Result<Recovered, RuntimeError> {
+        self.reconnect(id, folder).await
+    }
+
+    async fn cleanup(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let run = self.folder(id);
+        blocking(move || {
+            if let Some(cgroup) = read_left(&run) {
+                Cgroup::new(&cgroup).remove()?;
+            }
+            match fs::remove_dir_all(&run) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        })
+        .await
+        .map_err(|error| RuntimeError::failed(format!("clean up {}", id.short()), error))
+    }
+
+    fn facts(&self) -> RuntimeFacts {
+        self.facts.clone()
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+fn private_folder(path: &Path, with_parents: bool) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(with_parents)
+        .mode(0o700)
+        .create(path)
+}
+
+fn read_left(run: &Path) -> Option<String> {
+    let bytes = fs::read(run.join(LEFT)).ok()?;
+    let left: Left = serde_json::from_slice(&bytes).ok()?;
+    Some(left.cgroup)
+}
+
+/// Connects to a shim's socket, whose path may be longer than an address allows.
+fn connect(run: &Path) -> io::Result<UnixStream> {
+    use std::os::fd::AsRawFd;
+    let folder = fs::File::open(run)?;
+    UnixStream::connect(format!(
+        "/proc/self/fd/{}/{}",
+        folder.as_raw_fd(),
+        protocol::SOCKET
+    ))
+}
+
+/// The purpose of a stream connection, for the client.
+fn stream_purpose(exec: Option<engine::id::ExecId>) -> Purpose {
+    Purpose::Stream(exec)
+}

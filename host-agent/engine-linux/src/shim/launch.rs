@@ -1,0 +1,286 @@
+//! Makes a container, or a further process in one, with libcontainer. Runs in a process forked from the shim for this one
+//! purpose: libcontainer changes its process's directory and memory at will, and the shim stays small.
+//!
+//! ```text
+//! shim --fork--> this --libcontainer--> intermediate --clone(CLONE_PARENT)--> init
+//! ```
+//! The intermediate process is made as this one's sibling, so that both it and the container's first process are the
+//! shim's children: the shim reaps them, and `PR_SET_PDEATHSIG` ties the container to the shim.
+
+use super::cgroup::{self, Cgroup, Version};
+use super::executor::{self, ContainerExecutor, Steps};
+use super::protocol::Refusal;
+use super::report::Traces;
+use super::seccomp::{self, profile};
+use super::spec::{self, Resolved, Runner};
+use super::{devices, program, users};
+use engine::error::full_message;
+use engine::runtime::{ExecPlan, LaunchPlan, ProcessPlan, Rlimit, Seccomp};
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
+use libcontainer::syscall::syscall::SyscallType;
+use serde_json::Value;
+use std::fs;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// The new process's ends of its standard streams. With a terminal there are none, but a socket to send the terminal to.
+#[derive(Default)]
+pub struct Stdio {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+    pub console: Option<PathBuf>,
+}
+
+/// Where the parts of one container are.
+pub struct Place<'a> {
+    /// Run-time folder of the container.
+    pub run: &'a Path,
+    pub id: &'a str,
+    /// Another OCI runtime.
+    pub program: Option<&'a Path>,
+    /// Where to tell failures; see [`super::report`].
+    pub report: RawFd,
+}
+
+impl Place<'_> {
+    fn bundle(&self) -> PathBuf {
+        self.run.join("bundle")
+    }
+
+    /// libcontainer's (or the other runtime's) own state.
+    pub fn state(&self) -> PathBuf {
+        self.run.join("state")
+    }
+}
+
+/// Creates and starts the first process; returns its id on the host.
+pub fn start(plan: &LaunchPlan, place: &Place, stdio: Stdio) -> Result<i32, Refusal> {
+    if plan.process.args.is_empty() {
+        return Err(Refusal::Invalid {
+            what: "command".to_owned(),
+            why: "no command specified".to_owned(),
+        });
+    }
+    spec::check_block_devices(&plan.resources)?;
+    let (nodes, rules) = devices::of_plan(plan)?;
+    let resolved = resolve(&plan.process, &plan.rootfs)?;
+    let version = cgroup::version();
+    let seccomp = profile_of(&plan.process)?;
+    let runner = match place.program {
+        Some(_) => Runner::Program(seccomp.as_ref()),
+        None => Runner::BuiltIn,
+    };
+    let config = spec::config(plan, &resolved, &nodes, &rules, version, runner);
+    let io = |step: &'static str| move |error: std::io::Error| Refusal::failed(step, error);
+    fs::create_dir_all(place.bundle()).map_err(io("make the bundle folder"))?;
+    fs::create_dir_all(place.state()).map_err(io("make the state folder"))?;
+    write_json(&place.bundle().join("config.json"), &config)?;
+    if plan.read_only_root {
+        // The working directory cannot be made later.
+        make_in_root(&plan.rootfs, &plan.process.working_directory);
+    }
+    if let Some(program) = place.program {
+        return program::start(program, place, &place.bundle(), stdio);
+    }
+    let _ = tracing::subscriber::set_global_default(Traces(place.report));
+    let steps = steps(
+        &plan.process,
+        &resolved,
+        seccomp.as_ref(),
+        true,
+        place.report,
+    )?;
+    let failed =
+        |error: LibcontainerError| Refusal::failed("create the container", full_message(&error));
+    let mut container = builder(place, stdio, steps)?
+        .as_init(place.bundle())
+        .with_systemd(false)
+        .with_detach(true)
+        .as_sibling(true)
+        .build()
+        .map_err(failed)?;
+    if version == Version::V2 {
+        let folder = Cgroup::new(&plan.cgroup).folder("");
+        devices::enforce(&folder, &rules).map_err(io("enforce the device rules"))?;
+    }
+    container.start().map_err(failed)?;
+    container
+        .pid()
+        .map(|pid| pid.as_raw())
+        .ok_or_else(|| Refusal::failed("create the container", "it has no process"))
+}
+
+/// Starts one more process in the container whose first process is `init`.
+pub fn exec(
+    plan: &ExecPlan,
+    init: i32,
+    place: &Place,
+    stdio: impl Fn() -> nix::Result<Stdio>,
+) -> Result<i32, Refusal> {
+    let mut process = plan.process.clone();
+    if process.args.is_empty() {
+        return Err(Refusal::Invalid {
+            what: "command".to_owned(),
+            why: "no command specified".to_owned(),
+        });
+    }
+    if plan.privileged {
+        process.capabilities = executor::all_capabilities();
+        process.seccomp = Seccomp::Unconfined;
+    }
+    // Through the first process's root, so that files mounted over the image's are seen.
+    let resolved = resolve(&process, Path::new(&format!("/proc/{init}/root")))?;
+    let seccomp = profile_of(&process)?;
+    let runner = match place.program {
+        Some(_) => Runner::Program(seccomp.as_ref()),
+        None => Runner::BuiltIn,
+    };
+    let file = place.run.join(format!("exec-{}.json", plan.id.short()));
+    write_json(&file, &spec::process(&process, &resolved, runner))?;
+    let pipes = || stdio().map_err(|error| Refusal::failed("make the process's streams", error));
+    if let Some(program) = place.program {
+        return program::exec(program, place, &file, pipes()?);
+    }
+    let _ = tracing::subscriber::set_global_default(Traces(place.report));
+    let steps = Rc::new(steps(
+        &process,
+        &resolved,
+        seccomp.as_ref(),
+        false,
+        place.report,
+    )?);
+    let attempt = |sub_cgroup: Option<String>| -> Result<Result<i32, LibcontainerError>, Refusal> {
+        Ok(builder_shared(place, pipes()?, Rc::clone(&steps))?
+            .as_tenant()
+            .with_process(Some(&file))
+            .with_detach(true)
+            .as_sibling(true)
+            .with_sub_cgroup(sub_cgroup)
+            .build()
+            .map(|pid| pid.as_raw()))
+    };
+    let mut result = attempt(None)?;
+    if let Err(error) = &result
+        && full_message(error).contains("os error 16")
+        && let Some(below) = init_cgroup_below(init, place)
+    {
+        // The container has made groups of its own (docker in docker, systemd): a v2 group with groups below it takes
+        // no processes. The first process's own group does (runc does the same).
+        result = attempt(Some(below))?;
+    }
+    let _ = fs::remove_file(&file);
+    result.map_err(|error| Refusal::failed("start the process", full_message(&error)))
+}
+
+/// The first process's group relative to the container's.
+fn init_cgroup_below(init: i32, place: &Place) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{init}/cgroup")).ok()?;
+    let path = text
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))?
+        .to_owned();
+    let at = path.find(place.id)? + place.id.len();
+    let below = path[at..].trim_start_matches('/');
+    (!below.is_empty()).then(|| below.to_owned())
+}
+
+fn builder(place: &Place, stdio: Stdio, steps: Steps) -> Result<ContainerBuilder, Refusal> {
+    builder_shared(place, stdio, Rc::new(steps))
+}
+
+fn builder_shared(
+    place: &Place,
+    stdio: Stdio,
+    steps: Rc<Steps>,
+) -> Result<ContainerBuilder, Refusal> {
+    let mut builder = ContainerBuilder::new(place.id.to_owned(), SyscallType::default())
+        .with_root_path(place.state())
+        .map_err(|error| Refusal::failed("use the state folder", full_message(&error)))?
+        .with_executor(ContainerExecutor(steps))
+        .with_console_socket(stdio.console);
+    if let Some(fd) = stdio.stdin {
+        builder = builder.with_stdin(fd);
+    }
+    if let Some(fd) = stdio.stdout {
+        builder = builder.with_stdout(fd);
+    }
+    if let Some(fd) = stdio.stderr {
+        builder = builder.with_stderr(fd);
+    }
+    Ok(builder)
+}
+
+fn steps(
+    plan: &ProcessPlan,
+    resolved: &Resolved,
+    seccomp: Option<&profile::Profile>,
+    first: bool,
+    report: RawFd,
+) -> Result<Steps, Refusal> {
+    Ok(Steps {
+        args: plan.args.clone(),
+        environment: resolved.environment.clone(),
+        working_directory: plan.working_directory.clone(),
+        uid: resolved.identity.uid,
+        capabilities: executor::capability_mask(&plan.capabilities)?,
+        filter: seccomp.map(|profile| seccomp::compile(profile, &plan.capabilities)),
+        oom_score_adj: plan.oom_score_adj,
+        tty_size: plan.tty_size,
+        tty: plan.tty,
+        dies_with_shim: first,
+        report,
+    })
+}
+
+fn profile_of(plan: &ProcessPlan) -> Result<Option<profile::Profile>, Refusal> {
+    match &plan.seccomp {
+        Seccomp::Unconfined => Ok(None),
+        Seccomp::Default => Ok(Some(seccomp::default_profile())),
+        Seccomp::Profile(json) => profile::parse(json)
+            .map(Some)
+            .map_err(|why| Refusal::Invalid {
+                what: "seccomp profile".to_owned(),
+                why,
+            }),
+    }
+}
+
+fn resolve(plan: &ProcessPlan, root: &Path) -> Result<Resolved, Refusal> {
+    let identity = users::look_up(root, &plan.user, &plan.additional_groups)?;
+    Ok(Resolved {
+        environment: spec::environment(plan, &identity),
+        identity,
+        rlimits: plan.rlimits.iter().map(within_our_power).collect(),
+    })
+}
+
+/// A hard limit above our own needs CAP_SYS_RESOURCE. Where root lacks it the limit is our own instead of a failure;
+/// facts() says so.
+fn within_our_power(wanted: &Rlimit) -> Rlimit {
+    let mut limit = wanted.clone();
+    if let Some(most) = super::hard_limit(&limit.name)
+        && !super::may_raise_limits()
+    {
+        limit.hard = limit.hard.min(most);
+        limit.soft = limit.soft.min(limit.hard);
+    }
+    limit
+}
+
+/// Makes folders in a root that will be read-only, without following links out of it. A failure shows later, as the
+/// working directory that is not there.
+fn make_in_root(root: &Path, path: &str) {
+    if let Ok(root) = pathrs::Root::open(root) {
+        use std::os::unix::fs::PermissionsExt;
+        let _ = root.mkdir_all(path, &fs::Permissions::from_mode(0o755));
+    }
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), Refusal> {
+    let bytes = serde_json::to_vec(value).expect("plain data");
+    fs::write(path, bytes)
+        .map_err(|error| Refusal::failed(format!("write {}", path.display()), error))
+}

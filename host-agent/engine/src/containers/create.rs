@@ -1,0 +1,590 @@
+//! `docker create`: check everything, then change.
+
+use super::container::Container;
+use super::error::ContainerError;
+use super::lifecycle::ContainerState;
+use super::output::OutputHub;
+use super::service::ContainerService;
+use super::spec::{
+    Config, ContainerSpec, CreateRequest, HostSettings, IpcMode, MountKind, MountPoint,
+    NamespaceMode, NetworkChoice,
+};
+use super::status::Status;
+use super::store::{ContainerRecord, Durability};
+use super::supervisor::Supervisor;
+use super::{
+    capabilities, etc_files, merge, mounts, names, plan, ports, resources, security, signals,
+};
+use crate::id::ContainerId;
+use crate::images::Image;
+use crate::volumes::CreateVolume;
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock, RwLock};
+use tokio::sync::{mpsc, watch};
+
+/// Commands that may wait for a supervisor.
+const WAITING: usize = 16;
+
+/// What a create answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    pub id: ContainerId,
+    pub warnings: Vec<String>,
+}
+
+impl ContainerService {
+    /// Makes a container; when this returns, it survives a crash of the host.
+    pub async fn create(&self, mut request: CreateRequest) -> Result<Created, ContainerError> {
+        let mut warnings = std::mem::take(&mut request.warnings);
+        if let Some(name) = &request.name
+            && names::parse(name).is_none()
+        {
+            return Err(ContainerError::invalid(names::refusal(name)));
+        }
+        self.apply_defaults(&mut request.host);
+        check_config(&request.config).map_err(ContainerError::invalid)?;
+        let facts = self.deps.runtime.facts();
+        check_host(&request.config, &mut request.host).map_err(ContainerError::invalid)?;
+        let processors = self.deps.settings.processors;
+        warnings.extend(
+            resources::settle(&mut request.host, &facts, processors)
+                .map_err(ContainerError::invalid)?,
+        );
+        if let Some(runtime) = &request.host.runtime
+            && !facts.runtimes.contains_key(runtime)
+        {
+            return Err(ContainerError::invalid(format!(
+                "unknown or invalid runtime name: {runtime}"
+            )));
+        }
+        self.resolve_references(&mut request.host)?;
+
+        let image = self.image(&request).await?;
+        if let Some(platform) = &request.platform {
+            check_platform(platform, &image).map_err(|what| {
+                ContainerError::Image(crate::images::ImageLookupError::NotFound {
+                    name: format!("{}: {what}", request.config.image),
+                })
+            })?;
+        }
+        let mut config = merge::with_image(request.config, &image.config);
+        config.exposed_ports = exposed(&config, &request.host).map_err(ContainerError::invalid)?;
+        ports::requests(
+            &request.host.port_bindings,
+            &config.exposed_ports,
+            request.host.publish_all_ports,
+        )
+        .map_err(ContainerError::invalid)?;
+        if config
+            .cmd
+            .iter()
+            .flatten()
+            .chain(config.entrypoint.iter().flatten())
+            .next()
+            .is_none()
+        {
+            return Err(ContainerError::invalid("no command specified"));
+        }
+        if config
+            .healthcheck
+            .as_ref()
+            .is_some_and(|check| check.test.first().is_some_and(|word| word != "NONE"))
+        {
+            warnings.push("Health checks are not run by this version of the engine: the container will have no health status.".into());
+        }
+        let from = self.volumes_from(&request.host)?;
+        let points = mounts::collect(&request.host, &config.volumes, from)
+            .map_err(ContainerError::invalid)?;
+
+        let id = ContainerId::random();
+        let name = self.take_name(request.name.as_deref(), &id)?;
+        let spec = ContainerSpec {
+            config,
+            host: request.host,
+            image: image.id,
+            top_layer: image.top_layer,
+            platform: image.os,
+            mounts: points,
+        };
+        match self.make(&id, &name, spec).await {
+            Ok(()) => Ok(Created { id, warnings }),
+            Err(error) => {
+                self.registry.release(&name, &id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Finds the image; a plain id may be given, too.
+    async fn image(&self, request: &CreateRequest) -> Result<Image, ContainerError> {
+        if request.config.image.is_empty() {
+            return Err(ContainerError::invalid("no image specified"));
+        }
+        Ok(self.deps.images.resolve(&request.config.image).await?)
+    }
+
+    fn apply_defaults(&self, host: &mut HostSettings) {
+        let settings = &self.deps.settings;
+        if host.log.driver.is_empty() {
+            host.log.driver.clone_from(&settings.log.driver);
+            if host.log.options.is_empty() {
+                host.log.options.clone_from(&settings.log.options);
+            }
+        }
+        if host.shm_size == 0 {
+            host.shm_size = settings.shm_size;
+        }
+        if host.init.is_none() && settings.init {
+            host.init = Some(true);
+        }
+        if host.cgroup_parent.is_empty() {
+            host.cgroup_parent.clone_from(&settings.cgroup_parent);
+        }
+        if settings.no_new_privileges
+            && !host
+                .security
+                .iter()
+                .any(|option| option.starts_with("no-new-privileges"))
+        {
+            host.security.push("no-new-privileges".into());
+        }
+        for limit in &settings.ulimits {
+            if !host.ulimits.iter().any(|own| own.name == limit.name) {
+                host.ulimits.push(limit.clone());
+            }
+        }
+        // Names of the built-in runtime under which clients know it.
+        if matches!(
+            host.runtime.as_deref(),
+            Some("" | "runc" | "io.containerd.runc.v2")
+        ) {
+            host.runtime = None;
+        }
+    }
+
+    /// Turns names of other containers into ids, so that a rename does not break the connection.
+    fn resolve_references(&self, host: &mut HostSettings) -> Result<(), ContainerError> {
+        if let NetworkChoice::Container(name) = &mut host.network {
+            *name = self.find(name)?.id.to_string();
+        }
+        if let IpcMode::Container(name) = &mut host.ipc {
+            let other = self.find(name)?;
+            if !matches!(other.spec.host.ipc, IpcMode::Shareable | IpcMode::Host) {
+                return Err(ContainerError::Conflict {
+                    why: format!(
+                        "can't join IPC of container {name}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+                    ),
+                });
+            }
+            *name = other.id.to_string();
+        }
+        if let NamespaceMode::Container(name) = &mut host.pid {
+            *name = self.find(name)?.id.to_string();
+        }
+        if let NetworkChoice::Named(name) = &host.network {
+            let known = self.deps.networks.networks();
+            let fits = |network: &crate::networks::NetworkFacts| {
+                network.name == *name
+                    || network.id.as_str() == name
+                    || network.id.as_str().starts_with(name.as_str())
+            };
+            let Some(network) = known.iter().find(|network| fits(network)) else {
+                return Err(ContainerError::Network(
+                    crate::networks::NetworkError::NotFound { name: name.clone() },
+                ));
+            };
+            host.network = NetworkChoice::parse(&network.name);
+        }
+        Ok(())
+    }
+
+    fn volumes_from(&self, host: &HostSettings) -> Result<Vec<MountPoint>, ContainerError> {
+        let mut all: Vec<MountPoint> = Vec::new();
+        for text in &host.volumes_from {
+            let (name, read_only) =
+                mounts::parse_volumes_from(text).map_err(ContainerError::invalid)?;
+            for mount in &self.find(name)?.spec.mounts {
+                if mount.kind == MountKind::Tmpfs
+                    || all
+                        .iter()
+                        .any(|other| other.destination == mount.destination)
+                {
+                    continue;
+                }
+                let mut mount = mount.clone();
+                // It belongs to the container that brought it.
+                mount.anonymous = false;
+                mount.copy_up = false;
+                mount.from_mount_flag = false;
+                if read_only == Some(true) {
+                    mount.read_write = false;
+                }
+                all.push(mount);
+            }
+        }
+        Ok(all)
+    }
+
+    fn take_name(&self, wanted: Option<&str>, id: &ContainerId) -> Result<String, ContainerError> {
+        if let Some(name) = wanted.and_then(names::parse) {
+            self.registry.reserve(name, id)?;
+            return Ok(name.to_owned());
+        }
+        for attempt in 0..6 {
+            let name = names::generate(attempt);
+            if self.registry.reserve(&name, id).is_ok() {
+                return Ok(name);
+            }
+        }
+        // A host with that many containers: the id is as good as any name.
+        let name = id.short().to_owned();
+        self.registry.reserve(&name, id)?;
+        Ok(name)
+    }
+
+    /// The part that changes things. After an error nothing is left.
+    async fn make(
+        &self,
+        id: &ContainerId,
+        name: &str,
+        mut spec: ContainerSpec,
+    ) -> Result<(), ContainerError> {
+        let result = self.build(id, name, &mut spec).await;
+        if result.is_err() {
+            self.discard_volumes(id, &spec.mounts).await;
+            if let Err(error) = self.deps.layers.remove(id).await {
+                tracing::warn!(container = %id, %error, "layer of a container that could not be made is left over");
+            }
+            let _ = self.deps.store.remove(id).await;
+        }
+        result
+    }
+
+    async fn build(
+        &self,
+        id: &ContainerId,
+        name: &str,
+        spec: &mut ContainerSpec,
+    ) -> Result<(), ContainerError> {
+        for mount in spec
+            .mounts
+            .iter()
+            .filter(|mount| mount.kind == MountKind::Bind)
+        {
+            // Docker checks `--mount` at create, and makes what `-v` names at start.
+            if !mount.create_source && !self.deps.files.exists(&mount.source).await {
+                return Err(ContainerError::invalid(format!(
+                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                    mount.source.display()
+                )));
+            }
+        }
+        self.deps
+            .layers
+            .prepare(id, spec.top_layer.as_ref())
+            .await?;
+        self.obtain_volumes(id, spec).await?;
+        let record = ContainerRecord {
+            id: id.clone(),
+            name: name.to_owned(),
+            created: self.deps.clock.now(),
+            spec: spec.clone(),
+            state: ContainerState::Created,
+            started_at: None,
+            finished_at: None,
+            exit_code: 0,
+            error: String::new(),
+            oom_killed: false,
+            restart_count: 0,
+            stopped_by_hand: false,
+            network: None,
+        };
+        // A container that goes when it ends would not outlive a crash of the host anyhow.
+        let durability = if spec.host.auto_remove {
+            Durability::Written
+        } else {
+            Durability::Synced
+        };
+        self.deps.store.save(&record, durability).await?;
+        let container = self.adopt(record, Status::default());
+        self.deps.tell(&container, "create", []);
+        Ok(())
+    }
+
+    /// Makes volumes that are not there, and fills new ones from the image.
+    async fn obtain_volumes(
+        &self,
+        id: &ContainerId,
+        spec: &mut ContainerSpec,
+    ) -> Result<(), ContainerError> {
+        let mut copy_up = Vec::new();
+        for mount in spec
+            .mounts
+            .iter_mut()
+            .filter(|mount| mount.kind == MountKind::Volume)
+        {
+            let request = CreateVolume {
+                name: mount.name.clone().unwrap_or_default(),
+                driver: mount.driver.clone().unwrap_or_default(),
+                driver_options: mount.volume_options.clone(),
+                labels: mount.volume_labels.clone(),
+            };
+            let volume = self.deps.volumes.acquire(request, id).await?;
+            mount.name = Some(volume.name);
+            mount.source = volume.mountpoint;
+            if mount.copy_up && mount.subpath.is_empty() {
+                copy_up.push((mount.destination.clone(), mount.source.clone()));
+            }
+        }
+        if copy_up.is_empty() {
+            return Ok(());
+        }
+        let rootfs = self.deps.layers.mount(id, spec.top_layer.as_ref()).await?;
+        let mut result = Ok(());
+        for (target, volume) in copy_up {
+            let copied = self.deps.files.copy_up(&rootfs, &target, &volume).await;
+            if let Err(error) = copied {
+                result = Err(ContainerError::storage(
+                    format!("copy {target} of the image to its volume"),
+                    error,
+                ));
+                break;
+            }
+        }
+        self.deps.layers.unmount(id).await?;
+        result
+    }
+
+    /// Gives the volumes of a container back, and removes its anonymous ones.
+    async fn discard_volumes(&self, id: &ContainerId, mounts: &[MountPoint]) {
+        for mount in mounts
+            .iter()
+            .filter(|mount| mount.kind == MountKind::Volume)
+        {
+            let Some(name) = &mount.name else { continue };
+            self.deps.volumes.release(name, id);
+            if mount.anonymous {
+                let _ = self.deps.volumes.remove(name, true).await;
+            }
+        }
+    }
+
+    /// Puts a container among the others and starts its supervisor.
+    pub(super) fn adopt(&self, record: ContainerRecord, status: Status) -> Arc<Container> {
+        let (container, supervisor) = self.prepare_adoption(record, status);
+        self.set_going(&container, supervisor);
+        container
+    }
+
+    pub(super) fn prepare_adoption(
+        &self,
+        record: ContainerRecord,
+        status: Status,
+    ) -> (Arc<Container>, Supervisor) {
+        let (publish, watch) = watch::channel(status);
+        let (sender, commands) = mpsc::channel(WAITING);
+        let container = Arc::new(Container {
+            id: record.id,
+            created: record.created,
+            spec: Arc::new(record.spec),
+            hub: Arc::new(OutputHub::default()),
+            name: RwLock::new(record.name),
+            status: watch,
+            task: RwLock::new(None),
+            commands: sender,
+            supervisor: OnceLock::new(),
+        });
+        self.registry.insert(container.clone());
+        let supervisor = Supervisor::new(
+            self.deps.clone(),
+            self.registry.clone(),
+            container.clone(),
+            commands,
+            publish,
+        );
+        (container, supervisor)
+    }
+
+    pub(super) fn set_going(&self, container: &Container, supervisor: Supervisor) {
+        let task = tokio::spawn(supervisor.run());
+        let _ = container.supervisor.set(task.abort_handle());
+    }
+}
+
+fn check_config(config: &Config) -> Result<(), String> {
+    if !config.working_directory.is_empty() && !config.working_directory.starts_with('/') {
+        return Err(format!(
+            "the working directory '{}' is invalid, it needs to be an absolute path",
+            config.working_directory
+        ));
+    }
+    for entry in &config.env {
+        if entry.is_empty() || entry.starts_with('=') {
+            return Err(format!("invalid environment variable: {entry}"));
+        }
+        if entry.contains('\0') {
+            return Err("invalid environment variable: it contains a zero byte".into());
+        }
+    }
+    if let Some(signal) = config
+        .stop_signal
+        .as_deref()
+        .filter(|signal| !signal.is_empty())
+        && signals::parse(signal).is_none()
+    {
+        return Err(signals::refusal(signal));
+    }
+    if config.hostname.len() > 64 || config.hostname.contains(['/', '\0', '\n', ' ']) {
+        return Err(format!("invalid hostname format: {}", config.hostname));
+    }
+    Ok(())
+}
+
+/// What contradicts itself (moby `runconfig` and `daemon/container.go`).
+fn check_host(config: &Config, host: &mut HostSettings) -> Result<(), String> {
+    if host.auto_remove && host.restart != super::spec::RestartPolicy::No {
+        return Err("can't create 'AutoRemove' container with restart policy".into());
+    }
+    host.cap_add = capabilities::normalize("CapAdd", &host.cap_add)?;
+    host.cap_drop = capabilities::normalize("CapDrop", &host.cap_drop)?;
+    security::parse(&host.security)?;
+    plan::check_log(&host.log)?;
+    for extra in &host.extra_hosts {
+        if etc_files::split_extra_host(extra).is_none() {
+            return Err(format!(
+                "invalid extra host: bad format for add-host: \"{extra}\""
+            ));
+        }
+    }
+    for server in &host.dns {
+        if server.parse::<std::net::IpAddr>().is_err() {
+            return Err(format!("invalid DNS server: {server}: not an IP address"));
+        }
+    }
+    for name in host.sysctls.keys() {
+        let network = name.starts_with("net.");
+        if network && host.network == NetworkChoice::Host {
+            return Err(format!(
+                "sysctl '{name}' not allowed in host network namespace"
+            ));
+        }
+        let ipc = ["kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue."];
+        if !network && !ipc.iter().any(|prefix| name.starts_with(prefix)) && !host.privileged {
+            return Err(format!(
+                "sysctl '{name}' is not allowed: it is not of the container's own namespaces"
+            ));
+        }
+    }
+    if host.uts == NamespaceMode::Host && !config.hostname.is_empty() {
+        return Err("conflicting options: hostname and the UTS mode".into());
+    }
+    if let NetworkChoice::Container(_) = host.network {
+        let conflict =
+            |other: &str| Err(format!("conflicting options: {other} and the network mode"));
+        if !config.hostname.is_empty() {
+            return conflict("hostname");
+        }
+        if !host.dns.is_empty() {
+            return conflict("dns");
+        }
+        if !host.extra_hosts.is_empty() {
+            return conflict("custom host-to-IP mapping");
+        }
+        if host.mac_address.is_some() {
+            return conflict("mac-address");
+        }
+        if !host.port_bindings.is_empty() || host.publish_all_ports {
+            return conflict("port publishing");
+        }
+        if !config.exposed_ports.is_empty() {
+            return conflict("port exposing");
+        }
+    }
+    if let Some(mac) = &host.mac_address {
+        let parts: Vec<&str> = mac.split(':').collect();
+        let good = parts.len() == 6
+            && parts
+                .iter()
+                .all(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        if !good {
+            return Err(format!("{mac} is not a valid mac address"));
+        }
+    }
+    for device in &host.devices {
+        if device.permissions.is_empty()
+            || !device
+                .permissions
+                .bytes()
+                .all(|byte| b"rwm".contains(&byte))
+        {
+            return Err(format!("invalid device mode: {}", device.permissions));
+        }
+    }
+    for rule in &host.device_rules {
+        if !is_device_rule(rule) {
+            return Err(format!("invalid device cgroup rule format: '{rule}'"));
+        }
+    }
+    Ok(())
+}
+
+/// `c 10:200 rwm`, `a *:* rwm`.
+fn is_device_rule(rule: &str) -> bool {
+    let words: Vec<&str> = rule.split(' ').collect();
+    let [kind, numbers, access] = words.as_slice() else {
+        return false;
+    };
+    let number = |text: &str| text == "*" || text.parse::<u32>().is_ok();
+    ["a", "b", "c"].contains(kind)
+        && numbers
+            .split_once(':')
+            .is_some_and(|(major, minor)| number(major) && number(minor))
+        && (1..=3).contains(&access.len())
+        && access.bytes().all(|byte| b"rwm".contains(&byte))
+}
+
+/// Exposed: what the image and the creator say, and every port that is published.
+fn exposed(config: &Config, host: &HostSettings) -> Result<BTreeSet<String>, String> {
+    let named = config
+        .exposed_ports
+        .iter()
+        .chain(host.port_bindings.keys())
+        .cloned();
+    ports::normalize_exposed(named)
+}
+
+/// `os[/architecture[/variant]]` against what the image is.
+fn check_platform(wanted: &str, image: &Image) -> Result<(), String> {
+    let mut parts = wanted.split('/');
+    let os = parts.next().unwrap_or_default();
+    let architecture = parts.next();
+    let same = |a: &str, b: &str| {
+        let canonical = |name: &str| match name {
+            "x86_64" | "x86-64" => "amd64".to_owned(),
+            "aarch64" => "arm64".to_owned(),
+            other => other.to_owned(),
+        };
+        canonical(a) == canonical(b)
+    };
+    if same(os, &image.os) && architecture.is_none_or(|wanted| same(wanted, &image.architecture)) {
+        return Ok(());
+    }
+    Err(format!(
+        "image was found but its platform ({}/{}) does not match the specified platform ({wanted})",
+        image.os, image.architecture
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_device_rule;
+
+    #[test]
+    fn device_rules() {
+        assert!(is_device_rule("c 10:200 rwm"));
+        assert!(is_device_rule("a *:* rwm"));
+        assert!(!is_device_rule("d 1:2 r"));
+        assert!(!is_device_rule("c 1 r"));
+        assert!(!is_device_rule("c 1:2 rwmx"));
+    }
+}

@@ -1,0 +1,395 @@
+//! The meeting point of a container's standard streams and the clients attached to it.
+//!
+//! ```text
+//!   process --output--> pump --+--> client A      a client that reads slowly makes the process wait, as with Docker;
+//!                              '--> client B      nothing is lost and nothing piles up
+//!   client A --stdin--> feed --> process
+//! ```
+//! Clients may come before the process does: they are then served from its first byte.
+
+use crate::runtime::{ProcessIo, StreamKind};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// A piece of output.
+pub type Chunk = (StreamKind, Bytes);
+
+/// Pieces that may wait for one client.
+const WAITING: usize = 16;
+
+/// Input for a container from one of possibly several clients.
+#[derive(Debug)]
+pub enum StdinChunk {
+    Data(Bytes),
+    /// No more from anybody.
+    Close,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct OutputHub {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    last_client: u64,
+    subscribers: Vec<Subscriber>,
+    stdin: mpsc::Sender<StdinChunk>,
+    /// Taken by the run that feeds from it.
+    stdin_source: Option<mpsc::Receiver<StdinChunk>>,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        let (stdin, source) = mpsc::channel(WAITING);
+        Inner {
+            last_client: 0,
+            subscribers: Vec::new(),
+            stdin,
+            stdin_source: Some(source),
+        }
+    }
+}
+
+/// One attached client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientId(u64);
+
+#[derive(Debug, Clone)]
+struct Subscriber {
+    id: ClientId,
+    sender: mpsc::Sender<Chunk>,
+    stdout: bool,
+    stderr: bool,
+}
+
+impl OutputHub {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner
+            .lock()
+            .expect("no code panics while it holds this lock")
+    }
+
+    /// Output from now on, until the run ends.
+    pub fn subscribe(&self, stdout: bool, stderr: bool) -> (ClientId, mpsc::Receiver<Chunk>) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let mut inner = self.lock();
+        inner.last_client += 1;
+        let id = ClientId(inner.last_client);
+        inner.subscribers.push(Subscriber {
+            id,
+            sender,
+            stdout,
+            stderr,
+        });
+        (id, receiver)
+    }
+
+    /// Input of the current or, where none is on, the next run. Dropping it is the client's end of input, which ends the
+    /// process's only with `close_at_end`. With `escape`, keys typed in that order end the client's output (detach).
+    pub fn stdin(
+        self: &Arc<Self>,
+        close_at_end: bool,
+        escape: Option<(DetachKeys, ClientId)>,
+    ) -> mpsc::Sender<Bytes> {
+        let shared = self.lock().stdin.clone();
+        let (client, mut typed) = mpsc::channel::<Bytes>(1);
+        let hub = self.clone();
+        tokio::spawn(async move {
+            let mut escape = escape;
+            while let Some(mut data) = typed.recv().await {
+                if let Some((keys, id)) = &mut escape {
+                    let (kept, detached) = keys.scan(&data);
+                    data = kept;
+                    if detached {
+                        hub.leave(*id);
+                        return;
+                    }
+                }
+                if !data.is_empty() && shared.send(StdinChunk::Data(data)).await.is_err() {
+                    return;
+                }
+            }
+            if close_at_end {
+                let _ = shared.send(StdinChunk::Close).await;
+            }
+        });
+        client
+    }
+
+    /// Ends one client's output.
+    fn leave(&self, client: ClientId) {
+        self.lock()
+            .subscribers
+            .retain(|subscriber| subscriber.id != client);
+    }
+
+    /// Connects a process that has started. The returned task ends with the process's output.
+    pub fn connect(self: &Arc<Self>, io: ProcessIo) -> JoinHandle<()> {
+        let source = {
+            let mut inner = self.lock();
+            inner.stdin_source.take().unwrap_or_else(|| {
+                let (stdin, source) = mpsc::channel(WAITING);
+                inner.stdin = stdin;
+                source
+            })
+        };
+        let feed = tokio::spawn(feed(source, io.stdin));
+        let hub = self.clone();
+        tokio::spawn(async move {
+            hub.pump(io.output).await;
+            feed.abort();
+        })
+    }
+
+    async fn pump(&self, mut output: mpsc::Receiver<Chunk>) {
+        while let Some((stream, data)) = output.recv().await {
+            let targets: Vec<Subscriber> = self.lock().subscribers.clone();
+            let mut somebody_left = false;
+            for target in &targets {
+                let wanted = match stream {
+                    StreamKind::Stdout => target.stdout,
+                    StreamKind::Stderr => target.stderr,
+                };
+                let gone = if wanted {
+                    target.sender.send((stream, data.clone())).await.is_err()
+                } else {
+                    target.sender.is_closed()
+                };
+                somebody_left |= gone;
+            }
+            if somebody_left {
+                self.lock()
+                    .subscribers
+                    .retain(|target| !target.sender.is_closed());
+            }
+        }
+        self.end();
+    }
+
+    /// Ends the streams of everybody attached: the run is over, or there will be none.
+    pub fn end(&self) {
+        // Dropped outside of the lock.
+        let fresh = Inner {
+            last_client: self.lock().last_client,
+            ..Inner::default()
+        };
+        let _old = std::mem::replace(&mut *self.lock(), fresh);
+    }
+}
+
+async fn feed(mut source: mpsc::Receiver<StdinChunk>, mut stdin: Option<mpsc::Sender<Bytes>>) {
+    while let Some(chunk) = source.recv().await {
+        match (chunk, &stdin) {
+            (StdinChunk::Data(data), Some(sender)) => {
+                if sender.send(data).await.is_err() {
+                    stdin = None;
+                }
+            }
+            (StdinChunk::Close, _) => stdin = None,
+            // The process has no standard input (any more): what is written is lost, as with a closed pipe.
+            (StdinChunk::Data(_), None) => {}
+        }
+    }
+    // Every client is gone and the hub has a new channel: the process keeps its input until the pump ends this task.
+    std::future::pending::<()>().await;
+}
+
+/// The keys that detach a terminal's client: `ctrl-p,ctrl-q` unless it says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DetachKeys {
+    keys: Vec<u8>,
+    /// So many of them were typed last.
+    matched: usize,
+}
+
+impl Default for DetachKeys {
+    fn default() -> Self {
+        DetachKeys {
+            keys: vec![0x10, 0x11],
+            matched: 0,
+        }
+    }
+}
+
+impl DetachKeys {
+    /// From `ctrl-a,x,...`; `None` is no such text. An empty one is the default.
+    pub fn parse(text: &str) -> Option<DetachKeys> {
+        if text.is_empty() {
+            return Some(DetachKeys::default());
+        }
+        let key = |word: &str| match word.strip_prefix("ctrl-") {
+            Some("@") => Some(0),
+            Some("[") => Some(27),
+            Some("\\") => Some(28),
+            Some("]") => Some(29),
+            Some("^") => Some(30),
+            Some("_") => Some(31),
+            Some(letter) => match letter.as_bytes() {
+                [letter @ b'a'..=b'z'] => Some(letter - b'a' + 1),
+                _ => None,
+            },
+            None => match word.as_bytes() {
+                [byte] => Some(*byte),
+                _ => None,
+            },
+        };
+        let keys: Option<Vec<u8>> = text.split(',').map(key).collect();
+        Some(DetachKeys {
+            keys: keys?,
+            matched: 0,
+        })
+    }
+
+    /// What of `typed` is for the process, and whether the keys are complete. The beginning of the keys is held back
+    /// until it is clear that they are not meant.
+    pub fn scan(&mut self, typed: &Bytes) -> (Bytes, bool) {
+        let mut kept = Vec::with_capacity(typed.len());
+        for byte in typed {
+            if *byte == self.keys[self.matched] {
+                self.matched += 1;
+                if self.matched == self.keys.len() {
+                    self.matched = 0;
+                    return (kept.into(), true);
+                }
+                continue;
+            }
+            kept.extend_from_slice(&self.keys[..self.matched]);
+            self.matched = usize::from(*byte == self.keys[0] && self.keys.len() > 1);
+            if self.matched == 0 {
+                kept.push(*byte);
+            }
+        }
+        (kept.into(), false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn io() -> (ProcessIo, mpsc::Sender<Chunk>, mpsc::Receiver<Bytes>) {
+        let (output, receiver) = mpsc::channel(1);
+        let (stdin, input) = mpsc::channel(1);
+        (
+            ProcessIo {
+                stdin: Some(stdin),
+                output: receiver,
+            },
+            output,
+            input,
+        )
+    }
+
+    fn out(text: &'static str) -> Chunk {
+        (StreamKind::Stdout, Bytes::from_static(text.as_bytes()))
+    }
+
+    #[tokio::test]
+    async fn clients_that_come_before_the_start_see_the_first_byte_and_the_end() {
+        let hub = Arc::new(OutputHub::default());
+        let (_, mut one) = hub.subscribe(true, true);
+        let (_, mut two) = hub.subscribe(false, true);
+        let (io, output, _input) = io();
+        let pump = hub.connect(io);
+        output.send(out("a")).await.expect("the pump reads");
+        output
+            .send((StreamKind::Stderr, Bytes::from_static(b"e")))
+            .await
+            .expect("the pump reads");
+        drop(output);
+        assert_eq!(one.recv().await, Some(out("a")));
+        assert_eq!(
+            one.recv().await.map(|chunk| chunk.0),
+            Some(StreamKind::Stderr)
+        );
+        assert_eq!(one.recv().await, None);
+        assert_eq!(
+            two.recv().await.map(|chunk| chunk.0),
+            Some(StreamKind::Stderr)
+        );
+        assert_eq!(two.recv().await, None);
+        pump.await.expect("the pump ends");
+    }
+
+    #[tokio::test]
+    async fn a_slow_client_loses_nothing_and_a_client_that_left_holds_nobody_up() {
+        let hub = Arc::new(OutputHub::default());
+        let (_, mut slow) = hub.subscribe(true, true);
+        drop(hub.subscribe(true, true));
+        let (io, output, _input) = io();
+        let _pump = hub.connect(io);
+        let writer = tokio::spawn(async move {
+            for _ in 0..200 {
+                output.send(out("x")).await.expect("the pump reads");
+            }
+        });
+        let mut count = 0;
+        while slow.recv().await.is_some() {
+            count += 1;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(count, 200);
+        writer.await.expect("everything was taken");
+    }
+
+    #[tokio::test]
+    async fn input_from_before_the_start_arrives_and_is_closed_only_where_asked() {
+        let hub = Arc::new(OutputHub::default());
+        let early = hub.stdin(false, None);
+        early.send(Bytes::from_static(b"1")).await.expect("taken");
+        drop(early);
+        let (io, output, mut input) = io();
+        let _pump = hub.connect(io);
+        assert_eq!(input.recv().await, Some(Bytes::from_static(b"1")));
+        let once = hub.stdin(true, None);
+        once.send(Bytes::from_static(b"2")).await.expect("taken");
+        drop(once);
+        assert_eq!(input.recv().await, Some(Bytes::from_static(b"2")));
+        assert_eq!(input.recv().await, None);
+        drop(output);
+    }
+
+    #[tokio::test]
+    async fn the_detach_keys_end_one_client_only() {
+        let hub = Arc::new(OutputHub::default());
+        let (id, mut output) = hub.subscribe(true, true);
+        let (_, mut other) = hub.subscribe(true, true);
+        let stdin = hub.stdin(true, Some((DetachKeys::default(), id)));
+        stdin
+            .send(Bytes::from_static(b"a\x10\x11"))
+            .await
+            .expect("taken");
+        assert_eq!(output.recv().await, None);
+        assert!(
+            other
+                .try_recv()
+                .is_err_and(|error| error == mpsc::error::TryRecvError::Empty)
+        );
+    }
+
+    #[test]
+    fn detach_keys_are_read_and_found() {
+        let mut keys = DetachKeys::parse("ctrl-a,x").expect("good");
+        let scan =
+            |keys: &mut DetachKeys, typed: &'static [u8]| keys.scan(&Bytes::from_static(typed));
+        assert_eq!(
+            scan(&mut keys, b"hi\x01"),
+            (Bytes::from_static(b"hi"), false)
+        );
+        assert_eq!(scan(&mut keys, b"y"), (Bytes::from_static(b"\x01y"), false));
+        assert_eq!(
+            scan(&mut keys, b"\x01\x01x"),
+            (Bytes::from_static(b"\x01"), true)
+        );
+        assert_eq!(DetachKeys::parse("ctrl-aa"), None);
+        assert_eq!(
+            DetachKeys::parse("").expect("the default"),
+            DetachKeys::default()
+        );
+    }
+}

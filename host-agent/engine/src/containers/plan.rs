@@ -1,0 +1,427 @@
+//! From a container's settings to what the runtime is asked to do. Pure: every default is applied here.
+
+use super::capabilities;
+use super::etc_files;
+use super::merge;
+use super::resources;
+use super::security::{self, Security};
+use super::spec::{ContainerSpec, IpcMode, LogSettings, MountKind, NamespaceMode};
+use crate::id::ContainerId;
+use crate::runtime::{
+    LaunchPlan, LogPlan, MountPlan, MountSource, NamespacePlan, NetworkNamespace, ProcessPlan,
+    SharedNamespace,
+};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Names of the files in a container's folder.
+pub const HOSTNAME_FILE: &str = "hostname";
+pub const HOSTS_FILE: &str = "hosts";
+pub const RESOLV_CONF_FILE: &str = "resolv.conf";
+
+/// Path of the log file, as Docker names it.
+pub fn log_path(folder: &Path, id: &ContainerId) -> PathBuf {
+    folder.join(format!("{id}-json.log"))
+}
+
+/// What only the start knows.
+pub struct Surroundings {
+    pub rootfs: PathBuf,
+    pub folder: PathBuf,
+    pub network: NetworkNamespace,
+    /// Process whose PID namespace is joined.
+    pub pid_of: Option<u32>,
+    /// Process whose IPC namespace is joined.
+    pub ipc_of: Option<u32>,
+    /// Name without a slash, for the log's `{{.Name}}`-like attributes.
+    pub name: String,
+}
+
+/// The whole plan.
+pub fn launch(
+    id: &ContainerId,
+    spec: &ContainerSpec,
+    around: Surroundings,
+) -> Result<LaunchPlan, String> {
+    let host = &spec.host;
+    let security = security::parse(&host.security)?;
+    let hostname = etc_files::hostname(spec, id.short());
+    let own_ipc = matches!(
+        host.ipc,
+        IpcMode::Private | IpcMode::Shareable | IpcMode::None
+    );
+    let unmasked = host.privileged || security.unmasked;
+    let paths = |given: &Option<Vec<String>>, defaults: &[&str]| match given {
+        _ if unmasked => Vec::new(),
+        Some(paths) => paths.clone(),
+        None => defaults.iter().map(|path| (*path).to_owned()).collect(),
+    };
+    let shared = |mode: &NamespaceMode, pid: Option<u32>| match (mode, pid) {
+        (NamespaceMode::Own, _) => SharedNamespace::Own,
+        (NamespaceMode::Host, _) => SharedNamespace::Host,
+        (NamespaceMode::Container(_), Some(pid)) => SharedNamespace::OfProcess(pid),
+        (NamespaceMode::Container(_), None) => SharedNamespace::Own,
+    };
+    Ok(LaunchPlan {
+        id: id.clone(),
+        rootfs: around.rootfs,
+        read_only_root: host.read_only_root,
+        process: first_process(spec, &hostname, &security),
+        domain_name: spec.config.domain_name.clone(),
+        mounts: mounts(spec, &around.folder, around.ipc_of),
+        namespaces: NamespacePlan {
+            network: around.network,
+            pid: shared(&host.pid, around.pid_of),
+            ipc: match (&host.ipc, around.ipc_of) {
+                (IpcMode::Host, _) => SharedNamespace::Host,
+                (IpcMode::Container(_), Some(pid)) => SharedNamespace::OfProcess(pid),
+                _ => SharedNamespace::Own,
+            },
+            uts: shared(&host.uts, None),
+            cgroup: shared(&host.cgroup_namespace, None),
+        },
+        resources: resources::plan(host),
+        devices: host.devices.clone(),
+        device_rules: host.device_rules.clone(),
+        all_devices: host.privileged,
+        sysctls: host.sysctls.clone(),
+        masked_paths: paths(&host.masked_paths, security::MASKED_PATHS),
+        read_only_paths: paths(&host.read_only_paths, security::READ_ONLY_PATHS),
+        cgroup: if host.cgroup_parent.is_empty() {
+            format!("/berth/{id}")
+        } else {
+            format!("/{}/{id}", host.cgroup_parent.trim_matches('/'))
+        },
+        shm_size: (own_ipc && host.ipc != IpcMode::None).then_some(host.shm_size),
+        init: host.init.unwrap_or(false),
+        log: log_plan(&host.log, &log_path(&around.folder, id), spec)?,
+        runtime: host.runtime.clone(),
+        folder: around.folder,
+        annotations: host.annotations.clone(),
+        hostname,
+    })
+}
+
+fn first_process(spec: &ContainerSpec, hostname: &str, security: &Security) -> ProcessPlan {
+    let host = &spec.host;
+    let config = &spec.config;
+    ProcessPlan {
+        args: spec.args(),
+        env: merge::process_env(hostname, config.tty, &config.env),
+        working_directory: working_directory(&config.working_directory),
+        user: config.user.clone(),
+        additional_groups: host.group_add.clone(),
+        tty: config.tty,
+        tty_size: host
+            .console_size
+            .filter(|size| size.rows > 0 && size.columns > 0),
+        open_stdin: config.open_stdin,
+        capabilities: capabilities::effective(host.privileged, &host.cap_add, &host.cap_drop),
+        no_new_privileges: security.no_new_privileges,
+        rlimits: host.ulimits.clone(),
+        oom_score_adj: Some(host.oom_score_adj),
+        seccomp: if host.privileged && security.seccomp == crate::runtime::Seccomp::Default {
+            crate::runtime::Seccomp::Unconfined
+        } else {
+            security.seccomp.clone()
+        },
+        apparmor_profile: security.apparmor_profile.clone(),
+    }
+}
+
+fn working_directory(given: &str) -> String {
+    if given.is_empty() {
+        "/".into()
+    } else {
+        given.to_owned()
+    }
+}
+
+/// A process in a running container.
+pub struct ExecSettings {
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    pub working_directory: String,
+    pub user: String,
+    pub tty: bool,
+    pub tty_size: Option<crate::runtime::TtySize>,
+    pub open_stdin: bool,
+    pub privileged: bool,
+}
+
+/// The plan of an exec'ed process: what it does not say is as in the container.
+pub fn exec_process(
+    id: &ContainerId,
+    spec: &ContainerSpec,
+    exec: &ExecSettings,
+) -> Result<ProcessPlan, String> {
+    let security = security::parse(&spec.host.security)?;
+    let hostname = etc_files::hostname(spec, id.short());
+    let mut process = first_process(spec, &hostname, &security);
+    process.args.clone_from(&exec.args);
+    process.env = merge::process_env(&hostname, exec.tty, &spec.config.env);
+    merge::replace_env(&mut process.env, &exec.env);
+    if !exec.working_directory.is_empty() {
+        process
+            .working_directory
+            .clone_from(&exec.working_directory);
+    }
+    if !exec.user.is_empty() {
+        process.user.clone_from(&exec.user);
+    }
+    process.tty = exec.tty;
+    process.tty_size = exec.tty_size;
+    process.open_stdin = exec.open_stdin;
+    if exec.privileged {
+        process.capabilities = capabilities::effective(true, &[], &[]);
+        process.seccomp = crate::runtime::Seccomp::Unconfined;
+    }
+    Ok(process)
+}
+
+fn mounts(spec: &ContainerSpec, folder: &Path, ipc_of: Option<u32>) -> Vec<MountPlan> {
+    let mut all: Vec<MountPlan> = spec
+        .mounts
+        .iter()
+        .map(|mount| MountPlan {
+            target: mount.destination.clone(),
+            read_only: !mount.read_write,
+            source: match mount.kind {
+                MountKind::Tmpfs => MountSource::Tmpfs {
+                    options: mount.tmpfs_options.clone(),
+                },
+                MountKind::Bind | MountKind::Volume => MountSource::Bind {
+                    path: if mount.subpath.is_empty() {
+                        mount.source.clone()
+                    } else {
+                        mount.source.join(&mount.subpath)
+                    },
+                    recursive: mount.recursive,
+                    propagation: if mount.propagation.is_empty() {
+                        "rprivate".into()
+                    } else {
+                        mount.propagation.clone()
+                    },
+                },
+            },
+        })
+        .collect();
+    let mut own = |target: &str, path: PathBuf, read_only: bool| {
+        if !all.iter().any(|mount| mount.target == target) {
+            let source = MountSource::Bind {
+                path,
+                recursive: true,
+                propagation: "rprivate".into(),
+            };
+            all.push(MountPlan {
+                target: target.to_owned(),
+                source,
+                read_only,
+            });
+        }
+    };
+    let read_only = spec.host.read_only_root;
+    own("/etc/hostname", folder.join(HOSTNAME_FILE), read_only);
+    own("/etc/hosts", folder.join(HOSTS_FILE), read_only);
+    own("/etc/resolv.conf", folder.join(RESOLV_CONF_FILE), read_only);
+    match (&spec.host.ipc, ipc_of) {
+        (IpcMode::Host, _) => own("/dev/shm", "/dev/shm".into(), false),
+        (IpcMode::Container(_), Some(pid)) => {
+            own(
+                "/dev/shm",
+                format!("/proc/{pid}/root/dev/shm").into(),
+                false,
+            );
+        }
+        _ => {}
+    }
+    all.sort_by_key(|mount| mount.target.matches('/').count());
+    all
+}
+
+/// `10m`, `1g`, `1024`: bytes.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = lower[digits.len()..]
+        .trim_end_matches("ib")
+        .trim_end_matches('b');
+    let factor: u64 = match unit {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        "t" => 1 << 40,
+        _ => return None,
+    };
+    digits.trim().parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// Checks log settings; the error is a sentence.
+pub fn check_log(log: &LogSettings) -> Result<(), String> {
+    match log.driver.as_str() {
+        "json-file" | "local" | "none" => {}
+        other => {
+            return Err(format!(
+                "failed to initialize logging driver: logger: no log driver named '{other}' is registered"
+            ));
+        }
+    }
+    for (name, value) in &log.options {
+        let good = match name.as_str() {
+            "max-size" => parse_size(value).is_some_and(|size| size > 0) || value == "-1",
+            "max-file" => value.parse::<u32>().is_ok_and(|count| count > 0),
+            "compress" => ["true", "false"].contains(&value.as_str()),
+            "labels" | "labels-regex" | "env" | "env-regex" | "tag"
+                if log.driver == "json-file" =>
+            {
+                true
+            }
+            "mode" => ["blocking", "non-blocking"].contains(&value.as_str()),
+            "max-buffer-size" => parse_size(value).is_some(),
+            _ => {
+                return Err(format!(
+                    "unknown log opt '{name}' for {} log driver",
+                    log.driver
+                ));
+            }
+        };
+        if !good {
+            return Err(format!("invalid value for log opt '{name}': {value}"));
+        }
+    }
+    Ok(())
+}
+
+fn log_plan(log: &LogSettings, path: &Path, spec: &ContainerSpec) -> Result<LogPlan, String> {
+    check_log(log)?;
+    if log.driver == "none" {
+        return Ok(LogPlan::None);
+    }
+    let option = |name: &str| log.options.get(name).map(String::as_str);
+    let local = log.driver == "local";
+    let mut attributes = BTreeMap::new();
+    for label in option("labels")
+        .unwrap_or_default()
+        .split(',')
+        .filter(|name| !name.is_empty())
+    {
+        if let Some(value) = spec.config.labels.get(label) {
+            attributes.insert(label.to_owned(), value.clone());
+        }
+    }
+    for name in option("env")
+        .unwrap_or_default()
+        .split(',')
+        .filter(|name| !name.is_empty())
+    {
+        let value = spec
+            .config
+            .env
+            .iter()
+            .find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
+        if let Some(value) = value {
+            attributes.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    Ok(LogPlan::JsonFile {
+        path: path.to_owned(),
+        // Docker's defaults: json-file grows without end, local keeps 5 files of 20 MB.
+        max_size: option("max-size")
+            .and_then(parse_size)
+            .or(local.then_some(20 << 20)),
+        max_files: option("max-file")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(if local { 5 } else { 1 }),
+        compress: option("compress").map_or(local, |text| text == "true"),
+        attributes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::containers::testing;
+
+    fn plan(spec: &ContainerSpec) -> LaunchPlan {
+        let around = Surroundings {
+            rootfs: "/root".into(),
+            folder: "/folder".into(),
+            network: NetworkNamespace::Host,
+            pid_of: None,
+            ipc_of: None,
+            name: "web".into(),
+        };
+        launch(&ContainerId::random(), spec, around).expect("the settings are good")
+    }
+
+    #[test]
+    fn a_plain_container_has_docker_s_defaults() {
+        let plan = plan(&testing::spec());
+        assert_eq!(plan.process.capabilities.len(), 14);
+        assert_eq!(plan.process.working_directory, "/");
+        assert!(plan.masked_paths.contains(&"/proc/kcore".to_owned()));
+        assert!(plan.read_only_paths.contains(&"/proc/sys".to_owned()));
+        assert_eq!(plan.cgroup, format!("/berth/{}", plan.id));
+        let targets: Vec<_> = plan
+            .mounts
+            .iter()
+            .map(|mount| mount.target.as_str())
+            .collect();
+        assert_eq!(targets, ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"]);
+        assert_eq!(plan.hostname, plan.id.short());
+    }
+
+    #[test]
+    fn privileged_masks_nothing_and_may_everything() {
+        let mut spec = testing::spec();
+        spec.host.privileged = true;
+        let plan = plan(&spec);
+        assert!(
+            plan.all_devices && plan.masked_paths.is_empty() && plan.read_only_paths.is_empty()
+        );
+        assert_eq!(plan.process.seccomp, crate::runtime::Seccomp::Unconfined);
+    }
+
+    #[test]
+    fn an_exec_inherits_what_it_does_not_say() {
+        let mut spec = testing::spec();
+        spec.config.env = vec!["A=1".into(), "B=2".into()];
+        spec.config.user = "me".into();
+        let exec = ExecSettings {
+            args: vec!["env".into()],
+            env: vec!["A=9".into()],
+            working_directory: String::new(),
+            user: String::new(),
+            tty: true,
+            tty_size: None,
+            open_stdin: false,
+            privileged: false,
+        };
+        let process = exec_process(&ContainerId::random(), &spec, &exec).expect("good");
+        assert!(process.env.contains(&"A=9".to_owned()) && process.env.contains(&"B=2".to_owned()));
+        assert!(process.env.contains(&"TERM=xterm".to_owned()));
+        assert_eq!(process.user, "me");
+    }
+
+    #[test]
+    fn log_options_are_checked() {
+        let mut log = LogSettings::default();
+        log.options.insert("max-size".into(), "10m".into());
+        assert_eq!(check_log(&log), Ok(()));
+        log.options.insert("color".into(), "red".into());
+        assert_eq!(
+            check_log(&log),
+            Err("unknown log opt 'color' for json-file log driver".into())
+        );
+        log.driver = "syslog".into();
+        assert!(
+            check_log(&log)
+                .expect_err("not ours")
+                .contains("no log driver named 'syslog'")
+        );
+        assert_eq!(parse_size("10m"), Some(10 << 20));
+        assert_eq!(parse_size("1GiB"), Some(1 << 30));
+        assert_eq!(parse_size("ten"), None);
+    }
+}

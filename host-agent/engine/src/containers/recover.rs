@@ -1,0 +1,153 @@
+//! The start of the engine: what is on disk, what still runs, what ended in the meantime, what has to be started.
+
+use super::error::ContainerError;
+use super::lifecycle::ContainerState;
+use super::restart_policy;
+use super::service::ContainerService;
+use super::store::ContainerRecord;
+use crate::id::ContainerId;
+use crate::networks::Attached;
+use crate::runtime::{ExitStatus, Recovered};
+use crate::volumes::CreateVolume;
+use futures_util::StreamExt;
+
+/// Containers looked for at the same time.
+const AT_ONCE: usize = 8;
+
+impl ContainerService {
+    /// Loads every container. Call once, before requests are served.
+    pub async fn recover(&self) -> Result<(), ContainerError> {
+        let records = self.deps.store.load().await?;
+        let found: Vec<(
+            ContainerRecord,
+            Result<Recovered, crate::runtime::RuntimeError>,
+        )> = futures_util::stream::iter(records)
+            .map(|record| async move {
+                let folder = self.folder(&record.id);
+                let found = self.deps.runtime.recover(&record.id, &folder).await;
+                (record, found)
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        let running: Vec<(ContainerId, Attached)> = found
+            .iter()
+            .filter(|(_, found)| matches!(found, Ok(Recovered::Running(..))))
+            .filter_map(|(record, _)| Some((record.id.clone(), record.network.clone()?)))
+            .collect();
+        if let Err(error) = self.deps.networks.recover(running).await {
+            // Containers go on without their ports; there is nothing better to do than to say so.
+            tracing::error!(
+                error = crate::error::full_message(&error),
+                "networks of running containers were not recovered"
+            );
+        }
+        for (record, found) in found {
+            self.revive(record, found).await;
+        }
+        Ok(())
+    }
+
+    async fn revive(
+        &self,
+        record: ContainerRecord,
+        found: Result<Recovered, crate::runtime::RuntimeError>,
+    ) {
+        let id = record.id.clone();
+        for mount in &record.spec.mounts {
+            let Some(name) = mount
+                .name
+                .clone()
+                .filter(|_| mount.kind == super::spec::MountKind::Volume)
+            else {
+                continue;
+            };
+            if let Err(error) = self
+                .deps
+                .volumes
+                .acquire(CreateVolume::named(name), &id)
+                .await
+            {
+                tracing::warn!(container = %id, %error, "volume of a container is not there");
+            }
+        }
+        let was_running = record.state.is_running();
+        let host = &record.spec.host;
+        let (policy, auto_remove) = (host.restart, host.auto_remove);
+        let finished = record.finished_at;
+        let status = record.status();
+        let (container, mut supervisor) = self.prepare_adoption(record, status);
+        match found {
+            Ok(Recovered::Running(task, io)) => {
+                let (pid, started) = (task.pid(), task.started_at());
+                supervisor.publish(|status| {
+                    // Paused stays paused: the record of it was written when it happened.
+                    status.state = match status.state {
+                        ContainerState::Paused { .. } => ContainerState::Paused { pid, started },
+                        _ => ContainerState::Running { pid, started },
+                    };
+                    status.started_at = Some(started);
+                });
+                supervisor.take_over(task, io);
+                self.set_going(&container, supervisor);
+                return;
+            }
+            // An exit status older than what the record says is that of an earlier run.
+            Ok(Recovered::Exited(exit))
+                if was_running || finished.is_none_or(|known| known < exit.at) =>
+            {
+                supervisor.settle_ended(&exit).await;
+            }
+            Ok(Recovered::Lost) if was_running => {
+                // Docker's code for "went down with the host".
+                let exit = ExitStatus {
+                    code: 255,
+                    at: self.deps.clock.now(),
+                    oom_killed: false,
+                };
+                supervisor.settle_ended(&exit).await;
+            }
+            Err(error) => {
+                tracing::error!(container = %id, error = crate::error::full_message(&error), "container could not be looked for");
+                if was_running {
+                    let exit = ExitStatus {
+                        code: 255,
+                        at: self.deps.clock.now(),
+                        oom_killed: false,
+                    };
+                    supervisor.settle_ended(&exit).await;
+                }
+            }
+            Ok(Recovered::Exited(_) | Recovered::Lost) => {
+                if matches!(container.status.borrow().state, ContainerState::Removing) {
+                    // The removal that a crash interrupted can be asked for again.
+                    supervisor.publish(|status| {
+                        status.state = ContainerState::Dead {
+                            why: "its removal was interrupted".into(),
+                        }
+                    });
+                }
+            }
+        }
+        let (state, exit_code, by_hand, started_before) = {
+            let status = container.status.borrow();
+            (
+                status.state.clone(),
+                status.exit_code,
+                status.stopped_by_hand,
+                status.started_at.is_some(),
+            )
+        };
+        if auto_remove && started_before {
+            supervisor.finish_removal().await;
+            return;
+        }
+        let can_start = matches!(state, ContainerState::Exited { .. }) && started_before;
+        if can_start && restart_policy::starts_with_engine(policy, was_running, exit_code, by_hand)
+        {
+            supervisor.publish(|status| status.stopped_by_hand = false);
+            supervisor.restart_soon();
+        }
+        self.set_going(&container, supervisor);
+    }
+}

@@ -1,0 +1,248 @@
+//! Limits: what makes sense together, in Docker's words (moby `daemon/daemon_unix.go`, `verifyPlatformContainerResources`).
+
+use super::spec::HostSettings;
+use crate::runtime::{ResourcePlan, RuntimeFacts};
+
+/// Docker's smallest memory limit.
+const LEAST_MEMORY: i64 = 6 << 20;
+
+/// Checks, and completes what depends on each other. Returns warnings for what this host cannot do, and takes it out.
+pub fn settle(
+    host: &mut HostSettings,
+    facts: &RuntimeFacts,
+    processors: u32,
+) -> Result<Vec<String>, String> {
+    let mut warnings = Vec::new();
+    let limits = &mut host.resources;
+    if let Some(memory) = limits.memory {
+        if memory < LEAST_MEMORY {
+            return Err("Minimum memory limit allowed is 6MB".into());
+        }
+        if !facts.memory_limit {
+            warnings.push("Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.".into());
+            limits.memory = None;
+            limits.memory_swap = None;
+        }
+    }
+    match (limits.memory, limits.memory_swap) {
+        (Some(memory), Some(swap)) if swap >= 0 && swap < memory => {
+            return Err(
+                "Minimum memoryswap limit should be larger than memory limit, see usage".into(),
+            );
+        }
+        (None, Some(swap)) if swap > 0 && facts.memory_limit => {
+            return Err(
+                "You should always set the Memory limit when using Memoryswap limit, see usage"
+                    .into(),
+            );
+        }
+        // Docker's default: as much swap as memory.
+        (Some(memory), None) => limits.memory_swap = memory.checked_mul(2),
+        _ => {}
+    }
+    if limits.memory.is_some()
+        && !facts.swap_limit
+        && limits.memory_swap.is_some_and(|swap| swap != -1)
+    {
+        warnings.push("Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.".into());
+        limits.memory_swap = Some(-1);
+    }
+    if limits
+        .memory_swappiness
+        .is_some_and(|swappiness| swappiness > 100)
+    {
+        let value = limits.memory_swappiness.unwrap_or(0);
+        return Err(format!(
+            "Invalid value: {value}, valid memory swappiness range is 0-100"
+        ));
+    }
+    if limits.memory_swappiness.is_some() && facts.cgroup_version == 2 {
+        warnings.push("Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.".into());
+        limits.memory_swappiness = None;
+    }
+    if let Some(reservation) = limits.memory_reservation {
+        if reservation < LEAST_MEMORY {
+            return Err("Minimum memory reservation allowed is 6MB".into());
+        }
+        if limits.memory.is_some_and(|memory| memory < reservation) {
+            return Err(
+                "Minimum memory limit can not be less than memory reservation limit, see usage"
+                    .into(),
+            );
+        }
+    }
+    if limits.oom_kill_disable == Some(true) && !facts.oom_kill_disable {
+        warnings
+            .push("Your kernel does not support OomKillDisable. OomKillDisable discarded.".into());
+        limits.oom_kill_disable = None;
+    }
+    if limits.pids.is_some() && !facts.pids_limit {
+        warnings.push("Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.".into());
+        limits.pids = None;
+    }
+    if host.nano_cpus != 0 {
+        if limits.cpu_period.is_some() {
+            return Err("Conflicting options: Nano CPUs and CPU Period cannot both be set".into());
+        }
+        if limits.cpu_quota.is_some() {
+            return Err("Conflicting options: Nano CPUs and CPU Quota cannot both be set".into());
+        }
+        let most = i64::from(processors) * 1_000_000_000;
+        if host.nano_cpus < 0 || host.nano_cpus > most {
+            return Err(format!(
+                "range of CPUs is from 0.01 to {processors}.00, as there are only {processors} CPUs available"
+            ));
+        }
+    }
+    if limits
+        .cpu_period
+        .is_some_and(|period| !(1_000..=1_000_000).contains(&period))
+    {
+        return Err(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"
+                .into(),
+        );
+    }
+    if limits
+        .cpu_quota
+        .is_some_and(|quota| quota > 0 && quota < 1_000)
+    {
+        return Err("CPU cfs quota can not be less than 1ms (i.e. 1000)".into());
+    }
+    for (list, name) in [
+        (&limits.cpuset_cpus, "cpuset cpus"),
+        (&limits.cpuset_mems, "cpuset mems"),
+    ] {
+        if let Some(text) = list
+            && !is_list(text)
+        {
+            return Err(format!("Invalid value {text} for {name}"));
+        }
+    }
+    let weights = limits
+        .blkio_weight_devices
+        .iter()
+        .map(|(_, weight)| *weight);
+    if limits
+        .blkio_weight
+        .into_iter()
+        .chain(weights)
+        .any(|weight| !(10..=1000).contains(&weight))
+    {
+        return Err("Range of blkio weight is from 10 to 1000".into());
+    }
+    if !(-1000..=1000).contains(&host.oom_score_adj) {
+        return Err(format!(
+            "Invalid value {}, range for oom score adj is [-1000, 1000]",
+            host.oom_score_adj
+        ));
+    }
+    Ok(warnings)
+}
+
+/// `0-3,5`.
+fn is_list(text: &str) -> bool {
+    text.split(',').all(|part| {
+        let number = |text: &str| text.trim().parse::<u32>().ok();
+        match part.split_once('-') {
+            None => number(part).is_some(),
+            Some((first, last)) => {
+                matches!((number(first), number(last)), (Some(a), Some(b)) if a <= b)
+            }
+        }
+    })
+}
+
+/// The limits as the kernel wants them: `--cpus` as period and quota.
+pub fn plan(host: &HostSettings) -> ResourcePlan {
+    let mut plan = host.resources.clone();
+    if host.nano_cpus > 0 {
+        plan.cpu_period = Some(100_000);
+        plan.cpu_quota = Some(host.nano_cpus / 10_000);
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> RuntimeFacts {
+        RuntimeFacts {
+            cgroup_version: 2,
+            memory_limit: true,
+            swap_limit: true,
+            pids_limit: true,
+            ..RuntimeFacts::default()
+        }
+    }
+
+    #[track_caller]
+    fn refused(change: impl FnOnce(&mut HostSettings), expected: &str) {
+        let mut host = HostSettings::default();
+        change(&mut host);
+        let why = settle(&mut host, &facts(), 2).expect_err("Docker refuses this");
+        assert!(why.contains(expected), "{why}");
+    }
+
+    #[test]
+    fn what_docker_refuses() {
+        refused(
+            |host| host.resources.memory = Some(1 << 20),
+            "Minimum memory limit allowed is 6MB",
+        );
+        refused(
+            |host| host.resources.memory_swap = Some(1 << 30),
+            "always set the Memory limit",
+        );
+        refused(
+            |host| {
+                host.resources.memory = Some(64 << 20);
+                host.resources.memory_swap = Some(32 << 20);
+            },
+            "should be larger than memory limit",
+        );
+        refused(
+            |host| host.nano_cpus = 3_000_000_000,
+            "only 2 CPUs available",
+        );
+        refused(
+            |host| {
+                host.nano_cpus = 1;
+                host.resources.cpu_period = Some(1000);
+            },
+            "Nano CPUs and CPU Period",
+        );
+        refused(|host| host.resources.cpu_period = Some(1), "CPU cfs period");
+        refused(
+            |host| host.resources.cpuset_cpus = Some("a-b".into()),
+            "for cpuset cpus",
+        );
+        refused(
+            |host| host.resources.blkio_weight = Some(5),
+            "Range of blkio weight",
+        );
+        refused(|host| host.oom_score_adj = 2000, "range for oom score adj");
+    }
+
+    #[test]
+    fn swap_follows_memory_and_cpus_become_a_quota() {
+        let mut host = HostSettings {
+            nano_cpus: 1_500_000_000,
+            ..HostSettings::default()
+        };
+        host.resources.memory = Some(64 << 20);
+        assert_eq!(settle(&mut host, &facts(), 2), Ok(Vec::new()));
+        assert_eq!(host.resources.memory_swap, Some(128 << 20));
+        assert_eq!(plan(&host).cpu_quota, Some(150_000));
+    }
+
+    #[test]
+    fn what_the_host_cannot_do_is_a_warning() {
+        let mut host = HostSettings::default();
+        host.resources.oom_kill_disable = Some(true);
+        let warnings = settle(&mut host, &facts(), 2).expect("only a warning");
+        assert!(warnings[0].contains("OomKillDisable discarded"));
+        assert_eq!(host.resources.oom_kill_disable, None);
+    }
+}

@@ -1,0 +1,45 @@
+//! The changing part of a container, as everybody sees it.
+
+use super::lifecycle::ContainerState;
+use crate::networks::Attached;
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+/// Published by the container's supervisor, the only one that changes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    pub state: ContainerState,
+    pub started_at: Option<OffsetDateTime>,
+    pub finished_at: Option<OffsetDateTime>,
+    /// Of the last run (or failed start).
+    pub exit_code: i32,
+    /// Why the last start failed.
+    pub error: String,
+    pub oom_killed: bool,
+    pub restart_count: u32,
+    /// Somebody asked for its end: the restart policy keeps quiet.
+    pub stopped_by_hand: bool,
+    pub network: Option<Arc<Attached>>,
+    /// Runs that have ended since this engine process knows the container.
+    pub exits: u64,
+    /// It is gone.
+    pub removed: bool,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Status {
+            state: ContainerState::Created,
+            started_at: None,
+            finished_at: None,
+            exit_code: 0,
+            error: String::new(),
+            oom_killed: false,
+            restart_count: 0,
+            stopped_by_hand: false,
+            network: None,
+            exits: 0,
+            removed: false,
+        }
+    }
+}

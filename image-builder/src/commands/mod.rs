@@ -1,0 +1,4 @@
+//! One verb per file.
+
+pub mod build;
+pub mod inspect;

@@ -1,0 +1,390 @@
+//! The engine on this host, through our own client.
+
+use crate::engine_with_busybox;
+use harness::agent::{Agent, LIMIT};
+use harness::run::{eventually, run_with_input};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// A port of this host that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// What an HTTP server at the address says; `None` while it does not answer.
+fn fetch(address: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.contains("200 OK").then_some(answer)
+}
+
+#[test]
+fn a_program_runs_and_its_exit_code_comes_back() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    assert_eq!(
+        agent
+            .run(&["run", "--rm", "busybox", "echo", "hello"])
+            .success(),
+        "hello\n"
+    );
+    agent
+        .run(&["run", "--rm", "busybox", "sh", "-c", "exit 7"])
+        .fails_with(7);
+    let text = agent
+        .run(&["run", "--rm", "busybox", "no-such-program"])
+        .fails_with(127);
+    assert!(
+        text.contains("executable file not found in $PATH"),
+        "{text}"
+    );
+    agent
+        .run(&["run", "--rm", "busybox", "/etc/passwd"])
+        .fails_with(126);
+    let text = agent
+        .run(&["run", "--rm", "--name", "bad name", "busybox", "true"])
+        .fails_with(125);
+    assert!(text.contains("Invalid container name"), "{text}");
+    assert_eq!(agent.run(&["ps", "-aq"]).success(), "");
+}
+
+#[test]
+fn output_keeps_its_streams_and_its_order() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let output = agent.run(&[
+        "run",
+        "--rm",
+        "busybox",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; seq 100000",
+    ]);
+    assert_eq!(output.stderr, "err\n");
+    let expected: String = std::iter::once("out\n".to_owned())
+        .chain((1..=100_000).map(|n| format!("{n}\n")))
+        .collect();
+    assert!(
+        output.stdout == expected,
+        "{} bytes of {} came",
+        output.stdout.len(),
+        expected.len()
+    );
+}
+
+#[test]
+fn input_reaches_the_program_and_ends() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let mut input = vec![b'x'; 3_000_000];
+    input.push(b'\n');
+    let output = run_with_input(
+        &mut agent.berth(&["run", "-i", "--rm", "busybox", "wc", "-c"]),
+        &input,
+        LIMIT,
+    );
+    assert_eq!(output.success().trim(), "3000001");
+}
+
+#[test]
+fn a_day_in_the_life_of_a_container() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let script = "echo started; trap 'echo bye; exit 5' TERM; while true; do sleep 0.1; done";
+    let id = agent
+        .run(&[
+            "run",
+            "-d",
+            "--name",
+            "web",
+            "-e",
+            "COLOR=blue",
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ])
+        .success();
+    let id = id.trim();
+    assert_eq!(id.len(), 64, "{id}");
+    assert!(agent.run(&["ps"]).success().contains("web"));
+    assert_eq!(
+        agent
+            .run(&["exec", "web", "sh", "-c", "echo $COLOR"])
+            .success(),
+        "blue\n"
+    );
+    agent
+        .run(&["exec", "web", "sh", "-c", "exit 9"])
+        .fails_with(9);
+    agent.run(&["exec", "web", "nope"]).fails_with(127);
+    eventually("the log has its line", Duration::from_secs(10), || {
+        (agent.run(&["logs", "web"]).success() == "started\n").then_some(())
+    });
+    agent.run(&["stop", "web"]).success();
+    assert_eq!(
+        agent
+            .run(&[
+                "inspect",
+                "-f",
+                "{{.State.Status}} {{.State.ExitCode}}",
+                "web"
+            ])
+            .success(),
+        "exited 5\n"
+    );
+    assert_eq!(agent.run(&["logs", "web"]).success(), "started\nbye\n");
+    agent.run(&["start", "web"]).success();
+    let text = agent.run(&["rm", "web"]).fails_with(1);
+    assert!(text.contains("running"), "{text}");
+    agent.run(&["kill", "web"]).success();
+    assert_eq!(agent.run(&["wait", "web"]).success(), "137\n");
+    agent.run(&["rm", "web"]).success();
+    assert_eq!(agent.run(&["ps", "-aq"]).success(), "");
+}
+
+#[test]
+fn volumes_keep_what_containers_leave() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    agent
+        .run(&[
+            "run",
+            "--rm",
+            "-v",
+            "data:/data",
+            "busybox",
+            "sh",
+            "-c",
+            "echo kept > /data/file",
+        ])
+        .success();
+    assert_eq!(
+        agent
+            .run(&[
+                "run",
+                "--rm",
+                "-v",
+                "data:/data:ro",
+                "busybox",
+                "cat",
+                "/data/file"
+            ])
+            .success(),
+        "kept\n"
+    );
+    let text = agent
+        .run(&[
+            "run",
+            "--rm",
+            "-v",
+            "data:/data:ro",
+            "busybox",
+            "touch",
+            "/data/x",
+        ])
+        .fails_with(1);
+    assert!(text.contains("Read-only file system"), "{text}");
+    let bound = agent.folder().join("bound");
+    std::fs::create_dir(&bound).expect("a folder");
+    std::fs::write(bound.join("note"), "from the host\n").expect("a file");
+    let bind = format!("{}:/mnt/deep/er", bound.display());
+    assert_eq!(
+        agent
+            .run(&[
+                "run",
+                "--rm",
+                "-v",
+                &bind,
+                "busybox",
+                "cat",
+                "/mnt/deep/er/note"
+            ])
+            .success(),
+        "from the host\n"
+    );
+}
+
+#[test]
+fn a_published_port_answers_on_this_host_and_goes_with_its_container() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let port = free_port();
+    let publish = format!("127.0.0.1:{port}:80");
+    let server = "echo hello > /var/www/index.html; exec httpd -f -p 80 -h /var/www";
+    agent
+        .run(&[
+            "run", "-d", "--name", "web", "-p", &publish, "busybox", "sh", "-c", server,
+        ])
+        .success();
+    let address = format!("127.0.0.1:{port}");
+    let answer = eventually(
+        "the published port answers",
+        Duration::from_secs(10),
+        || fetch(&address),
+    );
+    assert!(answer.ends_with("hello\n"), "{answer}");
+    let text = agent
+        .run(&["run", "--rm", "-p", &publish, "busybox", "true"])
+        .fails_with(125);
+    assert!(text.contains("port is already allocated"), "{text}");
+    agent.run(&["rm", "-f", "web"]).success();
+    eventually("the port is closed", Duration::from_secs(10), || {
+        TcpStream::connect(&address).err()
+    });
+}
+
+#[test]
+fn containers_on_the_bridge_reach_each_other_and_a_network_of_none_reaches_nobody() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let server = "echo neighbour > /var/www/index.html; exec httpd -f -p 8080 -h /var/www";
+    agent
+        .run(&[
+            "run", "-d", "--name", "server", "busybox", "sh", "-c", server,
+        ])
+        .success();
+    let address = agent
+        .run(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "server"])
+        .success();
+    let url = format!("http://{}:8080/", address.trim());
+    let fetch = |network: &str| {
+        agent.run(&["run", "--rm", "--network", network, "busybox", "sh", "-c",
+            &format!("for i in 1 2 3 4 5 6 7 8 9 10; do wget -T 5 -q -O - {url} && exit 0; sleep 0.2; done; exit 4")])
+    };
+    assert_eq!(fetch("bridge").success(), "neighbour\n");
+    fetch("none").fails_with(4);
+    assert_eq!(fetch("container:server").success(), "neighbour\n");
+    let interfaces = agent
+        .run(&[
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "busybox",
+            "ls",
+            "/sys/class/net",
+        ])
+        .success();
+    assert_eq!(interfaces, "lo\n");
+}
+
+fn state_of(agent: &Agent, name: &str) -> String {
+    agent
+        .run(&[
+            "inspect",
+            "-f",
+            "{{.State.Status}} {{.State.ExitCode}}",
+            name,
+        ])
+        .success()
+}
+
+#[test]
+fn containers_outlive_a_killed_engine_without_a_gap_in_their_logs() {
+    let Some(mut agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let count = "i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo $i; sleep 0.05; done; exit 3";
+    agent
+        .run(&[
+            "run", "-d", "--name", "counts", "busybox", "sh", "-c", count,
+        ])
+        .success();
+    agent
+        .run(&[
+            "run",
+            "-d",
+            "--name",
+            "short",
+            "busybox",
+            "sh",
+            "-c",
+            "sleep 1; exit 42",
+        ])
+        .success();
+    agent
+        .run(&["run", "-d", "--name", "stays", "busybox", "sleep", "1000"])
+        .success();
+    agent.kill_serve();
+    std::thread::sleep(Duration::from_secs(2));
+    agent.serve();
+    assert_eq!(state_of(&agent, "stays"), "running 0\n");
+    assert_eq!(state_of(&agent, "short"), "exited 42\n");
+    assert_eq!(agent.run(&["wait", "counts"]).success(), "3\n");
+    let expected: String = (1..=100).map(|n| format!("{n}\n")).collect();
+    assert_eq!(agent.run(&["logs", "counts"]).success(), expected);
+    assert_eq!(
+        agent
+            .run(&["exec", "stays", "echo", "still here"])
+            .success(),
+        "still here\n"
+    );
+    agent.run(&["stop", "-t", "0", "stays"]).success();
+    assert_eq!(state_of(&agent, "stays"), "exited 137\n");
+}
+
+#[test]
+fn many_containers_start_at_once() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    std::thread::scope(|scope| {
+        for number in 0..20 {
+            let agent = &agent;
+            scope.spawn(move || {
+                let number = number.to_string();
+                assert_eq!(
+                    agent
+                        .run(&["run", "--rm", "busybox", "echo", &number])
+                        .success()
+                        .trim(),
+                    number
+                );
+            });
+        }
+    });
+    assert_eq!(agent.run(&["ps", "-aq"]).success(), "");
+}
+
+#[test]
+fn images_are_listed_tagged_and_removed() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    crate::load_busybox(&agent, "other:1");
+    let listed = agent
+        .run(&["images", "--format", "{{.Repository}}:{{.Tag}}"])
+        .success();
+    let mut names: Vec<&str> = listed.lines().collect();
+    names.sort_unstable();
+    assert_eq!(names, ["busybox:latest", "other:1"]);
+    agent
+        .run(&["run", "-d", "--name", "user", "other:1", "sleep", "1000"])
+        .success();
+    let text = agent.run(&["rmi", "other:1"]).fails_with(1);
+    assert!(text.contains("conflict"), "{text}");
+    agent.run(&["rm", "-f", "user"]).success();
+    assert!(
+        agent
+            .run(&["rmi", "other:1"])
+            .success()
+            .contains("Untagged: other:1")
+    );
+    let text = agent
+        .run(&["run", "--pull", "never", "--rm", "other:1"])
+        .fails_with(125);
+    assert!(text.contains("No such image: other:1"), "{text}");
+}

@@ -1,0 +1,212 @@
+//! A user's morning with a machine: create, containers, stop, start, remove.
+
+use harness::machine::Store;
+use harness::programs::find;
+use harness::run::{eventually, run, run_with_input};
+use harness::{busybox, programs};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+#[test]
+fn a_morning_with_a_machine() {
+    let Some(store) = Store::for_machines() else {
+        return;
+    };
+    let created = store.create("dev", &["--engine-label", "desk=left"]);
+    assert!(
+        created.stdout.contains("Docker is up and running!"),
+        "{}",
+        created.report()
+    );
+    assert_eq!(created.code, Some(0), "{}", created.report());
+    assert_eq!(store.run(&["status", "dev"]).success(), "Running\n");
+    let address = store.run(&["ip", "dev"]).success().trim().to_owned();
+    assert_eq!(
+        store.run(&["url", "dev"]).success(),
+        format!("tcp://{address}:2376\n")
+    );
+    assert!(store.run(&["ls"]).success().contains("dev"));
+    store.run(&["ssh", "dev", "exit 7"]).fails_with(7);
+    assert_eq!(store.run(&["ssh", "dev", "hostname"]).success(), "dev\n");
+
+    // Containers, by our client and by docker's.
+    let archive = busybox::archive("busybox:latest", "machine").expect("an archive");
+    let mut load = store.client(&programs::program("berth"), "dev", &["load"]);
+    run_with_input(&mut load, &archive, harness::machine::LIMIT).success();
+    assert_eq!(
+        store
+            .berth("dev", &["run", "--rm", "busybox", "echo", "hello"])
+            .success(),
+        "hello\n"
+    );
+    store
+        .berth("dev", &["run", "--rm", "busybox", "sh", "-c", "exit 3"])
+        .fails_with(3);
+    store
+        .berth(
+            "dev",
+            &[
+                "run",
+                "--rm",
+                "-v",
+                "data:/data",
+                "busybox",
+                "sh",
+                "-c",
+                "echo kept > /data/file",
+            ],
+        )
+        .success();
+    let limits = "cat /sys/fs/cgroup/memory.max; cat /proc/self/status | grep Seccomp:";
+    let text = store
+        .berth(
+            "dev",
+            &["run", "--rm", "-m", "32m", "busybox", "sh", "-c", limits],
+        )
+        .success();
+    assert_eq!(
+        text.split_whitespace().collect::<Vec<_>>(),
+        [(32 << 20).to_string().as_str(), "Seccomp:", "2"]
+    );
+    let text = store.berth(
+        "dev",
+        &[
+            "run",
+            "--rm",
+            "busybox",
+            "sh",
+            "-c",
+            "mknod /tmp/d b 254 0 && cat /tmp/d",
+        ],
+    );
+    assert!(text.stderr.contains("not permitted"), "{}", text.report());
+    if let Some(docker) = find("docker") {
+        let mut command = store.client(
+            &docker,
+            "dev",
+            &["run", "--rm", "busybox", "echo", "from docker"],
+        );
+        assert_eq!(
+            run(&mut command, harness::machine::LIMIT).success(),
+            "from docker\n"
+        );
+        let mut info = store.client(
+            &docker,
+            "dev",
+            &["info", "--format", "{{.Labels}} {{.CgroupVersion}}"],
+        );
+        assert_eq!(
+            run(&mut info, harness::machine::LIMIT).success(),
+            "[desk=left] 2\n"
+        );
+    } else {
+        println!("skipped: there is no docker command here");
+    }
+
+    // A web server, published; the port appears at the machine's own address and goes with the container.
+    let server = "echo hello from a port > /var/www/index.html; exec httpd -f -p 80 -h /var/www";
+    store
+        .berth(
+            "dev",
+            &[
+                "run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sh", "-c", server,
+            ],
+        )
+        .success();
+    let published = format!("{address}:8080");
+    let answer = eventually("the port answers", Duration::from_secs(15), || {
+        fetch(&published)
+    });
+    assert!(answer.ends_with("hello from a port\n"), "{answer}");
+    store.berth("dev", &["rm", "-f", "web"]).success();
+    eventually("the port is gone", Duration::from_secs(15), || {
+        TcpStream::connect(&published).err()
+    });
+
+    // Stopped and started: what volumes hold is there.
+    store.run(&["stop", "dev"]).success();
+    assert_eq!(store.run(&["status", "dev"]).success(), "Stopped\n");
+    let text = store.run(&["env", "dev"]).fails_with(1);
+    assert!(text.contains("dev"), "{text}");
+    store.run(&["start", "dev"]).success();
+    assert_eq!(
+        store
+            .berth(
+                "dev",
+                &[
+                    "run",
+                    "--rm",
+                    "-v",
+                    "data:/data",
+                    "busybox",
+                    "cat",
+                    "/data/file"
+                ]
+            )
+            .success(),
+        "kept\n"
+    );
+
+    // Removed: no process, no file, no port.
+    store.run(&["rm", "-f", "-y", "dev"]).success();
+    assert!(!store.folder_of("dev").exists());
+    eventually("every process is gone", Duration::from_secs(10), || {
+        store.processes().is_empty().then_some(())
+    });
+    assert!(TcpStream::connect((address.as_str(), 2376)).is_err());
+    assert_eq!(store.run(&["ls", "-q"]).success(), "");
+}
+
+/// What an HTTP server at the address says; `None` while it does not answer.
+fn fetch(address: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.contains("200 OK").then_some(answer)
+}
+
+#[test]
+fn a_machine_that_dies_while_booting_leaves_nothing_but_words() {
+    let Some(store) = Store::for_machines() else {
+        return;
+    };
+    // A kernel that is none: QEMU or the guest gives up at once.
+    let folder = store.path().join("broken-image");
+    std::fs::create_dir(&folder).expect("a folder");
+    let image = programs::image().expect("for_machines looked for it");
+    for entry in std::fs::read_dir(&image).expect("the image").flatten() {
+        std::fs::copy(entry.path(), folder.join(entry.file_name())).expect("a copy");
+    }
+    // An initial file system that has nothing in it: the kernel panics.
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("manifest.json")).expect("the manifest"))
+            .expect("JSON");
+    std::fs::write(
+        folder.join(manifest["initrd"].as_str().expect("a name")),
+        b"nothing",
+    )
+    .expect("written");
+    let path = folder.to_string_lossy().into_owned();
+    let output = store.run(&[
+        "create",
+        "-d",
+        "qemu",
+        "--qemu-image",
+        &path,
+        "--accel",
+        "tcg",
+        "dev",
+    ]);
+    assert!(
+        output.code.is_some_and(|code| code != 0),
+        "{}",
+        output.report()
+    );
+    assert!(!store.folder_of("dev").exists(), "{}", output.report());
+    eventually("every process is gone", Duration::from_secs(10), || {
+        store.processes().is_empty().then_some(())
+    });
+}

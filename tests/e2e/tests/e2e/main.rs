@@ -1,0 +1,27 @@
+//! End to end, as a user's morning: the engine on this host, the clients against it, machines with the engine in them.
+
+mod compat;
+mod confinement;
+mod engine;
+mod machine;
+
+use harness::agent::Agent;
+use harness::busybox;
+use harness::run::run_with_input;
+
+/// An engine with the image `busybox` in it; `None`, with a line that says why, where this host cannot run one.
+pub fn engine_with_busybox(flags: &[&str]) -> Option<Agent> {
+    if !std::path::Path::new(busybox::PROGRAM).is_file() {
+        println!("skipped: there is no static busybox here");
+        return None;
+    }
+    let agent = Agent::start(flags)?;
+    load_busybox(&agent, "busybox:latest");
+    Some(agent)
+}
+
+/// Loads one more tag; its image has an id of its own.
+pub fn load_busybox(agent: &Agent, reference: &str) {
+    let archive = busybox::archive(reference, reference).expect("an archive");
+    run_with_input(&mut agent.berth(&["load"]), &archive, harness::agent::LIMIT).success();
+}

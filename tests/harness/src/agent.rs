@@ -1,0 +1,220 @@
+//! An engine of our own on this host: `host-agent serve` with its own folders, socket, bridge and subnet. What it made
+//! is gone when the value is dropped, after a failed test too; then its log is printed.
+
+use crate::programs::{find, program};
+use crate::run::{Output, eventually, run};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+/// The longest a client's command may take in a test.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// A running engine.
+pub struct Agent {
+    folder: tempfile::TempDir,
+    bridge: String,
+    subnet: String,
+    flags: Vec<String>,
+    child: Option<Child>,
+}
+
+/// Why an engine cannot run here; tests print it and return.
+pub fn obstacle() -> Option<String> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let root = status
+        .lines()
+        .any(|line| line.starts_with("Uid:\t0\t") || line.starts_with("Uid: 0"));
+    if !root {
+        return Some("the engine needs root".into());
+    }
+    let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !filesystems.contains("overlay") {
+        return Some("this kernel has no overlay file system".into());
+    }
+    None
+}
+
+impl Agent {
+    /// Starts one; `None`, with a line that says why, where this host cannot.
+    pub fn start(flags: &[&str]) -> Option<Agent> {
+        if let Some(why) = obstacle() {
+            println!("skipped: {why}");
+            return None;
+        }
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Process id and a count tell tests that run at once apart; an interface's name has 15 characters.
+        let own = std::process::id() % 50_000;
+        let bridge = format!("bt{own}n{number}");
+        let subnet = format!(
+            "10.{}.{}.1/24",
+            64 + own / 256 % 128,
+            (own + u32::from(number) * 7) % 256
+        );
+        let mut agent = Agent {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            bridge,
+            subnet,
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            child: None,
+        };
+        agent.serve();
+        Some(agent)
+    }
+
+    /// Starts `serve` (again) and waits until it answers.
+    pub fn serve(&mut self) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("a log file");
+        let child = Command::new(program("host-agent"))
+            .arg("serve")
+            .arg("--host")
+            .arg(self.host())
+            .arg("--data-root")
+            .arg(self.folder.path().join("data"))
+            .arg("--exec-root")
+            .arg(self.folder.path().join("run"))
+            .arg("--pidfile")
+            .arg(self.folder.path().join("pid"))
+            .args(["--bridge", &self.bridge, "--bip", &self.subnet])
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the log twice"))
+            .stderr(log)
+            .spawn()
+            .expect("host-agent starts");
+        self.child = Some(child);
+        let socket = self.socket();
+        eventually("the engine answers", Duration::from_secs(30), || {
+            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
+                panic!("the engine ended with {status}:\n{}", self.log());
+            }
+            std::os::unix::net::UnixStream::connect(&socket).ok()
+        });
+    }
+
+    /// `kill -9` of `serve`; containers go on.
+    pub fn kill_serve(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("our own child can be killed");
+            child.wait().expect("our own child can be waited for");
+        }
+    }
+
+    /// Process id of `serve`.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// `unix://...`
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("api.sock")
+    }
+
+    /// Where the engine keeps its data.
+    pub fn data_root(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Where the engine keeps its run-time state.
+    pub fn exec_root(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    /// A folder for the test's own files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What `serve` logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Our client, pointed at this engine.
+    pub fn berth(&self, arguments: &[&str]) -> Command {
+        self.client(program("berth"), arguments)
+    }
+
+    /// The stock docker client, pointed at this engine; `None`, with a line, where there is none.
+    pub fn docker(&self, arguments: &[&str]) -> Option<Command> {
+        let Some(docker) = find("docker") else {
+            println!("skipped: there is no docker command here");
+            return None;
+        };
+        Some(self.client(docker, arguments))
+    }
+
+    /// Runs our client.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        run(&mut self.berth(arguments), LIMIT)
+    }
+
+    fn client(&self, program: PathBuf, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        for name in [
+            "DOCKER_CONTEXT",
+            "DOCKER_TLS_VERIFY",
+            "DOCKER_CERT_PATH",
+            "DOCKER_API_VERSION",
+        ] {
+            command.env_remove(name);
+        }
+        command
+            .env("DOCKER_HOST", self.host())
+            .env("DOCKER_CONFIG", self.folder.path().join("client"))
+            .args(arguments);
+        command
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("serve.log")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of serve\n{}\n---", self.log());
+        }
+        if self.child.is_none() && !std::thread::panicking() {
+            self.serve();
+        }
+        let listed = run(&mut self.berth(&["ps", "-aq"]), LIMIT);
+        for id in listed.stdout.split_whitespace() {
+            run(&mut self.berth(&["rm", "-f", "-v", id]), LIMIT);
+        }
+        if let Some(mut child) = self.child.take() {
+            terminate(&mut child);
+        }
+        // Bridges stay when an engine ends (containers go on); a test's own must not.
+        let _ = Command::new("ip")
+            .args(["link", "delete", &self.bridge])
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+/// SIGTERM, ten seconds, SIGKILL.
+pub fn terminate(child: &mut Child) {
+    let pid = child.id().to_string();
+    let _ = Command::new("kill").args(["-TERM", &pid]).status();
+    for _ in 0..500 {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}

@@ -1,0 +1,60 @@
+//! Where the programs under test are. They are built when they are missing or stale: cargo decides.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// The workspace's folder.
+pub fn workspace() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors()
+        .nth(2)
+        .expect("the harness is two folders down")
+        .to_path_buf()
+}
+
+/// Where cargo leaves final artifacts.
+pub fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => workspace().join(folder),
+        None => workspace().join("target"),
+    }
+}
+
+/// The programs of a debug build; built once for each test process.
+pub fn program(name: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let packages = ["agent-server", "machine-cli", "client-cli"];
+        let mut build = Command::new(cargo);
+        build.current_dir(workspace()).args(["build", "--quiet"]);
+        for package in packages {
+            build.args(["--package", package]);
+        }
+        let status = build.stdin(Stdio::null()).status().expect("cargo runs");
+        assert!(
+            status.success(),
+            "the programs under test do not build: {status}"
+        );
+    });
+    target().join("debug").join(name)
+}
+
+/// The guest image, where `cargo xtask image` has made it.
+pub fn image() -> Option<PathBuf> {
+    let folder = target().join("image");
+    folder.join("manifest.json").is_file().then_some(folder)
+}
+
+/// A program on PATH.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    // Not everybody has these on PATH, and dockerd lives there.
+    folders.extend(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from));
+    folders
+        .into_iter()
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+}
