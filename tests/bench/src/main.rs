@@ -1,1 +1,44 @@
-fn main() {}
+//! `make bench`: our engine and dockerd side by side on this computer, one after the other in every round, so that what
+//! else the computer does falls on both. Every row is a ratio; the absolute figures beside it are this computer's.
+//!
+//! Engine CPU is what the kernel charged to the engine's own cgroup with everything in it: daemons, shims, helpers and
+//! the containers. The client is this program and is charged to neither.
+
+mod cgroup;
+mod engines;
+mod http;
+mod memory;
+mod rows;
+mod table;
+mod vm;
+
+use anyhow::{Result, bail};
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let wants = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
+    if let Some(unknown) = words
+        .iter()
+        .find(|word| !["engine", "vm"].contains(&word.as_str()))
+    {
+        bail!("unknown benchmark '{unknown}': it is engine or vm, or nothing for both");
+    }
+    let mut table = table::Table::default();
+    if wants("engine") {
+        match engines::obstacle() {
+            Some(why) => println!("skipped: engine rows: {why}"),
+            None => rows::measure(&mut table)?,
+        }
+    }
+    if wants("vm") {
+        match harness::machine::obstacle() {
+            Some(why) => println!("skipped: machine rows: {why}"),
+            None => vm::measure(&mut table)?,
+        }
+    }
+    println!("\n{table}");
+    if table.has_missed() {
+        bail!("a bound is missed");
+    }
+    Ok(())
+}

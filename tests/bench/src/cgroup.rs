@@ -1,0 +1,80 @@
+//! CPU time of a group of processes, from the kernel's own books: cgroup v1's cpuacct or v2's cpu.stat.
+
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A cgroup of the benchmark's own.
+pub(crate) struct Group {
+    name: String,
+    folder: PathBuf,
+    version: u8,
+}
+
+impl Group {
+    /// Makes it. v1 hosts charge CPU in the cpuacct hierarchy.
+    pub(crate) fn create(name: &str) -> Result<Group> {
+        let name = format!("berth-bench-{name}-{}", std::process::id());
+        let v1 = Path::new("/sys/fs/cgroup/cpuacct");
+        let (root, version) = if v1.is_dir() {
+            (v1, 1)
+        } else {
+            (Path::new("/sys/fs/cgroup"), 2)
+        };
+        let folder = root.join(&name);
+        fs::create_dir(&folder)
+            .with_context(|| format!("cannot make the cgroup {}", folder.display()))?;
+        Ok(Group {
+            name,
+            folder,
+            version,
+        })
+    }
+
+    /// The name to give as a container's cgroup parent.
+    pub(crate) fn parent(&self) -> String {
+        format!("/{}", self.name)
+    }
+
+    /// Where a process is put to be charged here. On v2 a group with children holds none itself.
+    pub(crate) fn processes_file(&self) -> Result<PathBuf> {
+        if self.version == 1 {
+            return Ok(self.folder.join("cgroup.procs"));
+        }
+        let daemon = self.folder.join("daemon");
+        fs::create_dir_all(&daemon).context("cannot make the daemon's cgroup")?;
+        Ok(daemon.join("cgroup.procs"))
+    }
+
+    /// Milliseconds charged so far.
+    pub(crate) fn cpu_ms(&self) -> Result<f64> {
+        if self.version == 1 {
+            let text = fs::read_to_string(self.folder.join("cpuacct.usage"))?;
+            return Ok(text.trim().parse::<f64>()? / 1e6);
+        }
+        let text = fs::read_to_string(self.folder.join("cpu.stat"))?;
+        let Some(usage) = text
+            .lines()
+            .find_map(|line| line.strip_prefix("usage_usec "))
+        else {
+            bail!("cpu.stat has no usage_usec");
+        };
+        Ok(usage.parse::<f64>()? / 1e3)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        remove(&self.folder);
+    }
+}
+
+/// Removes a cgroup with those below it; what still has processes stays.
+fn remove(folder: &Path) {
+    if let Ok(entries) = fs::read_dir(folder) {
+        for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+            remove(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(folder);
+}

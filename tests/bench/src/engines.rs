@@ -1,0 +1,161 @@
+//! The engines that are compared, each in a network namespace and a cgroup of its own, with its own folders.
+
+use crate::cgroup::Group;
+use crate::http::Api;
+use anyhow::{Context, Result, bail};
+use harness::programs::{find, target};
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Which engine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Berth,
+    Dockerd,
+}
+
+/// A running engine.
+pub(crate) struct Engine {
+    pub(crate) kind: Kind,
+    folder: tempfile::TempDir,
+    socket: PathBuf,
+    namespace: String,
+    pub(crate) group: Group,
+    child: Child,
+}
+
+/// Why the comparison cannot run here.
+pub(crate) fn obstacle() -> Option<String> {
+    if let Some(why) = harness::agent::obstacle() {
+        return Some(why);
+    }
+    for (program, package) in [("dockerd", "docker.io"), ("ip", "iproute2")] {
+        if find(program).is_none() {
+            return Some(format!("there is no {program} here (package {package})"));
+        }
+    }
+    let agent = target().join(AGENT);
+    (!agent.is_file()).then(|| {
+        format!(
+            "there is no {} (cargo xtask agent builds it)",
+            agent.display()
+        )
+    })
+}
+
+const AGENT: &str = "x86_64-unknown-linux-musl/release/host-agent";
+
+impl Engine {
+    pub(crate) fn start(kind: Kind) -> Result<Engine> {
+        let name = match kind {
+            Kind::Berth => "berth",
+            Kind::Dockerd => "dockerd",
+        };
+        let folder = tempfile::tempdir()?;
+        let group = Group::create(name)?;
+        let namespace = format!("bench-{name}-{}", std::process::id());
+        run(Command::new("ip").args(["netns", "add", &namespace]))?;
+        run(Command::new("ip").args(["-n", &namespace, "link", "set", "lo", "up"]))?;
+        let path = |file: &str| folder.path().join(file);
+        let log = File::create(path("log"))?;
+        let mut words: Vec<String> = match kind {
+            Kind::Berth => vec![target().join(AGENT).display().to_string(), "serve".into()],
+            Kind::Dockerd => vec![find("dockerd").context("no dockerd")?.display().to_string()],
+        };
+        words.extend([
+            "--host".into(),
+            format!("unix://{}", path("sock").display()),
+        ]);
+        for (flag, file) in [
+            ("--data-root", "data"),
+            ("--exec-root", "run"),
+            ("--pidfile", "pid"),
+        ] {
+            words.extend([flag.into(), path(file).display().to_string()]);
+        }
+        // A network namespace has no route yet: both choose what they like best. The mounts of `ip netns exec` would
+        // hide the cgroups, so nsenter's plain call is used, after the shell has moved itself into the group.
+        words.extend(["--bip".into(), "10.99.0.1/16".into()]);
+        let script = format!(
+            "echo $$ > {} && exec \"$@\"",
+            group.processes_file()?.display()
+        );
+        let child = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{namespace}"))
+            .args(["sh", "-c", &script, "sh"])
+            .args(&words)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start nsenter")?;
+        let socket = path("sock");
+        let engine = Engine {
+            kind,
+            folder,
+            socket,
+            namespace,
+            group,
+            child,
+        };
+        engine.wait_until_ready()?;
+        Ok(engine)
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.api().get("/_ping").is_err() {
+            // `_ping` answers no JSON: an answer at all is what counts.
+            if Instant::now() > end {
+                bail!(
+                    "an engine does not answer:\n{}",
+                    std::fs::read_to_string(self.folder.path().join("log"))?
+                );
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn api(&self) -> Api<'_> {
+        Api {
+            socket: &self.socket,
+        }
+    }
+
+    /// The engine's own process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Folders of the engine, by which its helpers' command lines can be told.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.folder.path().to_path_buf()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Ok(list) = self.api().get("/containers/json?all=1") {
+            for container in list.as_array().into_iter().flatten() {
+                if let Some(id) = container["Id"].as_str() {
+                    let _ = self.api().delete(&format!("/containers/{id}?force=1"));
+                }
+            }
+        }
+        harness::agent::terminate(&mut self.child);
+        let _ = Command::new("ip")
+            .args(["netns", "delete", &self.namespace])
+            .status();
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status()?;
+    if !status.success() {
+        bail!("{command:?}: {status}");
+    }
+    Ok(())
+}
