@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Volumes: `volumes/<name>/{_data, volume.json}`.
@@ -16,6 +16,25 @@ pub const NETWORKS: &str = "networks";
 /// Bound network namespaces, under `--exec-root`.
 pub const NAMESPACES: &str = "netns";
 /// The engine's own identity, made once: a UUID, one line.
+/// Containers: `containers/<id>/...`.
+pub const CONTAINERS: &str = "containers";
+/// In a container's folder: its writable layer (`layers` has the parts).
+pub const CONTAINER_LAYER: &str = "rw";
+/// Unpacked image layers: `layers/<chain id>/{layer.json, diff}`.
+pub const LAYERS: &str = "layers";
+/// A layer's record.
+pub const LAYER_RECORD: &str = "layer.json";
+/// A layer's files.
+pub const LAYER_DIFF: &str = "diff";
+/// Manifests, configurations and compressed layers by digest.
+pub const BLOBS: &str = "content/blobs/sha256";
+/// Blobs being written.
+pub const INGEST: &str = "content/ingest";
+/// Image archives being loaded.
+pub const LOADS: &str = "content/loads";
+/// References -> images.
+pub const IMAGES_RECORD: &str = "images.json";
+/// The engine's own identity, made once: 32 random hex digits and more, one line.
 pub const ENGINE_ID: &str = "engine-id";
 /// Locked by the engine that uses the folder.
 pub const LOCK: &str = "lock";
@@ -40,6 +59,30 @@ pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// Makes renames and removals in a folder durable.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// Bytes of the content of all files below a folder, as their lengths say; hard links count once.
+pub fn content_bytes(folder: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    let mut links = std::collections::HashSet::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            // Files may go while we count.
+            let Ok(facts) = entry.metadata() else {
+                continue;
+            };
+            if facts.is_dir() {
+                folders.push(entry.path());
+            } else if facts.is_file()
+                && (facts.nlink() == 1 || links.insert((facts.dev(), facts.ino())))
+            {
+                bytes += facts.len();
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
 //! The traits of `engine` made real on Linux. The only crate with `unsafe`.
 
+pub mod archive;
+pub mod blobs;
 pub mod files;
 pub mod host;
 pub mod network;
 pub mod runtime;
+pub mod layers;
+pub mod registry;
 pub mod shim;
 pub mod volumes;

@@ -50,7 +50,7 @@ pub struct LoadedRecords {
     pub complete: bool,
 }
 
-/// Keeps the records. Implemented by `engine_linux::images` and [`fake::MemoryImages`](super::fake::MemoryImages).
+/// Keeps the records. Implemented by `engine_linux::blobs` and [`fake::MemoryImages`](super::fake::MemoryImages).
 #[async_trait]
 pub trait ImageStore: Send + Sync + 'static {
     /// Reads the records; a broken one is set aside with a log line.

@@ -1,0 +1,176 @@
+//! Bytes that arrive in pieces, made a reader on a blocking thread: gzip, zstd or plain, told by the first bytes.
+
+use bytes::{Buf, Bytes};
+use engine::images::ByteStream;
+use futures_util::StreamExt;
+use std::io::{self, BufRead, BufReader, Read};
+
+const BUFFER: usize = 128 * 1024;
+
+/// An async stream as a blocking reader. Use it only on a blocking thread.
+pub struct StreamReader {
+    stream: ByteStream,
+    runtime: tokio::runtime::Handle,
+    piece: Bytes,
+}
+
+impl StreamReader {
+    /// To be called within the tokio runtime.
+    pub fn new(stream: ByteStream) -> StreamReader {
+        StreamReader {
+            stream,
+            runtime: tokio::runtime::Handle::current(),
+            piece: Bytes::new(),
+        }
+    }
+}
+
+impl Read for StreamReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.runtime.block_on(self.stream.next()) {
+                Some(piece) => self.piece = piece?,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.piece.len());
+        self.piece.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// The plain bytes of a gzip, zstd or plain stream.
+pub fn decoded<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut head = [0u8; 4];
+    let mut input = BufReader::with_capacity(BUFFER, input);
+    let mut known = 0;
+    // A first piece shorter than the magic number is possible.
+    while known < head.len() {
+        match input.read(&mut head[known..])? {
+            0 => break,
+            count => known += count,
+        }
+    }
+    let whole = Read::chain(io::Cursor::new(head[..known].to_vec()), input);
+    match &head[..known] {
+        [0x1f, 0x8b, ..] => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(whole))),
+        [0x28, 0xb5, 0x2f, 0xfd] => Ok(Box::new(zstd::stream::read::Decoder::with_buffer(whole)?)),
+        _ => Ok(Box::new(whole)),
+    }
+}
+
+/// Runs `input` on a thread of its own, so that inflating and what reads it work at the same time. At most four
+/// buffers wait between the two.
+pub fn on_own_thread<T>(
+    input: &mut (dyn Read + Send),
+    work: impl FnOnce(&mut dyn Read) -> T,
+) -> T {
+    let (sender, receiver) = std::sync::mpsc::sync_channel::<io::Result<Vec<u8>>>(4);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            loop {
+                let mut buffer = vec![0; BUFFER];
+                let mut filled = 0;
+                let outcome = loop {
+                    match input.read(&mut buffer[filled..]) {
+                        Ok(0) => break Ok(true),
+                        Ok(count) => filled += count,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => break Err(error),
+                    }
+                    if filled == buffer.len() {
+                        break Ok(false);
+                    }
+                };
+                buffer.truncate(filled);
+                let is_end = !matches!(outcome, Ok(false));
+                if !buffer.is_empty() && sender.send(Ok(buffer)).is_err() {
+                    return;
+                }
+                if let Err(error) = outcome {
+                    let _ = sender.send(Err(error));
+                }
+                if is_end {
+                    return;
+                }
+            }
+        });
+        let mut pieces = Pieces {
+            receiver,
+            piece: io::Cursor::new(Vec::new()),
+        };
+        // `pieces` is dropped before the scope waits for the thread, which ends then.
+        let mut pieces_reader = &mut pieces;
+        let answer = work(&mut pieces_reader);
+        drop(pieces);
+        answer
+    })
+}
+
+struct Pieces {
+    receiver: std::sync::mpsc::Receiver<io::Result<Vec<u8>>>,
+    piece: io::Cursor<Vec<u8>>,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.piece.fill_buf()?.is_empty() {
+            match self.receiver.recv() {
+                Ok(piece) => self.piece = io::Cursor::new(piece?),
+                Err(_) => return Ok(0),
+            }
+        }
+        self.piece.read(buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).expect("memory");
+        encoder.finish().expect("memory")
+    }
+
+    #[test]
+    fn the_first_bytes_tell_the_compression() {
+        let plain = vec![7u8; 300_000];
+        for packed in [
+            plain.clone(),
+            gzip(&plain),
+            [gzip(&plain[..1000]), gzip(&plain[1000..])].concat(),
+            zstd::encode_all(&plain[..], 3).expect("memory"),
+        ] {
+            let mut reader = decoded(&packed[..]).expect("good");
+            let unpacked = on_own_thread(&mut *reader, |reader| {
+                let mut bytes = Vec::new();
+                reader.read_to_end(&mut bytes).map(|_| bytes)
+            })
+            .expect("good");
+            assert!(unpacked == plain);
+        }
+        assert_eq!(
+            decoded(&b"ab"[..]).expect("short").read(&mut [0; 9]).ok(),
+            Some(2)
+        );
+    }
+
+    #[test]
+    fn a_truncated_gzip_is_an_error() {
+        let packed = gzip(&[1; 100_000]);
+        let mut reader = decoded(&packed[..packed.len() - 9]).expect("starts well");
+        assert!(io::copy(&mut reader, &mut io::sink()).is_err());
+    }
+
+    #[test]
+    fn a_reader_that_stops_early_does_not_hang() {
+        let plain = vec![0u8; 10 << 20];
+        on_own_thread(&mut &plain[..], |reader| {
+            let mut some = [0; 10];
+            reader.read_exact(&mut some).expect("there is more");
+        });
+    }
+}

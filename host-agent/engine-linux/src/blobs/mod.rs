@@ -1,0 +1,238 @@
+//! Blobs and the images' record on disk.
+//!
+//! ```text
+//! content/blobs/sha256/<digest>   appears by one rename, complete and verified
+//! content/ingest/<random>         being written; whatever is found at the start goes
+//! images.json                     see `records`
+//! ```
+
+mod records;
+
+pub use records::DiskImages;
+
+use crate::archive::decode::StreamReader;
+use crate::files::{BLOBS, INGEST};
+use async_trait::async_trait;
+use bytes::Bytes;
+use engine::images::{BlobError, BlobStore, ByteStream, Digest};
+use sha2::{Digest as _, Sha256};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Bytes of a blob handed on at a time.
+const PIECE: usize = 128 * 1024;
+
+/// Blobs under a data root. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct DiskBlobs {
+    blobs: PathBuf,
+    ingest: PathBuf,
+}
+
+impl DiskBlobs {
+    /// Uses (and makes) `<data root>/content`, and removes what a crash left half-written.
+    pub fn open(data_root: &Path) -> Result<DiskBlobs, BlobError> {
+        let store = DiskBlobs {
+            blobs: data_root.join(BLOBS),
+            ingest: data_root.join(INGEST),
+        };
+        let open = || {
+            let mut maker = DirBuilder::new();
+            maker.recursive(true).mode(0o700);
+            maker.create(&store.blobs)?;
+            maker.create(&store.ingest)?;
+            for entry in fs::read_dir(&store.ingest)? {
+                fs::remove_file(entry?.path())?;
+            }
+            Ok(())
+        };
+        open().map_err(|source| failed(format!("open {}", store.blobs.display()), source))?;
+        Ok(store)
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.blobs.join(digest.hex())
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&DiskBlobs) -> Result<T, BlobError> + Send + 'static,
+    ) -> Result<T, BlobError> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || work(&this))
+            .await
+            .map_err(|error| failed("work on a blob".into(), io::Error::other(error)))?
+    }
+
+    fn open_now(&self, digest: &Digest) -> Result<File, BlobError> {
+        File::open(self.path(digest)).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => BlobError::Missing {
+                digest: digest.clone(),
+            },
+            _ => failed(format!("open blob {digest}"), source),
+        })
+    }
+
+    fn put_now(&self, digest: Digest, mut content: StreamReader) -> Result<u64, BlobError> {
+        let step = || format!("write blob {digest}");
+        let temporary = Temporary::new(&self.ingest).map_err(|source| failed(step(), source))?;
+        let mut hash = Sha256::new();
+        let mut size = 0u64;
+        let mut buffer = vec![0u8; PIECE];
+        loop {
+            let count = match content.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) => return Err(BlobError::Source(error)),
+            };
+            hash.update(&buffer[..count]);
+            size += count as u64;
+            (&temporary.file)
+                .write_all(&buffer[..count])
+                .map_err(|source| failed(step(), source))?;
+        }
+        let actual =
+            Digest::from_hex(&hex::encode(hash.finalize())).expect("a sha256 has 64 digits");
+        if actual != digest {
+            return Err(BlobError::Mismatch { digest, actual });
+        }
+        // Over a blob of the same name is over the same bytes.
+        fs::rename(&temporary.path, self.path(&digest)).map_err(|source| failed(step(), source))?;
+        Ok(size)
+    }
+}
+
+/// A file being written; goes when dropped, unless it was renamed away.
+struct Temporary {
+    path: PathBuf,
+    file: File,
+}
+
+impl Temporary {
+    fn new(folder: &Path) -> io::Result<Temporary> {
+        let path = folder.join(engine::id::ContainerId::random().as_str());
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        Ok(Temporary { path, file })
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // After the rename it is not there any more.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn failed(step: String, source: io::Error) -> BlobError {
+    BlobError::Failed { step, source }
+}
+
+/// A file as a stream, read ahead by two pieces on a blocking thread.
+pub(crate) fn stream_file(mut file: File) -> ByteStream {
+    let (sender, mut receiver) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(2);
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let mut piece = vec![0u8; PIECE];
+            let outcome = match file.read(&mut piece) {
+                Ok(0) => return,
+                Ok(count) => {
+                    piece.truncate(count);
+                    Ok(Bytes::from(piece))
+                }
+                Err(error) => Err(error),
+            };
+            let is_error = outcome.is_err();
+            if sender.blocking_send(outcome).is_err() || is_error {
+                return;
+            }
+        }
+    });
+    Box::pin(futures_util::stream::poll_fn(move |context| {
+        receiver.poll_recv(context)
+    }))
+}
+
+#[async_trait]
+impl BlobStore for DiskBlobs {
+    async fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
+        let digest = digest.clone();
+        self.blocking(move |this| match fs::metadata(this.path(&digest)) {
+            Ok(facts) => Ok(Some(facts.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(failed(format!("look for blob {digest}"), source)),
+        })
+        .await
+    }
+
+    async fn put(&self, digest: &Digest, content: ByteStream) -> Result<u64, BlobError> {
+        let digest = digest.clone();
+        let content = StreamReader::new(content);
+        self.blocking(move |this| this.put_now(digest, content))
+            .await
+    }
+
+    async fn read(&self, digest: &Digest, limit: u64) -> Result<Bytes, BlobError> {
+        let digest = digest.clone();
+        self.blocking(move |this| {
+            let file = this.open_now(&digest)?;
+            let mut bytes = Vec::new();
+            file.take(limit + 1)
+                .read_to_end(&mut bytes)
+                .map_err(|source| failed(format!("read blob {digest}"), source))?;
+            if bytes.len() as u64 > limit {
+                return Err(BlobError::TooLarge {
+                    size: bytes.len() as u64,
+                    digest,
+                    limit,
+                });
+            }
+            Ok(bytes.into())
+        })
+        .await
+    }
+
+    async fn open(&self, digest: &Digest) -> Result<ByteStream, BlobError> {
+        let digest = digest.clone();
+        let file = self.blocking(move |this| this.open_now(&digest)).await?;
+        Ok(stream_file(file))
+    }
+
+    async fn remove(&self, digest: &Digest) -> Result<(), BlobError> {
+        let digest = digest.clone();
+        self.blocking(move |this| match fs::remove_file(this.path(&digest)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(failed(format!("remove blob {digest}"), source))
+            }
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<Digest>, BlobError> {
+        self.blocking(move |this| {
+            let list = || {
+                let mut found = Vec::new();
+                for entry in fs::read_dir(&this.blobs)? {
+                    found.extend(entry?.file_name().to_str().and_then(Digest::from_hex));
+                }
+                Ok(found)
+            };
+            list().map_err(|source| failed(format!("read {}", this.blobs.display()), source))
+        })
+        .await
+    }
+
+    async fn sync(&self) -> Result<(), BlobError> {
+        self.blocking(|this| {
+            crate::layers::sync_file_system(&this.blobs)
+                .map_err(|source| failed("write blobs to the disk".into(), source))
+        })
+        .await
+    }
+}

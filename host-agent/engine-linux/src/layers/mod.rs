@@ -1,0 +1,753 @@
+//! Image layers and containers' root file systems on overlayfs.
+//!
+//! ```text
+//! layers/<chain id>/{layer.json, diff/}      one unpacked layer each; appears by one rename, complete and verified
+//! layers/l/<short> -> ../<chain id>/diff     short names, so that many fit into mount options
+//! layers/tmp-<random>/                       being unpacked or removed; whatever is found at the start goes
+//! layers/empty/                              stands in for the layers of an image that has none
+//! containers/<id>/rw/{upper, work, merged}   a container's own part; `merged` is where its root file system is mounted
+//! containers/<id>/rw/lower                   chain id of the image's top layer: layers below a container are kept
+//! ```
+//!
+//! The mount is made in the agent's own mount namespace and outlives the agent: a new one finds it in `mountinfo`.
+//! Nothing here is synced one by one: [`LayerStore::sync`] makes everything durable before the record of an image is
+//! written, and layers that no record names are removed at the next start.
+
+mod mount;
+mod unpack;
+
+pub use unpack::{UnpackError, UnpackLimits, Unpacked, remove_path, unpack};
+
+use crate::archive::decode::{StreamReader, decoded, on_own_thread};
+use crate::files::{self, CONTAINERS, CONTAINER_LAYER, LAYERS, LAYER_DIFF, LAYER_RECORD};
+use async_trait::async_trait;
+use engine::id::ContainerId;
+use engine::images::{
+    ByteStream, ContainerDiskUsage, Digest, LayerError, LayerInfo, LayerSpec, LayerStore, Layers,
+    StagedLayer,
+};
+use engine::record;
+use mount::Overlay;
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Begins the names of folders that are no layers (yet, or any more).
+const TEMPORARY: &str = "tmp-";
+/// The folder of short links.
+const LINKS: &str = "l";
+/// The empty layer.
+const EMPTY: &str = "empty";
+/// Within a container's `rw`.
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+const MERGED: &str = "merged";
+const LOWER: &str = "lower";
+/// Hex digits of a short link; more where two layers share them.
+const LINK_DIGITS: usize = 12;
+
+/// What is stored of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct LayerRecord {
+    diff_id: Digest,
+    parent: Option<Digest>,
+    size: u64,
+    link: String,
+}
+
+impl LayerRecord {
+    const VERSION: u32 = 1;
+
+    fn info(&self, chain_id: &Digest) -> LayerInfo {
+        LayerInfo {
+            chain_id: chain_id.clone(),
+            diff_id: self.diff_id.clone(),
+            parent: self.parent.clone(),
+            size: self.size,
+        }
+    }
+}
+
+/// Layers under a data root. Cheap to clone.
+#[derive(Clone)]
+pub struct OverlayLayers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// `layers`, absolute and without links, as mountinfo has it.
+    folder: PathBuf,
+    containers: PathBuf,
+    limits: UnpackLimits,
+    state: Mutex<State>,
+    /// One change of a container's mount at a time.
+    container_locks: Mutex<HashMap<ContainerId, Arc<Mutex<()>>>>,
+}
+
+#[derive(Default)]
+struct State {
+    layers: BTreeMap<Digest, LayerRecord>,
+    /// Containers that have a writable layer, and the top layer below it.
+    containers: HashMap<ContainerId, Option<Digest>>,
+    mounted: HashSet<ContainerId>,
+}
+
+impl OverlayLayers {
+    /// Uses (and makes) `<data root>/layers`, finds what is there, and removes what a crash left.
+    pub fn open(data_root: &Path) -> Result<OverlayLayers, LayerError> {
+        OverlayLayers::open_with(data_root, UnpackLimits::default())
+    }
+
+    /// The same with other bounds on layers.
+    pub fn open_with(data_root: &Path, limits: UnpackLimits) -> Result<OverlayLayers, LayerError> {
+        open(data_root, limits)
+            .map_err(|source| failed(format!("open {}", data_root.display()), source))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner
+            .state
+            .lock()
+            .expect("no code panics while it holds this lock")
+    }
+
+    /// Runs file system work off the async threads.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        step: impl FnOnce() -> String,
+        work: impl FnOnce(&OverlayLayers) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, LayerError> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || work(&this))
+            .await
+            .map_err(io::Error::other)
+            .flatten()
+            .map_err(|source| failed(step(), source))
+    }
+
+    fn rw(&self, container: &ContainerId) -> PathBuf {
+        self.inner
+            .containers
+            .join(container.as_str())
+            .join(CONTAINER_LAYER)
+    }
+
+    fn diff(&self, chain_id: &Digest) -> PathBuf {
+        self.inner.folder.join(chain_id.hex()).join(LAYER_DIFF)
+    }
+
+    /// Short links from the top layer down.
+    fn links(&self, top: Option<&Digest>) -> Result<Vec<String>, LayerError> {
+        let state = self.state();
+        let mut links = Vec::new();
+        let mut next = top.cloned();
+        while let Some(chain_id) = next {
+            let Some(layer) = state.layers.get(&chain_id) else {
+                return Err(LayerError::Missing { chain_id });
+            };
+            links.push(layer.link.clone());
+            next = layer.parent.clone();
+        }
+        if links.is_empty() {
+            links.push(format!("../{EMPTY}"));
+        }
+        Ok(links)
+    }
+
+    fn lock_of(&self, container: &ContainerId) -> Arc<Mutex<()>> {
+        let mut locks = self
+            .inner
+            .container_locks
+            .lock()
+            .expect("no code panics while it holds this lock");
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        locks.entry(container.clone()).or_default().clone()
+    }
+
+    /// Makes the folders of a container's own layer. The lock of the container is held.
+    fn make_rw(&self, container: &ContainerId, top: Option<&Digest>) -> io::Result<()> {
+        let rw = self.rw(container);
+        if rw.join(LOWER).exists() {
+            return Ok(());
+        }
+        // Others than root need to pass through where a container's user is another user of the host.
+        DirBuilder::new().recursive(true).mode(0o701).create(&rw)?;
+        let model = match top {
+            Some(top) => self.diff(top),
+            None => self.inner.folder.join(EMPTY),
+        };
+        for name in [UPPER, WORK, MERGED] {
+            match DirBuilder::new().mode(0o700).create(rw.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        // The merged root shows the upper folder's owner and mode.
+        let facts = fs::metadata(model)?;
+        let upper = rw.join(UPPER);
+        std::os::unix::fs::chown(&upper, Some(facts.uid()), Some(facts.gid()))?;
+        fs::set_permissions(&upper, fs::Permissions::from_mode(facts.mode() & 0o7777))?;
+        fs::write(rw.join(LOWER), top.map_or("", |top| top.as_str()))
+    }
+
+    /// Notes that the container stands on these layers, if they are there.
+    fn claim(&self, container: &ContainerId, top: Option<&Digest>) -> Result<(), LayerError> {
+        let mut state = self.state();
+        if let Some(top) = top
+            && !state.layers.contains_key(top)
+        {
+            return Err(LayerError::Missing {
+                chain_id: top.clone(),
+            });
+        }
+        state.containers.insert(container.clone(), top.cloned());
+        Ok(())
+    }
+
+    fn mount_now(&self, container: &ContainerId, links: &[String]) -> io::Result<()> {
+        let rw = self.rw(container);
+        Overlay {
+            links: &self.inner.folder.join(LINKS),
+            lower: links,
+            upper: &rw.join(UPPER),
+            work: &rw.join(WORK),
+            target: &rw.join(MERGED),
+        }
+        .mount()
+    }
+}
+
+fn failed(
+    step: impl Into<String>,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> LayerError {
+    LayerError::Failed {
+        step: step.into(),
+        source: source.into(),
+    }
+}
+
+fn open(data_root: &Path, limits: UnpackLimits) -> io::Result<OverlayLayers> {
+    fs::create_dir_all(data_root)?;
+    let data_root = data_root.canonicalize()?;
+    let folder = data_root.join(LAYERS);
+    let containers = data_root.join(CONTAINERS);
+    for (path, mode) in [
+        (folder.clone(), 0o700),
+        (folder.join(LINKS), 0o700),
+        (folder.join(EMPTY), 0o755),
+        (containers.clone(), 0o701),
+    ] {
+        DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    }
+    let mut state = State::default();
+    for entry in fs::read_dir(&folder)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        if name.starts_with(TEMPORARY) {
+            if let Err(error) = remove_path(&entry.path()) {
+                tracing::warn!(path = %entry.path().display(), %error, "cannot remove what a crash left");
+            }
+        } else if let Some(chain_id) = Digest::from_hex(&name) {
+            match read_layer(&entry.path()) {
+                Ok(record) => {
+                    state.layers.insert(chain_id, record);
+                }
+                Err(error) => {
+                    tracing::error!(layer = name, %error, "a layer's record cannot be read; the layer is left alone");
+                }
+            }
+        }
+    }
+    mend_links(&folder, &state)?;
+    for entry in fs::read_dir(&containers)? {
+        let entry = entry?;
+        let Some(id) = entry.file_name().to_str().and_then(ContainerId::parse) else {
+            continue;
+        };
+        if let Ok(text) = fs::read_to_string(entry.path().join(CONTAINER_LAYER).join(LOWER)) {
+            state.containers.insert(id, Digest::parse(text.trim()));
+        }
+    }
+    for point in mount::mount_points()? {
+        let mounted = point
+            .strip_prefix(&containers)
+            .ok()
+            .and_then(|path| path.to_str()?.strip_suffix(&format!("/{CONTAINER_LAYER}/{MERGED}")))
+            .and_then(ContainerId::parse);
+        state.mounted.extend(mounted);
+    }
+    Ok(OverlayLayers {
+        inner: Arc::new(Inner {
+            folder,
+            containers,
+            limits,
+            state: Mutex::new(state),
+            container_locks: Mutex::default(),
+        }),
+    })
+}
+
+fn read_layer(folder: &Path) -> io::Result<LayerRecord> {
+    let bytes = fs::read(folder.join(LAYER_RECORD))?;
+    record::decode(LayerRecord::VERSION, &bytes).map_err(io::Error::other)
+}
+
+/// Makes links that are missing and removes those of layers that are gone.
+fn mend_links(folder: &Path, state: &State) -> io::Result<()> {
+    let links = folder.join(LINKS);
+    let wanted: HashSet<&str> = state
+        .layers
+        .values()
+        .map(|layer| layer.link.as_str())
+        .collect();
+    for entry in fs::read_dir(&links)? {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(|name| wanted.contains(name)) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    for (chain_id, layer) in &state.layers {
+        make_link(&links, chain_id, &layer.link)?;
+    }
+    Ok(())
+}
+
+fn make_link(links: &Path, chain_id: &Digest, link: &str) -> io::Result<()> {
+    let target = format!("../{}/{LAYER_DIFF}", chain_id.hex());
+    match std::os::unix::fs::symlink(target, links.join(link)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A folder that goes when this is dropped, unless it was renamed away.
+struct TemporaryFolder {
+    path: PathBuf,
+}
+
+impl TemporaryFolder {
+    fn new(parent: &Path) -> io::Result<TemporaryFolder> {
+        let random = engine::id::ContainerId::random();
+        let path = parent.join(format!("{TEMPORARY}{}", random.short()));
+        DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(TemporaryFolder { path })
+    }
+}
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        if let Err(error) = remove_path(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a temporary folder");
+        }
+    }
+}
+
+struct Staged {
+    layers: OverlayLayers,
+    spec: LayerSpec,
+    folder: TemporaryFolder,
+    unpacked: Unpacked,
+}
+
+/// Counts, hashes and bounds the plain bytes of a layer.
+struct Measured<R> {
+    input: R,
+    hash: Sha256,
+    left: u64,
+}
+
+impl<R: Read> Read for Measured<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
+            io::Error::other("it expands to more bytes than a layer may have")
+        })?;
+        self.hash.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+impl OverlayLayers {
+    /// On a blocking thread.
+    fn stage_now(&self, spec: LayerSpec, input: StreamReader) -> Result<Staged, LayerError> {
+        let step = || format!("unpack layer {}", spec.diff_id);
+        let folder =
+            TemporaryFolder::new(&self.inner.folder).map_err(|error| failed(step(), error))?;
+        let diff = folder.path.join(LAYER_DIFF);
+        DirBuilder::new()
+            .mode(0o755)
+            .create(&diff)
+            .map_err(|error| failed(step(), error))?;
+        let root = open_path(&diff).map_err(|error| failed(step(), error))?;
+        let limits = self.limits_now();
+        let plain = decoded(input).map_err(|error| failed(step(), error))?;
+        let mut measured = Measured {
+            input: plain,
+            hash: Sha256::new(),
+            // Headers and padding on top of the files; a layer of millions of empty files is mostly headers.
+            left: limits.bytes.saturating_add(limits.tar.entries.saturating_mul(4096)),
+        };
+        let unpacked = on_own_thread(&mut measured, |reader| {
+            let unpacked = unpack(reader, &root, &limits)?;
+            // The digest is of everything, also of what follows the end mark.
+            io::copy(reader, &mut io::sink()).map_err(UnpackError::Archive)?;
+            Ok::<_, UnpackError>(unpacked)
+        })
+        .map_err(|error| failed(step(), error))?;
+        let actual = Digest::from_hex(&hex::encode(measured.hash.finalize()))
+            .expect("a sha256 has 64 digits");
+        if actual != spec.diff_id {
+            return Err(failed(
+                step(),
+                format!("its content has the digest {actual}"),
+            ));
+        }
+        Ok(Staged {
+            layers: self.clone(),
+            spec,
+            folder,
+            unpacked,
+        })
+    }
+
+    /// The bounds, tightened to what fits on the disk: better to say so than to fill it.
+    fn limits_now(&self) -> UnpackLimits {
+        let mut limits = self.inner.limits;
+        if let Ok(facts) = rustix::fs::statvfs(&self.inner.folder) {
+            limits.bytes = limits.bytes.min(facts.f_bavail.saturating_mul(facts.f_frsize));
+        }
+        limits
+    }
+
+    fn commit_now(&self, staged: &Staged) -> Result<LayerInfo, LayerError> {
+        let spec = &staged.spec;
+        let step = || format!("register layer {}", spec.chain_id);
+        if !staged.unpacked.implied.is_empty() {
+            self.adopt_implied(staged)
+                .map_err(|error| failed(step(), error))?;
+        }
+        let mut state = self.state();
+        if let Some(layer) = state.layers.get(&spec.chain_id) {
+            return Ok(layer.info(&spec.chain_id));
+        }
+        if let Some(parent) = &spec.parent
+            && !state.layers.contains_key(parent)
+        {
+            return Err(LayerError::Missing {
+                chain_id: parent.clone(),
+            });
+        }
+        let hex = spec.chain_id.hex();
+        let is_taken = |link: &str| state.layers.values().any(|layer| layer.link == link);
+        let link = (LINK_DIGITS..=hex.len())
+            .map(|digits| &hex[..digits])
+            .find(|link| !is_taken(link))
+            .unwrap_or(hex)
+            .to_owned();
+        let record = LayerRecord {
+            diff_id: spec.diff_id.clone(),
+            parent: spec.parent.clone(),
+            size: staged.unpacked.size,
+            link,
+        };
+        let place = || {
+            fs::write(
+                staged.folder.path.join(LAYER_RECORD),
+                record::encode(LayerRecord::VERSION, &record),
+            )?;
+            let target = self.inner.folder.join(hex);
+            // Without a readable record it was not counted as a layer.
+            remove_path(&target)?;
+            fs::rename(&staged.folder.path, &target)?;
+            make_link(&self.inner.folder.join(LINKS), &spec.chain_id, &record.link)
+        };
+        place().map_err(|error| failed(step(), error))?;
+        let info = record.info(&spec.chain_id);
+        state.layers.insert(spec.chain_id.clone(), record);
+        Ok(info)
+    }
+
+    /// Gives folders without an entry of their own the owner and mode they have below.
+    fn adopt_implied(&self, staged: &Staged) -> io::Result<()> {
+        let root = open_path(&staged.folder.path.join(LAYER_DIFF))?;
+        let mut below = Vec::new();
+        let mut next = staged.spec.parent.clone();
+        while let Some(chain_id) = next {
+            below.push(open_path(&self.diff(&chain_id))?);
+            next = self
+                .state()
+                .layers
+                .get(&chain_id)
+                .and_then(|layer| layer.parent.clone());
+        }
+        for path in &staged.unpacked.implied {
+            unpack::adopt_folder(&root, path, &below)?;
+        }
+        Ok(())
+    }
+}
+
+fn open_path(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
+#[async_trait]
+impl StagedLayer for Staged {
+    async fn commit(self: Box<Self>) -> Result<LayerInfo, LayerError> {
+        tokio::task::spawn_blocking(move || self.layers.commit_now(&self))
+            .await
+            .map_err(|error| failed("register a layer", error))?
+    }
+}
+
+#[async_trait]
+impl LayerStore for OverlayLayers {
+    async fn find(&self, chain_id: &Digest) -> Result<Option<LayerInfo>, LayerError> {
+        Ok(self
+            .state()
+            .layers
+            .get(chain_id)
+            .map(|layer| layer.info(chain_id)))
+    }
+
+    async fn stage(
+        &self,
+        spec: &LayerSpec,
+        content: ByteStream,
+    ) -> Result<Box<dyn StagedLayer>, LayerError> {
+        let this = self.clone();
+        let spec = spec.clone();
+        let input = StreamReader::new(content);
+        let staged = tokio::task::spawn_blocking(move || this.stage_now(spec, input))
+            .await
+            .map_err(|error| failed("unpack a layer", error))??;
+        Ok(Box::new(staged))
+    }
+
+    async fn collect(&self, keep: &BTreeSet<Digest>) -> Result<Vec<Digest>, LayerError> {
+        let (removed, links) = {
+            let mut state = self.state();
+            let mut used: BTreeSet<Digest> = BTreeSet::new();
+            let tops = keep
+                .iter()
+                .chain(state.containers.values().flatten())
+                .cloned();
+            for top in tops.collect::<Vec<_>>() {
+                let mut next = Some(top);
+                while let Some(chain_id) = next {
+                    next = state
+                        .layers
+                        .get(&chain_id)
+                        .and_then(|layer| layer.parent.clone());
+                    if !used.insert(chain_id) {
+                        break;
+                    }
+                }
+            }
+            let unused: Vec<Digest> = state
+                .layers
+                .keys()
+                .filter(|chain_id| !used.contains(chain_id))
+                .cloned()
+                .collect();
+            let links: Vec<String> = unused
+                .iter()
+                .filter_map(|chain_id| state.layers.remove(chain_id))
+                .map(|layer| layer.link)
+                .collect();
+            (unused, links)
+        };
+        let chain_ids = removed.clone();
+        self.blocking(
+            || "remove unused layers".into(),
+            move |this| {
+                for (chain_id, link) in chain_ids.iter().zip(links) {
+                    // Renamed first: half a layer must never carry a layer's name.
+                    let aside = TemporaryFolder::new(&this.inner.folder)?;
+                    let layer = this.inner.folder.join(chain_id.hex());
+                    fs::rename(layer, aside.path.join("layer"))?;
+                    match fs::remove_file(this.inner.folder.join(LINKS).join(link)) {
+                        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                        _ => {}
+                    }
+                }
+                Ok(())
+            },
+        )
+        .await?;
+        Ok(removed)
+    }
+
+    async fn sync(&self) -> Result<(), LayerError> {
+        self.blocking(
+            || "write layers to the disk".into(),
+            |this| sync_file_system(&this.inner.folder),
+        )
+        .await
+    }
+
+    async fn driver_data(&self, chain_id: Option<&Digest>) -> (String, BTreeMap<String, String>) {
+        let mut data = BTreeMap::new();
+        if let Some(top) = chain_id {
+            let text = |path: PathBuf| path.display().to_string();
+            let folder = self.inner.folder.join(top.hex());
+            let state = self.state();
+            let mut lower = Vec::new();
+            let mut next = state.layers.get(top).and_then(|layer| layer.parent.clone());
+            while let Some(chain_id) = next {
+                lower.push(text(self.diff(&chain_id)));
+                next = state
+                    .layers
+                    .get(&chain_id)
+                    .and_then(|layer| layer.parent.clone());
+            }
+            if !lower.is_empty() {
+                data.insert("LowerDir".to_owned(), lower.join(":"));
+            }
+            data.insert("MergedDir".to_owned(), text(folder.join(MERGED)));
+            data.insert("UpperDir".to_owned(), text(folder.join(LAYER_DIFF)));
+            data.insert("WorkDir".to_owned(), text(folder.join(WORK)));
+        }
+        ("overlay2".to_owned(), data)
+    }
+}
+
+/// Writes out everything on the file system a folder is on.
+pub(crate) fn sync_file_system(folder: &Path) -> io::Result<()> {
+    rustix::fs::syncfs(fs::File::open(folder)?)?;
+    Ok(())
+}
+
+#[async_trait]
+impl Layers for OverlayLayers {
+    async fn prepare(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> Result<(), LayerError> {
+        self.claim(container, top_layer)?;
+        let (id, top) = (container.clone(), top_layer.cloned());
+        self.blocking(
+            || format!("make the writable layer of container {}", container.short()),
+            move |this| {
+                let lock = this.lock_of(&id);
+                let _guard = lock.lock().expect("no code panics while it holds this lock");
+                this.make_rw(&id, top.as_ref())
+            },
+        )
+        .await
+    }
+
+    async fn mount(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> Result<PathBuf, LayerError> {
+        let merged = self.rw(container).join(MERGED);
+        if self.state().mounted.contains(container) {
+            return Ok(merged);
+        }
+        self.claim(container, top_layer)?;
+        let links = self.links(top_layer)?;
+        let (id, top) = (container.clone(), top_layer.cloned());
+        self.blocking(
+            || format!("mount the root file system of container {}", container.short()),
+            move |this| {
+                let lock = this.lock_of(&id);
+                let _guard = lock.lock().expect("no code panics while it holds this lock");
+                if this.state().mounted.contains(&id) {
+                    return Ok(());
+                }
+                this.make_rw(&id, top.as_ref())?;
+                this.mount_now(&id, &links)?;
+                this.state().mounted.insert(id);
+                Ok(())
+            },
+        )
+        .await?;
+        Ok(merged)
+    }
+
+    async fn unmount(&self, container: &ContainerId) -> Result<(), LayerError> {
+        let id = container.clone();
+        self.blocking(
+            || format!("unmount the root file system of container {}", container.short()),
+            move |this| {
+                let lock = this.lock_of(&id);
+                let _guard = lock.lock().expect("no code panics while it holds this lock");
+                if this.state().mounted.contains(&id) {
+                    mount::unmount(&this.rw(&id).join(MERGED))?;
+                    this.state().mounted.remove(&id);
+                }
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    async fn remove(&self, container: &ContainerId) -> Result<(), LayerError> {
+        self.unmount(container).await?;
+        let id = container.clone();
+        self.blocking(
+            || format!("remove the writable layer of container {}", container.short()),
+            move |this| {
+                let lock = this.lock_of(&id);
+                let _guard = lock.lock().expect("no code panics while it holds this lock");
+                remove_path(&this.rw(&id))?;
+                this.state().containers.remove(&id);
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    async fn usage(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> Result<ContainerDiskUsage, LayerError> {
+        let mut below = 0u64;
+        {
+            let state = self.state();
+            let mut next = top_layer.cloned();
+            while let Some(chain_id) = next {
+                let Some(layer) = state.layers.get(&chain_id) else {
+                    return Err(LayerError::Missing { chain_id });
+                };
+                below += layer.size;
+                next = layer.parent.clone();
+            }
+        }
+        let upper = self.rw(container).join(UPPER);
+        let writable = self
+            .blocking(
+                || format!("measure the writable layer of container {}", container.short()),
+                move |_| match files::content_bytes(&upper) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+                    outcome => outcome,
+                },
+            )
+            .await?;
+        Ok(ContainerDiskUsage {
+            writable,
+            total: writable + below,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

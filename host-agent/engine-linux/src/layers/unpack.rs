@@ -1,0 +1,755 @@
+//! Unpacks one layer's tar into a folder, as overlayfs wants it. The tar is a stranger's.
+//!
+//! - Nothing is ever opened by a path from the archive alone: folders are opened with `openat2(RESOLVE_IN_ROOT |
+//!   RESOLVE_NO_MAGICLINKS)` relative to the layer's root, and the last name is used relative to that folder, never
+//!   followed. So `..`, absolute names, and symbolic links put there by earlier entries all end inside the root.
+//! - `.wh.NAME` becomes overlayfs's whiteout (character device 0:0), `.wh..wh..opq` its opaque mark. Both hold for what is
+//!   *below* this layer, in whatever order they come (OCI image spec, `layer.md`, "Whiteouts").
+
+use crate::archive::tar::{TarEntry, TarLimits, TarReader};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
+    XattrFlags,
+};
+use rustix::io::Errno;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use tar::EntryType;
+
+/// Bounds on one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnpackLimits {
+    pub tar: TarLimits,
+    /// Bytes of all files together.
+    pub bytes: u64,
+    /// Bytes of one extended attribute's value; the kernel's XATTR_SIZE_MAX.
+    pub xattr: usize,
+}
+
+impl Default for UnpackLimits {
+    fn default() -> Self {
+        UnpackLimits {
+            tar: TarLimits {
+                entries: 2_000_000,
+                ..TarLimits::default()
+            },
+            bytes: 128 << 30,
+            xattr: 64 * 1024,
+        }
+    }
+}
+
+/// What was unpacked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Bytes of all regular files.
+    pub size: u64,
+    /// Folders that had to be made although the archive has no entry for them, parents first: their owner and mode are
+    /// those of the layers below, which we may not have yet.
+    pub implied: Vec<Vec<u8>>,
+}
+
+/// Why a layer could not be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    #[error("cannot read the layer's archive")]
+    Archive(#[source] io::Error),
+    #[error("{path:?} leads out of the layer")]
+    Outside { path: String },
+    #[error("{path:?}: {why}")]
+    Invalid { path: String, why: String },
+    #[error("the layer's files have more than {limit} bytes")]
+    TooLarge { limit: u64 },
+    #[error("cannot {step} {path:?}")]
+    Entry {
+        step: &'static str,
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Unpacks a plain tar into the empty folder `root`. Reads the archive to its end mark; what follows is the caller's.
+pub fn unpack(
+    input: &mut dyn Read,
+    root: &OwnedFd,
+    limits: &UnpackLimits,
+) -> Result<Unpacked, UnpackError> {
+    let mut reader = TarReader::new(input, limits.tar);
+    let mut unpacker = Unpacker {
+        root: root.as_fd(),
+        limits,
+        parent: None,
+        implied: BTreeSet::new(),
+        folder_times: Vec::new(),
+        size: 0,
+    };
+    while let Some(entry) = reader.next_entry().map_err(UnpackError::Archive)? {
+        unpacker.apply(&entry, &mut reader)?;
+    }
+    unpacker.finish()
+}
+
+/// Resolves `.` and `..` by name alone, as Docker does; `None` if it leads above the root.
+pub fn normalise(path: &[u8]) -> Option<Vec<u8>> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                parts.pop()?;
+            }
+            name => parts.push(name),
+        }
+    }
+    Some(parts.join(&b'/'))
+}
+
+/// Opens a folder of the layer, wherever links inside the layer lead, but never outside.
+pub fn open_folder(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let path = if path.is_empty() { b"." } else { path };
+    loop {
+        match rustix::fs::openat2(
+            root,
+            OsStr::from_bytes(path),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        ) {
+            // Something on the host was renamed meanwhile; the kernel asks to try again.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+struct Unpacker<'a> {
+    root: BorrowedFd<'a>,
+    limits: &'a UnpackLimits,
+    /// The folder used last: entries come folder by folder.
+    parent: Option<(Vec<u8>, OwnedFd)>,
+    implied: BTreeSet<Vec<u8>>,
+    /// Set at the end, because making files in a folder changes its time.
+    folder_times: Vec<(Vec<u8>, (i64, u32))>,
+    size: u64,
+}
+
+const OPAQUE: &str = "trusted.overlay.opaque";
+
+impl Unpacker<'_> {
+    fn apply(
+        &mut self,
+        entry: &TarEntry,
+        content: &mut TarReader<&mut dyn Read>,
+    ) -> Result<(), UnpackError> {
+        let outside = || UnpackError::Outside {
+            path: entry.display(),
+        };
+        let path = normalise(&entry.path).ok_or_else(outside)?;
+        if path.is_empty() {
+            return self.apply_root(entry);
+        }
+        let (parent_path, name) = split(&path);
+        if name.len() > 255 {
+            return Err(self.invalid(entry, "the name is longer than 255 bytes"));
+        }
+        if let Some(hidden) = name.strip_prefix(b".wh.") {
+            return self.whiteout(entry, parent_path, hidden);
+        }
+        self.enter(parent_path, entry)?;
+        // Old archives mark folders by a slash alone.
+        let kind = match entry.kind {
+            EntryType::Regular | EntryType::Continuous if entry.path.ends_with(b"/") => {
+                EntryType::Directory
+            }
+            other => other,
+        };
+        if kind == EntryType::Directory {
+            self.folder(entry, &path, name)?;
+            self.implied.remove(&path);
+            return Ok(());
+        }
+        self.make_room(entry, &path, name)?;
+        match kind {
+            EntryType::Regular | EntryType::Continuous => self.file(entry, name, content),
+            EntryType::Symlink => {
+                if entry.link.is_empty() {
+                    return Err(self.invalid(entry, "a symbolic link to nowhere"));
+                }
+                // Where it leads matters to the container, not to us.
+                let target = OsStr::from_bytes(&entry.link);
+                rustix::fs::symlinkat(target, self.folder_fd(), OsStr::from_bytes(name))
+                    .map_err(|error| failed("make the link", entry, error))?;
+                // A link may stand where a folder was looked up before.
+                self.set_metadata(entry, name)
+            }
+            EntryType::Link => self.hard_link(entry, name),
+            EntryType::Char => self.node(entry, name, FileType::CharacterDevice),
+            EntryType::Block => self.node(entry, name, FileType::BlockDevice),
+            EntryType::Fifo => self.node(entry, name, FileType::Fifo),
+            other => Err(self.invalid(
+                entry,
+                &format!("entries of type {:?} are not supported", other.as_byte() as char),
+            )),
+        }
+    }
+
+    fn invalid(&self, entry: &TarEntry, why: &str) -> UnpackError {
+        UnpackError::Invalid {
+            path: entry.display(),
+            why: why.to_owned(),
+        }
+    }
+
+    fn apply_root(&mut self, entry: &TarEntry) -> Result<(), UnpackError> {
+        if entry.kind != EntryType::Directory
+            && !(entry.kind == EntryType::Regular && entry.path.ends_with(b"/"))
+        {
+            return Err(self.invalid(entry, "the layer's root can only be a folder"));
+        }
+        self.enter(b"", entry)?;
+        self.set_metadata(entry, b".")?;
+        self.folder_times.push((Vec::new(), entry.mtime));
+        Ok(())
+    }
+
+    /// Makes `parent` the current folder, making what is missing of it.
+    fn enter(&mut self, parent: &[u8], entry: &TarEntry) -> Result<(), UnpackError> {
+        if self.parent.as_ref().is_some_and(|(path, _)| path == parent) {
+            return Ok(());
+        }
+        self.parent = None;
+        let folder = match open_folder(self.root, parent) {
+            Ok(folder) => folder,
+            Err(Errno::NOENT | Errno::NOTDIR) => self.make_folders(parent, entry)?,
+            Err(error) => return Err(failed("open the folder of", entry, error)),
+        };
+        self.parent = Some((parent.to_vec(), folder));
+        Ok(())
+    }
+
+    fn make_folders(&mut self, path: &[u8], entry: &TarEntry) -> Result<OwnedFd, UnpackError> {
+        let mut current =
+            open_folder(self.root, b"").map_err(|error| failed("open the root for", entry, error))?;
+        let mut so_far: Vec<u8> = Vec::new();
+        for part in path.split(|byte| *byte == b'/') {
+            if !so_far.is_empty() {
+                so_far.push(b'/');
+            }
+            so_far.extend_from_slice(part);
+            let part = OsStr::from_bytes(part);
+            let opened = match open_folder(self.root, &so_far) {
+                Err(Errno::NOTDIR) if is_whiteout(current.as_fd(), part) => {
+                    rustix::fs::unlinkat(&current, part, AtFlags::empty())
+                        .map_err(|error| failed("make room for", entry, error))?;
+                    self.make_folder(current.as_fd(), part, &so_far, entry)?;
+                    set_opaque(current.as_fd(), part)
+                        .map_err(|error| failed("mark opaque the folder of", entry, error))?;
+                    open_folder(self.root, &so_far)
+                }
+                Err(Errno::NOENT) => {
+                    self.make_folder(current.as_fd(), part, &so_far, entry)?;
+                    open_folder(self.root, &so_far)
+                }
+                other => other,
+            };
+            current = opened.map_err(|error| failed("open the folder of", entry, error))?;
+        }
+        Ok(current)
+    }
+
+    fn make_folder(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &[u8],
+        entry: &TarEntry,
+    ) -> Result<(), UnpackError> {
+        // EEXIST is a symbolic link to nowhere in this layer: what it means depends on the layers below.
+        rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))
+            .map_err(|error| failed("make the folder of", entry, error))?;
+        self.implied.insert(path.to_vec());
+        Ok(())
+    }
+
+    fn folder_fd(&self) -> BorrowedFd<'_> {
+        let (_, folder) = self.parent.as_ref().expect("`enter` was called");
+        folder.as_fd()
+    }
+
+    fn folder(&mut self, entry: &TarEntry, path: &[u8], name: &[u8]) -> Result<(), UnpackError> {
+        let os_name = OsStr::from_bytes(name);
+        let mut was_hidden = false;
+        let is_there = match stat(self.folder_fd(), os_name) {
+            Some(facts) if file_type(&facts) == FileType::Directory => true,
+            Some(facts) => {
+                was_hidden = is_whiteout_stat(&facts);
+                self.make_room(entry, path, name)?;
+                false
+            }
+            None => false,
+        };
+        if !is_there {
+            rustix::fs::mkdirat(self.folder_fd(), os_name, Mode::from_raw_mode(0o700))
+                .map_err(|error| failed("make the folder", entry, error))?;
+        }
+        if was_hidden {
+            set_opaque(self.folder_fd(), os_name)
+                .map_err(|error| failed("mark opaque", entry, error))?;
+        }
+        self.set_metadata(entry, name)?;
+        self.folder_times.push((path.to_vec(), entry.mtime));
+        Ok(())
+    }
+
+    /// Removes what an earlier entry of the same layer put in this place.
+    fn make_room(
+        &mut self,
+        entry: &TarEntry,
+        path: &[u8],
+        name: &[u8],
+    ) -> Result<(), UnpackError> {
+        let name = OsStr::from_bytes(name);
+        let Some(facts) = stat(self.folder_fd(), name) else {
+            return Ok(());
+        };
+        let outcome = if file_type(&facts) == FileType::Directory {
+            remove_tree(self.folder_fd(), name)
+        } else {
+            rustix::fs::unlinkat(self.folder_fd(), name, AtFlags::empty()).map_err(io::Error::from)
+        };
+        outcome.map_err(|source| UnpackError::Entry {
+            step: "replace",
+            path: entry.display(),
+            source,
+        })?;
+        let inside = [path, b"/"].concat();
+        self.folder_times
+            .retain(|(folder, _)| folder != path && !folder.starts_with(&inside));
+        self.implied
+            .retain(|folder| folder != path && !folder.starts_with(&inside));
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        entry: &TarEntry,
+        name: &[u8],
+        content: &mut TarReader<&mut dyn Read>,
+    ) -> Result<(), UnpackError> {
+        self.size = self.size.saturating_add(entry.size);
+        if self.size > self.limits.bytes {
+            return Err(UnpackError::TooLarge {
+                limit: self.limits.bytes,
+            });
+        }
+        let file = rustix::fs::openat(
+            self.folder_fd(),
+            OsStr::from_bytes(name),
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o600),
+        )
+        .map_err(|error| failed("make", entry, error))?;
+        let mut file = std::fs::File::from(file);
+        copy(content, &mut file).map_err(|error| match error {
+            CopyError::Read(error) => UnpackError::Archive(error),
+            CopyError::Write(source) => UnpackError::Entry {
+                step: "write",
+                path: entry.display(),
+                source,
+            },
+        })?;
+        // The owner first: chown takes setuid and capabilities away.
+        rustix::fs::fchown(
+            &file,
+            Some(Uid::from_raw(entry.uid)),
+            Some(Gid::from_raw(entry.gid)),
+        )
+        .map_err(|error| failed("set the owner of", entry, error))?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))
+            .map_err(|error| failed("set the mode of", entry, error))?;
+        self.set_xattrs(entry, |name, value| {
+            rustix::fs::fsetxattr(&file, name, value, XattrFlags::empty())
+        })?;
+        rustix::fs::futimens(&file, &times(entry.mtime))
+            .map_err(|error| failed("set the time of", entry, error))
+    }
+
+    fn hard_link(&mut self, entry: &TarEntry, name: &[u8]) -> Result<(), UnpackError> {
+        let target = normalise(&entry.link).ok_or_else(|| UnpackError::Outside {
+            path: format!(
+                "{} -> {}",
+                entry.display(),
+                String::from_utf8_lossy(&entry.link)
+            ),
+        })?;
+        let (target_parent, target_name) = split(&target);
+        if target_name.is_empty() {
+            return Err(self.invalid(entry, "a hard link to the root"));
+        }
+        let missing = |error: Errno| match error {
+            Errno::NOENT | Errno::NOTDIR => UnpackError::Invalid {
+                path: entry.display(),
+                why: format!(
+                    "a hard link to {:?}, which is not in this layer",
+                    String::from_utf8_lossy(&entry.link)
+                ),
+            },
+            error => failed("make the hard link", entry, error),
+        };
+        let folder = open_folder(self.root, target_parent).map_err(missing)?;
+        let target_name = OsStr::from_bytes(target_name);
+        if is_whiteout(folder.as_fd(), target_name) {
+            return Err(missing(Errno::NOENT));
+        }
+        rustix::fs::linkat(
+            &folder,
+            target_name,
+            self.folder_fd(),
+            OsStr::from_bytes(name),
+            AtFlags::empty(),
+        )
+        .map_err(missing)
+    }
+
+    fn node(
+        &mut self,
+        entry: &TarEntry,
+        name: &[u8],
+        kind: FileType,
+    ) -> Result<(), UnpackError> {
+        let device = match kind {
+            FileType::Fifo => 0,
+            _ => rustix::fs::makedev(entry.device.0, entry.device.1),
+        };
+        rustix::fs::mknodat(
+            self.folder_fd(),
+            OsStr::from_bytes(name),
+            kind,
+            Mode::from_raw_mode(0o600),
+            device,
+        )
+        .map_err(|error| failed("make the device", entry, error))?;
+        self.set_metadata(entry, name)
+    }
+
+    fn whiteout(
+        &mut self,
+        entry: &TarEntry,
+        parent: &[u8],
+        hidden: &[u8],
+    ) -> Result<(), UnpackError> {
+        self.enter(parent, entry)?;
+        if hidden == b".wh..opq" {
+            return set_opaque(self.folder_fd(), OsStr::new("."))
+                .map_err(|error| failed("mark opaque the folder of", entry, error));
+        }
+        if hidden.starts_with(b".wh.") {
+            // aufs's own bookkeeping, which old images have; Docker skips it too.
+            return Ok(());
+        }
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(self.invalid(entry, "a whiteout without a name"));
+        }
+        let name = OsStr::from_bytes(hidden);
+        match stat(self.folder_fd(), name) {
+            None => rustix::fs::mknodat(
+                self.folder_fd(),
+                name,
+                FileType::CharacterDevice,
+                Mode::empty(),
+                0,
+            )
+            .map_err(|error| failed("make the whiteout", entry, error)),
+            // The layer has its own: what is below is hidden by that, for a folder with the opaque mark.
+            Some(facts) if file_type(&facts) == FileType::Directory => {
+                set_opaque(self.folder_fd(), name)
+                    .map_err(|error| failed("mark opaque", entry, error))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Owner, mode, attributes and time of something that is not an opened file. Links are not followed.
+    fn set_metadata(&mut self, entry: &TarEntry, name: &[u8]) -> Result<(), UnpackError> {
+        let os_name = OsStr::from_bytes(name);
+        let folder = self.folder_fd();
+        let is_link = entry.kind == EntryType::Symlink;
+        rustix::fs::chownat(
+            folder,
+            os_name,
+            Some(Uid::from_raw(entry.uid)),
+            Some(Gid::from_raw(entry.gid)),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|error| failed("set the owner of", entry, error))?;
+        if !is_link {
+            // Not a link, and nobody else can put one here: the folder is ours alone until it is complete.
+            rustix::fs::chmodat(
+                folder,
+                os_name,
+                Mode::from_raw_mode(entry.mode),
+                AtFlags::empty(),
+            )
+            .map_err(|error| failed("set the mode of", entry, error))?;
+        }
+        let path = entry_path(folder, os_name);
+        self.set_xattrs(entry, |key, value| {
+            rustix::fs::lsetxattr(path.as_slice(), key, value, XattrFlags::empty())
+        })?;
+        rustix::fs::utimensat(
+            folder,
+            os_name,
+            &times(entry.mtime),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|error| failed("set the time of", entry, error))
+    }
+
+    fn set_xattrs(
+        &self,
+        entry: &TarEntry,
+        set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>,
+    ) -> Result<(), UnpackError> {
+        for (name, value) in &entry.xattrs {
+            // overlayfs's own: in a stranger's layer they could redirect or hide files of other layers.
+            if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+                tracing::debug!(path = entry.display(), "overlayfs attribute in a layer left out");
+                continue;
+            }
+            if value.len() > self.limits.xattr || name.len() > 255 {
+                return Err(self.invalid(entry, "an extended attribute is too long"));
+            }
+            match set(name, value) {
+                Ok(()) => {}
+                // Without its capabilities a program would behave differently; other attributes may be missing where
+                // the file system has none, as with Docker.
+                Err(Errno::NOTSUP | Errno::PERM) if name != b"security.capability" => {
+                    tracing::debug!(path = entry.display(), name = %String::from_utf8_lossy(name),
+                        "this file system does not take an extended attribute of the layer");
+                }
+                Err(error) => return Err(failed("set an extended attribute of", entry, error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Unpacked, UnpackError> {
+        // Deepest last made, so children before parents does not matter: setting a time changes no other folder's.
+        for (path, mtime) in std::mem::take(&mut self.folder_times) {
+            let (parent, name) = split(&path);
+            let name: &[u8] = if name.is_empty() { b"." } else { name };
+            let outcome = open_folder(self.root, parent).and_then(|folder| {
+                rustix::fs::utimensat(
+                    &folder,
+                    OsStr::from_bytes(name),
+                    &times(mtime),
+                    AtFlags::SYMLINK_NOFOLLOW,
+                )
+            });
+            match outcome {
+                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(error) => {
+                    return Err(UnpackError::Entry {
+                        step: "set the time of",
+                        path: String::from_utf8_lossy(&path).into_owned(),
+                        source: error.into(),
+                    });
+                }
+            }
+        }
+        Ok(Unpacked {
+            size: self.size,
+            implied: self.implied.into_iter().collect(),
+        })
+    }
+}
+
+/// Gives a folder that this layer only implies the owner and mode it has in the layers below, the nearest first.
+pub fn adopt_folder(root: &OwnedFd, path: &[u8], below: &[OwnedFd]) -> io::Result<()> {
+    for layer in below {
+        let Ok(original) = open_folder(layer.as_fd(), path) else {
+            continue;
+        };
+        let facts = rustix::fs::fstat(&original)?;
+        let folder = open_folder(root.as_fd(), path)?;
+        rustix::fs::chownat(
+            &folder,
+            ".",
+            Some(Uid::from_raw(facts.st_uid)),
+            Some(Gid::from_raw(facts.st_gid)),
+            AtFlags::empty(),
+        )?;
+        let mode = Mode::from_raw_mode(facts.st_mode & 0o7777);
+        rustix::fs::chmodat(&folder, ".", mode, AtFlags::empty())?;
+        return Ok(());
+    }
+    Ok(())
+}
+
+enum CopyError {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+/// Like `io::copy`, but tells which side failed.
+fn copy(from: &mut dyn Read, to: &mut dyn Write) -> Result<(), CopyError> {
+    let mut buffer = [0u8; 64 * 1024];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to.write_all(&buffer[..count]).map_err(CopyError::Write)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(CopyError::Read(error)),
+        }
+    }
+}
+
+fn failed(step: &'static str, entry: &TarEntry, error: Errno) -> UnpackError {
+    UnpackError::Entry {
+        step,
+        path: entry.display(),
+        source: error.into(),
+    }
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+fn stat(folder: BorrowedFd<'_>, name: &OsStr) -> Option<Stat> {
+    rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()
+}
+
+fn file_type(facts: &Stat) -> FileType {
+    FileType::from_raw_mode(facts.st_mode)
+}
+
+fn is_whiteout_stat(facts: &Stat) -> bool {
+    file_type(facts) == FileType::CharacterDevice && facts.st_rdev == 0
+}
+
+fn is_whiteout(folder: BorrowedFd<'_>, name: &OsStr) -> bool {
+    stat(folder, name).is_some_and(|facts| is_whiteout_stat(&facts))
+}
+
+/// A path to `name` in an opened folder, for system calls that take no folder (extended attributes).
+fn entry_path(folder: BorrowedFd<'_>, name: &OsStr) -> Vec<u8> {
+    let mut path = format!("/proc/self/fd/{}/", folder.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name.as_bytes());
+    path
+}
+
+fn set_opaque(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
+    rustix::fs::lsetxattr(
+        entry_path(folder, name).as_slice(),
+        OPAQUE,
+        b"y",
+        XattrFlags::empty(),
+    )
+}
+
+fn times(mtime: (i64, u32)) -> Timestamps {
+    let at = Timespec {
+        tv_sec: mtime.0,
+        tv_nsec: i64::from(mtime.1),
+    };
+    Timestamps {
+        last_access: at,
+        last_modification: at,
+    }
+}
+
+/// Removes a folder and all in it. Goes down with one open folder at a time and no recursion: a stranger's tree may be
+/// deeper than the stack and the table of open files.
+pub fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    let open = |parent: BorrowedFd<'_>, name: &OsStr| {
+        rustix::fs::openat(
+            parent,
+            name,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+    };
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let top = open(parent, name)?;
+    // Folders found one level below `top` are emptied by moving their own folders up to `top`, so the depth shrinks.
+    let mut serial = 0u64;
+    loop {
+        let mut folders = Vec::new();
+        empty_files(top.as_fd(), &mut folders)?;
+        if folders.is_empty() {
+            break;
+        }
+        for folder in folders {
+            let inner = open(top.as_fd(), &folder)?;
+            let mut deeper = Vec::new();
+            empty_files(inner.as_fd(), &mut deeper)?;
+            for name in deeper {
+                loop {
+                    serial += 1;
+                    let lifted = format!(".berth-removed-{serial}");
+                    let flags = rustix::fs::RenameFlags::NOREPLACE;
+                    match rustix::fs::renameat_with(&inner, &name, &top, &lifted, flags) {
+                        Err(Errno::EXIST) => {}
+                        outcome => break outcome?,
+                    }
+                }
+            }
+            rustix::fs::unlinkat(&top, &folder, AtFlags::REMOVEDIR)?;
+        }
+    }
+    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?;
+    Ok(())
+}
+
+/// Unlinks everything in a folder but folders, whose names it returns.
+fn empty_files(folder: BorrowedFd<'_>, folders: &mut Vec<std::ffi::OsString>) -> io::Result<()> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            names.push((OsStr::from_bytes(name).to_owned(), entry.file_type()));
+        }
+    }
+    for (name, kind) in names {
+        if kind == FileType::Directory {
+            folders.push(name);
+            continue;
+        }
+        match rustix::fs::unlinkat(folder, &name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::ISDIR) => folders.push(name),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// [`remove_tree`] by path; not being there is no error.
+pub fn remove_path(path: &std::path::Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let parent = match rustix::fs::openat(
+        CWD,
+        parent,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
+        Err(Errno::NOENT) => return Ok(()),
+        outcome => outcome?,
+    };
+    remove_tree(parent.as_fd(), name)
+}
