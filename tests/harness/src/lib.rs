@@ -1,10 +1,7 @@
-//! Filled below.
 //! What end-to-end tests and benchmarks stand on: engines, machines and clients that clean up after themselves.
 
 pub mod agent;
 pub mod busybox;
-pub mod machine;
-pub mod programs;
 pub mod image;
 pub mod machine;
 pub mod programs;
