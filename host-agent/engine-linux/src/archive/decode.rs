@@ -61,10 +61,7 @@ pub fn decoded<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Se
 
 /// Runs `input` on a thread of its own, so that inflating and what reads it work at the same time. At most four
 /// buffers wait between the two.
-pub fn on_own_thread<T>(
-    input: &mut (dyn Read + Send),
-    work: impl FnOnce(&mut dyn Read) -> T,
-) -> T {
+pub fn on_own_thread<T>(input: &mut (dyn Read + Send), work: impl FnOnce(&mut dyn Read) -> T) -> T {
     let (sender, receiver) = std::sync::mpsc::sync_channel::<io::Result<Vec<u8>>>(4);
     std::thread::scope(|scope| {
         scope.spawn(move || {

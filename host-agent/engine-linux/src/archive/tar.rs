@@ -108,7 +108,9 @@ impl<R: Read> TarReader<R> {
             self.skip_current()?;
             let Some(header) = self.read_header()? else {
                 if long_name.is_some() || long_link.is_some() || records.is_some() {
-                    return Err(invalid("the archive ends after a header that announces an entry"));
+                    return Err(invalid(
+                        "the archive ends after a header that announces an entry",
+                    ));
                 }
                 return Ok(None);
             };
@@ -253,7 +255,9 @@ impl<R: Read> TarReader<R> {
                 })
                 .sum();
             if header.cksum().ok() != Some(sum) {
-                return Err(invalid("a header's checksum is wrong: this is not a tar archive, or it is damaged"));
+                return Err(invalid(
+                    "a header's checksum is wrong: this is not a tar archive, or it is damaged",
+                ));
             }
             return Ok(Some(header));
         }
@@ -300,7 +304,9 @@ impl<R: Read> Read for TarReader<R> {
         if self.remaining == 0 || buffer.is_empty() {
             return Ok(0);
         }
-        let most = buffer.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        let most = buffer
+            .len()
+            .min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
         match self.input.read(&mut buffer[..most])? {
             0 => Err(truncated()),
             count => {
@@ -326,7 +332,10 @@ fn padding(size: u64) -> u64 {
 fn parse_records(mut bytes: &[u8], mut records: Records) -> io::Result<Records> {
     let bad = || invalid("a PAX header is malformed");
     while !bytes.is_empty() {
-        let space = bytes.iter().position(|byte| *byte == b' ').ok_or_else(bad)?;
+        let space = bytes
+            .iter()
+            .position(|byte| *byte == b' ')
+            .ok_or_else(bad)?;
         let length: usize = std::str::from_utf8(&bytes[..space])
             .ok()
             .and_then(|text| text.parse().ok())
@@ -336,7 +345,10 @@ fn parse_records(mut bytes: &[u8], mut records: Records) -> io::Result<Records> 
         }
         let record = &bytes[space + 1..length - 1];
         bytes = &bytes[length..];
-        let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(bad)?;
+        let equals = record
+            .iter()
+            .position(|byte| *byte == b'=')
+            .ok_or_else(bad)?;
         let (key, value) = (&record[..equals], &record[equals + 1..]);
         let number = || -> io::Result<Option<u64>> {
             // An empty value takes a global record back.
@@ -373,7 +385,11 @@ fn parse_mtime(value: &[u8]) -> Option<(i64, u32)> {
     let text = std::str::from_utf8(value).ok()?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let seconds: i64 = whole.parse().ok()?;
-    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let digits: String = fraction
+        .chars()
+        .chain("000000000".chars())
+        .take(9)
+        .collect();
     let nanoseconds: u32 = digits.parse().ok()?;
     match whole.starts_with('-') && nanoseconds > 0 {
         true => Some((seconds - 1, 1_000_000_000 - nanoseconds)),

@@ -19,7 +19,7 @@ mod unpack;
 pub use unpack::{UnpackError, UnpackLimits, Unpacked, remove_path, unpack};
 
 use crate::archive::decode::{StreamReader, decoded, on_own_thread};
-use crate::files::{self, CONTAINERS, CONTAINER_LAYER, LAYERS, LAYER_DIFF, LAYER_RECORD};
+use crate::files::{self, CONTAINER_LAYER, CONTAINERS, LAYER_DIFF, LAYER_RECORD, LAYERS};
 use async_trait::async_trait;
 use engine::id::ContainerId;
 use engine::images::{
@@ -282,7 +282,10 @@ fn open(data_root: &Path, limits: UnpackLimits) -> io::Result<OverlayLayers> {
         let mounted = point
             .strip_prefix(&containers)
             .ok()
-            .and_then(|path| path.to_str()?.strip_suffix(&format!("/{CONTAINER_LAYER}/{MERGED}")))
+            .and_then(|path| {
+                path.to_str()?
+                    .strip_suffix(&format!("/{CONTAINER_LAYER}/{MERGED}"))
+            })
             .and_then(ContainerId::parse);
         state.mounted.extend(mounted);
     }
@@ -312,7 +315,11 @@ fn mend_links(folder: &Path, state: &State) -> io::Result<()> {
         .collect();
     for entry in fs::read_dir(&links)? {
         let entry = entry?;
-        if !entry.file_name().to_str().is_some_and(|name| wanted.contains(name)) {
+        if !entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| wanted.contains(name))
+        {
             fs::remove_file(entry.path())?;
         }
     }
@@ -369,9 +376,10 @@ struct Measured<R> {
 impl<R: Read> Read for Measured<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.input.read(buffer)?;
-        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
-            io::Error::other("it expands to more bytes than a layer may have")
-        })?;
+        self.left = self
+            .left
+            .checked_sub(count as u64)
+            .ok_or_else(|| io::Error::other("it expands to more bytes than a layer may have"))?;
         self.hash.update(&buffer[..count]);
         Ok(count)
     }
@@ -395,7 +403,9 @@ impl OverlayLayers {
             input: plain,
             hash: Sha256::new(),
             // Headers and padding on top of the files; a layer of millions of empty files is mostly headers.
-            left: limits.bytes.saturating_add(limits.tar.entries.saturating_mul(4096)),
+            left: limits
+                .bytes
+                .saturating_add(limits.tar.entries.saturating_mul(4096)),
         };
         let unpacked = on_own_thread(&mut measured, |reader| {
             let unpacked = unpack(reader, &root, &limits)?;
@@ -424,7 +434,9 @@ impl OverlayLayers {
     fn limits_now(&self) -> UnpackLimits {
         let mut limits = self.inner.limits;
         if let Ok(facts) = rustix::fs::statvfs(&self.inner.folder) {
-            limits.bytes = limits.bytes.min(facts.f_bavail.saturating_mul(facts.f_frsize));
+            limits.bytes = limits
+                .bytes
+                .min(facts.f_bavail.saturating_mul(facts.f_frsize));
         }
         limits
     }
@@ -645,7 +657,9 @@ impl Layers for OverlayLayers {
             || format!("make the writable layer of container {}", container.short()),
             move |this| {
                 let lock = this.lock_of(&id);
-                let _guard = lock.lock().expect("no code panics while it holds this lock");
+                let _guard = lock
+                    .lock()
+                    .expect("no code panics while it holds this lock");
                 this.make_rw(&id, top.as_ref())
             },
         )
@@ -665,10 +679,17 @@ impl Layers for OverlayLayers {
         let links = self.links(top_layer)?;
         let (id, top) = (container.clone(), top_layer.cloned());
         self.blocking(
-            || format!("mount the root file system of container {}", container.short()),
+            || {
+                format!(
+                    "mount the root file system of container {}",
+                    container.short()
+                )
+            },
             move |this| {
                 let lock = this.lock_of(&id);
-                let _guard = lock.lock().expect("no code panics while it holds this lock");
+                let _guard = lock
+                    .lock()
+                    .expect("no code panics while it holds this lock");
                 if this.state().mounted.contains(&id) {
                     return Ok(());
                 }
@@ -685,10 +706,17 @@ impl Layers for OverlayLayers {
     async fn unmount(&self, container: &ContainerId) -> Result<(), LayerError> {
         let id = container.clone();
         self.blocking(
-            || format!("unmount the root file system of container {}", container.short()),
+            || {
+                format!(
+                    "unmount the root file system of container {}",
+                    container.short()
+                )
+            },
             move |this| {
                 let lock = this.lock_of(&id);
-                let _guard = lock.lock().expect("no code panics while it holds this lock");
+                let _guard = lock
+                    .lock()
+                    .expect("no code panics while it holds this lock");
                 if this.state().mounted.contains(&id) {
                     mount::unmount(&this.rw(&id).join(MERGED))?;
                     this.state().mounted.remove(&id);
@@ -703,10 +731,17 @@ impl Layers for OverlayLayers {
         self.unmount(container).await?;
         let id = container.clone();
         self.blocking(
-            || format!("remove the writable layer of container {}", container.short()),
+            || {
+                format!(
+                    "remove the writable layer of container {}",
+                    container.short()
+                )
+            },
             move |this| {
                 let lock = this.lock_of(&id);
-                let _guard = lock.lock().expect("no code panics while it holds this lock");
+                let _guard = lock
+                    .lock()
+                    .expect("no code panics while it holds this lock");
                 remove_path(&this.rw(&id))?;
                 this.state().containers.remove(&id);
                 Ok(())
@@ -735,7 +770,12 @@ impl Layers for OverlayLayers {
         let upper = self.rw(container).join(UPPER);
         let writable = self
             .blocking(
-                || format!("measure the writable layer of container {}", container.short()),
+                || {
+                    format!(
+                        "measure the writable layer of container {}",
+                        container.short()
+                    )
+                },
                 move |_| match files::content_bytes(&upper) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
                     outcome => outcome,

@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn mount_points_are_read_with_their_escapes() {
-        let text = b"22 1 0:20 / /proc rw - proc proc rw\n30 1 0:21 / /a\\040b\\134 rw - tmpfs x rw\n";
+        let text =
+            b"22 1 0:20 / /proc rw - proc proc rw\n30 1 0:21 / /a\\040b\\134 rw - tmpfs x rw\n";
         assert_eq!(
             parse_mount_points(text),
             [Path::new("/proc"), Path::new("/a b\\")]

@@ -192,7 +192,10 @@ impl Unpacker<'_> {
             EntryType::Fifo => self.node(entry, name, FileType::Fifo),
             other => Err(self.invalid(
                 entry,
-                &format!("entries of type {:?} are not supported", other.as_byte() as char),
+                &format!(
+                    "entries of type {:?} are not supported",
+                    other.as_byte() as char
+                ),
             )),
         }
     }
@@ -232,8 +235,8 @@ impl Unpacker<'_> {
     }
 
     fn make_folders(&mut self, path: &[u8], entry: &TarEntry) -> Result<OwnedFd, UnpackError> {
-        let mut current =
-            open_folder(self.root, b"").map_err(|error| failed("open the root for", entry, error))?;
+        let mut current = open_folder(self.root, b"")
+            .map_err(|error| failed("open the root for", entry, error))?;
         let mut so_far: Vec<u8> = Vec::new();
         for part in path.split(|byte| *byte == b'/') {
             if !so_far.is_empty() {
@@ -306,12 +309,7 @@ impl Unpacker<'_> {
     }
 
     /// Removes what an earlier entry of the same layer put in this place.
-    fn make_room(
-        &mut self,
-        entry: &TarEntry,
-        path: &[u8],
-        name: &[u8],
-    ) -> Result<(), UnpackError> {
+    fn make_room(&mut self, entry: &TarEntry, path: &[u8], name: &[u8]) -> Result<(), UnpackError> {
         let name = OsStr::from_bytes(name);
         let Some(facts) = stat(self.folder_fd(), name) else {
             return Ok(());
@@ -415,12 +413,7 @@ impl Unpacker<'_> {
         .map_err(missing)
     }
 
-    fn node(
-        &mut self,
-        entry: &TarEntry,
-        name: &[u8],
-        kind: FileType,
-    ) -> Result<(), UnpackError> {
+    fn node(&mut self, entry: &TarEntry, name: &[u8], kind: FileType) -> Result<(), UnpackError> {
         let device = match kind {
             FileType::Fifo => 0,
             _ => rustix::fs::makedev(entry.device.0, entry.device.1),
@@ -517,7 +510,10 @@ impl Unpacker<'_> {
         for (name, value) in &entry.xattrs {
             // overlayfs's own: in a stranger's layer they could redirect or hide files of other layers.
             if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
-                tracing::debug!(path = entry.display(), "overlayfs attribute in a layer left out");
+                tracing::debug!(
+                    path = entry.display(),
+                    "overlayfs attribute in a layer left out"
+                );
                 continue;
             }
             if value.len() > self.limits.xattr || name.len() > 255 {

@@ -84,9 +84,13 @@ impl Endpoints {
             if let Ok(network) = text.parse::<IpNet>() {
                 insecure_networks.push(network);
             } else if text.contains("://") {
-                return Err(refused("it should not contain '://': write host or host:port"));
+                return Err(refused(
+                    "it should not contain '://': write host or host:port",
+                ));
             } else if text.is_empty() || text.contains(['/', ' ', '@']) {
-                return Err(refused("write host, host:port or a network such as 10.0.0.0/8"));
+                return Err(refused(
+                    "write host, host:port or a network such as 10.0.0.0/8",
+                ));
             } else {
                 insecure_hosts.push(text.to_ascii_lowercase());
             }
@@ -118,7 +122,10 @@ impl Endpoints {
         }
         list.extend(self.itself(domain));
         let now = Instant::now();
-        let down = self.down.lock().expect("no code panics while it holds this lock");
+        let down = self
+            .down
+            .lock()
+            .expect("no code panics while it holds this lock");
         // Stable: among those that are up, and among those that are down, the order stays.
         list.sort_by_key(|endpoint| {
             down.get(endpoint.base.as_str())
@@ -324,7 +331,13 @@ mod tests {
             ["http://m:5000/", "https://n/x/", HUB]
         );
         assert_eq!(bases(&endpoints, "ghcr.io"), ["https://ghcr.io/"]);
-        for domain in ["127.0.0.1:5000", "localhost", "[::1]:5000", "10.1.2.3", "old:80"] {
+        for domain in [
+            "127.0.0.1:5000",
+            "localhost",
+            "[::1]:5000",
+            "10.1.2.3",
+            "old:80",
+        ] {
             assert_eq!(
                 bases(&endpoints, domain).len(),
                 2,
@@ -358,7 +371,13 @@ mod tests {
 
     #[test]
     fn bad_options_are_refused() {
-        for mirror in ["m:5000", "ftp://m", "http://u:p@m", "http://m/?q", "http://"] {
+        for mirror in [
+            "m:5000",
+            "ftp://m",
+            "http://u:p@m",
+            "http://m/?q",
+            "http://",
+        ] {
             assert!(endpoints(&[mirror], &[]).is_err(), "{mirror}");
         }
         for insecure in ["http://x", "", "a/b"] {

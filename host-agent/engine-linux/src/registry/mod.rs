@@ -109,7 +109,11 @@ impl HttpRegistry {
         Err(first_error.expect("a registry has at least one endpoint"))
     }
 
-    async fn get_at(&self, endpoint: &Endpoint, request: &Get<'_>) -> Result<Answer, RegistryError> {
+    async fn get_at(
+        &self,
+        endpoint: &Endpoint,
+        request: &Get<'_>,
+    ) -> Result<Answer, RegistryError> {
         let url = endpoint.url(&request.path)?;
         let mut wait = self.inner.first_wait;
         let mut has_signed_in = false;
@@ -129,9 +133,7 @@ impl HttpRegistry {
                 Ok(response) if response.status().is_success() => {
                     return Ok(Answer { response });
                 }
-                Ok(response)
-                    if response.status() == StatusCode::UNAUTHORIZED && !has_signed_in =>
-                {
+                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !has_signed_in => {
                     has_signed_in = true;
                     let challenges = challenges_of(&response);
                     let refusal = error_of(response, request).await;
@@ -307,7 +309,10 @@ async fn read_limited(mut response: Response, limit: u64) -> Result<Bytes, Regis
     {
         bytes.extend_from_slice(&piece);
         if bytes.len() as u64 > limit {
-            return Err(protocol(&url, format!("the answer has more than {limit} bytes")));
+            return Err(protocol(
+                &url,
+                format!("the answer has more than {limit} bytes"),
+            ));
         }
     }
     Ok(bytes.freeze())
@@ -350,7 +355,10 @@ async fn error_of(response: Response, request: &Get<'_>) -> RegistryError {
             message: or("manifest unknown"),
         },
         ("DENIED", _) | (_, 403) => RegistryError::Denied {
-            message: format!("denied: {}", or("requested access to the resource is denied")),
+            message: format!(
+                "denied: {}",
+                or("requested access to the resource is denied")
+            ),
         },
         // Docker Hub says this for what does not exist, too: the message must lead to `docker login` and to the name.
         ("UNAUTHORIZED", _) | (_, 401) => match request.credentials {
