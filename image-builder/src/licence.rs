@@ -16,7 +16,8 @@ pub(crate) fn short_names(copyright: &str) -> Vec<String> {
                 for name in part.split(" or ").flat_map(|part| part.split(" and ")) {
                     let name = name.trim();
                     let name = name.split(" with ").next().unwrap_or(name).trim();
-                    if !name.is_empty() && !name.contains(' ') {
+                    if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && !name.contains(' ')
+                    {
                         names.insert(name.to_owned());
                     }
                 }

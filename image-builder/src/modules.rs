@@ -196,10 +196,12 @@ impl<'a> Modules<'a> {
 
 impl Module {
     fn read(path: &str, packed: &[u8]) -> Result<Module, ModulesError> {
-        let data = deb::decompress(path, packed).map_err(|source| ModulesError::Decompress {
-            path: path.to_owned(),
-            source,
-        })?;
+        let mut data =
+            deb::decompress(path, packed).map_err(|source| ModulesError::Decompress {
+                path: path.to_owned(),
+                source,
+            })?;
+        data.truncate(length_without_signature(&data));
         let info = elf::section(&data, ".modinfo").map_err(|why| ModulesError::Elf {
             path: path.to_owned(),
             why,
@@ -238,6 +240,28 @@ impl Module {
             aliases,
         })
     }
+}
+
+/// Length of a module without the signature appended to it. Checking the signatures took 0.6 s of the boot without KVM
+/// (26 modules), for nothing: the digests of the modules were checked here, and whoever could change them in the image
+/// could as well change the program that loads them. Debian's kernels load unsigned modules (MODULE_SIG_FORCE is off).
+/// Layout: include/linux/module_signature.h.
+fn length_without_signature(data: &[u8]) -> usize {
+    const MARKER: &[u8] = b"~Module signature appended~\n";
+    let trailer = data
+        .strip_suffix(MARKER)
+        .and_then(|data| data.split_last_chunk::<12>());
+    let Some((signed, trailer)) = trailer else {
+        return data.len();
+    };
+    let [.., a, b, c, d] = *trailer;
+    let signature = u32::from_be_bytes([a, b, c, d]) as usize;
+    // The key's identity stood before the signature in old kernels; both lengths are 0 since 4.3.
+    let identity = usize::from(trailer[3]) + usize::from(trailer[4]);
+    signed
+        .len()
+        .checked_sub(signature + identity)
+        .unwrap_or(data.len())
 }
 
 /// `kernel/drivers/char/hw_random/virtio-rng.ko.xz` -> `virtio_rng`; `None` for other files.
@@ -377,6 +401,20 @@ pub(crate) mod tests {
             tree.get(&format!("{folder}/kernel/a/unwanted.ko"))
                 .is_none()
         );
+    }
+
+    #[test]
+    fn signatures_are_cut_off() {
+        let mut signed = b"module".to_vec();
+        signed.extend_from_slice(b"signature");
+        signed.extend_from_slice(&[0, 0, 2, 0, 0, 0, 0, 0]);
+        signed.extend_from_slice(&9u32.to_be_bytes());
+        signed.extend_from_slice(b"~Module signature appended~\n");
+        assert_eq!(length_without_signature(&signed), 6);
+        assert_eq!(length_without_signature(b"module"), 6);
+        let lies = signed.len() - 28 - 1;
+        signed[lies] = 200;
+        assert_eq!(length_without_signature(&signed), signed.len());
     }
 
     #[track_caller]
