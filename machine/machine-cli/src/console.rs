@@ -24,7 +24,14 @@ impl Console {
     pub(crate) fn catch_interrupts(&self) -> io::Result<()> {
         use signal_hook::consts::{SIGINT, SIGTERM};
         use signal_hook::flag;
-        for signal in [SIGINT, SIGTERM] {
+        let signals = [
+            SIGINT,
+            SIGTERM,
+            // The terminal was closed.
+            #[cfg(unix)]
+            signal_hook::consts::SIGHUP,
+        ];
+        for signal in signals {
             let flagged = self.interrupted.clone();
             // In this order: the first signal finds the flag still down.
             flag::register_conditional_shutdown(

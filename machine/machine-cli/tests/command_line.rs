@@ -217,6 +217,7 @@ fn bad_input() {
         "machine active",
         "machine provision dev",
         "machine regenerate-certs -f dev",
+        "machine keeper x",
         "machine upgrade",
         "machine scp a b",
         "machine mount dev:/x",
@@ -272,6 +273,53 @@ fn a_corrupt_record() {
     let (stdout, _) = bench.run(&["machine rm -f bad", "machine ls -q"]);
     assert!(stdout.contains("Successfully removed bad"), "{stdout}");
     assert!(stdout.ends_with("good\n"), "{stdout}");
+}
+
+/// A store that docker-machine made, with a driver we do not have: everything that needs no driver works.
+#[test]
+fn a_machine_of_docker_machine() {
+    let bench = bench();
+    let config = bench.store().join("machines/old/config.json");
+    std::fs::create_dir_all(config.parent().unwrap()).unwrap();
+    let record = include_str!("../../machine-core/src/store/docker-machine-0.16.json");
+    std::fs::write(&config, record).unwrap();
+    let (stdout, stderr) = bench.run(&[
+        "machine ls",
+        "machine ls -q",
+        "machine inspect -f {{.Driver.IPAddress}} old",
+        "machine inspect -f {{.HostOptions.AuthOptions.StorePath}} old",
+        "machine start old",
+        "machine rm -y old",
+    ]);
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), record);
+    insta::assert_snapshot!(format!("{stdout}{stderr}"));
+    let (stdout, _) = bench.run(&["machine rm -f old"]);
+    assert!(stdout.ends_with("Successfully removed old\n"), "{stdout}");
+    bench.assert_nothing_left();
+}
+
+#[test]
+fn new_certificates() {
+    let bench = bench();
+    let (stdout, stderr) = bench.run(&[
+        "machine create one",
+        "machine create two",
+        "machine stop two",
+        "machine regenerate-certs one",
+        "machine regenerate-certs -f --client-certs one two",
+        "machine start two",
+        "machine ls -f {{.Name}}:{{.State}}:{{.Error}}",
+    ]);
+    assert!(stderr.starts_with("Error: nothing was changed"), "{stderr}");
+    assert!(
+        stdout.contains("Restarting \"one\", which reads them"),
+        "{stdout}"
+    );
+    assert!(!stdout.contains("Restarting \"two\""), "{stdout}");
+    assert!(
+        stdout.ends_with("one:Running:\ntwo:Running:\n"),
+        "{stdout}{stderr}"
+    );
 }
 
 /// `rm` asks; without anyone to answer it removes nothing.

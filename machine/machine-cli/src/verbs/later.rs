@@ -12,9 +12,6 @@ pub(crate) struct Arguments {
 
 pub(crate) fn sorry(verb: &str) -> Failure {
     let instead = match verb {
-        "regenerate-certs" => {
-            "`machine restart NAME` makes a new certificate where the old one is nearly over"
-        }
         "scp" => "`machine ssh NAME tar c FILE | tar x` copies files",
         "mount" => "`docker run -v` with a volume keeps data in the machine",
         _ => "`machine rm NAME` and `machine create NAME` make it anew",

@@ -7,10 +7,10 @@ mod create;
 mod env;
 mod inspect;
 mod ip;
-mod keeper;
 mod kill;
 mod later;
 mod ls;
+mod regenerate_certs;
 mod restart;
 mod rm;
 mod ssh;
@@ -63,8 +63,8 @@ pub(crate) enum Verb {
     Url(Name),
     /// Print this program's version, or that of a machine's engine
     Version(version::Arguments),
-    /// Renew certificates (arrives in a later version)
-    RegenerateCerts(later::Arguments),
+    /// Make new certificates for machines
+    RegenerateCerts(regenerate_certs::Arguments),
     /// Set up the engine anew (arrives in a later version)
     Provision(later::Arguments),
     /// Upgrade the engine (arrives in a later version)
@@ -73,8 +73,6 @@ pub(crate) enum Verb {
     Scp(later::Arguments),
     /// Mount a machine's folder (arrives in a later version)
     Mount(later::Arguments),
-    #[command(hide = true)]
-    Keeper(keeper::Arguments),
 }
 
 /// One machine.
@@ -104,6 +102,7 @@ impl Verb {
                 | Verb::Restart(_)
                 | Verb::Kill(_)
                 | Verb::Rm(_)
+                | Verb::RegenerateCerts(_)
         )
     }
 
@@ -126,12 +125,11 @@ impl Verb {
             Verb::Stop(names) => stop::run(context, &names)?,
             Verb::Url(name) => url::run(context, &name)?,
             Verb::Version(arguments) => version::run(context, &arguments)?,
-            Verb::RegenerateCerts(_) => return Err(later::sorry("regenerate-certs").into()),
+            Verb::RegenerateCerts(arguments) => regenerate_certs::run(context, &arguments)?,
             Verb::Provision(_) => return Err(later::sorry("provision").into()),
             Verb::Upgrade(_) => return Err(later::sorry("upgrade").into()),
             Verb::Scp(_) => return Err(later::sorry("scp").into()),
             Verb::Mount(_) => return Err(later::sorry("mount").into()),
-            Verb::Keeper(arguments) => return keeper::run(&arguments),
         }
         Ok(exit_code::SUCCESS)
     }
@@ -144,15 +142,7 @@ fn for_each(
     names: &Names,
     work: impl Fn(&str) -> Result<(), MachineError> + Sync,
 ) -> anyhow::Result<()> {
-    let unknown: Vec<anyhow::Error> = names
-        .names
-        .iter()
-        .filter_map(|name| context.machines.store().load(name).err())
-        .map(anyhow::Error::from)
-        .collect();
-    if !unknown.is_empty() {
-        return Err(together(unknown));
-    }
+    refuse_unknown(context, names)?;
     context.console.catch_interrupts()?;
     let mut unique = names.names.clone();
     unique.sort();
@@ -171,6 +161,19 @@ fn for_each(
     match errors.is_empty() {
         true => Ok(()),
         false => Err(together(errors)),
+    }
+}
+
+fn refuse_unknown(context: &Context, names: &Names) -> anyhow::Result<()> {
+    let unknown: Vec<anyhow::Error> = names
+        .names
+        .iter()
+        .filter_map(|name| context.machines.store().load(name).err())
+        .map(anyhow::Error::from)
+        .collect();
+    match unknown.is_empty() {
+        true => Ok(()),
+        false => Err(together(unknown)),
     }
 }
 

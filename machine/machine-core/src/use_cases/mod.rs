@@ -4,6 +4,7 @@ pub mod active;
 pub mod create;
 pub mod list;
 pub mod power;
+pub mod regenerate;
 pub mod remove;
 
 use crate::certificates::{self, CertificatePaths, SharedCertificates};

@@ -89,7 +89,8 @@ impl Machines {
         Ok(())
     }
 
-    fn start_opened(
+    /// The machine's lock is held by the caller.
+    pub(super) fn start_opened(
         &self,
         machine: &mut Machine,
         progress: &dyn Progress,
@@ -117,7 +118,8 @@ impl Machines {
         Ok(())
     }
 
-    fn stop_opened(
+    /// The machine's lock is held by the caller.
+    pub(super) fn stop_opened(
         &self,
         machine: &mut Machine,
         progress: &dyn Progress,

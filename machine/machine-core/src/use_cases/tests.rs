@@ -502,3 +502,34 @@ fn kill_does_not_wait_for_a_busy_machine() {
     drop(lock);
     place.machines.start("dev", &heard).unwrap();
 }
+
+#[test]
+fn new_certificates_work_and_old_ones_of_clients_go_on() {
+    let place = place();
+    let heard = Heard::default();
+    let machine = place.machines.create(&request("dev"), &heard).unwrap();
+    let read = |file: &str| std::fs::read_to_string(machine.place.folder.join(file)).unwrap();
+    let before = [read(layout::SERVER_CERT), read(layout::CLIENT_CERT)];
+    let old = machine.engine().unwrap();
+    place
+        .machines
+        .regenerate_client_certificate(&heard)
+        .unwrap();
+    place
+        .machines
+        .regenerate_certificates("dev", &heard)
+        .unwrap();
+    assert_ne!(read(layout::SERVER_CERT), before[0]);
+    assert_ne!(read(layout::CLIENT_CERT), before[1]);
+    machine.connect(Duration::from_secs(20)).unwrap();
+    old.version(Duration::from_secs(20)).unwrap();
+
+    place.machines.stop("dev", &heard).unwrap();
+    let before = read(layout::SERVER_CERT);
+    place
+        .machines
+        .regenerate_certificates("dev", &heard)
+        .unwrap();
+    assert_ne!(read(layout::SERVER_CERT), before);
+    assert_eq!(machine.status().unwrap(), Status::Stopped);
+}
