@@ -8,11 +8,10 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser};
 use machine_core::MachineStore;
 use machine_core::certificates::CertificatePaths;
 use machine_core::driver::{Driver, FlagValues};
+use machine_drivers::DEFAULT_DRIVER;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-const DEFAULT_DRIVER: &str = "qemu";
 
 /// Make and manage machines that run containers.
 #[derive(Debug, Parser)]

@@ -1,9 +1,17 @@
 //! The program `machine`. The drivers it has are listed in one place, `machine_drivers`.
 
-fn main() -> std::process::ExitCode {
-    machine_cli::run(std::env::args_os().collect(), drivers()).into()
-}
+use std::ffi::OsString;
+use std::process::ExitCode;
 
-fn drivers() -> Vec<std::sync::Arc<dyn machine_core::driver::Driver>> {
-    Vec::new()
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // Not a verb: the process that owns one running machine is this program, too, and no person calls it.
+    #[cfg(unix)]
+    if arguments
+        .get(1)
+        .is_some_and(|verb| verb == machine_drivers::qemu::keeper::VERB)
+    {
+        return machine_drivers::qemu::keeper::main(arguments[2..].to_vec());
+    }
+    machine_cli::run(arguments, machine_drivers::all()).into()
 }

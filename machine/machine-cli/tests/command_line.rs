@@ -579,6 +579,51 @@ fn write_program(path: &Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// The real program has the real drivers; a host that is there already is only remembered.
+#[test]
+fn the_program_remembers_a_host() {
+    let bench = bench();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_machine"));
+        bench.environment(&mut command);
+        let output = command.args(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| bench.steady(&String::from_utf8(bytes).unwrap());
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let (code, stdout, stderr) =
+        run(&["create", "-d", "none", "--url", "tcp://127.0.0.1:9", "far"]);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert_eq!(run(&["url", "far"]).1, "tcp://127.0.0.1:[PORT]\n");
+    assert_eq!(run(&["status", "far"]).1, "Running\n");
+    let (code, stdout, stderr) = run(&["env", "far"]);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.contains("cannot connect to 127.0.0.1"), "{stderr}");
+    let (code, _, stderr) = run(&["start", "far"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("cannot start machines"), "{stderr}");
+    let (code, _, stderr) = run(&["create", "-d", "none", "nowhere"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("--url"), "{stderr}");
+    let (code, _, stderr) = run(&["create", "-d", "warp", "x"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("drivers are: ") && stderr.contains("none"),
+        "{stderr}"
+    );
+    let (code, stdout, _) = run(&["create", "--help", "-d", "qemu"]);
+    assert_eq!(code, Some(0));
+    for flag in ["--memory", "--cpus", "--disk", "--accel", "--qemu-image"] {
+        assert!(stdout.contains(flag), "{flag} in {stdout}");
+    }
+    let (code, _, stderr) = run(&["rm", "-y", "far"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    bench.assert_nothing_left();
+}
+
 /// The real program: verbs that need no machine are quick. The bound is loose, since tests run under load and this build is not
 /// optimised; the number is printed.
 #[test]

@@ -127,7 +127,7 @@ fn request(context: &Context, arguments: Arguments, values: FlagValues) -> Creat
         name,
         driver: driver
             .filter(|driver| !driver.is_empty())
-            .unwrap_or_else(|| "qemu".into()),
+            .unwrap_or_else(|| machine_drivers::DEFAULT_DRIVER.into()),
         values,
         engine: EngineOptions {
             registry_mirror: or_from_variable(engine.engine_registry_mirror),
