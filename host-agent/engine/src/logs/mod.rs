@@ -1,5 +1,7 @@
 //! Reading back what a container wrote. The shim writes (see [`crate::runtime::LogPlan`]); the engine reads.
 
+pub mod fake;
+
 use crate::runtime::StreamKind;
 use async_trait::async_trait;
 use bytes::Bytes;

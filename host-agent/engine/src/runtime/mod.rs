@@ -10,6 +10,9 @@
 //! A plan is complete: every default is already applied, every policy decided. The runtime adds nothing but what only
 //! the host can know (user names looked up in the container's files, devices that exist).
 
+pub mod contract;
+pub mod fake;
+
 use crate::error::{Class, Classify};
 use crate::id::{ContainerId, ExecId};
 use async_trait::async_trait;
@@ -390,6 +393,12 @@ impl RuntimeError {
     pub fn exit_code(&self) -> i32 {
         match self {
             RuntimeError::ProgramNotFound { .. } => 127,
+            // Docker looks for the same words: a path that is not there is "not found" as well.
+            RuntimeError::ProgramNotExecutable { reason, .. }
+                if reason.contains("no such file or directory") =>
+            {
+                127
+            }
             RuntimeError::ProgramNotExecutable { .. } => 126,
             _ => 128,
         }
