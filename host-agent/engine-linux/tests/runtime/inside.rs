@@ -1,0 +1,202 @@
+//! What a container sees from inside: the security defaults are in force, its files and devices are there.
+
+use super::host::*;
+use engine::runtime::*;
+use std::path::PathBuf;
+
+async fn shell(host: &Host, script: &str) -> String {
+    shell_with(host, script, |_| {}).await
+}
+
+async fn shell_with(host: &Host, script: &str, change: impl FnOnce(&mut LaunchPlan)) -> String {
+    let mut plan = host.container().shell(script);
+    change(&mut plan);
+    let (_, out, err) = run(&host.runtime(), plan).await;
+    out + &err
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn capabilities_and_filter_are_dockers_defaults() {
+    let Some(host) = Host::new() else { return };
+    let script = "grep -E 'Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs|Seccomp:|Sig(Blk|Ign)' /proc/self/status";
+    let text = shell(&host, script).await;
+    for wanted in [
+        "CapInh:\t0000000000000000", "CapPrm:\t00000000a80425fb", "CapEff:\t00000000a80425fb",
+        "CapBnd:\t00000000a80425fb", "CapAmb:\t0000000000000000", "NoNewPrivs:\t0", "Seccomp:\t2",
+        "SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000",
+    ] {
+        assert!(text.contains(wanted), "{wanted} is not in {text}");
+    }
+    let text = shell_with(&host, script, |plan| {
+        plan.process.user = "web".to_owned();
+        plan.process.no_new_privileges = true;
+    })
+    .await;
+    for wanted in ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapBnd:\t00000000a80425fb", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(text.contains(wanted), "{wanted} is not in {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forbidden_calls_fail_even_with_the_capability_for_them() {
+    let Some(host) = Host::new() else { return };
+    let script = "mount -t tmpfs x /tmp && echo MOUNTED; unshare -m true && echo UNSHARED; chroot / true && echo chrooted";
+    let text = shell(&host, script).await;
+    assert!(!text.contains("MOUNTED") && !text.contains("UNSHARED"), "{text}");
+    assert!(text.contains("chrooted"), "{text}");
+    // Refused by the filter, not by missing rights: a user's profile that allows all but mkdir.
+    let text = shell_with(&host, "mkdir /tmp/x; ls / > /dev/null && echo listed", |plan| {
+        plan.process.seccomp = Seccomp::Profile(
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":95}]}"#.to_owned(),
+        );
+    })
+    .await;
+    assert!(text.contains("not supported") && text.contains("listed"), "{text}");
+    let text = shell_with(&host, "unshare -m true && echo UNSHARED", |plan| {
+        plan.process.seccomp = Seccomp::Unconfined;
+        plan.process.capabilities.push("CAP_SYS_ADMIN".to_owned());
+    })
+    .await;
+    assert!(text.contains("UNSHARED"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn masked_and_read_only_paths() {
+    let Some(host) = Host::new() else { return };
+    let text = shell(&host, "cat /proc/kcore | head -c 10 | wc -c; cat /proc/keys | wc -c; ls /sys/firmware | wc -l; \
+        echo 1 > /proc/sys/kernel/domainname; touch /sys/x; touch /sys/fs/cgroup/x; head -c 1 /proc/timer_list | wc -c").await;
+    assert!(text.starts_with("0\n0\n0\n"), "{text}");
+    assert_eq!(text.matches("Read-only file system").count(), 3, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_the_default_ones_and_others_cannot_be_used() {
+    let Some(host) = Host::new() else { return };
+    let text = shell(&host, "ls /dev; stat -c %a /dev/null; stat -f -c %T /dev/shm /dev/mqueue 2>/dev/null; \
+        mknod /tmp/kmsg c 1 11 && cat /tmp/kmsg; mknod /tmp/sda b 8 0 && cat /tmp/sda; echo x > /dev/null && echo null; \
+        head -c 4 /dev/urandom | wc -c; readlink /dev/ptmx /dev/fd").await;
+    for name in ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue", "fd", "stdin", "stdout", "stderr"] {
+        assert!(text.lines().any(|line| line == name), "{name} is not in {text}");
+    }
+    for name in ["kmsg", "mem", "sda", "kvm", "loop0"] {
+        assert!(!text.lines().any(|line| line == name), "{name} is in {text}");
+    }
+    assert_eq!(text.matches("Operation not permitted").count(), 2, "{text}");
+    assert!(text.contains("\n666\n") && text.contains("null\n4\n"), "{text}");
+    let text = shell_with(&host, "ls -l /dev/mine; head -c 1 /dev/mine; echo $?", |plan| {
+        plan.devices.push(DevicePlan {
+            path_on_host: PathBuf::from("/dev/zero"),
+            path_in_container: PathBuf::from("/dev/mine"),
+            permissions: "rwm".to_owned(),
+        });
+    })
+    .await;
+    assert!(text.contains("1,   5") && text.ends_with("0\n"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_home_path_and_folders() {
+    let Some(host) = Host::new() else { return };
+    let text = shell(&host, "hostname; echo $HOME; pwd; echo $$; ls /proc | grep -c '^[0-9]'; umask").await;
+    assert_eq!(text, "box\n/root\n/\n1\n3\n0022\n");
+    let text = shell_with(&host, "id; pwd; echo ok > /dev/stdout; stat -c %u /here/there", |plan| {
+        plan.process.user = "web".to_owned();
+        plan.process.additional_groups = vec!["audio".to_owned(), "777".to_owned()];
+        plan.process.working_directory = "/here/there".to_owned();
+        plan.domain_name = "example".to_owned();
+    })
+    .await;
+    assert_eq!(
+        text,
+        "uid=1000(web) gid=1000(web) groups=1000(web),29(audio),777\n/here/there\nok\n0\n"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_of_folders_files_and_memory() {
+    let Some(host) = Host::new() else { return };
+    let shared = host.folder.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::write(shared.join("file"), "content\n").unwrap();
+    let bind = |target: &str, path: PathBuf, read_only| MountPlan {
+        target: target.to_owned(),
+        source: MountSource::Bind { path, recursive: true, propagation: "rprivate".to_owned() },
+        read_only,
+    };
+    let place = host.container();
+    // A link in the image must not lead a mount out of it.
+    let outside = host.folder.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, place.rootfs.join("link")).unwrap();
+    let mut plan = place.shell("cat /data/deep/file /etc/resolv.conf /link/x/file; echo new > /data/deep/new; echo no > /ro/file; \
+        df -k /small | tail -1 | cut -c1-5; touch /top; cat /proc/mounts | grep ' /ro '");
+    plan.mounts = vec![
+        bind("/data/deep", shared.clone(), false),
+        bind("/ro", shared.clone(), true),
+        bind("/etc/resolv.conf", shared.join("file"), false),
+        bind("/link/x", shared.clone(), false),
+        MountPlan {
+            target: "/small".to_owned(),
+            source: MountSource::Tmpfs { options: vec!["size=1m".to_owned()] },
+            read_only: false,
+        },
+    ];
+    plan.read_only_root = true;
+    let (_, out, err) = run(&host.runtime(), plan).await;
+    assert!(out.starts_with("content\ncontent\ncontent\n"), "{out} {err}");
+    assert!(out.contains("tmpfs"), "{out}");
+    assert_eq!(std::fs::read_to_string(shared.join("new")).unwrap(), "new\n");
+    assert_eq!(std::fs::read_to_string(shared.join("file")).unwrap(), "content\n");
+    assert_eq!(err.matches("Read-only file system").count(), 2, "{err}");
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "the mount left the root");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_and_settings() {
+    let Some(host) = Host::new() else { return };
+    let text = shell_with(&host, "ulimit -n; ulimit -Hn; cat /proc/sys/net/ipv4/ip_default_ttl /proc/sys/kernel/msgmax; cat /proc/self/oom_score_adj; df -k /dev/shm | tail -1 | awk '{print $2}'", |plan| {
+        plan.process.rlimits = vec![Rlimit { name: "nofile".to_owned(), soft: 123, hard: 456 },
+            Rlimit { name: "memlock".to_owned(), soft: u64::MAX, hard: u64::MAX }];
+        plan.sysctls.insert("kernel.msgmax".to_owned(), "4242".to_owned());
+        plan.process.oom_score_adj = Some(321);
+        plan.shm_size = Some(2 << 20);
+    })
+    .await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines[0], lines[1], lines[3], lines[4], lines[5]), ("123", "456", "4242", "321", "2048"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_privileged_one_has_everything() {
+    let Some(host) = Host::new() else { return };
+    let text = shell_with(&host, "mount -t tmpfs x /tmp && echo MOUNTED; touch /tmp/x && echo TOUCHED; ls /dev | wc -l; cat /proc/self/status | grep Seccomp:", |plan| {
+        plan.all_devices = true;
+        plan.masked_paths.clear();
+        plan.read_only_paths.clear();
+        plan.process.seccomp = Seccomp::Unconfined;
+        plan.process.capabilities = ["CAP_SYS_ADMIN", "CAP_MKNOD", "CAP_DAC_OVERRIDE"].map(str::to_owned).to_vec();
+    })
+    .await;
+    assert!(text.contains("MOUNTED\nTOUCHED\n") && text.contains("Seccomp:\t0"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn namespaces_are_shared_where_asked() {
+    let Some(host) = Host::new() else { return };
+    let runtime = host.runtime();
+    let place = host.container();
+    let (task, _io) = runtime.start(place.plan(&["sleep", "1000"])).await.unwrap();
+    let pid = task.pid();
+    let text = shell_with(&host, "readlink /proc/self/ns/pid /proc/self/ns/ipc /proc/self/ns/uts; ps | grep -c 'sleep 1000'", |plan| {
+        plan.namespaces.pid = SharedNamespace::OfProcess(pid);
+        plan.namespaces.ipc = SharedNamespace::OfProcess(pid);
+        plan.namespaces.uts = SharedNamespace::Host;
+    })
+    .await;
+    let link = |pid: String, name: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap().display().to_string();
+    let wanted = format!("{}\n{}\n{}\n", link(pid.to_string(), "pid"), link(pid.to_string(), "ipc"), link("self".to_owned(), "uts"));
+    assert!(text.starts_with(&wanted), "{text} is not {wanted}");
+    task.signal(9).await.unwrap();
+    task.wait().await;
+    runtime.cleanup(&place.id).await.unwrap();
+}

@@ -1,0 +1,162 @@
+//! What happens when serve or a shim is killed.
+
+use super::host::*;
+use engine::runtime::*;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::time::Duration;
+
+/// The shim is the parent of the container's first process.
+fn parent_of(pid: u32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    line.trim().parse().unwrap()
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{what} did not happen");
+}
+
+fn gone(pid: u32) -> bool {
+    // A zombie whose parent is another process of this test run is gone as well.
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
+/// Runs `work` in a runtime that is then torn down with everything serve has: tasks, connections.
+fn serve<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    std::thread::spawn(|| {
+        let serve = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let result = serve.block_on(work);
+        serve.shutdown_background();
+        result
+    })
+    .join()
+    .unwrap()
+}
+
+#[test]
+fn a_container_lives_on_without_serve_and_its_log_has_no_gap() {
+    let Some(host) = Host::new() else { return };
+    let place = host.container();
+    let plan = place.shell("i=0; while [ ! -e /stop ]; do echo line $i; i=$((i+1)); sleep 0.005; done; echo last $i; exit 6");
+    let runtime = host.runtime();
+    let pid = serve(async move {
+        let (task, mut io) = runtime.start(plan).await.unwrap();
+        // Some output is read, some is on its way when serve goes.
+        io.output.recv().await.unwrap();
+        task.pid()
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    let (runtime, id, folder, rootfs) = (host.runtime(), place.id.clone(), place.folder.clone(), place.rootfs.clone());
+    serve(async move {
+        let Recovered::Running(task, mut io) = runtime.recover(&id, &folder).await.unwrap() else { panic!("it runs") };
+        assert_eq!(task.pid(), pid);
+        assert!(io.output.recv().await.is_some());
+        let (exec, mut exec_io) = task.exec(exec_plan(&["echo", "still"])).await.unwrap();
+        assert_eq!(collect(&mut exec_io).await.0, "still\n");
+        assert_eq!(exec.wait().await.code, 0);
+        std::fs::write(rootfs.join("stop"), "").unwrap();
+        collect(&mut io).await;
+        assert_eq!(task.wait().await.code, 6);
+        runtime.cleanup(&id).await.unwrap();
+    });
+    let log = std::fs::read_to_string(place.log()).unwrap();
+    let texts: Vec<String> = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["log"].as_str().unwrap().to_owned())
+        .collect();
+    let (last, lines) = texts.split_last().unwrap();
+    for (number, text) in lines.iter().enumerate() {
+        assert_eq!(text, &format!("line {number}\n"));
+    }
+    assert_eq!(last, &format!("last {}\n", lines.len()));
+    assert!(lines.len() > 20);
+}
+
+#[test]
+fn an_end_without_serve_is_known_to_the_next() {
+    let Some(host) = Host::new() else { return };
+    let place = host.container();
+    let (runtime, plan) = (host.runtime(), place.shell("sleep 0.3; exit 9"));
+    let pid = serve(async move { runtime.start(plan).await.unwrap().0.pid() });
+    let exit = place.folder.join("exit.json");
+    for _ in 0..500 {
+        if exit.exists() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (runtime, id, folder) = (host.runtime(), place.id.clone(), place.folder.clone());
+    serve(async move {
+        let Recovered::Exited(status) = runtime.recover(&id, &folder).await.unwrap() else { panic!("it has ended") };
+        assert_eq!(status.code, 9);
+        until("the container's end", || gone(pid)).await;
+        runtime.cleanup(&id).await.unwrap();
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_shim_takes_its_container_with_it() {
+    let Some(host) = Host::new() else { return };
+    let runtime = host.runtime();
+    let place = host.container();
+    let (task, mut io) = runtime.start(place.shell("sleep 1000 & sleep 1000")).await.unwrap();
+    let pid = task.pid();
+    until("the second process", || std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).is_ok_and(|text| text.split_whitespace().count() == 2)).await;
+    let all = task.processes().await.unwrap();
+    assert_eq!(all.len(), 3);
+    kill(Pid::from_raw(parent_of(pid)), Signal::SIGKILL).unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(20), task.wait()).await.unwrap();
+    assert_eq!(status.code, 137);
+    collect(&mut io).await;
+    until("the end of every process", || all.iter().all(|pid| gone(*pid))).await;
+    assert!(matches!(task.signal(9).await, Err(RuntimeError::NotRunning)));
+    let found = runtime.recover(&place.id, &place.folder).await.unwrap();
+    assert!(matches!(found, Recovered::Exited(ExitStatus { code: 137, .. })));
+    runtime.cleanup(&place.id).await.unwrap();
+}
+
+#[test]
+fn a_shim_killed_without_serve_leaves_a_lost_container() {
+    let Some(host) = Host::new() else { return };
+    let place = host.container();
+    let (runtime, plan) = (host.runtime(), place.shell("sleep 1000 & sleep 1000"));
+    let pid = serve(async move { runtime.start(plan).await.unwrap().0.pid() });
+    kill(Pid::from_raw(parent_of(pid)), Signal::SIGKILL).unwrap();
+    let (runtime, id, folder) = (host.runtime(), place.id.clone(), place.folder.clone());
+    serve(async move {
+        assert!(matches!(runtime.recover(&id, &folder).await.unwrap(), Recovered::Lost));
+        until("the container's end", || gone(pid)).await;
+        runtime.cleanup(&id).await.unwrap();
+        runtime.cleanup(&id).await.unwrap();
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_output_is_logged_whole() {
+    let Some(host) = Host::new() else { return };
+    let runtime = host.runtime();
+    let place = host.container();
+    let mut plan = place.shell("head -c 300000 /bin/busybox; echo; head -c 100000 /dev/zero | tr '\\0' y; echo; printf 'no newline'");
+    if let LogPlan::JsonFile { max_size, max_files, compress, .. } = &mut plan.log {
+        *max_size = Some(200_000);
+        *max_files = 20;
+        *compress = true;
+    }
+    let (code, out, _) = run(&runtime, plan).await;
+    assert_eq!(code, 0);
+    assert!(out.ends_with("y\nno newline"));
+    let log = std::fs::read_to_string(place.log()).unwrap();
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!(last["log"], "no newline");
+    for line in log.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+    assert!(engine_linux::shim::log_writer::rotated(&place.log(), 1, true).exists() || engine_linux::shim::log_writer::rotated(&place.log(), 1, false).exists());
+}
