@@ -38,6 +38,8 @@ pub struct Steps {
     pub oom_score_adj: Option<i32>,
     pub tty_size: Option<TtySize>,
     pub tty: bool,
+    /// libcontainer mounts the v1 control groups writable; Docker's are not.
+    pub seal_cgroups: bool,
     /// The container ends when its shim does (first process only).
     pub dies_with_shim: bool,
     /// Where failures are told; closed by a successful exec.
@@ -86,6 +88,13 @@ impl Steps {
         }
         if let (true, Some(size)) = (self.tty, self.tty_size) {
             super::set_tty_size(0, size).map_err(failed("set the terminal's size"))?;
+        }
+        if self.seal_cgroups {
+            match seal(c"/sys/fs/cgroup") {
+                // Not mounted: the plan has something else there.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.map_err(failed("make the control groups read-only"))?,
+            }
         }
         self.own_standard_streams();
         self.enter_working_directory()?;
@@ -244,12 +253,43 @@ fn make_directories(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The shim blocks SIGCHLD and, as every Rust program, ignores SIGPIPE; a container's program starts with neither.
+/// The program starts with every signal at its default and none blocked, whatever the shim and those before it set: Rust
+/// ignores SIGPIPE, C libraries ignore signals of their own in a spawned process, shells ignore more.
 fn reset_signals() -> nix::Result<()> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default action runs no code of ours.
-    unsafe { sigaction(Signal::SIGPIPE, &default) }?;
+    /// The kernel's `struct sigaction`, all zero: SIG_DFL. The C library's call refuses its own signals.
+    #[repr(C)]
+    struct Default([usize; 3], u64);
+    let default = Default([0; 3], 0);
+    for signal in 1..=64 {
+        // SAFETY: the structure is at least as long as the kernel's and outlives the call; the default action runs no
+        // code of ours. SIGKILL and SIGSTOP are refused, which is fine.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, 0usize, 8usize);
+        }
+    }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Makes a mount and all below it read-only.
+fn seal(path: &CStr) -> io::Result<()> {
+    const MOUNT_ATTR_RDONLY: u64 = 1;
+    // struct mount_attr: attr_set, attr_clr, propagation, userns_fd
+    let attributes: [u64; 4] = [MOUNT_ATTR_RDONLY, 0, 0, 0];
+    // SAFETY: the path is NUL-terminated and the attributes have the size given; both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_RECURSIVE,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// `struct sock_fprog`

@@ -86,13 +86,9 @@ pub fn start(plan: &LaunchPlan, place: &Place, stdio: Stdio) -> Result<i32, Refu
         return program::start(program, place, &place.bundle(), stdio);
     }
     let _ = tracing::subscriber::set_global_default(Traces(place.report));
-    let steps = steps(
-        &plan.process,
-        &resolved,
-        seccomp.as_ref(),
-        true,
-        place.report,
-    )?;
+    let mut steps = steps(&plan.process, &resolved, seccomp.as_ref(), place.report)?;
+    steps.dies_with_shim = true;
+    steps.seal_cgroups = version == Version::V1 && !plan.all_devices;
     let failed =
         |error: LibcontainerError| Refusal::failed("create the container", full_message(&error));
     let mut container = builder(place, stdio, steps)?
@@ -149,7 +145,6 @@ pub fn exec(
         &process,
         &resolved,
         seccomp.as_ref(),
-        false,
         place.report,
     )?);
     let attempt = |sub_cgroup: Option<String>| -> Result<Result<i32, LibcontainerError>, Refusal> {
@@ -217,7 +212,6 @@ fn steps(
     plan: &ProcessPlan,
     resolved: &Resolved,
     seccomp: Option<&profile::Profile>,
-    first: bool,
     report: RawFd,
 ) -> Result<Steps, Refusal> {
     Ok(Steps {
@@ -230,7 +224,8 @@ fn steps(
         oom_score_adj: plan.oom_score_adj,
         tty_size: plan.tty_size,
         tty: plan.tty,
-        dies_with_shim: first,
+        seal_cgroups: false,
+        dies_with_shim: false,
         report,
     })
 }

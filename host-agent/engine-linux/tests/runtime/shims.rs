@@ -106,11 +106,13 @@ async fn a_killed_shim_takes_its_container_with_it() {
     let Some(host) = Host::new() else { return };
     let runtime = host.runtime();
     let place = host.container();
-    let (task, mut io) = runtime.start(place.shell("sleep 1000 & sleep 1000")).await.unwrap();
+    let (task, mut io) = runtime.start(place.shell("sleep 1000 & sleep 1000; true")).await.unwrap();
     let pid = task.pid();
-    until("the second process", || std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).is_ok_and(|text| text.split_whitespace().count() == 2)).await;
-    let all = task.processes().await.unwrap();
-    assert_eq!(all.len(), 3);
+    let mut all = Vec::new();
+    while all.len() < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        all = task.processes().await.unwrap();
+    }
     kill(Pid::from_raw(parent_of(pid)), Signal::SIGKILL).unwrap();
     let status = tokio::time::timeout(Duration::from_secs(20), task.wait()).await.unwrap();
     assert_eq!(status.code, 137);
@@ -126,7 +128,7 @@ async fn a_killed_shim_takes_its_container_with_it() {
 fn a_shim_killed_without_serve_leaves_a_lost_container() {
     let Some(host) = Host::new() else { return };
     let place = host.container();
-    let (runtime, plan) = (host.runtime(), place.shell("sleep 1000 & sleep 1000"));
+    let (runtime, plan) = (host.runtime(), place.shell("sleep 1000 & sleep 1000; true"));
     let pid = serve(async move { runtime.start(plan).await.unwrap().0.pid() });
     kill(Pid::from_raw(parent_of(pid)), Signal::SIGKILL).unwrap();
     let (runtime, id, folder) = (host.runtime(), place.id.clone(), place.folder.clone());
