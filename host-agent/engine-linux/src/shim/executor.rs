@@ -264,7 +264,13 @@ fn reset_signals() -> nix::Result<()> {
         // SAFETY: the structure is at least as long as the kernel's and outlives the call; the default action runs no
         // code of ours. SIGKILL and SIGSTOP are refused, which is fine.
         unsafe {
-            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, 0usize, 8usize);
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                0usize,
+                8usize,
+            );
         }
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)

@@ -141,12 +141,7 @@ pub fn exec(
         return program::exec(program, place, &file, pipes()?);
     }
     let _ = tracing::subscriber::set_global_default(Traces(place.report));
-    let steps = Rc::new(steps(
-        &process,
-        &resolved,
-        seccomp.as_ref(),
-        place.report,
-    )?);
+    let steps = Rc::new(steps(&process, &resolved, seccomp.as_ref(), place.report)?);
     let attempt = |sub_cgroup: Option<String>| -> Result<Result<i32, LibcontainerError>, Refusal> {
         Ok(builder_shared(place, pipes()?, Rc::clone(&steps))?
             .as_tenant()

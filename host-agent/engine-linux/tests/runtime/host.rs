@@ -61,8 +61,16 @@ impl Host {
         for name in String::from_utf8(busybox.stdout).unwrap().lines() {
             let _ = std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(name));
         }
-        std::fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n").unwrap();
-        std::fs::write(rootfs.join("etc/group"), "root:x:0:\nweb:x:1000:\naudio:x:29:web\n").unwrap();
+        std::fs::write(
+            rootfs.join("etc/passwd"),
+            "root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n",
+        )
+        .unwrap();
+        std::fs::write(
+            rootfs.join("etc/group"),
+            "root:x:0:\nweb:x:1000:\naudio:x:29:web\n",
+        )
+        .unwrap();
         let folder = self.folder.path().join("containers").join(id.as_str());
         std::fs::create_dir_all(&folder).unwrap();
         Place { id, rootfs, folder }
@@ -125,15 +133,42 @@ impl Place {
 }
 
 const MASKED: &[&str] = &[
-    "/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
-const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// Docker's default capabilities.
 pub const CAPABILITIES: &[&str] = &[
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-    "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
 ];
 
 pub fn process(args: &[&str]) -> ProcessPlan {
@@ -181,7 +216,10 @@ pub async fn collect(io: &mut ProcessIo) -> (String, String) {
 /// Runs to the end: code, stdout, stderr. Cleans up.
 pub async fn run(runtime: &dyn Runtime, plan: LaunchPlan) -> (i32, String, String) {
     let id = plan.id.clone();
-    let (task, mut io) = runtime.start(plan).await.unwrap_or_else(|error| panic!("{}", engine::error::full_message(&error)));
+    let (task, mut io) = runtime
+        .start(plan)
+        .await
+        .unwrap_or_else(|error| panic!("{}", engine::error::full_message(&error)));
     let (out, err) = collect(&mut io).await;
     let status = task.wait().await;
     runtime.cleanup(&id).await.unwrap();

@@ -21,13 +21,21 @@ async fn capabilities_and_filter_are_dockers_defaults() {
     // Not through a shell: it ignores signals of its own.
     let look = |plan: &mut LaunchPlan| {
         let pattern = "Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs|Seccomp:|Sig(Blk|Ign)";
-        plan.process.args = ["grep", "-E", pattern, "/proc/self/status"].map(str::to_owned).to_vec();
+        plan.process.args = ["grep", "-E", pattern, "/proc/self/status"]
+            .map(str::to_owned)
+            .to_vec();
     };
     let text = shell_with(&host, "", look).await;
     for wanted in [
-        "CapInh:\t0000000000000000", "CapPrm:\t00000000a80425fb", "CapEff:\t00000000a80425fb",
-        "CapBnd:\t00000000a80425fb", "CapAmb:\t0000000000000000", "NoNewPrivs:\t0", "Seccomp:\t2",
-        "SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000",
+        "CapInh:\t0000000000000000",
+        "CapPrm:\t00000000a80425fb",
+        "CapEff:\t00000000a80425fb",
+        "CapBnd:\t00000000a80425fb",
+        "CapAmb:\t0000000000000000",
+        "NoNewPrivs:\t0",
+        "Seccomp:\t2",
+        "SigBlk:\t0000000000000000",
+        "SigIgn:\t0000000000000000",
     ] {
         assert!(text.contains(wanted), "{wanted} is not in {text}");
     }
@@ -37,7 +45,13 @@ async fn capabilities_and_filter_are_dockers_defaults() {
         plan.process.no_new_privileges = true;
     })
     .await;
-    for wanted in ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapBnd:\t00000000a80425fb", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+    for wanted in [
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t00000000a80425fb",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
         assert!(text.contains(wanted), "{wanted} is not in {text}");
     }
 }
@@ -47,7 +61,10 @@ async fn forbidden_calls_fail_even_with_the_capability_for_them() {
     let Some(host) = Host::new() else { return };
     let script = "mount -t tmpfs x /tmp && echo MOUNTED; unshare -m true && echo UNSHARED; chroot / true && echo chrooted";
     let text = shell(&host, script).await;
-    assert!(!text.contains("MOUNTED") && !text.contains("UNSHARED"), "{text}");
+    assert!(
+        !text.contains("MOUNTED") && !text.contains("UNSHARED"),
+        "{text}"
+    );
     assert!(text.contains("chrooted"), "{text}");
     // Refused by the filter, not by missing rights: a user's profile that allows all but mkdir.
     let text = shell_with(&host, "mkdir /tmp/x; ls / > /dev/null && echo listed", |plan| {
@@ -56,7 +73,10 @@ async fn forbidden_calls_fail_even_with_the_capability_for_them() {
         );
     })
     .await;
-    assert!(text.contains("not supported") && text.contains("listed"), "{text}");
+    assert!(
+        text.contains("not supported") && text.contains("listed"),
+        "{text}"
+    );
     let text = shell_with(&host, "unshare -m true && echo UNSHARED", |plan| {
         plan.process.seccomp = Seccomp::Unconfined;
         plan.process.capabilities.push("CAP_SYS_ADMIN".to_owned());
@@ -80,21 +100,37 @@ async fn devices_are_the_default_ones_and_others_cannot_be_used() {
     let text = shell(&host, "ls /dev; stat -c %a /dev/null; stat -f -c %T /dev/shm /dev/mqueue 2>/dev/null; \
         mknod /tmp/kmsg c 1 11 && cat /tmp/kmsg; mknod /tmp/sda b 8 0 && cat /tmp/sda; echo x > /dev/null && echo null; \
         head -c 4 /dev/urandom | wc -c; readlink /dev/ptmx /dev/fd").await;
-    for name in ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue", "fd", "stdin", "stdout", "stderr"] {
-        assert!(text.lines().any(|line| line == name), "{name} is not in {text}");
+    for name in [
+        "null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue", "fd",
+        "stdin", "stdout", "stderr",
+    ] {
+        assert!(
+            text.lines().any(|line| line == name),
+            "{name} is not in {text}"
+        );
     }
     for name in ["kmsg", "mem", "sda", "kvm", "loop0"] {
-        assert!(!text.lines().any(|line| line == name), "{name} is in {text}");
+        assert!(
+            !text.lines().any(|line| line == name),
+            "{name} is in {text}"
+        );
     }
     assert_eq!(text.matches("Operation not permitted").count(), 2, "{text}");
-    assert!(text.contains("\n666\n") && text.contains("null\n4\n"), "{text}");
-    let text = shell_with(&host, "ls -l /dev/mine; head -c 1 /dev/mine; echo $?", |plan| {
-        plan.devices.push(DevicePlan {
-            path_on_host: PathBuf::from("/dev/zero"),
-            path_in_container: PathBuf::from("/dev/mine"),
-            permissions: "rwm".to_owned(),
-        });
-    })
+    assert!(
+        text.contains("\n666\n") && text.contains("null\n4\n"),
+        "{text}"
+    );
+    let text = shell_with(
+        &host,
+        "ls -l /dev/mine; head -c 1 /dev/mine; echo $?",
+        |plan| {
+            plan.devices.push(DevicePlan {
+                path_on_host: PathBuf::from("/dev/zero"),
+                path_in_container: PathBuf::from("/dev/mine"),
+                permissions: "rwm".to_owned(),
+            });
+        },
+    )
     .await;
     assert!(text.contains("1,   5") && text.ends_with("0\n"), "{text}");
 }
@@ -102,14 +138,22 @@ async fn devices_are_the_default_ones_and_others_cannot_be_used() {
 #[tokio::test(flavor = "multi_thread")]
 async fn names_home_path_and_folders() {
     let Some(host) = Host::new() else { return };
-    let text = shell(&host, "hostname; echo $HOME; pwd; echo $$; ls /proc | grep -c '^[0-9]'; umask").await;
+    let text = shell(
+        &host,
+        "hostname; echo $HOME; pwd; echo $$; ls /proc | grep -c '^[0-9]'; umask",
+    )
+    .await;
     assert_eq!(text, "box\n/root\n/\n1\n3\n0022\n");
-    let text = shell_with(&host, "id; pwd; echo ok > /dev/stdout; stat -c %u /here/there", |plan| {
-        plan.process.user = "web".to_owned();
-        plan.process.additional_groups = vec!["audio".to_owned(), "777".to_owned()];
-        plan.process.working_directory = "/here/there".to_owned();
-        plan.domain_name = "example".to_owned();
-    })
+    let text = shell_with(
+        &host,
+        "id; pwd; echo ok > /dev/stdout; stat -c %u /here/there",
+        |plan| {
+            plan.process.user = "web".to_owned();
+            plan.process.additional_groups = vec!["audio".to_owned(), "777".to_owned()];
+            plan.process.working_directory = "/here/there".to_owned();
+            plan.domain_name = "example".to_owned();
+        },
+    )
     .await;
     assert_eq!(
         text,
@@ -125,7 +169,11 @@ async fn mounts_of_folders_files_and_memory() {
     std::fs::write(shared.join("file"), "content\n").unwrap();
     let bind = |target: &str, path: PathBuf, read_only| MountPlan {
         target: target.to_owned(),
-        source: MountSource::Bind { path, recursive: true, propagation: "rprivate".to_owned() },
+        source: MountSource::Bind {
+            path,
+            recursive: true,
+            propagation: "rprivate".to_owned(),
+        },
         read_only,
     };
     let place = host.container();
@@ -143,18 +191,33 @@ async fn mounts_of_folders_files_and_memory() {
         bind("/link/x", shared.clone(), false),
         MountPlan {
             target: "/small".to_owned(),
-            source: MountSource::Tmpfs { options: vec!["size=1m".to_owned()] },
+            source: MountSource::Tmpfs {
+                options: vec!["size=1m".to_owned()],
+            },
             read_only: false,
         },
     ];
     plan.read_only_root = true;
     let (_, out, err) = run(&host.runtime(), plan).await;
-    assert!(out.starts_with("content\ncontent\ncontent\n"), "{out} {err}");
+    assert!(
+        out.starts_with("content\ncontent\ncontent\n"),
+        "{out} {err}"
+    );
     assert!(out.contains("tmpfs"), "{out}");
-    assert_eq!(std::fs::read_to_string(shared.join("new")).unwrap(), "new\n");
-    assert_eq!(std::fs::read_to_string(shared.join("file")).unwrap(), "content\n");
+    assert_eq!(
+        std::fs::read_to_string(shared.join("new")).unwrap(),
+        "new\n"
+    );
+    assert_eq!(
+        std::fs::read_to_string(shared.join("file")).unwrap(),
+        "content\n"
+    );
     assert_eq!(err.matches("Read-only file system").count(), 2, "{err}");
-    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "the mount left the root");
+    assert_eq!(
+        std::fs::read_dir(&outside).unwrap().count(),
+        0,
+        "the mount left the root"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +232,11 @@ async fn limits_and_settings() {
     })
     .await;
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!((lines[0], lines[1], lines[3], lines[4], lines[5]), ("123", "456", "4242", "321", "2048"), "{text}");
+    assert_eq!(
+        (lines[0], lines[1], lines[3], lines[4], lines[5]),
+        ("123", "456", "4242", "321", "2048"),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,7 +250,10 @@ async fn a_privileged_one_has_everything() {
         plan.process.capabilities = ["CAP_SYS_ADMIN", "CAP_MKNOD", "CAP_DAC_OVERRIDE"].map(str::to_owned).to_vec();
     })
     .await;
-    assert!(text.contains("MOUNTED\nTOUCHED\n") && text.contains("Seccomp:\t0"), "{text}");
+    assert!(
+        text.contains("MOUNTED\nTOUCHED\n") && text.contains("Seccomp:\t0"),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,14 +263,28 @@ async fn namespaces_are_shared_where_asked() {
     let place = host.container();
     let (task, _io) = runtime.start(place.plan(&["sleep", "1000"])).await.unwrap();
     let pid = task.pid();
-    let text = shell_with(&host, "for n in pid ipc uts; do readlink /proc/self/ns/$n; done; ps | grep -c 'sleep 1000'", |plan| {
-        plan.namespaces.pid = SharedNamespace::OfProcess(pid);
-        plan.namespaces.ipc = SharedNamespace::OfProcess(pid);
-        plan.namespaces.uts = SharedNamespace::Host;
-    })
+    let text = shell_with(
+        &host,
+        "for n in pid ipc uts; do readlink /proc/self/ns/$n; done; ps | grep -c 'sleep 1000'",
+        |plan| {
+            plan.namespaces.pid = SharedNamespace::OfProcess(pid);
+            plan.namespaces.ipc = SharedNamespace::OfProcess(pid);
+            plan.namespaces.uts = SharedNamespace::Host;
+        },
+    )
     .await;
-    let link = |pid: String, name: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap().display().to_string();
-    let wanted = format!("{}\n{}\n{}\n", link(pid.to_string(), "pid"), link(pid.to_string(), "ipc"), link("self".to_owned(), "uts"));
+    let link = |pid: String, name: &str| {
+        std::fs::read_link(format!("/proc/{pid}/ns/{name}"))
+            .unwrap()
+            .display()
+            .to_string()
+    };
+    let wanted = format!(
+        "{}\n{}\n{}\n",
+        link(pid.to_string(), "pid"),
+        link(pid.to_string(), "ipc"),
+        link("self".to_owned(), "uts")
+    );
     assert!(text.starts_with(&wanted), "{text} is not {wanted}");
     task.signal(9).await.unwrap();
     task.wait().await;

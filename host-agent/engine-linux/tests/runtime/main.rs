@@ -24,11 +24,28 @@ async fn output_exit_code_and_log() {
     let (code, out, err) = run(&runtime, place.shell("echo hello; echo oops >&2; exit 7")).await;
     assert_eq!((code, out.as_str(), err.as_str()), (7, "hello\n", "oops\n"));
     let log = std::fs::read_to_string(place.log()).unwrap();
-    assert!(log.contains(r#"{"log":"hello\n","stream":"stdout","time":""#), "{log}");
-    assert!(log.contains(r#"{"log":"oops\n","stream":"stderr","time":""#), "{log}");
+    assert!(
+        log.contains(r#"{"log":"hello\n","stream":"stdout","time":""#),
+        "{log}"
+    );
+    assert!(
+        log.contains(r#"{"log":"oops\n","stream":"stderr","time":""#),
+        "{log}"
+    );
     assert!(place.folder.join("exit.json").exists());
-    assert!(!host.folder.path().join("run/containers").join(place.id.as_str()).exists());
-    assert!(!std::path::Path::new("/sys/fs/cgroup/memory/berth-test").join(place.id.as_str()).exists());
+    assert!(
+        !host
+            .folder
+            .path()
+            .join("run/containers")
+            .join(place.id.as_str())
+            .exists()
+    );
+    assert!(
+        !std::path::Path::new("/sys/fs/cgroup/memory/berth-test")
+            .join(place.id.as_str())
+            .exists()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,32 +53,63 @@ async fn what_cannot_run_says_why_in_dockers_words() {
     let Some(host) = Host::new() else { return };
     let runtime = host.runtime();
     for (args, code, text) in [
-        (&["nope"][..], 127, "exec: \"nope\": executable file not found in $PATH"),
-        (&["/bin/nope"], 127, "exec: \"/bin/nope\": stat /bin/nope: no such file or directory"),
-        (&["/etc/passwd"], 126, "exec: \"/etc/passwd\": permission denied"),
+        (
+            &["nope"][..],
+            127,
+            "exec: \"nope\": executable file not found in $PATH",
+        ),
+        (
+            &["/bin/nope"],
+            127,
+            "exec: \"/bin/nope\": stat /bin/nope: no such file or directory",
+        ),
+        (
+            &["/etc/passwd"],
+            126,
+            "exec: \"/etc/passwd\": permission denied",
+        ),
         (&["/etc"], 126, "exec: \"/etc\": is a directory"),
         (&["/script"], 126, "exec: \"/script\": exec format error"),
     ] {
         let place = host.container();
         let script = place.rootfs.join("script");
         std::fs::write(&script, "not a program\n").unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let Err(error) = runtime.start(place.plan(args)).await else { panic!("{args:?} ran") };
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        let Err(error) = runtime.start(place.plan(args)).await else {
+            panic!("{args:?} ran")
+        };
         assert_eq!(error.to_string(), text);
         assert_eq!(error.exit_code(), code, "{args:?}");
-        assert!(!host.folder.path().join("run/containers").join(place.id.as_str()).exists());
+        assert!(
+            !host
+                .folder
+                .path()
+                .join("run/containers")
+                .join(place.id.as_str())
+                .exists()
+        );
     }
     let mut plan = host.container().plan(&["true"]);
     plan.process.user = "nobody-here".to_owned();
-    let Err(error) = runtime.start(plan).await else { panic!("it ran") };
-    assert_eq!(error.to_string(), "unable to find user nobody-here: no matching entries in passwd file");
+    let Err(error) = runtime.start(plan).await else {
+        panic!("it ran")
+    };
+    assert_eq!(
+        error.to_string(),
+        "unable to find user nobody-here: no matching entries in passwd file"
+    );
     let mut plan = host.container().plan(&["true"]);
     plan.process.seccomp = Seccomp::Profile("{".to_owned());
-    let Err(error) = runtime.start(plan).await else { panic!("it ran") };
+    let Err(error) = runtime.start(plan).await else {
+        panic!("it ran")
+    };
     assert!(matches!(error, RuntimeError::Invalid { .. }), "{error}");
     let mut plan = host.container().plan(&["true"]);
     plan.runtime = Some("strange".to_owned());
-    let Err(error) = runtime.start(plan).await else { panic!("it ran") };
+    let Err(error) = runtime.start(plan).await else {
+        panic!("it ran")
+    };
     assert!(error.to_string().contains("strange"), "{error}");
 }
 
@@ -71,7 +119,9 @@ async fn twenty_at_once() {
     let runtime = std::sync::Arc::new(host.runtime());
     let mut all = tokio::task::JoinSet::new();
     for number in 0..20 {
-        let plan = host.container().shell(&format!("echo {number}; exit {number}"));
+        let plan = host
+            .container()
+            .shell(&format!("echo {number}; exit {number}"));
         let runtime = std::sync::Arc::clone(&runtime);
         all.spawn(async move { (number, run(&*runtime, plan).await) });
     }
@@ -89,9 +139,14 @@ async fn a_terminal() {
     let Some(host) = Host::new() else { return };
     let runtime = host.runtime();
     let place = host.container();
-    let mut plan = place.shell("stty size; tty; ls -l /dev/console; read line; echo got $line; read line; stty size");
+    let mut plan = place.shell(
+        "stty size; tty; ls -l /dev/console; read line; echo got $line; read line; stty size",
+    );
     plan.process.tty = true;
-    plan.process.tty_size = Some(TtySize { rows: 11, columns: 77 });
+    plan.process.tty_size = Some(TtySize {
+        rows: 11,
+        columns: 77,
+    });
     plan.process.open_stdin = true;
     let (task, mut io) = runtime.start(plan).await.unwrap();
     let stdin = io.stdin.take().unwrap();
@@ -104,7 +159,12 @@ async fn a_terminal() {
     }
     assert!(text.starts_with("11 77\r\n"), "{text:?}");
     assert!(text.contains("/dev/pts/0"), "{text:?}");
-    task.resize(TtySize { rows: 30, columns: 99 }).await.unwrap();
+    task.resize(TtySize {
+        rows: 30,
+        columns: 99,
+    })
+    .await
+    .unwrap();
     stdin.send(Bytes::from_static(b"\n")).await.unwrap();
     let (rest, _) = collect(&mut io).await;
     assert!(rest.contains("30 99"), "{rest:?}");
@@ -118,7 +178,11 @@ async fn execs_with_streams_terminal_and_user() {
     let runtime = host.runtime();
     let place = host.container();
     let (task, _io) = runtime.start(place.plan(&["sleep", "1000"])).await.unwrap();
-    let mut plan = exec_plan(&["sh", "-c", "id -u; id -G; echo $HOME; cat; echo err >&2; pwd"]);
+    let mut plan = exec_plan(&[
+        "sh",
+        "-c",
+        "id -u; id -G; echo $HOME; cat; echo err >&2; pwd",
+    ]);
     plan.process.user = "web".to_owned();
     plan.process.open_stdin = true;
     plan.process.working_directory = "/made/for/me".to_owned();
@@ -133,15 +197,23 @@ async fn execs_with_streams_terminal_and_user() {
 
     let mut plan = exec_plan(&["sh", "-c", "stty size; kill -9 $$"]);
     plan.process.tty = true;
-    plan.process.tty_size = Some(TtySize { rows: 5, columns: 6 });
+    plan.process.tty_size = Some(TtySize {
+        rows: 5,
+        columns: 6,
+    });
     let (exec, mut io) = task.exec(plan).await.unwrap();
     assert_eq!(collect(&mut io).await.0, "5 6\r\n");
     assert_eq!(exec.wait().await.code, 137);
 
     // A background process that holds the output does not hold up the exit status.
-    let (exec, mut io) = task.exec(exec_plan(&["sh", "-c", "sleep 1000 & echo done"])).await.unwrap();
+    let (exec, mut io) = task
+        .exec(exec_plan(&["sh", "-c", "sleep 1000 & echo done"]))
+        .await
+        .unwrap();
     assert_eq!(io.output.recv().await.unwrap().1, "done\n");
-    let status = tokio::time::timeout(Duration::from_secs(10), exec.wait()).await.unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(10), exec.wait())
+        .await
+        .unwrap();
     assert_eq!(status.code, 0);
 
     // Privileged ones have everything.
@@ -150,8 +222,18 @@ async fn execs_with_streams_terminal_and_user() {
     let (_exec, mut io) = task.exec(plan).await.unwrap();
     let (out, _) = collect(&mut io).await;
     assert!(out.contains("Seccomp:\t0"), "{out}");
-    let mask = out.lines().next().unwrap().split('\t').nth(1).unwrap().to_owned();
-    assert!(u64::from_str_radix(&mask, 16).unwrap() & 1 << 21 != 0, "{out}");
+    let mask = out
+        .lines()
+        .next()
+        .unwrap()
+        .split('\t')
+        .nth(1)
+        .unwrap()
+        .to_owned();
+    assert!(
+        u64::from_str_radix(&mask, 16).unwrap() & 1 << 21 != 0,
+        "{out}"
+    );
     task.signal(9).await.unwrap();
     task.wait().await;
     runtime.cleanup(&place.id).await.unwrap();
@@ -190,15 +272,30 @@ async fn pausing_and_limits() {
     let (task, mut io) = runtime.start(plan).await.unwrap();
     task.pause().await.unwrap();
     let drained = async {
-        while tokio::time::timeout(Duration::from_millis(300), io.output.recv()).await.is_ok() {}
+        while tokio::time::timeout(Duration::from_millis(300), io.output.recv())
+            .await
+            .is_ok()
+        {}
     };
     drained.await;
     task.resume().await.unwrap();
-    assert!(tokio::time::timeout(Duration::from_secs(10), io.output.recv()).await.unwrap().is_some());
-    task.update(ResourcePlan { pids: Some(77), ..ResourcePlan::default() }).await.unwrap();
+    assert!(
+        tokio::time::timeout(Duration::from_secs(10), io.output.recv())
+            .await
+            .unwrap()
+            .is_some()
+    );
+    task.update(ResourcePlan {
+        pids: Some(77),
+        ..ResourcePlan::default()
+    })
+    .await
+    .unwrap();
     let v1 = format!("/sys/fs/cgroup/pids/berth-test/{}/pids.max", place.id);
     let v2 = format!("/sys/fs/cgroup/berth-test/{}/pids.max", place.id);
-    let limit = std::fs::read_to_string(v1).or_else(|_| std::fs::read_to_string(v2)).unwrap();
+    let limit = std::fs::read_to_string(v1)
+        .or_else(|_| std::fs::read_to_string(v2))
+        .unwrap();
     assert_eq!(limit.trim(), "77");
     task.pause().await.unwrap();
     // A paused container can be killed.
@@ -217,7 +314,13 @@ async fn too_much_memory_is_told() {
     }
     let place = host.container();
     let mut plan = place.shell("cat /dev/zero | head -c 200000000 | tail -c 100000000 | wc -c");
-    plan.process.args = ["sh", "-c", "x=$(cat /dev/zero | tr '\\0' x | head -c 90000000); echo ${#x}"].map(str::to_owned).to_vec();
+    plan.process.args = [
+        "sh",
+        "-c",
+        "x=$(cat /dev/zero | tr '\\0' x | head -c 90000000); echo ${#x}",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     plan.resources.memory = Some(16 << 20);
     plan.resources.memory_swap = Some(16 << 20);
     let id = plan.id.clone();
@@ -236,7 +339,8 @@ async fn init_reaps_and_passes_signals_on() {
         return skip("--init needs a static agent; this build is linked dynamically");
     }
     let place = host.container();
-    let mut plan = place.shell("trap 'exit 9' TERM; echo up; cat /proc/1/comm; while :; do sleep 0.1; done");
+    let mut plan =
+        place.shell("trap 'exit 9' TERM; echo up; cat /proc/1/comm; while :; do sleep 0.1; done");
     plan.init = true;
     let (task, mut io) = runtime.start(plan).await.unwrap();
     assert_eq!(io.output.recv().await.unwrap().1, "up\n");
@@ -247,13 +351,20 @@ async fn init_reaps_and_passes_signals_on() {
 
 fn is_static(program: &str) -> bool {
     // A dynamic program names its loader.
-    !std::fs::read(program).unwrap().windows(8).any(|bytes| bytes == b"ld-linux")
+    !std::fs::read(program)
+        .unwrap()
+        .windows(8)
+        .any(|bytes| bytes == b"ld-linux")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_oci_runtime_runs_it() {
     let Some(mut host) = Host::new() else { return };
-    let Some(runc) = ["/usr/sbin/runc", "/usr/bin/runc"].iter().map(std::path::PathBuf::from).find(|path| path.exists()) else {
+    let Some(runc) = ["/usr/sbin/runc", "/usr/bin/runc"]
+        .iter()
+        .map(std::path::PathBuf::from)
+        .find(|path| path.exists())
+    else {
         return skip("needs runc");
     };
     host.runtimes.insert("runc".to_owned(), runc);
@@ -261,14 +372,22 @@ async fn another_oci_runtime_runs_it() {
     let place = host.container();
     let mut plan = place.shell("grep Seccomp: /proc/self/status; sleep 2; exit 3");
     plan.runtime = Some("runc".to_owned());
-    let (task, mut io) = runtime.start(plan).await.unwrap_or_else(|error| panic!("{}", engine::error::full_message(&error)));
-    let (_exec, mut exec_io) = task.exec(exec_plan(&["echo", "inside"])).await.unwrap_or_else(|error| panic!("{}", engine::error::full_message(&error)));
+    let (task, mut io) = runtime
+        .start(plan)
+        .await
+        .unwrap_or_else(|error| panic!("{}", engine::error::full_message(&error)));
+    let (_exec, mut exec_io) = task
+        .exec(exec_plan(&["echo", "inside"]))
+        .await
+        .unwrap_or_else(|error| panic!("{}", engine::error::full_message(&error)));
     assert_eq!(collect(&mut exec_io).await.0, "inside\n");
     assert_eq!(collect(&mut io).await.0, "Seccomp:\t2\n");
     assert_eq!(task.wait().await.code, 3);
     runtime.cleanup(&place.id).await.unwrap();
     let mut plan = host.container().plan(&["nope"]);
     plan.runtime = Some("runc".to_owned());
-    let Err(error) = runtime.start(plan).await else { panic!("it ran") };
+    let Err(error) = runtime.start(plan).await else {
+        panic!("it ran")
+    };
     assert_eq!(error.exit_code(), 127, "{error}");
 }

@@ -9,7 +9,10 @@ use std::time::Duration;
 /// The shim is the parent of the container's first process.
 fn parent_of(pid: u32) -> i32 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .unwrap();
     line.trim().parse().unwrap()
 }
 
@@ -31,7 +34,10 @@ fn gone(pid: u32) -> bool {
 /// Runs `work` in a runtime that is then torn down with everything serve has: tasks, connections.
 fn serve<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     std::thread::spawn(|| {
-        let serve = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let serve = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let result = serve.block_on(work);
         serve.shutdown_background();
         result
@@ -53,9 +59,16 @@ fn a_container_lives_on_without_serve_and_its_log_has_no_gap() {
         task.pid()
     });
     std::thread::sleep(Duration::from_millis(300));
-    let (runtime, id, folder, rootfs) = (host.runtime(), place.id.clone(), place.folder.clone(), place.rootfs.clone());
+    let (runtime, id, folder, rootfs) = (
+        host.runtime(),
+        place.id.clone(),
+        place.folder.clone(),
+        place.rootfs.clone(),
+    );
     serve(async move {
-        let Recovered::Running(task, mut io) = runtime.recover(&id, &folder).await.unwrap() else { panic!("it runs") };
+        let Recovered::Running(task, mut io) = runtime.recover(&id, &folder).await.unwrap() else {
+            panic!("it runs")
+        };
         assert_eq!(task.pid(), pid);
         assert!(io.output.recv().await.is_some());
         let (exec, mut exec_io) = task.exec(exec_plan(&["echo", "still"])).await.unwrap();
@@ -69,7 +82,12 @@ fn a_container_lives_on_without_serve_and_its_log_has_no_gap() {
     let log = std::fs::read_to_string(place.log()).unwrap();
     let texts: Vec<String> = log
         .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["log"].as_str().unwrap().to_owned())
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["log"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
         .collect();
     let (last, lines) = texts.split_last().unwrap();
     for (number, text) in lines.iter().enumerate() {
@@ -94,7 +112,9 @@ fn an_end_without_serve_is_known_to_the_next() {
     }
     let (runtime, id, folder) = (host.runtime(), place.id.clone(), place.folder.clone());
     serve(async move {
-        let Recovered::Exited(status) = runtime.recover(&id, &folder).await.unwrap() else { panic!("it has ended") };
+        let Recovered::Exited(status) = runtime.recover(&id, &folder).await.unwrap() else {
+            panic!("it has ended")
+        };
         assert_eq!(status.code, 9);
         until("the container's end", || gone(pid)).await;
         runtime.cleanup(&id).await.unwrap();
@@ -106,7 +126,10 @@ async fn a_killed_shim_takes_its_container_with_it() {
     let Some(host) = Host::new() else { return };
     let runtime = host.runtime();
     let place = host.container();
-    let (task, mut io) = runtime.start(place.shell("sleep 1000 & sleep 1000; true")).await.unwrap();
+    let (task, mut io) = runtime
+        .start(place.shell("sleep 1000 & sleep 1000; true"))
+        .await
+        .unwrap();
     let pid = task.pid();
     let mut all = Vec::new();
     while all.len() < 3 {
@@ -114,13 +137,24 @@ async fn a_killed_shim_takes_its_container_with_it() {
         all = task.processes().await.unwrap();
     }
     kill(Pid::from_raw(parent_of(pid)), Signal::SIGKILL).unwrap();
-    let status = tokio::time::timeout(Duration::from_secs(20), task.wait()).await.unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(20), task.wait())
+        .await
+        .unwrap();
     assert_eq!(status.code, 137);
     collect(&mut io).await;
-    until("the end of every process", || all.iter().all(|pid| gone(*pid))).await;
-    assert!(matches!(task.signal(9).await, Err(RuntimeError::NotRunning)));
+    until("the end of every process", || {
+        all.iter().all(|pid| gone(*pid))
+    })
+    .await;
+    assert!(matches!(
+        task.signal(9).await,
+        Err(RuntimeError::NotRunning)
+    ));
     let found = runtime.recover(&place.id, &place.folder).await.unwrap();
-    assert!(matches!(found, Recovered::Exited(ExitStatus { code: 137, .. })));
+    assert!(matches!(
+        found,
+        Recovered::Exited(ExitStatus { code: 137, .. })
+    ));
     runtime.cleanup(&place.id).await.unwrap();
 }
 
@@ -133,7 +167,10 @@ fn a_shim_killed_without_serve_leaves_a_lost_container() {
     kill(Pid::from_raw(parent_of(pid)), Signal::SIGKILL).unwrap();
     let (runtime, id, folder) = (host.runtime(), place.id.clone(), place.folder.clone());
     serve(async move {
-        assert!(matches!(runtime.recover(&id, &folder).await.unwrap(), Recovered::Lost));
+        assert!(matches!(
+            runtime.recover(&id, &folder).await.unwrap(),
+            Recovered::Lost
+        ));
         until("the container's end", || gone(pid)).await;
         runtime.cleanup(&id).await.unwrap();
         runtime.cleanup(&id).await.unwrap();
@@ -146,7 +183,13 @@ async fn hostile_output_is_logged_whole() {
     let runtime = host.runtime();
     let place = host.container();
     let mut plan = place.shell("head -c 300000 /bin/busybox; echo; head -c 100000 /dev/zero | tr '\\0' y; echo; printf 'no newline'");
-    if let LogPlan::JsonFile { max_size, max_files, compress, .. } = &mut plan.log {
+    if let LogPlan::JsonFile {
+        max_size,
+        max_files,
+        compress,
+        ..
+    } = &mut plan.log
+    {
         *max_size = Some(200_000);
         *max_files = 20;
         *compress = true;
@@ -160,5 +203,8 @@ async fn hostile_output_is_logged_whole() {
     for line in log.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
     }
-    assert!(engine_linux::shim::log_writer::rotated(&place.log(), 1, true).exists() || engine_linux::shim::log_writer::rotated(&place.log(), 1, false).exists());
+    assert!(
+        engine_linux::shim::log_writer::rotated(&place.log(), 1, true).exists()
+            || engine_linux::shim::log_writer::rotated(&place.log(), 1, false).exists()
+    );
 }

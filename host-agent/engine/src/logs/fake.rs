@@ -57,13 +57,15 @@ impl LogReader for FakeLogs {
             loop {
                 // Registered before looking, so that nothing written in between is missed.
                 let grown = logs.grown.notified();
-                let ended = follow.as_ref().is_none_or(|follow| {
-                    *follow.borrow() || follow.has_changed().is_err()
-                });
+                let ended = follow
+                    .as_ref()
+                    .is_none_or(|follow| *follow.borrow() || follow.has_changed().is_err());
                 let fresh = logs.after(&query.path, position);
                 position += fresh.len();
-                let mut fresh: Vec<LogEntry> =
-                    fresh.into_iter().filter(|entry| wanted(&query, entry)).collect();
+                let mut fresh: Vec<LogEntry> = fresh
+                    .into_iter()
+                    .filter(|entry| wanted(&query, entry))
+                    .collect();
                 if let (true, Some(tail)) = (first, query.tail) {
                     fresh.drain(..fresh.len().saturating_sub(tail));
                 }
@@ -73,7 +75,9 @@ impl LogReader for FakeLogs {
                         return;
                     }
                 }
-                let Some(follow) = follow.as_mut().filter(|_| !ended) else { return };
+                let Some(follow) = follow.as_mut().filter(|_| !ended) else {
+                    return;
+                };
                 tokio::select! {
                     () = grown => {}
                     _ = follow.changed() => {}

@@ -101,7 +101,10 @@ pub async fn check(runtime: &dyn Runtime, plan: &(dyn Fn(&[&str]) -> LaunchPlan 
         .expect("the suite ends");
 }
 
-async fn output_and_exit_codes(runtime: &dyn Runtime, plan: &(dyn Fn(&[&str]) -> LaunchPlan + Sync)) {
+async fn output_and_exit_codes(
+    runtime: &dyn Runtime,
+    plan: &(dyn Fn(&[&str]) -> LaunchPlan + Sync),
+) {
     for (args, code, text) in [
         (&["true"][..], 0, ""),
         (&["false"], 1, ""),
@@ -117,10 +120,19 @@ async fn output_and_exit_codes(runtime: &dyn Runtime, plan: &(dyn Fn(&[&str]) ->
         assert_eq!(task.wait().await.code, code, "{args:?}");
         // Many may wait, and late.
         assert_eq!(task.wait().await.code, code, "{args:?}");
-        assert!(matches!(task.signal(15).await, Err(RuntimeError::NotRunning)));
-        assert!(matches!(task.exec(exec(&["true"])).await, Err(RuntimeError::NotRunning)));
+        assert!(matches!(
+            task.signal(15).await,
+            Err(RuntimeError::NotRunning)
+        ));
+        assert!(matches!(
+            task.exec(exec(&["true"])).await,
+            Err(RuntimeError::NotRunning)
+        ));
         runtime.cleanup(&id).await.expect("it is cleaned up");
-        runtime.cleanup(&id).await.expect("cleaning up twice is fine");
+        runtime
+            .cleanup(&id)
+            .await
+            .expect("cleaning up twice is fine");
     }
 }
 
@@ -135,14 +147,23 @@ async fn a_missing_program(runtime: &dyn Runtime, plan: &(dyn Fn(&[&str]) -> Lau
     assert_eq!(error.exit_code(), 127);
 }
 
-async fn input_reaches_the_process(runtime: &dyn Runtime, plan: &(dyn Fn(&[&str]) -> LaunchPlan + Sync)) {
+async fn input_reaches_the_process(
+    runtime: &dyn Runtime,
+    plan: &(dyn Fn(&[&str]) -> LaunchPlan + Sync),
+) {
     let mut plan = plan(&["cat"]);
     plan.process.open_stdin = true;
     let id = plan.id.clone();
     let (task, mut io) = runtime.start(plan).await.expect("it starts");
     let stdin = io.stdin.take().expect("it has an input");
-    stdin.send(Bytes::from_static(b"hello ")).await.expect("it reads");
-    stdin.send(Bytes::from_static(b"there")).await.expect("it reads");
+    stdin
+        .send(Bytes::from_static(b"hello "))
+        .await
+        .expect("it reads");
+    stdin
+        .send(Bytes::from_static(b"there"))
+        .await
+        .expect("it reads");
     drop(stdin);
     assert_eq!(output(&mut io).await, "hello there");
     assert_eq!(task.wait().await.code, 0);
@@ -153,10 +174,18 @@ async fn signals_end_it(runtime: &dyn Runtime, plan: &(dyn Fn(&[&str]) -> Launch
     let plan = plan(&["sleep", "1000"]);
     let id = plan.id.clone();
     let (task, mut io) = runtime.start(plan).await.expect("it starts");
-    assert!(task.processes().await.expect("it runs").contains(&task.pid()));
+    assert!(
+        task.processes()
+            .await
+            .expect("it runs")
+            .contains(&task.pid())
+    );
     task.pause().await.expect("it pauses");
     task.resume().await.expect("it resumes");
-    assert!(matches!(task.signal(4711).await, Err(RuntimeError::Invalid { .. })));
+    assert!(matches!(
+        task.signal(4711).await,
+        Err(RuntimeError::Invalid { .. })
+    ));
     task.signal(9).await.expect("it gets the signal");
     assert_eq!(task.wait().await.code, 137);
     assert_eq!(output(&mut io).await, "");
@@ -167,16 +196,25 @@ async fn execs(runtime: &dyn Runtime, plan: &(dyn Fn(&[&str]) -> LaunchPlan + Sy
     let plan = plan(&["sleep", "1000"]);
     let id = plan.id.clone();
     let (task, _io) = runtime.start(plan).await.expect("it starts");
-    let (one, mut io) = task.exec(exec(&["echo", "inside"])).await.expect("it starts");
+    let (one, mut io) = task
+        .exec(exec(&["echo", "inside"]))
+        .await
+        .expect("it starts");
     assert_eq!(output(&mut io).await, "inside\n");
     assert_eq!(one.wait().await.code, 0);
-    let (one, _io) = task.exec(exec(&["sh", "-c", "exit 5"])).await.expect("it starts");
+    let (one, _io) = task
+        .exec(exec(&["sh", "-c", "exit 5"]))
+        .await
+        .expect("it starts");
     assert_eq!(one.wait().await.code, 5);
     let Err(error) = task.exec(exec(&["no-such-program"])).await else {
         panic!("it started")
     };
     assert_eq!(error.exit_code(), 127);
-    let (one, _io) = task.exec(exec(&["sleep", "1000"])).await.expect("it starts");
+    let (one, _io) = task
+        .exec(exec(&["sleep", "1000"]))
+        .await
+        .expect("it starts");
     task.signal(9).await.expect("it gets the signal");
     assert_eq!(task.wait().await.code, 137);
     // A process does not outlive its container.
@@ -205,6 +243,8 @@ async fn recovery(runtime: &dyn Runtime, plan: &(dyn Fn(&[&str]) -> LaunchPlan +
     };
     assert_eq!(status.code, 137);
     runtime.cleanup(&id).await.expect("it is cleaned up");
-    let unknown = runtime.recover(&ContainerId::random(), &PathBuf::from("/nonexistent")).await;
+    let unknown = runtime
+        .recover(&ContainerId::random(), &PathBuf::from("/nonexistent"))
+        .await;
     assert!(matches!(unknown, Ok(Recovered::Lost)));
 }

@@ -111,11 +111,13 @@ impl Program {
             ("echo", words) => Program::Print(words.join(" ") + "\n"),
             ("cat", []) => Program::Copy,
             ("sleep", _) => Program::Wait,
-            ("sh", ["-c", script]) => match (script.strip_prefix("exit "), script.strip_prefix("echo ")) {
-                (Some(code), _) => Program::Exit(code.parse().unwrap_or(2)),
-                (_, Some(text)) => Program::Print(text.to_owned() + "\n"),
-                _ => Program::Exit(0),
-            },
+            ("sh", ["-c", script]) => {
+                match (script.strip_prefix("exit "), script.strip_prefix("echo ")) {
+                    (Some(code), _) => Program::Exit(code.parse().unwrap_or(2)),
+                    (_, Some(text)) => Program::Print(text.to_owned() + "\n"),
+                    _ => Program::Exit(0),
+                }
+            }
             _ => {
                 return Err(RuntimeError::ProgramNotFound {
                     program: program.to_owned(),
@@ -171,7 +173,10 @@ impl Process {
 
     async fn wait(&self) -> ExitStatus {
         let mut exit = self.exit.subscribe();
-        let status = exit.wait_for(Option::is_some).await.expect("the sender is ours");
+        let status = exit
+            .wait_for(Option::is_some)
+            .await
+            .expect("the sender is ours");
         status.clone().expect("it is some")
     }
 }
@@ -304,7 +309,9 @@ impl Runtime for FakeRuntime {
         }
         let (process, io) = self.launch(&plan.process)?;
         let mut state = self.state();
-        state.containers.insert(plan.id.clone(), Arc::clone(&process));
+        state
+            .containers
+            .insert(plan.id.clone(), Arc::clone(&process));
         state.plans.push(plan);
         let runtime = self.clone();
         Ok((Box::new(FakeTask { runtime, process }), io))
