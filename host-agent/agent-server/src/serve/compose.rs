@@ -1,7 +1,7 @@
 //! The composition root: the services over their real backends. The only place that names both.
 
 use super::config::Config;
-use super::state::{AppState, Services};
+use super::state::{AppState, Services, Stopping};
 use super::system::{System, engine_id};
 use anyhow::Context;
 use engine::clock::SystemClock;
@@ -14,7 +14,7 @@ use engine_linux::volumes::DiskVolumeStore;
 use std::sync::Arc;
 
 /// Makes every service, in the order they need each other; what an earlier engine left is found again on the way.
-pub async fn services(config: Config) -> anyhow::Result<AppState> {
+pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppState> {
     let data_root = config.data_root.clone();
     let id = engine_id(&data_root).context("cannot read or make the engine's id")?;
     let clock = Arc::new(SystemClock);
@@ -29,6 +29,7 @@ pub async fn services(config: Config) -> anyhow::Result<AppState> {
     let host = HostFacts::read(&data_root);
     let system = System::new(id, config, host, RuntimeFacts::default());
     Ok(AppState::new(Services {
+        stopping,
         system: Arc::new(system),
         events,
         networks: Arc::new(network),

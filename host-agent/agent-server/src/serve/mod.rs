@@ -29,6 +29,7 @@ use config::Config;
 use engine_linux::host;
 use listen::Listeners;
 use options::Options;
+use state::Stopping;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -144,8 +145,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&config).await?;
     let hosts = config.describe_hosts();
     let reload = listeners.reloader();
-    let state = compose::services(config).await?;
     let stop = CancellationToken::new();
+    let state = compose::services(config, Stopping(stop.clone())).await?;
     let serving = listeners.serve(routes::router(state), stop.clone());
     tokio::pin!(serving);
     tracing::info!(version = system::VERSION, "API listens on {hosts}");

@@ -6,6 +6,7 @@ use engine::events::EventBus;
 use engine::networks::NetworkBackend;
 use engine::volumes::VolumeService;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// Everything the routes stand on. Cheap to clone.
 #[derive(Clone)]
@@ -13,11 +14,16 @@ pub struct AppState(Arc<Services>);
 
 /// The services, made once by the composition root (`serve::compose`) or, with fakes, by `serve::testing`.
 pub struct Services {
+    pub stopping: Stopping,
     pub system: Arc<System>,
     pub events: EventBus,
     pub networks: Arc<dyn NetworkBackend>,
     pub volumes: Arc<VolumeService>,
 }
+
+/// Told when the server stops: streams that would never end by themselves end then.
+#[derive(Debug, Clone, Default)]
+pub struct Stopping(pub CancellationToken);
 
 impl AppState {
     pub fn new(services: Services) -> AppState {
@@ -37,6 +43,7 @@ macro_rules! extractable {
 }
 
 extractable! {
+    stopping: Stopping,
     system: Arc<System>,
     events: EventBus,
     networks: Arc<dyn NetworkBackend>,

@@ -3,7 +3,7 @@
 use super::config::Config;
 use super::options::Options;
 use super::routes;
-use super::state::{AppState, Services};
+use super::state::{AppState, Services, Stopping};
 use super::system::System;
 use axum::body::Body;
 use bytes::Bytes;
@@ -32,6 +32,7 @@ pub fn services() -> Services {
     let host = HostFacts::read(Path::new("/"));
     let runtime = RuntimeFacts::default();
     Services {
+        stopping: Stopping::default(),
         system: Arc::new(System::new("test".into(), config, host, runtime)),
         events,
         volumes: Arc::new(volumes),

@@ -77,7 +77,6 @@ mod tests {
     use crate::serve::testing;
     use http::Method;
 
-    #[track_caller]
     async fn check(method: Method, path: &str, status: u16, part: &str) {
         let answer = testing::send(testing::services(), method, path, "").await;
         assert_eq!(answer.status.as_u16(), status, "{path}: {}", answer.text());

@@ -2,7 +2,7 @@
 
 use crate::serve::error::{ApiError, ApiResult};
 use crate::serve::extract::Query;
-use crate::serve::state::AppState;
+use crate::serve::state::{AppState, Stopping};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -25,7 +25,11 @@ pub fn router() -> Router<AppState> {
     Router::new().route("/events", get(events))
 }
 
-async fn events(State(bus): State<EventBus>, query: Query) -> ApiResult<Response> {
+async fn events(
+    State(bus): State<EventBus>,
+    State(Stopping(stop)): State<Stopping>,
+    query: Query,
+) -> ApiResult<Response> {
     let since = timestamp(&query, "since")?;
     let until = timestamp(&query, "until")?;
     if let (Some(since), Some(until)) = (since, until)
@@ -46,10 +50,10 @@ async fn events(State(bus): State<EventBus>, query: Query) -> ApiResult<Response
         let left = until - OffsetDateTime::now_utc();
         tokio::time::Instant::now() + Duration::try_from(left).unwrap_or(Duration::ZERO)
     });
-    let state = (past, receiver, filter, until, deadline);
+    let state = (past, receiver, filter, until, deadline, stop);
     let lines = stream::unfold(state, |mut state| async move {
         loop {
-            let (past, receiver, filter, until, deadline) = &mut state;
+            let (past, receiver, filter, until, deadline, stop) = &mut state;
             let event = match past.pop_front() {
                 Some(event) => event,
                 None => tokio::select! {
@@ -65,6 +69,7 @@ async fn events(State(bus): State<EventBus>, query: Query) -> ApiResult<Response
                         Err(RecvError::Closed) => return None,
                     },
                     () = reached(*deadline) => return None,
+                    () = stop.cancelled() => return None,
                 },
             };
             if until.is_some_and(|until| event.at > until) {
@@ -288,6 +293,17 @@ mod tests {
         let value: Value = serde_json::from_slice(&frame).unwrap();
         assert_eq!(value["id"], "busybox:latest");
         assert!(frame.ends_with(b"\n"));
+    }
+
+    #[tokio::test]
+    async fn the_stream_ends_when_the_server_stops() {
+        let services = testing::services();
+        let Stopping(stop) = services.stopping.clone();
+        let router = crate::serve::routes::router(AppState::new(services));
+        let request = Request::get("/events").body(Body::empty()).unwrap();
+        let body = router.oneshot(request).await.unwrap().into_body();
+        stop.cancel();
+        assert!(body.collect().await.unwrap().to_bytes().is_empty());
     }
 
     #[track_caller]
