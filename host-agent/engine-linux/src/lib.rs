@@ -6,6 +6,7 @@ pub mod files;
 pub mod host;
 pub mod layers;
 pub mod network;
+pub mod pty;
 pub mod registry;
 pub mod runtime;
 pub mod shim;
