@@ -6,10 +6,11 @@ use super::system::{System, engine_id};
 use anyhow::Context;
 use engine::clock::SystemClock;
 use engine::events::EventBus;
-use engine::runtime::RuntimeFacts;
+use engine::runtime::Runtime;
 use engine::volumes::VolumeService;
 use engine_linux::host::HostFacts;
 use engine_linux::network::{LinuxNetwork, NetworkConfig};
+use engine_linux::runtime::{LinuxRuntime, RuntimeConfig};
 use engine_linux::volumes::DiskVolumeStore;
 use std::sync::Arc;
 
@@ -25,9 +26,10 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
         clock.clone(),
     )
     .await?;
+    let runtime = LinuxRuntime::new(runtime_config(&config))?;
     let network = LinuxNetwork::new(network_config(&config))?;
     let host = HostFacts::read(&data_root);
-    let system = System::new(id, config, host, RuntimeFacts::default());
+    let system = System::new(id, config, host, runtime.facts());
     Ok(AppState::new(Services {
         stopping,
         system: Arc::new(system),
@@ -45,4 +47,13 @@ fn network_config(config: &Config) -> NetworkConfig {
     network.address = config.bip;
     network.userland_proxy = config.userland_proxy;
     network
+}
+
+fn runtime_config(config: &Config) -> RuntimeConfig {
+    RuntimeConfig {
+        exec_root: config.exec_root.clone(),
+        // Stays right when the file is replaced by a newer version while this process runs.
+        agent_program: "/proc/self/exe".into(),
+        runtimes: config.runtimes.clone(),
+    }
 }

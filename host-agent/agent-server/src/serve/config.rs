@@ -2,6 +2,7 @@
 //! so `--validate` can run anywhere.
 
 use super::options::{Options, Ulimit};
+use engine_linux::runtime::BUILT_IN as BUILT_IN_RUNTIME;
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -66,9 +67,6 @@ pub struct TlsFiles {
     /// With it, clients must show a certificate this authority has signed.
     pub client_ca: Option<PathBuf>,
 }
-
-/// Where the built-in runtime's name is needed.
-pub const BUILT_IN_RUNTIME: &str = "berth";
 
 /// Why the configuration cannot be used: which option and why.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

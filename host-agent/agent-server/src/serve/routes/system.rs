@@ -1,6 +1,5 @@
 //! `/_ping`, `/version`, `/info`, `/auth`, `/system/df`.
 
-use crate::serve::config::BUILT_IN_RUNTIME;
 use crate::serve::error::{ApiError, ApiResult};
 use crate::serve::extract::{Json, Query, json_bytes};
 use crate::serve::state::AppState;
@@ -14,6 +13,7 @@ use engine::events::EventBus;
 use engine::volumes::VolumeService;
 use engine_api::ApiVersion;
 use engine_linux::host;
+use engine_linux::runtime::BUILT_IN as BUILT_IN_RUNTIME;
 use http::{HeaderName, HeaderValue, header};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
