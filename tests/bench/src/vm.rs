@@ -1,8 +1,293 @@
-//! The rows about machines.
+//! The rows about machines: how long until the API answers over TLS, held against how long the same kernel takes to an
+//! init that does nothing; how large the image is; what an idle machine costs.
 
+use crate::memory;
 use crate::table::Table;
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use guest_contract::manifest::{MANIFEST_FILE, Manifest};
+use harness::machine::Store;
+use harness::programs::image;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-pub(crate) fn measure(_table: &mut Table) -> Result<()> {
+/// Boots of each kind; the median counts.
+const ROUNDS: usize = 5;
+const NAME: &str = "bench";
+/// A boot that takes longer has failed.
+const LIMIT: Duration = Duration::from_secs(180);
+
+pub(crate) fn measure(table: &mut Table) -> Result<()> {
+    println!("Machines: {ROUNDS} boots of each kind, in turn, emulated (TCG)");
+    let folder = image().context("the image was there a moment ago")?;
+    let manifest: Manifest = serde_json::from_slice(&std::fs::read(folder.join(MANIFEST_FILE))?)?;
+    table.figure(
+        "image, compressed",
+        "MB",
+        manifest.download_bytes as f64 / 1e6,
+        Some(32.0),
+    );
+
+    let store = Store::new();
+    let created = store.create(NAME, &[]);
+    if created.code != Some(0) {
+        bail!("no machine: {}", created.report());
+    }
+    let verbs = median((0..ROUNDS).map(|_| verb(&store)).collect::<Result<_>>()?);
+    table.figure(
+        "machine ip (a verb that needs no VM), wall",
+        "ms",
+        verbs,
+        Some(30.0),
+    );
+
+    let trivial = trivial_initrd()?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        expect(&store, "stop")?;
+        theirs.push(boot_trivial(
+            &folder.join(&manifest.kernel),
+            trivial.path(),
+            &manifest.command_line,
+        )?);
+        ours.push(boot_machine(&store)?);
+    }
+    let (ours, theirs) = (median(ours), median(theirs));
+    table.ratio(
+        "QEMU's start to API over TLS / to a trivial init",
+        "ms",
+        ours,
+        theirs,
+        Some(2.5),
+    );
+
+    std::thread::sleep(Duration::from_secs(5));
+    table.figure(
+        "idle engine in the guest, RSS",
+        "MB",
+        engine_resident(&store)?,
+        Some(25.0),
+    );
+    let qemu = qemu_of(&store).context("the machine runs")?;
+    table.figure(
+        "idle machine of 768 MB, QEMU's RSS",
+        "MB",
+        memory::resident_mb(qemu),
+        None,
+    );
     Ok(())
+}
+
+fn median(mut list: Vec<f64>) -> f64 {
+    list.sort_by(f64::total_cmp);
+    list[list.len() / 2]
+}
+
+fn expect(store: &Store, verb: &str) -> Result<String> {
+    let output = store.run(&[verb, NAME]);
+    if output.code != Some(0) {
+        bail!("{}", output.report());
+    }
+    Ok(output.stdout)
+}
+
+/// Milliseconds of `machine ip`; the release build where there is one, since that is what people have.
+fn verb(store: &Store) -> Result<f64> {
+    let release = harness::programs::target().join("release/machine");
+    let mut command = store.machine(&["ip", NAME]);
+    if release.is_file() {
+        command = Command::new(release);
+        command
+            .env("MACHINE_STORAGE_PATH", store.path())
+            .args(["ip", NAME]);
+    }
+    let start = Instant::now();
+    let output = command.output()?;
+    let wall = start.elapsed();
+    if !output.status.success() {
+        bail!("machine ip: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(wall.as_secs_f64() * 1000.0)
+}
+
+/// Milliseconds from QEMU's start until an init that does nothing speaks.
+fn boot_trivial(kernel: &Path, initrd: &Path, command_line: &str) -> Result<f64> {
+    let start = Instant::now();
+    let mut qemu = Command::new("qemu-system-x86_64")
+        .args([
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-machine",
+            "q35,vmport=off",
+        ])
+        .args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "qemu64,+rdrand,+ssse3,+sse4.1,+sse4.2,+popcnt",
+        ])
+        .args(["-smp", "2", "-m", "768", "-serial", "stdio"])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initrd)
+        .args(["-append", command_line])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start qemu-system-x86_64")?;
+    let mut lines = BufReader::new(qemu.stdout.take().context("a pipe")?).lines();
+    let spoke = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .any(|line| line.contains(TRIVIAL_WORD));
+    let wall = start.elapsed();
+    let _ = qemu.kill();
+    qemu.wait()?;
+    if !spoke {
+        bail!("the trivial init did not speak");
+    }
+    Ok(wall.as_secs_f64() * 1000.0)
+}
+
+const TRIVIAL_WORD: &str = "trivial-init-is-up";
+
+/// busybox and a script as init, in cpio's newc format (kernel: Documentation/driver-api/early-userspace).
+fn trivial_initrd() -> Result<tempfile::NamedTempFile> {
+    let script = format!("#!/busybox sh\necho {TRIVIAL_WORD}\n/busybox sleep 1000\n");
+    let mut archive = Vec::new();
+    entry(&mut archive, "dev", 0o040_755, (0, 0), b"");
+    entry(&mut archive, "dev/console", 0o020_600, (5, 1), b"");
+    entry(
+        &mut archive,
+        "busybox",
+        0o100_755,
+        (0, 0),
+        &std::fs::read(harness::busybox::PROGRAM)?,
+    );
+    entry(&mut archive, "init", 0o100_755, (0, 0), script.as_bytes());
+    entry(&mut archive, "TRAILER!!!", 0, (0, 0), b"");
+    let mut file = tempfile::NamedTempFile::new()?;
+    file.write_all(&archive)?;
+    Ok(file)
+}
+
+fn entry(archive: &mut Vec<u8>, name: &str, mode: u32, device: (u32, u32), data: &[u8]) {
+    let size = data.len() as u32;
+    let fields = [
+        0,
+        mode,
+        0,
+        0,
+        1,
+        0,
+        size,
+        0,
+        0,
+        device.0,
+        device.1,
+        name.len() as u32 + 1,
+        0,
+    ];
+    archive.extend_from_slice(b"070701");
+    for field in fields {
+        archive.extend_from_slice(format!("{field:08x}").as_bytes());
+    }
+    archive.extend_from_slice(name.as_bytes());
+    archive.push(0);
+    archive.resize(archive.len().next_multiple_of(4), 0);
+    archive.extend_from_slice(data);
+    archive.resize(archive.len().next_multiple_of(4), 0);
+}
+
+/// Milliseconds from QEMU's start until the API answers over TLS.
+fn boot_machine(store: &Store) -> Result<f64> {
+    let address = expect(store, "ip")?;
+    let config = Arc::new(tls(&store.folder_of(NAME))?);
+    let mut starter = store
+        .machine(&["start", NAME])
+        .stdout(Stdio::null())
+        .spawn()?;
+    let begin = Instant::now();
+    while qemu_of(store).is_none() {
+        if begin.elapsed() > LIMIT {
+            bail!("QEMU did not start");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let start = Instant::now();
+    while ping(address.trim(), &config).is_err() {
+        if start.elapsed() > LIMIT {
+            bail!("the API did not answer");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let wall = start.elapsed();
+    starter.wait()?;
+    Ok(wall.as_secs_f64() * 1000.0)
+}
+
+fn qemu_of(store: &Store) -> Option<u32> {
+    memory::processes_naming(store.path())
+        .into_iter()
+        .find(|pid| {
+            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+                let program = line.split(|byte| *byte == 0).next().unwrap_or_default();
+                String::from_utf8_lossy(program).contains("qemu-system")
+            })
+        })
+}
+
+fn tls(folder: &Path) -> Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(folder.join("ca.pem"))? {
+        roots.add(certificate?)?;
+    }
+    let chain: Vec<_> =
+        CertificateDer::pem_file_iter(folder.join("cert.pem"))?.collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(folder.join("key.pem"))?;
+    Ok(rustls::ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::ring::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()?
+    .with_root_certificates(roots)
+    .with_client_auth_cert(chain, key)?)
+}
+
+fn ping(address: &str, config: &Arc<rustls::ClientConfig>) -> Result<()> {
+    let mut stream = TcpStream::connect((address, guest_contract::API_PORT))?;
+    // QEMU accepts before the guest listens: an answer must come soon or be asked for again.
+    stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let name = ServerName::try_from(address.to_owned())?;
+    let mut session = rustls::ClientConnection::new(config.clone(), name)?;
+    let mut tls = rustls::Stream::new(&mut session, &mut stream);
+    tls.write_all(b"GET /_ping HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let mut answer = [0u8; 15];
+    tls.read_exact(&mut answer)?;
+    if &answer != b"HTTP/1.1 200 OK" {
+        bail!("no ping");
+    }
+    Ok(())
+}
+
+/// Resident memory of the largest `host-agent serve` in the guest.
+fn engine_resident(store: &Store) -> Result<f64> {
+    let script = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q 'host-agent serve' && grep VmRSS $p/status; done";
+    let text = store.run(&["ssh", NAME, script]).stdout;
+    let sizes = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+    let kilobytes = sizes.fold(0.0, f64::max);
+    if kilobytes == 0.0 {
+        bail!("no engine found in the guest: {text}");
+    }
+    Ok(kilobytes * 1024.0 / 1e6)
 }
