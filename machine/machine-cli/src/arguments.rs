@@ -18,7 +18,6 @@ use std::sync::Arc;
 #[command(
     name = "machine",
     disable_version_flag = true,
-    arg_required_else_help = true,
     subcommand_required = true,
     after_help = "A verb without a machine's name works on the machine named \"default\"."
 )]
@@ -155,6 +154,11 @@ pub(crate) fn parse(
             }
         }
         command = command.mut_subcommand("create", |create| driver_flags::add(create, &flags));
+    }
+    if arguments.len() <= 1 {
+        // clap would take a variable such as MACHINE_STORAGE_PATH for an argument and complain.
+        print!("{}", command.render_help());
+        return Ok(Outcome::Said(exit_code::SUCCESS));
     }
     if only_asks_for_version(&arguments) {
         println!("{}", crate::verbs::version::own_version(&program));

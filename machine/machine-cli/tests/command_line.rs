@@ -522,6 +522,22 @@ fn filters() {
 }
 
 #[test]
+fn help_is_no_failure() {
+    for line in [
+        "machine",
+        "machine help",
+        "machine -h",
+        "machine help create",
+        "machine ls --help",
+    ] {
+        let (stdout, stderr) = bench().run(&[line]);
+        assert!(stdout.contains("Usage: machine"), "{line}: {stdout}");
+        assert!(!stdout.contains("-> "), "{line}: {stdout}");
+        assert_eq!(stderr, "", "{line}");
+    }
+}
+
+#[test]
 fn completion_knows_the_verbs() {
     let (stdout, stderr) = bench().run(&["machine completion bash", "machine completion fish"]);
     assert_eq!(stderr, "");

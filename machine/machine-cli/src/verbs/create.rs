@@ -41,8 +41,8 @@ struct Engine {
     /// Any option of dockerd, KEY=VALUE
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
     engine_opt: Vec<String>,
-    /// The engine's proxies: HTTP_PROXY=..., HTTPS_PROXY=..., NO_PROXY=...
-    #[arg(long, value_name = "VARIABLE")]
+    /// docker-machine's; refused with the reason, since our engine takes no variables
+    #[arg(long, value_name = "VARIABLE", hide = true)]
     engine_env: Vec<String>,
     /// The storage driver
     #[arg(long, value_name = "NAME")]
