@@ -157,7 +157,10 @@ fn prove_best(program: &Path, image: &Image, progress: &dyn Progress) -> Choice 
                 accelerator: Accelerator::Hvf,
                 why: None,
             },
-            Err(why) => emulated(format!("HVF cannot run the guest's kernel: {why}")),
+            Err(why) => {
+                tracing::debug!(why, "HVF was tried");
+                emulated("this computer's HVF cannot run the guest's kernel".into())
+            }
         };
     }
     if let Err(why) = kvm_opens() {

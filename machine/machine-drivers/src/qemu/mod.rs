@@ -114,10 +114,10 @@ fn booting(choice: &accelerator::Choice) -> String {
     let name = match choice.accelerator {
         Accelerator::Kvm => "KVM",
         Accelerator::Hvf => "HVF",
-        Accelerator::Tcg => "TCG, which emulates the processor",
+        Accelerator::Tcg => "TCG",
     };
     match &choice.why {
-        Some(why) => format!("Booting ({name}: {why})..."),
+        Some(why) => format!("Booting ({name}, slower: {why})..."),
         None => format!("Booting ({name})..."),
     }
 }
