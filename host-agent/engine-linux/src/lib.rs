@@ -5,6 +5,7 @@ pub mod blobs;
 pub mod files;
 pub mod host;
 pub mod layers;
+pub mod logs;
 pub mod network;
 pub mod pty;
 pub mod registry;
