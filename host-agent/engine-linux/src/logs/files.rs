@@ -124,7 +124,12 @@ impl Part {
         let mut line = Vec::new();
         loop {
             line.clear();
-            if reader.by_ref().take(LONGEST as u64).read_until(b'\n', &mut line)? == 0 {
+            if reader
+                .by_ref()
+                .take(LONGEST as u64)
+                .read_until(b'\n', &mut line)?
+                == 0
+            {
                 return Ok(true);
             }
             if skip > 0 {
@@ -184,7 +189,9 @@ impl Cursor {
 
     /// Reads the open file to its present end; false where the sink wants no more.
     fn read_on(&mut self, sink: &mut Sink) -> io::Result<bool> {
-        let Some(file) = &self.file else { return Ok(true) };
+        let Some(file) = &self.file else {
+            return Ok(true);
+        };
         if file.metadata()?.len() < self.position {
             // Emptied: a log of one file starts again when it is full.
             self.position = 0;
@@ -221,7 +228,9 @@ impl Cursor {
 
     /// Where the open file has been rotated away: opens the one that follows it. False where there is none.
     fn next_file(&mut self) -> io::Result<bool> {
-        let Some(newest) = open(&self.path)? else { return Ok(false) };
+        let Some(newest) = open(&self.path)? else {
+            return Ok(false);
+        };
         if let Some(file) = &self.file {
             let here = file.metadata()?.ino();
             if newest.metadata()?.ino() == here {
@@ -229,7 +238,9 @@ impl Cursor {
             }
             // Rotated more than once since: the next is not the newest.
             for number in 1.. {
-                let Some(older) = open(&rotated(&self.path, number, false))? else { break };
+                let Some(older) = open(&rotated(&self.path, number, false))? else {
+                    break;
+                };
                 if older.metadata()?.ino() == here {
                     if number > 1
                         && let Some(next) = open(&rotated(&self.path, number - 1, false))?

@@ -35,7 +35,10 @@ impl LogReader for JsonFileReader {
     ) -> io::Result<mpsc::Receiver<io::Result<LogEntry>>> {
         let (sender, receiver) = mpsc::channel(AHEAD);
         // Before the first read, so that nothing written after it is missed.
-        let changes = follow.is_some().then(|| Changes::new(&query.path)).transpose()?;
+        let changes = follow
+            .is_some()
+            .then(|| Changes::new(&query.path))
+            .transpose()?;
         tokio::spawn(async move {
             if let Err(error) = stream(query, follow, changes, &sender).await {
                 let _ = sender.send(Err(error)).await;
@@ -133,7 +136,10 @@ impl Changes {
         let folder = path.parent().unwrap_or(Path::new("/"));
         let changes = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
         inotify::add_watch(&watcher, folder, changes)?;
-        Ok(Changes(AsyncFd::with_interest(watcher, Interest::READABLE)?))
+        Ok(Changes(AsyncFd::with_interest(
+            watcher,
+            Interest::READABLE,
+        )?))
     }
 
     /// Returns after at least one change.

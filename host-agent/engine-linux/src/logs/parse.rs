@@ -72,7 +72,9 @@ fn string(bytes: &[u8]) -> Option<(Bytes, &[u8])> {
 fn timestamp(text: &[u8]) -> Option<OffsetDateTime> {
     let number = |from: usize, to: usize| -> Option<u32> {
         text.get(from..to)?.iter().try_fold(0u32, |number, digit| {
-            digit.is_ascii_digit().then(|| number * 10 + u32::from(digit - b'0'))
+            digit
+                .is_ascii_digit()
+                .then(|| number * 10 + u32::from(digit - b'0'))
         })
     };
     let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
@@ -82,7 +84,10 @@ fn timestamp(text: &[u8]) -> Option<OffsetDateTime> {
     let nanoseconds = match text.get(19)? {
         b'Z' if text.len() == 20 => 0,
         b'.' => {
-            let digits = text.len().checked_sub(21).filter(|count| (1..=9).contains(count))?;
+            let digits = text
+                .len()
+                .checked_sub(21)
+                .filter(|count| (1..=9).contains(count))?;
             number(20, 20 + digits)? * 10u32.pow(9 - digits as u32)
         }
         _ => return None,
@@ -146,8 +151,17 @@ mod tests {
         let entry = line(br#"{"stream":"stderr", "log":"x\ud83d\ude00\n","attrs":{"tag":"t"},"time":"2026-11-20T23:00:00+01:00"}"#).unwrap();
         assert_eq!(entry.line, "x😀\n");
         assert_eq!(entry.attributes["tag"], "t");
-        assert_eq!(entry.at.unix_timestamp(), timestamp(b"2026-11-20T22:00:00Z").unwrap().unix_timestamp());
-        for rubbish in ["", "{", r#"{"log":"cut"#, "\0\0\0", r#"{"log":"x","stream":"stdout","time":"then"}"#] {
+        assert_eq!(
+            entry.at.unix_timestamp(),
+            timestamp(b"2026-11-20T22:00:00Z").unwrap().unix_timestamp()
+        );
+        for rubbish in [
+            "",
+            "{",
+            r#"{"log":"cut"#,
+            "\0\0\0",
+            r#"{"log":"x","stream":"stdout","time":"then"}"#,
+        ] {
             assert_eq!(line(rubbish.as_bytes()), None, "{rubbish}");
         }
     }

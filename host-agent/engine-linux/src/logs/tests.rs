@@ -29,8 +29,14 @@ impl Log {
     }
 
     fn line(&mut self, number: usize) {
-        let stream = if number.is_multiple_of(2) { StreamKind::Stdout } else { StreamKind::Stderr };
-        self.writer.write(stream, format!("line {number}\n").as_bytes()).unwrap();
+        let stream = if number.is_multiple_of(2) {
+            StreamKind::Stdout
+        } else {
+            StreamKind::Stderr
+        };
+        self.writer
+            .write(stream, format!("line {number}\n").as_bytes())
+            .unwrap();
     }
 
     fn query(&self, tail: Option<usize>) -> LogQuery {
@@ -69,7 +75,10 @@ async fn everything_the_tail_and_one_stream() {
         let wanted = lines(5000 - count.min(5000)..5000);
         assert_eq!(texts(log.query(Some(count))).await, wanted, "{count}");
     }
-    let query = LogQuery { stdout: false, ..log.query(Some(4)) };
+    let query = LogQuery {
+        stdout: false,
+        ..log.query(Some(4))
+    };
     assert_eq!(texts(query).await, ["line 4997\n", "line 4999\n"]);
 }
 
@@ -77,7 +86,10 @@ async fn everything_the_tail_and_one_stream() {
 async fn nothing_is_written_yet() {
     let folder = tempfile::tempdir().unwrap();
     let log = Log::new(None, 1);
-    let query = LogQuery { path: folder.path().join("none.log"), ..log.query(Some(3)) };
+    let query = LogQuery {
+        path: folder.path().join("none.log"),
+        ..log.query(Some(3))
+    };
     assert!(texts(query).await.is_empty());
     assert!(texts(log.query(Some(3))).await.is_empty());
 }
@@ -90,9 +102,15 @@ async fn since_and_until() {
     let middle = time::OffsetDateTime::now_utc();
     std::thread::sleep(Duration::from_millis(20));
     log.line(1);
-    let query = LogQuery { since: Some(middle), ..log.query(None) };
+    let query = LogQuery {
+        since: Some(middle),
+        ..log.query(None)
+    };
     assert_eq!(texts(query).await, lines(1..2));
-    let query = LogQuery { until: Some(middle), ..log.query(None) };
+    let query = LogQuery {
+        until: Some(middle),
+        ..log.query(None)
+    };
     assert_eq!(texts(query).await, lines(0..1));
 }
 
@@ -113,7 +131,11 @@ async fn rotated_and_compressed_files_are_read_in_order() {
     std::fs::remove_file(&second).unwrap();
     assert_eq!(texts(log.query(None)).await, lines(0..60));
     for count in [1, 13, 20, 35, 59] {
-        assert_eq!(texts(log.query(Some(count))).await, lines(60 - count..60), "{count}");
+        assert_eq!(
+            texts(log.query(Some(count))).await,
+            lines(60 - count..60),
+            "{count}"
+        );
     }
 }
 
@@ -123,7 +145,10 @@ async fn follows_across_rotation_until_the_end() {
     log.line(0);
     log.line(1);
     let (stop, follow) = watch::channel(false);
-    let mut entries = JsonFileReader.read(log.query(Some(1)), Some(follow)).await.unwrap();
+    let mut entries = JsonFileReader
+        .read(log.query(Some(1)), Some(follow))
+        .await
+        .unwrap();
     let first = entries.recv().await.unwrap().unwrap();
     assert_eq!(first.line, "line 1\n");
     let writer = std::thread::spawn(move || {
@@ -137,10 +162,18 @@ async fn follows_across_rotation_until_the_end() {
         log
     });
     let mut texts = Vec::new();
-    while let Some(entry) = tokio::time::timeout(Duration::from_secs(20), entries.recv()).await.unwrap() {
+    while let Some(entry) = tokio::time::timeout(Duration::from_secs(20), entries.recv())
+        .await
+        .unwrap()
+    {
         texts.push(String::from_utf8(entry.unwrap().line.to_vec()).unwrap());
     }
-    assert!(texts == lines(2..500), "{} entries, first {:?}", texts.len(), texts.first());
+    assert!(
+        texts == lines(2..500),
+        "{} entries, first {:?}",
+        texts.len(),
+        texts.first()
+    );
     drop(writer.join().unwrap());
 }
 
@@ -159,8 +192,13 @@ async fn a_torn_line_does_not_end_the_reading() {
 async fn a_follower_who_leaves_ends_the_work() {
     let log = Log::new(None, 1);
     let (_stop, follow) = watch::channel(false);
-    let entries = JsonFileReader.read(log.query(None), Some(follow.clone())).await.unwrap();
+    let entries = JsonFileReader
+        .read(log.query(None), Some(follow.clone()))
+        .await
+        .unwrap();
     drop(entries);
     drop(follow);
-    tokio::time::timeout(Duration::from_secs(10), _stop.closed()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), _stop.closed())
+        .await
+        .unwrap();
 }
