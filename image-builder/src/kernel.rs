@@ -116,55 +116,9 @@ fn lz4_legacy(mut data: &[u8], expected: usize) -> std::io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-
-    /// A bzImage around a payload, as arch/x86/boot/tools/build.c lays it out.
-    pub(crate) fn bz_image(payload: &[u8]) -> Vec<u8> {
-        let mut image = vec![0; 2 * 512];
-        image[0x1f1] = 1;
-        image[0x202..0x206].copy_from_slice(b"HdrS");
-        image[0x206..0x208].copy_from_slice(&0x020fu16.to_le_bytes());
-        image[0x248..0x24c].copy_from_slice(&16u32.to_le_bytes());
-        image[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-        image.extend_from_slice(&[0x90; 16]);
-        image.extend_from_slice(payload);
-        image
-    }
-
-    /// The smallest ELF file with (or without) a PVH entry point.
-    pub(crate) fn kernel_elf(with_pvh: bool) -> Vec<u8> {
-        let mut file = Vec::new();
-        file.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
-        file.extend_from_slice(&2u16.to_le_bytes()); // ET_EXEC
-        file.extend_from_slice(&62u16.to_le_bytes()); // EM_X86_64
-        file.extend_from_slice(&1u32.to_le_bytes());
-        for value in [0u64, 64, 0] {
-            file.extend_from_slice(&value.to_le_bytes()); // entry, phoff, shoff
-        }
-        file.extend_from_slice(&0u32.to_le_bytes());
-        for value in [64u16, 56, 1, 64, 0, 0] {
-            file.extend_from_slice(&value.to_le_bytes());
-        }
-        let note_size = 12 + 4 + 8u64;
-        file.extend_from_slice(&4u32.to_le_bytes()); // PT_NOTE
-        file.extend_from_slice(&4u32.to_le_bytes());
-        for value in [120u64, 0, 0, note_size, note_size, 4] {
-            file.extend_from_slice(&value.to_le_bytes());
-        }
-        let kind = if with_pvh { 18u32 } else { 17 };
-        for value in [4u32, 8, kind] {
-            file.extend_from_slice(&value.to_le_bytes());
-        }
-        file.extend_from_slice(b"Xen\0");
-        file.extend_from_slice(&0x100_0000u64.to_le_bytes());
-        file
-    }
-
-    pub(crate) fn with_length(mut compressed: Vec<u8>, kernel: &[u8]) -> Vec<u8> {
-        compressed.extend_from_slice(&(kernel.len() as u32).to_le_bytes());
-        compressed
-    }
+    use crate::fake_elf::{bz_image, kernel_elf, with_length};
 
     #[test]
     fn every_compression_debian_has_used_is_read() {

@@ -20,6 +20,8 @@ mod cache;
 mod deb;
 mod elf;
 mod error;
+#[cfg(test)]
+mod fake_elf;
 mod fetch;
 mod image;
 mod kernel;

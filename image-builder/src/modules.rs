@@ -283,43 +283,10 @@ fn contract_path(path: &str) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
+    use crate::fake_elf::module_elf;
     use crate::tree::Node;
-
-    /// A relocatable ELF file with nothing but a .modinfo section.
-    pub(crate) fn module_elf(modinfo: &[u8]) -> Vec<u8> {
-        let names = b"\0.modinfo\0.shstrtab\0";
-        let (info_at, names_at) = (64u64, 64 + modinfo.len() as u64);
-        let sections_at = names_at + names.len() as u64;
-        let mut file = Vec::new();
-        file.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
-        file.extend_from_slice(&1u16.to_le_bytes()); // ET_REL
-        file.extend_from_slice(&62u16.to_le_bytes());
-        file.extend_from_slice(&1u32.to_le_bytes());
-        for value in [0u64, 0, sections_at] {
-            file.extend_from_slice(&value.to_le_bytes());
-        }
-        file.extend_from_slice(&0u32.to_le_bytes());
-        for value in [64u16, 0, 0, 64, 3, 2] {
-            file.extend_from_slice(&value.to_le_bytes());
-        }
-        file.extend_from_slice(modinfo);
-        file.extend_from_slice(names);
-        let section = |name: u32, kind: u32, at: u64, size: u64| {
-            let mut header = Vec::new();
-            header.extend_from_slice(&name.to_le_bytes());
-            header.extend_from_slice(&kind.to_le_bytes());
-            for value in [0u64, 0, at, size, 0, 1, 0] {
-                header.extend_from_slice(&value.to_le_bytes());
-            }
-            header
-        };
-        file.extend(section(0, 0, 0, 0));
-        file.extend(section(1, 1, info_at, modinfo.len() as u64));
-        file.extend(section(10, 3, names_at, names.len() as u64));
-        file
-    }
 
     fn package() -> Entries {
         let module = |depends: &str, more: &str| Entry::File {

@@ -278,6 +278,7 @@ fn matches(pattern: &str, path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake_elf::dynamic_elf;
 
     fn file(data: &str) -> Entry {
         Entry::File {
@@ -339,65 +340,6 @@ mod tests {
             error.to_string(),
             "the package sample has no file /usr/bin/other"
         );
-    }
-
-    /// An ELF program or library with the given interpreter and needed libraries.
-    pub(crate) fn dynamic_elf(interpreter: Option<&str>, needed: &[&str]) -> Vec<u8> {
-        let mut strings = vec![0u8];
-        let mut dynamic = Vec::new();
-        for name in needed {
-            dynamic.extend_from_slice(&1u64.to_le_bytes()); // DT_NEEDED
-            dynamic.extend_from_slice(&(strings.len() as u64).to_le_bytes());
-            strings.extend_from_slice(name.as_bytes());
-            strings.push(0);
-        }
-        dynamic.extend_from_slice(&[0; 16]);
-        let interpreter = interpreter
-            .map(|path| format!("{path}\0"))
-            .unwrap_or_default();
-        let interp_at = 64 + 56u64;
-        let dynamic_at = interp_at + interpreter.len() as u64;
-        let strings_at = dynamic_at + dynamic.len() as u64;
-        let sections_at = strings_at + strings.len() as u64;
-        let mut file = Vec::new();
-        file.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
-        file.extend_from_slice(&3u16.to_le_bytes());
-        file.extend_from_slice(&62u16.to_le_bytes());
-        file.extend_from_slice(&1u32.to_le_bytes());
-        for value in [0u64, 64, sections_at] {
-            file.extend_from_slice(&value.to_le_bytes());
-        }
-        file.extend_from_slice(&0u32.to_le_bytes());
-        for value in [64u16, 56, 1, 64, 3, 2] {
-            file.extend_from_slice(&value.to_le_bytes());
-        }
-        let kind = if interpreter.is_empty() { 0u32 } else { 3 };
-        file.extend_from_slice(&kind.to_le_bytes());
-        file.extend_from_slice(&4u32.to_le_bytes());
-        let size = interpreter.len() as u64;
-        for value in [interp_at, 0, 0, size, size, 1] {
-            file.extend_from_slice(&value.to_le_bytes());
-        }
-        file.extend_from_slice(interpreter.as_bytes());
-        file.extend_from_slice(&dynamic);
-        file.extend_from_slice(&strings);
-        let section = |kind: u32, at: u64, size: usize, link: u32, entry: u64| {
-            let mut header = vec![0; 4];
-            header.extend_from_slice(&kind.to_le_bytes());
-            for value in [0u64, 0, at, size as u64] {
-                header.extend_from_slice(&value.to_le_bytes());
-            }
-            header.extend_from_slice(&link.to_le_bytes());
-            header.extend_from_slice(&0u32.to_le_bytes());
-            for value in [1u64, entry] {
-                header.extend_from_slice(&value.to_le_bytes());
-            }
-            header
-        };
-        file.extend(section(0, 0, 0, 0, 0));
-        file.extend(section(6, dynamic_at, dynamic.len(), 2, 16));
-        file.extend(section(3, strings_at, strings.len(), 0, 0));
-        file
     }
 
     fn elf_file(interpreter: Option<&str>, needed: &[&str]) -> Entry {

@@ -6,7 +6,9 @@ use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Instant;
 
+// The last of a repeated option counts, so that scripts can pass their user's options on after their own.
 #[derive(clap::Args)]
+#[command(args_override_self = true)]
 pub struct Arguments {
     /// A built-in recipe's name, or a recipe file
     #[arg(long, default_value = "berth")]
