@@ -621,6 +621,99 @@ fn the_firewall_is_what_nft_reads() {
     });
 }
 
+/// A client that never stops sending reaches the new container, not the place where the port led before.
+#[test]
+fn a_udp_client_follows_its_port_to_the_next_container() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let network = LinuxNetwork::new(root.config()).unwrap();
+        let published = SocketAddr::from(([192, 0, 2, 1], 5353));
+        let (first, second) = (
+            wish(vec![port(53, None, 5353, Protocol::Udp)]),
+            wish(vec![port(53, None, 5353, Protocol::Udp)]),
+        );
+        let one = network.attach(first.clone()).await.unwrap();
+        let address_of_one = SocketAddr::new(address(&one), 53);
+        inside(&one.namespace, move || serve_udp(address_of_one));
+        let (stop, stopped) = mpsc::channel::<()>();
+        let (answers, answered) = mpsc::channel();
+        neighbour
+            .work
+            .send(Box::new(move || {
+                let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+                socket.connect(published).unwrap();
+                socket
+                    .set_read_timeout(Some(Duration::from_millis(50)))
+                    .unwrap();
+                let mut buffer = [0; 100];
+                while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                    let _ = socket.send(b"datagram");
+                    if socket.recv(&mut buffer).is_ok() {
+                        let _ = answers.send(());
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }))
+            .unwrap();
+        answered.recv_timeout(LONG).expect("the first answers");
+        network.detach(&first.container).await.unwrap();
+        // Another address than the first had.
+        network.attach(wish(vec![])).await.unwrap();
+        let two = network.attach(second).await.unwrap();
+        let address_of_two = SocketAddr::new(address(&two), 53);
+        assert_ne!(address_of_one, address_of_two);
+        inside(&two.namespace, move || serve_udp(address_of_two));
+        while answered.try_recv().is_ok() {}
+        answered.recv_timeout(LONG).expect("the second answers");
+        drop(stop);
+    });
+}
+
+#[test]
+fn many_at_once_get_different_addresses_and_ports() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let network = std::sync::Arc::new(LinuxNetwork::new(root.config()).unwrap());
+        let tasks: Vec<_> = (0..40)
+            .map(|_| {
+                let network = network.clone();
+                tokio::spawn(async move {
+                    let wish = wish(vec![port(80, None, 0, Protocol::Tcp)]);
+                    let attached = network.attach(wish.clone()).await.unwrap();
+                    (wish.container, attached)
+                })
+            })
+            .collect();
+        let mut addresses = std::collections::BTreeSet::new();
+        let mut ports = std::collections::BTreeSet::new();
+        let mut containers = Vec::new();
+        for task in tasks {
+            let (container, attached) = task.await.unwrap();
+            addresses.insert(address(&attached));
+            ports.insert(attached.ports[0].host_port);
+            containers.push(container);
+        }
+        assert_eq!((addresses.len(), ports.len()), (40, 40));
+        assert_eq!(network.firewall_ports().unwrap(), 40);
+        let tasks: Vec<_> = containers
+            .into_iter()
+            .map(|container| {
+                let network = network.clone();
+                tokio::spawn(async move { network.detach(&container).await.unwrap() })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(network.firewall_ports().unwrap(), 0);
+        let spares = root.config().spares;
+        eventually("only spares are left", || {
+            container_links() == spares && root.namespaces() == 2 * spares
+        });
+    });
+}
+
 /// Prints what attaching costs; fails only where it would be out of all proportion.
 #[test]
 fn attaching_is_quick() {

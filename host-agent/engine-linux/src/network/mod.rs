@@ -13,6 +13,7 @@
 //!
 //! Absent on purpose: user-defined networks and IPv6 inside networks (a `[::]` port is served by the proxy over IPv4).
 
+mod conntrack;
 mod link;
 mod namespace;
 mod netlink;
@@ -575,6 +576,7 @@ impl Inner {
             self.table
                 .add(&mut kernel.netfilter, &forwards)
                 .map_err(|error| failed("publish ports in the firewall", error))?;
+            forget_flows(&mut kernel, &forwards);
         }
         Ok(forwards)
     }
@@ -583,7 +585,9 @@ impl Inner {
         let mut kernel = lock(&self.kernel);
         self.table
             .remove(&mut kernel.netfilter, forwards)
-            .map_err(|error| failed("take published ports out of the firewall", error))
+            .map_err(|error| failed("take published ports out of the firewall", error))?;
+        forget_flows(&mut kernel, forwards);
+        Ok(())
     }
 
     /// Keeps a port's socket, and serves it. The error is a warning for people: the firewall serves the port anyway.
@@ -791,6 +795,26 @@ impl Inner {
 fn one(mut made: Vec<Namespace>) -> Result<Namespace, NetworkError> {
     made.pop()
         .ok_or_else(|| failed("make a network namespace", "none was made"))
+}
+
+/// See [`conntrack`]. Only a help for UDP: where the kernel cannot list flows, they end by themselves.
+fn forget_flows(kernel: &mut Kernel, forwards: &[Forward]) {
+    if !forwards
+        .iter()
+        .any(|forward| forward.protocol == Protocol::Udp)
+    {
+        return;
+    }
+    let outcome = link::addresses(&mut kernel.route).and_then(|addresses| {
+        let host = addresses
+            .into_iter()
+            .filter_map(|address| v4(address.net.addr()))
+            .collect();
+        conntrack::forget(&mut kernel.netfilter, forwards, &host)
+    });
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "cannot forget the flows to a UDP port");
+    }
 }
 
 /// The record of a network as it is now; written when it is new or changed.

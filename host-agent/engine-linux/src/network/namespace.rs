@@ -183,6 +183,7 @@ fn wire(namespace: &mut Namespace, wiring: &Wiring, host: &mut Socket) -> Result
         .socket
         .execute(vec![link::up(inside.index)])
         .map_err(|error| failed(format!("set {INSIDE} up"), error))?;
+    namespace.socket.rest();
     namespace.inside = Some(inside.index);
     Ok(())
 }

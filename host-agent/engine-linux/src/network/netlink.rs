@@ -143,6 +143,11 @@ impl Socket {
         let _ = setsockopt(&self.fd, sockopt::RcvBufForce, &(8 << 20));
     }
 
+    /// Gives memory back until the next use.
+    pub(crate) fn rest(&mut self) {
+        self.buffer = Vec::new();
+    }
+
     /// Sends all messages in one call and waits until each is acknowledged. The result has one entry per message:
     /// the kernel carries out those after a failed one too.
     pub(crate) fn requests(&mut self, messages: Vec<Message>) -> io::Result<Vec<io::Result<()>>> {
