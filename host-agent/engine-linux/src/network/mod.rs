@@ -13,7 +13,10 @@
 //!
 //! Absent on purpose: user-defined networks and IPv6 inside networks (a `[::]` port is served by the proxy over IPv4).
 
+mod attach;
+mod bridge;
 mod conntrack;
+mod janitor;
 mod link;
 mod namespace;
 mod netlink;
@@ -27,21 +30,20 @@ mod subnet;
 use async_trait::async_trait;
 use engine::id::{ContainerId, NetworkId};
 use engine::networks::{
-    Attached, Attachment, Endpoint, NetworkBackend, NetworkError, NetworkFacts, NetworkMode,
-    Protocol, PublishedPort, Subnet,
+    Attached, Attachment, NetworkBackend, NetworkError, NetworkFacts, PublishedPort, Subnet,
 };
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 use namespace::{Namespace, Wiring, failed};
 use netlink::Socket;
 use nftables::{Forward, Table};
-use ports::{Ports, Taken};
+use ports::Ports;
 use proxy::Proxy;
 use records::{NetworkRecord, Records};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use subnet::Leases;
 
@@ -320,7 +322,7 @@ impl Inner {
         netfilter.widen();
 
         let remembered = records.read("bridge")?;
-        let (bridge_index, gateway) = set_up_bridge(
+        let (bridge_index, gateway) = bridge::set_up(
             &config,
             remembered.as_ref().and_then(|record| record.gateway),
             &mut route,
@@ -328,7 +330,7 @@ impl Inner {
         let bridge = remember(&records, remembered, "bridge", "bridge", Some(gateway))?;
         let host = remember(&records, records.read("host")?, "host", "host", None)?;
         let none = remember(&records, records.read("none")?, "none", "null", None)?;
-        enable_forwarding()?;
+        bridge::enable_forwarding()?;
         let table = Table {
             name: config.table.clone(),
             bridge: config.bridge.clone(),
@@ -366,255 +368,6 @@ impl Inner {
         Wiring {
             bridge_index: self.bridge_index,
             mtu: self.config.mtu,
-        }
-    }
-
-    fn attach(
-        &self,
-        attachment: &Attachment,
-        chores: &mpsc::Sender<Chore>,
-    ) -> Result<Attached, NetworkError> {
-        let container = &attachment.container;
-        {
-            let mut books = lock(&self.books);
-            if books.attached.contains_key(container) || !books.arriving.insert(container.clone()) {
-                return Err(failed(
-                    format!("connect container {}", container.short()),
-                    "it is connected already",
-                ));
-            }
-        }
-        let outcome = match &attachment.mode {
-            NetworkMode::Bridge => self.attach_to_bridge(attachment, chores),
-            NetworkMode::None => self.attach_to_none(attachment),
-            NetworkMode::Named(name) => Err(NetworkError::NotFound { name: name.clone() }),
-            NetworkMode::Host | NetworkMode::Container(_) => Err(NetworkError::Unsupported {
-                what: "a network namespace of its own".into(),
-                why: "the container shares another's".into(),
-            }),
-        };
-        let mut books = lock(&self.books);
-        books.arriving.remove(container);
-        outcome.map(|entry| {
-            let attached = entry.attached.clone();
-            books.attached.insert(container.clone(), entry);
-            attached
-        })
-    }
-
-    fn attach_to_none(&self, attachment: &Attachment) -> Result<Entry, NetworkError> {
-        let spare = lock(&self.spares).bare.pop();
-        let namespace = match spare {
-            Some(namespace) => namespace,
-            None => {
-                let mut kernel = lock(&self.kernel);
-                one(namespace::make(
-                    &self.namespaces,
-                    1,
-                    None,
-                    &mut kernel.route,
-                )?)?
-            }
-        };
-        let mut warnings = Vec::new();
-        if !attachment.ports.is_empty() {
-            warnings.push("Published ports are discarded when using network mode none".to_owned());
-        }
-        Ok(Entry {
-            attached: Attached {
-                namespace: namespace.path,
-                endpoint: None,
-                ports: Vec::new(),
-                warnings,
-            },
-            forwards: Vec::new(),
-            holding: Vec::new(),
-        })
-    }
-
-    fn attach_to_bridge(
-        &self,
-        attachment: &Attachment,
-        chores: &mpsc::Sender<Chore>,
-    ) -> Result<Entry, NetworkError> {
-        // Checks first, then what can be undone by dropping, then the kernel.
-        let fixed_mac = match &attachment.mac_address {
-            Some(text) => Some(
-                link::parse_mac(text).ok_or_else(|| NetworkError::Unsupported {
-                    what: format!("the MAC address {text:?}"),
-                    why: "it is not a unicast address like 02:42:ac:11:00:02".into(),
-                })?,
-            ),
-            None => None,
-        };
-        let taken = self
-            .ports
-            .take(&attachment.ports, self.config.userland_proxy)?;
-        let address = lock(&self.books).leases.lease();
-        let Some(address) = address else {
-            self.free(&taken);
-            return Err(NetworkError::NoAddress {
-                network: self.bridge.name.clone(),
-            });
-        };
-        let give_back = |taken: &[Taken]| {
-            self.free(taken);
-            lock(&self.books).leases.give_back(address);
-        };
-
-        let spare = lock(&self.spares).wired.pop();
-        let namespace = match spare {
-            Some(namespace) => Ok(namespace),
-            None => {
-                let mut kernel = lock(&self.kernel);
-                namespace::make(&self.namespaces, 1, Some(&self.wiring()), &mut kernel.route)
-                    .and_then(one)
-            }
-        };
-        let namespace = match namespace {
-            Ok(namespace) => namespace,
-            Err(error) => {
-                give_back(&taken);
-                return Err(error);
-            }
-        };
-        let path = namespace.path.clone();
-        let configured = self
-            .configure(namespace, address, fixed_mac)
-            .and_then(|mac| {
-                self.publish(&taken, address)
-                    .map(|forwards| (mac, forwards))
-            });
-        let (mac, forwards) = match configured {
-            Ok(done) => done,
-            Err(error) => {
-                self.free(&taken);
-                // The address comes back when the links are gone.
-                let _ = chores.send(Chore::Remove {
-                    namespace: path,
-                    lease: Some(address),
-                });
-                return Err(error);
-            }
-        };
-
-        let mut ports = Vec::new();
-        let mut holding = Vec::new();
-        let mut warnings = Vec::new();
-        for one in taken {
-            ports.push(one.published.clone());
-            if let Err(warning) = self.hold(one, address, &mut holding) {
-                warnings.push(warning);
-            }
-        }
-        Ok(Entry {
-            attached: Attached {
-                namespace: path,
-                endpoint: Some(Endpoint {
-                    network: self.bridge.id.clone(),
-                    network_name: self.bridge.name.clone(),
-                    endpoint_id: NetworkId::random().to_string(),
-                    mac_address: link::mac_text(mac),
-                    address: address.into(),
-                    prefix_length: self.gateway.prefix_len(),
-                    gateway: Some(self.gateway.addr().into()),
-                    ipv6_address: None,
-                    ipv6_prefix_length: 0,
-                    ipv6_gateway: None,
-                }),
-                ports,
-                warnings,
-            },
-            forwards,
-            holding,
-        })
-    }
-
-    fn free(&self, taken: &[Taken]) {
-        for one in taken {
-            self.ports.give_back(&one.published);
-        }
-    }
-
-    /// Gives the link inside its addresses and the way out.
-    fn configure(
-        &self,
-        mut namespace: Namespace,
-        address: Ipv4Addr,
-        fixed_mac: Option<link::Mac>,
-    ) -> Result<link::Mac, NetworkError> {
-        let step = || format!("configure the network of {}", namespace.path.display());
-        let inside = namespace
-            .inside
-            .ok_or_else(|| failed(step(), "it has no link"))?;
-        let net = Ipv4Net::new(address, self.gateway.prefix_len())
-            .map_err(|error| failed(step(), error))?;
-        let mac = fixed_mac.unwrap_or_else(|| link::mac_of(address));
-        namespace
-            .socket
-            .execute(vec![
-                link::set_mac(inside, mac),
-                link::add_address(inside, net),
-                link::add_default_route(inside, self.gateway.addr()),
-            ])
-            .map_err(|error| failed(step(), error))?;
-        if fixed_mac.is_some() {
-            // The host may remember another hardware address for it; that there is nothing to forget is no error.
-            let forget = link::forget_neighbour(self.bridge_index, address);
-            let _ = lock(&self.kernel).route.execute(vec![forget]);
-        }
-        Ok(mac)
-    }
-
-    fn publish(&self, taken: &[Taken], address: Ipv4Addr) -> Result<Vec<Forward>, NetworkError> {
-        let forwards: Vec<Forward> = taken
-            .iter()
-            .filter_map(|one| forward(&one.published, address))
-            .collect();
-        if !forwards.is_empty() {
-            let mut kernel = lock(&self.kernel);
-            self.table
-                .add(&mut kernel.netfilter, &forwards)
-                .map_err(|error| failed("publish ports in the firewall", error))?;
-            forget_flows(&mut kernel, &forwards);
-        }
-        Ok(forwards)
-    }
-
-    fn close(&self, forwards: &[Forward]) -> Result<(), NetworkError> {
-        let mut kernel = lock(&self.kernel);
-        self.table
-            .remove(&mut kernel.netfilter, forwards)
-            .map_err(|error| failed("take published ports out of the firewall", error))?;
-        forget_flows(&mut kernel, forwards);
-        Ok(())
-    }
-
-    /// Keeps a port's socket, and serves it. The error is a warning for people: the firewall serves the port anyway.
-    fn hold(
-        &self,
-        taken: Taken,
-        container: Ipv4Addr,
-        holding: &mut Vec<Holding>,
-    ) -> Result<(), String> {
-        let Some(socket) = taken.socket else {
-            return Ok(());
-        };
-        let published = taken.published;
-        if !self.config.userland_proxy || published.protocol == Protocol::Sctp {
-            holding.push(Holding::Bound(socket));
-            return Ok(());
-        }
-        let target = SocketAddr::new(container.into(), published.container_port);
-        match Proxy::start(socket, published.protocol, target) {
-            Ok(proxy) => {
-                holding.push(Holding::Proxy(proxy));
-                Ok(())
-            }
-            Err(error) => Err(format!(
-                "port {} is not reachable on loopback: {error}",
-                SocketAddr::new(published.host_address, published.host_port)
-            )),
         }
     }
 
@@ -669,87 +422,6 @@ impl Inner {
         self.remove_leftovers(&keep, &mut kernel.route)
     }
 
-    /// Removes namespaces, and links on our bridge, that belong to none of the files in `keep`.
-    fn remove_leftovers(
-        &self,
-        keep: &BTreeSet<OsString>,
-        route: &mut Socket,
-    ) -> Result<(), NetworkError> {
-        let step = || format!("list {}", self.namespaces.display());
-        for file in std::fs::read_dir(&self.namespaces).map_err(|error| failed(step(), error))? {
-            let file = file.map_err(|error| failed(step(), error))?;
-            if !keep.contains(&file.file_name()) {
-                namespace::remove(&file.path(), route);
-            }
-        }
-        let kept: BTreeSet<String> = keep
-            .iter()
-            .filter_map(|name| namespace::outside_name(Path::new(name)))
-            .collect();
-        let links = link::list(route).map_err(|error| failed("list links", error))?;
-        for other in links {
-            let ours = other.kind == "veth" && other.master == Some(self.bridge_index);
-            if ours && !kept.contains(&other.name) {
-                link::remove(route, &other.name)
-                    .map_err(|error| failed(format!("remove the link {}", other.name), error))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The janitor's life.
-    fn keep_house(&self, inbox: &mpsc::Receiver<Chore>, route: &mut Socket) {
-        while let Ok(chore) = inbox.recv() {
-            match chore {
-                Chore::Refill => self.refill(route),
-                Chore::Remove { namespace, lease } => {
-                    namespace::remove(&namespace, route);
-                    if let Some(address) = lease {
-                        lock(&self.books).leases.give_back(address);
-                    }
-                }
-                Chore::Stop => break,
-            }
-        }
-        let spares = std::mem::take(&mut *lock(&self.spares));
-        for spare in spares.wired.iter().chain(&spares.bare) {
-            namespace::remove(&spare.path, route);
-        }
-    }
-
-    fn refill(&self, route: &mut Socket) {
-        let (wired, bare) = {
-            let spares = lock(&self.spares);
-            (spares.wired.len(), spares.bare.len())
-        };
-        let wanted = self.config.spares;
-        let wiring = self.wiring();
-        for (have, wiring) in [(wired, Some(&wiring)), (bare, None)] {
-            let missing = wanted.saturating_sub(have);
-            if missing == 0 {
-                continue;
-            }
-            match namespace::make(&self.namespaces, missing, wiring, route) {
-                Ok(made) => {
-                    let mut spares = lock(&self.spares);
-                    let pool = if wiring.is_some() {
-                        &mut spares.wired
-                    } else {
-                        &mut spares.bare
-                    };
-                    pool.extend(made);
-                }
-                // Whoever needs one makes it, and has the error to tell.
-                Err(error) => {
-                    tracing::warn!(
-                        error = engine::error::full_message(&error),
-                        "cannot make spare network namespaces"
-                    );
-                }
-            }
-        }
-    }
-
     fn facts(&self) -> Vec<NetworkFacts> {
         let fact = |record: &NetworkRecord| NetworkFacts {
             id: record.id.clone(),
@@ -792,31 +464,6 @@ impl Inner {
     }
 }
 
-fn one(mut made: Vec<Namespace>) -> Result<Namespace, NetworkError> {
-    made.pop()
-        .ok_or_else(|| failed("make a network namespace", "none was made"))
-}
-
-/// See [`conntrack`]. Only a help for UDP: where the kernel cannot list flows, they end by themselves.
-fn forget_flows(kernel: &mut Kernel, forwards: &[Forward]) {
-    if !forwards
-        .iter()
-        .any(|forward| forward.protocol == Protocol::Udp)
-    {
-        return;
-    }
-    let outcome = link::addresses(&mut kernel.route).and_then(|addresses| {
-        let host = addresses
-            .into_iter()
-            .filter_map(|address| v4(address.net.addr()))
-            .collect();
-        conntrack::forget(&mut kernel.netfilter, forwards, &host)
-    });
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "cannot forget the flows to a UDP port");
-    }
-}
-
 /// The record of a network as it is now; written when it is new or changed.
 fn remember(
     records: &Records,
@@ -842,82 +489,4 @@ fn remember(
         records.write(&record)?;
     }
     Ok(record)
-}
-
-/// Makes sure that the bridge is there, up, and has its address; returns its index and address.
-fn set_up_bridge(
-    config: &NetworkConfig,
-    remembered: Option<Ipv4Net>,
-    route: &mut Socket,
-) -> Result<(u32, Ipv4Net), NetworkError> {
-    let name = &config.bridge;
-    let step = || format!("set up the bridge {name}");
-    let existing = link::find(route, name).map_err(|error| failed(step(), error))?;
-    if let Some(link) = &existing
-        && link.kind != "bridge"
-    {
-        return Err(failed(
-            step(),
-            "a link of that name is there and is no bridge",
-        ));
-    }
-    let index = existing.as_ref().map(|link| link.index);
-    let mut present = Vec::new();
-    let mut used = Vec::new();
-    for address in link::addresses(route).map_err(|error| failed("list addresses", error))? {
-        match address.net {
-            IpNet::V4(net) if Some(address.index) == index => present.push(net),
-            net => used.push(net),
-        }
-    }
-    for (net, link) in link::routes(route).map_err(|error| failed("list routes", error))? {
-        if index.is_none() || link != index {
-            used.push(net);
-        }
-    }
-    used.extend(resolver::servers().into_iter().map(IpNet::from));
-    let gateway = match (config.address, present.first(), remembered) {
-        (Some(address), _, _) => address,
-        (None, Some(address), _) => *address,
-        (None, None, Some(old)) if subnet::choose(&[old.trunc()], &used).is_some() => old,
-        (None, None, _) => {
-            let net = subnet::choose(&config.pools, &used).ok_or_else(|| {
-                failed(step(), "every address pool overlaps with the host's networks; choose an address with --bip")
-            })?;
-            let first = net.hosts().next().unwrap_or(net.addr());
-            Ipv4Net::new(first, net.prefix_len()).map_err(|error| failed(step(), error))?
-        }
-    };
-    let index = match index {
-        Some(index) => index,
-        None => {
-            link::create_bridge(route, name, link::mac_of(gateway.addr()))
-                .map_err(|error| failed(step(), error))?;
-            link::find(route, name)
-                .map_err(|error| failed(step(), error))?
-                .ok_or_else(|| failed(step(), "it vanished"))?
-                .index
-        }
-    };
-    let mut changes: Vec<_> = present
-        .iter()
-        .filter(|net| **net != gateway)
-        .map(|net| link::remove_address(index, *net))
-        .collect();
-    if !present.contains(&gateway) {
-        changes.push(link::add_address(index, gateway));
-    }
-    changes.push(link::up(index));
-    route
-        .execute(changes)
-        .map_err(|error| failed(step(), error))?;
-    Ok((index, gateway))
-}
-
-fn enable_forwarding() -> Result<(), NetworkError> {
-    const FILE: &str = "/proc/sys/net/ipv4/ip_forward";
-    if std::fs::read_to_string(FILE).is_ok_and(|value| value.trim() == "1") {
-        return Ok(());
-    }
-    std::fs::write(FILE, "1").map_err(|error| failed(format!("write 1 to {FILE}"), error))
 }
