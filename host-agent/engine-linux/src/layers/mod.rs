@@ -16,7 +16,7 @@
 mod mount;
 mod unpack;
 
-pub use unpack::{UnpackError, UnpackLimits, Unpacked, remove_path, unpack};
+pub use unpack::{UnpackError, UnpackLimits, Unpacked, normalise, remove_path, unpack};
 
 use crate::archive::decode::{StreamReader, decoded, on_own_thread};
 use crate::files::{self, CONTAINER_LAYER, CONTAINERS, LAYER_DIFF, LAYER_RECORD, LAYERS};

@@ -10,6 +10,8 @@ pub mod blobs;
 pub mod config;
 pub mod error;
 pub mod layer_store;
+pub mod list;
+mod load;
 pub mod manifest;
 pub mod platform;
 pub mod progress;
@@ -17,14 +19,19 @@ pub mod pull;
 pub mod records;
 pub mod reference;
 pub mod registry;
+pub mod remove;
+mod save;
 pub mod service;
 
 pub use blobs::{BlobError, BlobStore, ByteStream};
 pub use error::ImageError;
 pub use layer_store::{LayerInfo, LayerSpec, LayerStore, StagedLayer};
+pub use list::{HistoryLine, ImageFilter};
 pub use platform::Platform;
 pub use progress::{Progress, ProgressSink};
+pub use pull::PullRequest;
 pub use reference::{Reference, ReferenceError, Repository};
+pub use remove::Removed;
 pub use service::{ImageBackends, ImageOptions, ImageService, ImageView};
 
 use crate::id::ContainerId;

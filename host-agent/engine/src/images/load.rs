@@ -1,0 +1,398 @@
+//! Load: images from an archive, Docker's form or an OCI image layout.
+
+use super::archive::{ArchiveError, StagedArchive};
+use super::config::digest_of;
+use super::layer_store::LayerSpec;
+use super::manifest::{
+    CONFIG_MAX, DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, Descriptor,
+    ImageManifest, LAYERS_MAX, MANIFEST_MAX, Manifest, choose,
+};
+use super::progress::ProgressSink;
+use super::pull::{LayerJob, LayerSource, check_config, layer_records};
+use super::records::ImageRecord;
+use super::service::ImageService;
+use super::{ByteStream, Digest, ImageError, Platform, Reference};
+use bytes::Bytes;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Images in one archive.
+const IMAGES_MAX: usize = 1000;
+
+/// An image found in an archive.
+struct Found {
+    manifest: ImageManifest,
+    manifest_bytes: Bytes,
+    manifest_media_type: String,
+    config: Bytes,
+    /// The path of each layer in the archive.
+    layer_paths: Vec<String>,
+    names: Vec<Reference>,
+}
+
+impl ImageService {
+    /// Loads every image of an archive.
+    pub async fn load(
+        &self,
+        content: ByteStream,
+        platform: Option<&Platform>,
+        progress: &ProgressSink,
+    ) -> Result<(), ImageError> {
+        let outcome = self.load_all(content, platform, progress).await;
+        if outcome.is_err() {
+            self.collect_later();
+        }
+        self.collect_if_due().await;
+        outcome
+    }
+
+    async fn load_all(
+        &self,
+        content: ByteStream,
+        platform: Option<&Platform>,
+        progress: &ProgressSink,
+    ) -> Result<(), ImageError> {
+        let platform = platform.unwrap_or(&self.inner.options.platform);
+        let archive: Arc<dyn StagedArchive> =
+            Arc::from(self.backends().archives.stage(content).await?);
+        let found = if archive.find("manifest.json").is_some() {
+            docker_images(&*archive).await?
+        } else if archive.find("index.json").is_some() {
+            layout_images(&*archive, platform).await?
+        } else {
+            // Docker's words for an archive of something else.
+            return Err(ArchiveError::Missing {
+                path: "manifest.json".into(),
+            }
+            .into());
+        };
+        for image in found {
+            self.load_one(&archive, image, platform, progress).await?;
+        }
+        Ok(())
+    }
+
+    async fn load_one(
+        &self,
+        archive: &Arc<dyn StagedArchive>,
+        image: Found,
+        platform: &Platform,
+        progress: &ProgressSink,
+    ) -> Result<(), ImageError> {
+        let storing = self.begin_storing().await;
+        let backends = self.backends();
+        let id = digest_of(&image.config);
+        let details = check_config(&id, &image.config, image.manifest.layers.len(), platform)?;
+        let mut infos = Vec::new();
+        let mut parent = None;
+        for (number, (chain_id, diff_id)) in details
+            .chain_ids()
+            .into_iter()
+            .zip(&details.diff_ids)
+            .enumerate()
+        {
+            // One after the other: the disk is the limit here, not a network.
+            let job = LayerJob {
+                service: self.clone(),
+                source: LayerSource::Archive {
+                    archive: archive.clone(),
+                    path: image.layer_paths[number].clone(),
+                },
+                spec: LayerSpec {
+                    chain_id: chain_id.clone(),
+                    diff_id: diff_id.clone(),
+                    parent: parent.replace(chain_id),
+                },
+                descriptor: image.manifest.layers[number].clone(),
+                progress: ProgressSink::none(),
+                parent_done: None,
+                done: watch::channel(false).0,
+            };
+            infos.push(job.run().await?);
+            // A layer that was here may have come as another blob; this image's record names this one.
+            let descriptor = &image.manifest.layers[number];
+            if backends.blobs.size(&descriptor.digest).await?.is_none() {
+                let content = archive.open(&image.layer_paths[number]).await?;
+                backends.blobs.put(&descriptor.digest, content).await?;
+            }
+        }
+        backends
+            .blobs
+            .put(&id, super::blobs::stream_of(image.config))
+            .await?;
+        let manifest = digest_of(&image.manifest_bytes);
+        backends
+            .blobs
+            .put(&manifest, super::blobs::stream_of(image.manifest_bytes))
+            .await?;
+        backends.layers.sync().await?;
+        backends.blobs.sync().await?;
+        let now = backends.clock.now();
+        let record = ImageRecord {
+            manifest,
+            manifest_media_type: image.manifest_media_type,
+            layers: layer_records(&image.manifest, &details, &infos),
+            last_tagged: (!image.names.is_empty()).then_some(now),
+        };
+        let names = image.names.clone();
+        let image_id = id.clone();
+        self.change(move |catalog| {
+            for name in &names {
+                catalog
+                    .records
+                    .references
+                    .insert(name.to_string(), image_id.clone());
+            }
+            catalog.details.insert(image_id.clone(), Arc::new(details));
+            // An image that is here keeps its record: the manifest it was pulled by has the digest people know.
+            catalog.records.images.entry(image_id).or_insert(record);
+            Ok(())
+        })
+        .await?;
+        drop(storing);
+        self.publish("load", id.as_str(), id.as_str());
+        if image.names.is_empty() {
+            progress.line(format!("Loaded image ID: {id}\n")).await;
+        }
+        for name in &image.names {
+            progress
+                .line(format!("Loaded image: {}\n", name.familiar()))
+                .await;
+        }
+        Ok(())
+    }
+}
+
+fn invalid(why: impl Into<String>) -> ImageError {
+    ArchiveError::Invalid { why: why.into() }.into()
+}
+
+/// A descriptor of a file in the archive.
+fn describe(
+    archive: &dyn StagedArchive,
+    path: &str,
+    media_type: &str,
+) -> Result<Descriptor, ImageError> {
+    let (digest, size) = archive.find(path).ok_or_else(|| ArchiveError::Missing {
+        path: path.to_owned(),
+    })?;
+    Ok(Descriptor {
+        media_type: media_type.to_owned(),
+        digest,
+        size,
+        platform: None,
+        annotations: BTreeMap::new(),
+        artifact_type: None,
+    })
+}
+
+/// Docker's form: `manifest.json` lists images by paths. A manifest is made for each, as Docker would push it.
+async fn docker_images(archive: &dyn StagedArchive) -> Result<Vec<Found>, ImageError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Entry {
+        config: String,
+        #[serde(default)]
+        repo_tags: Option<Vec<String>>,
+        #[serde(default)]
+        layers: Option<Vec<String>>,
+    }
+    let bytes = archive.read("manifest.json", MANIFEST_MAX).await?;
+    let entries: Vec<Entry> = serde_json::from_slice(&bytes)
+        .map_err(|error| invalid(format!("manifest.json: {error}")))?;
+    if entries.len() > IMAGES_MAX {
+        return Err(invalid(format!("it has {} images", entries.len())));
+    }
+    let layout = layout_manifests(archive).await?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let layer_paths = entry.layers.unwrap_or_default();
+        if layer_paths.len() > LAYERS_MAX {
+            return Err(invalid(format!(
+                "an image has {} layers",
+                layer_paths.len()
+            )));
+        }
+        let config = archive.read(&entry.config, CONFIG_MAX).await?;
+        let names = entry
+            .repo_tags
+            .unwrap_or_default()
+            .iter()
+            .map(|tag| Ok(Reference::parse(tag)?.or_latest()))
+            .collect::<Result<Vec<_>, ImageError>>()?;
+        // Where the archive is an OCI layout too, the image keeps the manifest it had.
+        let config_digest = digest_of(&config);
+        if let Some((media_type, bytes, manifest)) = layout
+            .iter()
+            .find(|(_, _, manifest)| manifest.config.digest == config_digest)
+            && manifest.layers.len() == layer_paths.len()
+        {
+            found.push(Found {
+                layer_paths: blob_paths(manifest),
+                manifest: manifest.clone(),
+                manifest_bytes: bytes.clone(),
+                manifest_media_type: media_type.clone(),
+                config,
+                names,
+            });
+            continue;
+        }
+        let mut layers = Vec::new();
+        for path in &layer_paths {
+            let mut descriptor = describe(archive, path, DOCKER_LAYER)?;
+            if is_gzip(archive, path).await? {
+                descriptor.media_type = DOCKER_LAYER_GZIP.into();
+            }
+            layers.push(descriptor);
+        }
+        let manifest = ImageManifest {
+            schema_version: 2,
+            media_type: DOCKER_MANIFEST.into(),
+            config: describe(archive, &entry.config, DOCKER_CONFIG)?,
+            layers,
+        };
+        let manifest_bytes =
+            serde_json::to_vec(&manifest).expect("a manifest is plain data with text keys");
+        found.push(Found {
+            manifest,
+            manifest_bytes: manifest_bytes.into(),
+            manifest_media_type: DOCKER_MANIFEST.into(),
+            config,
+            layer_paths,
+            names,
+        });
+    }
+    Ok(found)
+}
+
+async fn is_gzip(archive: &dyn StagedArchive, path: &str) -> Result<bool, ImageError> {
+    use futures_util::StreamExt;
+    let first = archive.open(path).await?.next().await;
+    Ok(matches!(first, Some(Ok(piece)) if piece.starts_with(&[0x1f, 0x8b])))
+}
+
+fn blob_paths(manifest: &ImageManifest) -> Vec<String> {
+    manifest
+        .layers
+        .iter()
+        .map(|layer| blob_path(&layer.digest))
+        .collect()
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+#[derive(Deserialize)]
+struct Index {
+    manifests: Vec<Descriptor>,
+}
+
+async fn read_index(archive: &dyn StagedArchive) -> Result<Vec<Descriptor>, ImageError> {
+    let bytes = archive.read("index.json", MANIFEST_MAX).await?;
+    let index: Index =
+        serde_json::from_slice(&bytes).map_err(|error| invalid(format!("index.json: {error}")))?;
+    if index.manifests.len() > IMAGES_MAX {
+        return Err(invalid(format!("it has {} images", index.manifests.len())));
+    }
+    Ok(index.manifests)
+}
+
+/// Reads a manifest blob, which must be what its name says.
+async fn read_manifest(
+    archive: &dyn StagedArchive,
+    entry: &Descriptor,
+) -> Result<(Bytes, Manifest), ImageError> {
+    let path = blob_path(&entry.digest);
+    let bytes = archive.read(&path, MANIFEST_MAX).await?;
+    if digest_of(&bytes) != entry.digest {
+        return Err(invalid(format!("{path} has another digest")));
+    }
+    let manifest = Manifest::parse(&entry.media_type, &bytes)?;
+    Ok((bytes, manifest))
+}
+
+/// Single-platform manifests of the layout part of a Docker archive; none where it has no such part.
+async fn layout_manifests(
+    archive: &dyn StagedArchive,
+) -> Result<Vec<(String, Bytes, ImageManifest)>, ImageError> {
+    let mut found = Vec::new();
+    if archive.find("index.json").is_none() || archive.find("oci-layout").is_none() {
+        return Ok(found);
+    }
+    for entry in read_index(archive).await? {
+        if archive.find(&blob_path(&entry.digest)).is_none() {
+            continue;
+        }
+        if let (bytes, Manifest::Image(manifest)) = read_manifest(archive, &entry).await? {
+            found.push((entry.media_type, bytes, manifest));
+        }
+    }
+    Ok(found)
+}
+
+/// An OCI layout alone.
+async fn layout_images(
+    archive: &dyn StagedArchive,
+    platform: &Platform,
+) -> Result<Vec<Found>, ImageError> {
+    let mut found: Vec<Found> = Vec::new();
+    for entry in read_index(archive).await? {
+        let name = entry_name(&entry)?;
+        let mut entry = entry;
+        let (bytes, manifest) = loop {
+            match read_manifest(archive, &entry).await? {
+                (bytes, Manifest::Image(manifest)) => break (bytes, manifest),
+                (_, Manifest::List(list)) => {
+                    // No list can contain its own digest, so this ends.
+                    entry = choose(&list, platform)?.clone();
+                }
+            }
+        };
+        if let Some(known) = found.iter_mut().find(|known| known.manifest_bytes == bytes) {
+            known.names.extend(name);
+            continue;
+        }
+        let path = blob_path(&manifest.config.digest);
+        let config = archive.read(&path, CONFIG_MAX).await?;
+        if digest_of(&config) != manifest.config.digest {
+            return Err(invalid(format!("{path} has another digest")));
+        }
+        for path in blob_paths(&manifest) {
+            if archive.find(&path).is_none() {
+                return Err(ArchiveError::Missing { path }.into());
+            }
+        }
+        found.push(Found {
+            layer_paths: blob_paths(&manifest),
+            manifest,
+            manifest_bytes: bytes,
+            manifest_media_type: entry.media_type,
+            config,
+            names: name.into_iter().collect(),
+        });
+    }
+    Ok(found)
+}
+
+/// The name an index gives an image; `ref.name` may be a tag alone, which names nothing by itself.
+fn entry_name(entry: &Descriptor) -> Result<Option<Reference>, ImageError> {
+    let text = entry
+        .annotations
+        .get("io.containerd.image.name")
+        .or_else(|| {
+            entry
+                .annotations
+                .get("org.opencontainers.image.ref.name")
+                .filter(|name| name.contains([':', '/']))
+        });
+    match text {
+        None => Ok(None),
+        Some(text) => {
+            let reference = Reference::parse(text)?.or_latest();
+            Ok(reference.digest.is_none().then_some(reference))
+        }
+    }
+}
