@@ -6,10 +6,15 @@ use super::system::{System, engine_id};
 use anyhow::Context;
 use engine::clock::SystemClock;
 use engine::events::EventBus;
+use engine::images::{ImageBackends, ImageOptions, ImageService};
 use engine::runtime::Runtime;
 use engine::volumes::VolumeService;
+use engine_linux::archive::DiskArchives;
+use engine_linux::blobs::{DiskBlobs, DiskImages};
 use engine_linux::host::HostFacts;
+use engine_linux::layers::OverlayLayers;
 use engine_linux::network::{LinuxNetwork, NetworkConfig};
+use engine_linux::registry::{HttpRegistry, RegistryOptions};
 use engine_linux::runtime::{LinuxRuntime, RuntimeConfig};
 use engine_linux::volumes::DiskVolumeStore;
 use std::sync::Arc;
@@ -27,6 +32,8 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
     )
     .await?;
     let runtime = LinuxRuntime::new(runtime_config(&config))?;
+    let layers = OverlayLayers::open(&data_root)?;
+    let images = images(&config, &layers, events.clone()).await?;
     let network = LinuxNetwork::new(network_config(&config))?;
     let host = HostFacts::read(&data_root);
     let system = System::new(id, config, host, runtime.facts());
@@ -34,9 +41,35 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
         stopping,
         system: Arc::new(system),
         events,
+        images,
         networks: Arc::new(network),
         volumes: Arc::new(volumes),
     }))
+}
+
+async fn images(
+    config: &Config,
+    layers: &OverlayLayers,
+    events: EventBus,
+) -> anyhow::Result<ImageService> {
+    let registry = HttpRegistry::new(RegistryOptions {
+        mirrors: config.registry_mirrors.clone(),
+        insecure: config.insecure_registries.clone(),
+    })?;
+    let backends = ImageBackends {
+        blobs: Arc::new(DiskBlobs::open(&config.data_root)?),
+        layers: Arc::new(layers.clone()),
+        store: Arc::new(DiskImages::new(&config.data_root)),
+        registry: Arc::new(registry),
+        archives: Arc::new(DiskArchives::open(&config.data_root)?),
+        clock: Arc::new(SystemClock),
+        events,
+    };
+    let options = ImageOptions {
+        concurrent_downloads: config.max_concurrent_downloads,
+        ..ImageOptions::default()
+    };
+    Ok(ImageService::open(backends, options).await?)
 }
 
 fn network_config(config: &Config) -> NetworkConfig {

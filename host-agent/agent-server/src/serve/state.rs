@@ -3,6 +3,7 @@
 use super::system::System;
 use axum::extract::FromRef;
 use engine::events::EventBus;
+use engine::images::ImageService;
 use engine::networks::NetworkBackend;
 use engine::volumes::VolumeService;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub struct Services {
     pub stopping: Stopping,
     pub system: Arc<System>,
     pub events: EventBus,
+    pub images: ImageService,
     pub networks: Arc<dyn NetworkBackend>,
     pub volumes: Arc<VolumeService>,
 }
@@ -46,6 +48,7 @@ extractable! {
     stopping: Stopping,
     system: Arc<System>,
     events: EventBus,
+    images: ImageService,
     networks: Arc<dyn NetworkBackend>,
     volumes: Arc<VolumeService>,
 }

@@ -9,6 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use engine::clock::SystemClock;
 use engine::events::EventBus;
+use engine::images::fake::FakeImages;
 use engine::networks::fake::FakeNetwork;
 use engine::runtime::RuntimeFacts;
 use engine::volumes::VolumeService;
@@ -31,8 +32,13 @@ pub fn services() -> Services {
     let config = Config::from_options(Options::default()).expect("the defaults are good");
     let host = HostFacts::read(Path::new("/"));
     let runtime = RuntimeFacts::default();
+    let images = FakeImages {
+        events: events.clone(),
+        ..FakeImages::default()
+    };
     Services {
         stopping: Stopping::default(),
+        images: images.empty_service(),
         system: Arc::new(System::new("test".into(), config, host, runtime)),
         events,
         volumes: Arc::new(volumes),

@@ -75,9 +75,7 @@ impl DiskArchives {
     }
 
     fn stage_now(&self, input: StreamReader) -> Result<Staged, ArchiveError> {
-        let folder = self
-            .folder
-            .join(engine::id::ContainerId::random().short());
+        let folder = self.folder.join(engine::id::ContainerId::random().short());
         DirBuilder::new()
             .mode(0o700)
             .create(&folder)
@@ -159,7 +157,11 @@ impl ArchiveReader for DiskArchives {
 }
 
 enum Entry {
-    File { name: String, digest: Digest, size: u64 },
+    File {
+        name: String,
+        digest: Digest,
+        size: u64,
+    },
     Link(String),
 }
 

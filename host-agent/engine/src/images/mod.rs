@@ -8,7 +8,9 @@
 pub mod archive;
 pub mod blobs;
 pub mod config;
+pub mod contract;
 pub mod error;
+pub mod fake;
 pub mod layer_store;
 pub mod list;
 mod load;

@@ -215,7 +215,23 @@ impl ImageService {
                 }
             }
         }
-        let service = ImageService {
+        let service = ImageService::with(backends, options, catalog, keep_everything);
+        service.collect_if_due().await;
+        Ok(service)
+    }
+
+    /// A service over empty stores.
+    pub fn empty(backends: ImageBackends, options: ImageOptions) -> ImageService {
+        ImageService::with(backends, options, Catalog::default(), false)
+    }
+
+    fn with(
+        backends: ImageBackends,
+        options: ImageOptions,
+        catalog: Catalog,
+        keep_everything: bool,
+    ) -> ImageService {
+        ImageService {
             inner: Arc::new(Inner {
                 backends,
                 options,
@@ -227,9 +243,7 @@ impl ImageService {
                 users: OnceLock::new(),
                 layer_locks: Mutex::default(),
             }),
-        };
-        service.collect_if_due().await;
-        Ok(service)
+        }
     }
 
     /// Tells who uses images; once, when the containers are there. Until then none is in use.
@@ -381,5 +395,20 @@ impl ImageSource for ImageService {
             Some(details) => Ok(details.image(id)),
             None => Err(ImageLookupError::NotFound { name: name.into() }),
         }
+    }
+}
+
+impl ImageService {
+    /// Checks credentials at a registry (`docker login`).
+    pub async fn login(
+        &self,
+        domain: &str,
+        credentials: &super::registry::Credentials,
+    ) -> Result<(), ImageError> {
+        self.backends()
+            .registry
+            .login(domain, credentials)
+            .await
+            .map_err(ImageError::Registry)
     }
 }

@@ -6,7 +6,7 @@ use crate::serve::state::AppState;
 use crate::serve::system::{System, VERSION};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Extension, Router};
 use engine::clock::rfc3339;
 use engine::events::EventBus;
@@ -24,7 +24,6 @@ pub fn router() -> Router<AppState> {
         .route("/_ping", get(ping).head(ping_head))
         .route("/version", get(version))
         .route("/info", get(info))
-        .route("/auth", post(auth))
         .route("/system/df", get(disk_usage))
 }
 
@@ -60,12 +59,6 @@ async fn ping_head() -> Response {
 
 async fn version(State(system): State<Arc<System>>) -> Response {
     json_bytes(system.version.clone())
-}
-
-async fn auth() -> ApiError {
-    ApiError::unsupported(
-        "docker login is not checked by this engine yet; credentials given with a pull are used for it",
-    )
 }
 
 /// Every key Docker 28 fills: clients index them without asking.
