@@ -40,10 +40,10 @@ pub(crate) fn unpack(deb: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Entrie
     while let Some(member) = archive.next_entry() {
         let member = member.map_err(DebError::Read)?;
         let name = String::from_utf8_lossy(member.header().identifier()).into_owned();
-        if let Some(compression) = name.strip_prefix("data.tar") {
-            if let Some(reader) = decoder(compression, member) {
-                return unpack_tar(reader.map_err(DebError::Read)?, wanted);
-            }
+        if let Some(compression) = name.strip_prefix("data.tar")
+            && let Some(reader) = decoder(compression, member)
+        {
+            return unpack_tar(reader.map_err(DebError::Read)?, wanted);
         }
         members.push(name);
     }

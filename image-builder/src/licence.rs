@@ -12,7 +12,7 @@ pub(crate) fn short_names(copyright: &str) -> Vec<String> {
             let Some(value) = line.strip_prefix("License:") else {
                 continue;
             };
-            for part in value.split(|c: char| c == ',' || c == '(' || c == ')') {
+            for part in value.split([',', '(', ')']) {
                 for name in part.split(" or ").flat_map(|part| part.split(" and ")) {
                     let name = name.trim();
                     let name = name.split(" with ").next().unwrap_or(name).trim();

@@ -261,7 +261,7 @@ fn is_expired(created: Timestamp, self_signature: &Signature, now: Timestamp) ->
 
 fn check_data(
     signature: &Signature,
-    key: &(impl VerifyingKey + KeyDetails),
+    key: &impl VerifyingKey,
     text: &[u8],
     now: Timestamp,
 ) -> Result<(), SignatureError> {

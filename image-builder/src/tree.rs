@@ -119,7 +119,8 @@ mod tests {
     fn archives_are_sorted_and_repeatable() {
         let build = |reversed: bool| {
             let mut tree = Tree::default();
-            let mut steps: Vec<Box<dyn Fn(&mut Tree)>> = vec![
+            type Step = Box<dyn Fn(&mut Tree)>;
+            let mut steps: Vec<Step> = vec![
                 Box::new(|tree| tree.file("usr/bin/tool", 0o755, "tool")),
                 Box::new(|tree| tree.symlink("bin", "usr/bin")),
                 Box::new(|tree| {
