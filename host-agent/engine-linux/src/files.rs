@@ -16,8 +16,10 @@ pub const NETWORKS: &str = "networks";
 /// Bound network namespaces, under `--exec-root`.
 pub const NAMESPACES: &str = "netns";
 /// The engine's own identity, made once: a UUID, one line.
-/// Containers: `containers/<id>/...`.
+/// Containers: `containers/<id>/{container.json, hostname, hosts, resolv.conf, <id>-json.log, rw}`.
 pub const CONTAINERS: &str = "containers";
+/// A container's record.
+pub const CONTAINER_RECORD: &str = "container.json";
 /// In a container's folder: its writable layer (`layers` has the parts).
 pub const CONTAINER_LAYER: &str = "rw";
 /// Unpacked image layers: `layers/<chain id>/{layer.json, diff}`.

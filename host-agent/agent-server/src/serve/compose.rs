@@ -5,14 +5,21 @@ use super::state::{AppState, Services, Stopping};
 use super::system::{System, engine_id};
 use anyhow::Context;
 use engine::clock::SystemClock;
+use engine::containers::etc_files::Dns;
+use engine::containers::spec::LogSettings;
+use engine::containers::{ContainerError, ContainerService, Dependencies, Settings};
 use engine::events::EventBus;
+use engine::execs::ExecService;
 use engine::images::{ImageBackends, ImageOptions, ImageService};
-use engine::runtime::Runtime;
+use engine::networks::NetworkBackend;
+use engine::runtime::{Rlimit, Runtime};
 use engine::volumes::VolumeService;
 use engine_linux::archive::DiskArchives;
 use engine_linux::blobs::{DiskBlobs, DiskImages};
-use engine_linux::host::HostFacts;
+use engine_linux::containers::{DiskContainerStore, HostFilesystem};
+use engine_linux::host::{self, HostFacts};
 use engine_linux::layers::OverlayLayers;
+use engine_linux::logs::JsonFileReader;
 use engine_linux::network::{LinuxNetwork, NetworkConfig};
 use engine_linux::registry::{HttpRegistry, RegistryOptions};
 use engine_linux::runtime::{LinuxRuntime, RuntimeConfig};
@@ -34,7 +41,26 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
     let runtime = LinuxRuntime::new(runtime_config(&config))?;
     let layers = OverlayLayers::open(&data_root)?;
     let images = images(&config, &layers, events.clone()).await?;
-    let network = LinuxNetwork::new(network_config(&config))?;
+    let runtime: Arc<dyn Runtime> = Arc::new(runtime);
+    let networks: Arc<dyn NetworkBackend> = Arc::new(LinuxNetwork::new(network_config(&config))?);
+    let volumes = Arc::new(volumes);
+    let store = DiskContainerStore::open(&data_root).map_err(ContainerError::from)?;
+    let containers = ContainerService::new(Dependencies {
+        runtime: runtime.clone(),
+        images: Arc::new(images.clone()),
+        layers: Arc::new(layers),
+        networks: networks.clone(),
+        volumes: volumes.clone(),
+        store: Arc::new(store),
+        files: Arc::new(HostFilesystem),
+        logs: Arc::new(JsonFileReader),
+        events: events.clone(),
+        clock: clock.clone(),
+        settings: container_settings(&config),
+    });
+    images.set_users(containers.clone());
+    containers.recover().await?;
+    let execs = ExecService::new(containers.clone(), clock);
     let host = HostFacts::read(&data_root);
     let system = System::new(id, config, host, runtime.facts());
     Ok(AppState::new(Services {
@@ -42,8 +68,10 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
         system: Arc::new(system),
         events,
         images,
-        networks: Arc::new(network),
-        volumes: Arc::new(volumes),
+        networks,
+        volumes,
+        containers,
+        execs,
     }))
 }
 
@@ -70,6 +98,34 @@ async fn images(
         ..ImageOptions::default()
     };
     Ok(ImageService::open(backends, options).await?)
+}
+
+fn container_settings(config: &Config) -> Settings {
+    // -1 is without limit.
+    let number = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
+    Settings {
+        log: LogSettings {
+            driver: config.log_driver.clone(),
+            options: config.log_options.clone(),
+        },
+        ulimits: config
+            .default_ulimits
+            .iter()
+            .map(|limit| Rlimit {
+                name: limit.name.clone(),
+                soft: number(limit.soft),
+                hard: number(limit.hard),
+            })
+            .collect(),
+        dns: Dns {
+            servers: config.dns.iter().map(ToString::to_string).collect(),
+            options: config.dns_options.clone(),
+            search: config.dns_search.clone(),
+        },
+        runtime: config.default_runtime.clone(),
+        hostname: host::hostname(),
+        ..Settings::default()
+    }
 }
 
 fn network_config(config: &Config) -> NetworkConfig {

@@ -2,7 +2,9 @@
 
 use super::system::System;
 use axum::extract::FromRef;
+use engine::containers::ContainerService;
 use engine::events::EventBus;
+use engine::execs::ExecService;
 use engine::images::ImageService;
 use engine::networks::NetworkBackend;
 use engine::volumes::VolumeService;
@@ -21,6 +23,8 @@ pub struct Services {
     pub images: ImageService,
     pub networks: Arc<dyn NetworkBackend>,
     pub volumes: Arc<VolumeService>,
+    pub containers: Arc<ContainerService>,
+    pub execs: Arc<ExecService>,
 }
 
 /// Told when the server stops: streams that would never end by themselves end then.
@@ -51,4 +55,6 @@ extractable! {
     images: ImageService,
     networks: Arc<dyn NetworkBackend>,
     volumes: Arc<VolumeService>,
+    containers: Arc<ContainerService>,
+    execs: Arc<ExecService>,
 }

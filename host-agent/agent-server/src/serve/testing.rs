@@ -8,12 +8,11 @@ use super::system::System;
 use axum::body::Body;
 use bytes::Bytes;
 use engine::clock::SystemClock;
-use engine::events::EventBus;
+use engine::containers::testing::World;
+use engine::execs::ExecService;
 use engine::images::fake::FakeImages;
 use engine::networks::fake::FakeNetwork;
 use engine::runtime::RuntimeFacts;
-use engine::volumes::VolumeService;
-use engine::volumes::fake::FakeVolumeStore;
 use engine_linux::host::HostFacts;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -23,12 +22,9 @@ use tower::ServiceExt;
 
 /// Services of which every one is a fake.
 pub fn services() -> Services {
-    let events = EventBus::new();
-    let volumes = VolumeService::empty(
-        Arc::new(FakeVolumeStore::default()),
-        events.clone(),
-        Arc::new(SystemClock),
-    );
+    let world = World::default();
+    let containers = world.service();
+    let events = world.events.clone();
     let config = Config::from_options(Options::default()).expect("the defaults are good");
     let host = HostFacts::read(Path::new("/"));
     let runtime = RuntimeFacts::default();
@@ -41,7 +37,9 @@ pub fn services() -> Services {
         images: images.empty_service(),
         system: Arc::new(System::new("test".into(), config, host, runtime)),
         events,
-        volumes: Arc::new(volumes),
+        volumes: world.volumes.clone(),
+        execs: ExecService::new(containers.clone(), Arc::new(SystemClock)),
+        containers,
         networks: Arc::new(FakeNetwork::new()),
     }
 }

@@ -222,10 +222,15 @@ impl<R: Read> TarReader<R> {
                 None => (header.mtime()? as i64, 0),
             },
             size: content,
-            device: (
-                header.device_major()?.unwrap_or(0),
-                header.device_minor()?.unwrap_or(0),
-            ),
+            // GNU tar and Python leave these fields blank for everything but devices.
+            device: if matches!(kind, EntryType::Char | EntryType::Block) {
+                (
+                    header.device_major()?.unwrap_or(0),
+                    header.device_minor()?.unwrap_or(0),
+                )
+            } else {
+                (0, 0)
+            },
             xattrs: records.xattrs,
         })
     }

@@ -58,6 +58,12 @@ impl ContainerService {
             )));
         }
         self.resolve_references(&mut request.host)?;
+        if request.config.hostname.is_empty() && request.host.network == NetworkChoice::Host {
+            request
+                .config
+                .hostname
+                .clone_from(&self.deps.settings.hostname);
+        }
 
         let image = self.image(&request).await?;
         if let Some(platform) = &request.platform {
@@ -153,7 +159,10 @@ impl ContainerService {
                 host.ulimits.push(limit.clone());
             }
         }
-        // Names of the built-in runtime under which clients know it.
+        if host.runtime.is_none() {
+            host.runtime.clone_from(&settings.runtime);
+        }
+        // Names under which clients know the built-in runtime.
         if matches!(
             host.runtime.as_deref(),
             Some("" | "runc" | "io.containerd.runc.v2")

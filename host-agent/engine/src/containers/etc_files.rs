@@ -1,6 +1,6 @@
 //! The three files of /etc that belong to the container and not to its image.
 
-use super::spec::{ContainerSpec, NetworkChoice};
+use super::spec::ContainerSpec;
 use crate::networks::Attached;
 use std::fmt::Write;
 
@@ -62,14 +62,35 @@ pub fn split_extra_host(text: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && good).then_some((name, address))
 }
 
-/// /etc/resolv.conf: the host's own, with whatever `--dns*` replaces.
-pub fn resolv_conf(spec: &ContainerSpec, of_host: &str) -> String {
-    let host = &spec.host;
-    if spec.host.network == NetworkChoice::None && host.dns.is_empty() && host.dns_search.is_empty()
-    {
-        return of_host.to_owned();
+/// What `--dns*` say, of a container or of the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dns {
+    pub servers: Vec<String>,
+    pub options: Vec<String>,
+    pub search: Vec<String>,
+}
+
+impl Dns {
+    /// The container's own choices; each it does not make is the engine's.
+    pub fn of(spec: &ContainerSpec, defaults: &Dns) -> Dns {
+        let choose = |own: &Vec<String>, default: &Vec<String>| {
+            if own.is_empty() {
+                default.clone()
+            } else {
+                own.clone()
+            }
+        };
+        Dns {
+            servers: choose(&spec.host.dns, &defaults.servers),
+            options: choose(&spec.host.dns_options, &defaults.options),
+            search: choose(&spec.host.dns_search, &defaults.search),
+        }
     }
-    if host.dns.is_empty() && host.dns_search.is_empty() && host.dns_options.is_empty() {
+}
+
+/// /etc/resolv.conf: the host's own, with whatever `dns` replaces.
+pub fn resolv_conf(dns: &Dns, of_host: &str) -> String {
+    if *dns == Dns::default() {
         return of_host.to_owned();
     }
     let kept = |word: &str| {
@@ -80,22 +101,22 @@ pub fn resolv_conf(spec: &ContainerSpec, of_host: &str) -> String {
             .collect::<String>()
     };
     let mut text = String::new();
-    if host.dns.is_empty() {
+    if dns.servers.is_empty() {
         text.push_str(&kept("nameserver"));
     }
-    for server in &host.dns {
+    for server in &dns.servers {
         let _ = writeln!(text, "nameserver {server}");
     }
-    if host.dns_search.is_empty() {
+    if dns.search.is_empty() {
         text.push_str(&kept("search"));
-    } else if host.dns_search != ["."] {
+    } else if dns.search != ["."] {
         // A single dot is "search nothing".
-        let _ = writeln!(text, "search {}", host.dns_search.join(" "));
+        let _ = writeln!(text, "search {}", dns.search.join(" "));
     }
-    if host.dns_options.is_empty() {
+    if dns.options.is_empty() {
         text.push_str(&kept("options"));
     } else {
-        let _ = writeln!(text, "options {}", host.dns_options.join(" "));
+        let _ = writeln!(text, "options {}", dns.options.join(" "));
     }
     text
 }
@@ -109,15 +130,23 @@ mod tests {
     fn dns_options_replace_the_hosts_own() {
         let mut spec = testing::spec();
         let of_host = "nameserver 192.0.2.1\nsearch home\n";
-        assert_eq!(resolv_conf(&spec, of_host), of_host);
+        let text =
+            |spec: &ContainerSpec, defaults: &Dns| resolv_conf(&Dns::of(spec, defaults), of_host);
+        let none = Dns::default();
+        assert_eq!(text(&spec, &none), of_host);
+        let engine = Dns {
+            servers: vec!["192.0.2.8".into()],
+            ..Dns::default()
+        };
+        assert_eq!(text(&spec, &engine), "nameserver 192.0.2.8\nsearch home\n");
         spec.host.dns = vec!["192.0.2.9".into()];
         spec.host.dns_options = vec!["ndots:2".into()];
         assert_eq!(
-            resolv_conf(&spec, of_host),
+            text(&spec, &engine),
             "nameserver 192.0.2.9\nsearch home\noptions ndots:2\n"
         );
         spec.host.dns_search = vec![".".into()];
-        assert!(!resolv_conf(&spec, of_host).contains("search"));
+        assert!(!text(&spec, &none).contains("search"));
     }
 
     #[test]

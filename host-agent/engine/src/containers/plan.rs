@@ -33,8 +33,8 @@ pub struct Surroundings {
     pub pid_of: Option<u32>,
     /// Process whose IPC namespace is joined.
     pub ipc_of: Option<u32>,
-    /// Name without a slash, for the log's `{{.Name}}`-like attributes.
-    pub name: String,
+    /// The container's own, or that of the container whose network it joins.
+    pub hostname: String,
 }
 
 /// The whole plan.
@@ -45,7 +45,7 @@ pub fn launch(
 ) -> Result<LaunchPlan, String> {
     let host = &spec.host;
     let security = security::parse(&host.security)?;
-    let hostname = etc_files::hostname(spec, id.short());
+    let hostname = around.hostname;
     let own_ipc = matches!(
         host.ipc,
         IpcMode::Private | IpcMode::Shareable | IpcMode::None
@@ -350,7 +350,7 @@ mod tests {
             network: NetworkNamespace::Host,
             pid_of: None,
             ipc_of: None,
-            name: "web".into(),
+            hostname: "web".into(),
         };
         launch(&ContainerId::random(), spec, around).expect("the settings are good")
     }
@@ -369,7 +369,8 @@ mod tests {
             .map(|mount| mount.target.as_str())
             .collect();
         assert_eq!(targets, ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"]);
-        assert_eq!(plan.hostname, plan.id.short());
+        assert_eq!(plan.hostname, "web");
+        assert!(plan.process.env.contains(&"HOSTNAME=web".to_owned()));
     }
 
     #[test]

@@ -49,6 +49,12 @@ pub struct Settings {
     pub no_new_privileges: bool,
     /// Processors of the host.
     pub processors: u32,
+    /// The runtime of containers that do not name one; `None` is the built-in one.
+    pub runtime: Option<String>,
+    /// DNS for containers that do not say.
+    pub dns: super::etc_files::Dns,
+    /// The host's own name: that of containers in its network namespace.
+    pub hostname: String,
 }
 
 impl Default for Settings {
@@ -60,6 +66,9 @@ impl Default for Settings {
             ulimits: Vec::new(),
             cgroup_parent: String::new(),
             no_new_privileges: false,
+            runtime: None,
+            dns: super::etc_files::Dns::default(),
+            hostname: String::new(),
             processors: std::thread::available_parallelism()
                 .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
         }

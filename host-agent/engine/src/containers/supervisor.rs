@@ -278,16 +278,17 @@ impl Supervisor {
             (_, Err(error)) => return Err(undo(error).await),
         };
         let folder = deps.store.folder(&container.id);
-        if let Err(error) = self.write_files(&folder, attached.as_ref()).await {
-            return Err(undo(error).await);
-        }
+        let hostname = match self.write_files(&folder, attached.as_ref()).await {
+            Ok(hostname) => hostname,
+            Err(error) => return Err(undo(error).await),
+        };
         let around = Surroundings {
             rootfs,
             folder,
             network: namespace,
             pid_of,
             ipc_of,
-            name: container.name(),
+            hostname,
         };
         let plan = match plan::launch(&container.id, spec, around) {
             Ok(plan) => plan,
@@ -385,23 +386,34 @@ impl Supervisor {
         ))
     }
 
+    /// Returns the host name.
     async fn write_files(
         &self,
         folder: &std::path::Path,
         attached: Option<&Attached>,
-    ) -> Result<(), ContainerError> {
-        let spec = &self.container.spec;
-        let short = self.container.id.short();
+    ) -> Result<String, ContainerError> {
+        // Who shares another's network is called as the other and sees the other's files.
+        let other = match &self.container.spec.host.network {
+            NetworkChoice::Container(id) => Some(self.registry.find(id)?),
+            _ => None,
+        };
+        let theirs = other
+            .as_ref()
+            .and_then(|other| other.status.borrow().network.clone());
+        let (owner, attached) = match &other {
+            Some(other) => (other, theirs.as_deref()),
+            None => (&self.container, attached),
+        };
+        let (spec, short) = (&owner.spec, owner.id.short());
+        let hostname = etc_files::hostname(spec, short);
+        let resolv_conf = etc_files::resolv_conf(
+            &etc_files::Dns::of(spec, &self.deps.settings.dns),
+            &self.deps.networks.resolv_conf(),
+        );
         let files = vec![
-            (
-                plan::HOSTNAME_FILE,
-                format!("{}\n", etc_files::hostname(spec, short)),
-            ),
+            (plan::HOSTNAME_FILE, format!("{hostname}\n")),
             (plan::HOSTS_FILE, etc_files::hosts(spec, short, attached)),
-            (
-                plan::RESOLV_CONF_FILE,
-                etc_files::resolv_conf(spec, &self.deps.networks.resolv_conf()),
-            ),
+            (plan::RESOLV_CONF_FILE, resolv_conf),
         ];
         self.deps
             .files
@@ -409,7 +421,8 @@ impl Supervisor {
             .await
             .map_err(|error| {
                 ContainerError::storage(format!("write the files of {}", self.container.id), error)
-            })
+            })?;
+        Ok(hostname)
     }
 
     // ---- while it runs ----

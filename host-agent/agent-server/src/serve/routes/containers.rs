@@ -1,8 +1,262 @@
-//! To come.
+//! `/containers`: everything but the streams, which are in [`super::container_streams`].
 
+use crate::serve::error::{ApiError, ApiResult};
+use crate::serve::extract::{Json, Query};
 use crate::serve::state::AppState;
+use crate::serve::translate::{container_views, containers as translate};
 use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing::{any, get, post};
+use engine::containers::ContainerService;
+use engine::containers::list::ListOptions;
+use engine::containers::remove::RemoveOptions;
+use engine::containers::stop::StopOptions;
+use engine::execs::ExecService;
+use engine::runtime::TtySize;
+use engine_api::containers::ContainerCreate;
+use http::StatusCode;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+type Containers = State<Arc<ContainerService>>;
 
 pub fn router() -> Router<AppState> {
     Router::new()
+        .route("/containers/json", get(list))
+        .route("/containers/create", post(create))
+        .route("/containers/prune", post(prune))
+        .route("/containers/{id}", axum::routing::delete(remove))
+        .route("/containers/{id}/json", get(inspect))
+        .route("/containers/{id}/start", post(start))
+        .route("/containers/{id}/stop", post(stop))
+        .route("/containers/{id}/restart", post(restart))
+        .route("/containers/{id}/kill", post(kill))
+        .route("/containers/{id}/pause", post(pause))
+        .route("/containers/{id}/unpause", post(unpause))
+        .route("/containers/{id}/rename", post(rename))
+        .route("/containers/{id}/resize", post(resize))
+        .route("/containers/{id}/top", get(top))
+        .route("/containers/{id}/archive", any(not_yet))
+        .route("/containers/{id}/changes", get(not_yet))
+        .route("/containers/{id}/export", get(not_yet))
+        .route("/containers/{id}/stats", get(not_yet))
+        .route("/containers/{id}/update", post(not_yet))
+        .route("/containers/{id}/attach/ws", get(not_yet))
+}
+
+/// Parts of the API that are not built yet.
+async fn not_yet(
+    State(containers): Containers,
+    Path(id): Path<String>,
+    uri: http::Uri,
+) -> ApiError {
+    if let Err(error) = containers.find(&id) {
+        return error.into();
+    }
+    let what = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
+    let what = match what.as_str() {
+        "archive" => "copying files from and to containers (docker cp)",
+        "changes" => "listing changed files (docker diff)",
+        "export" => "exporting a container's files (docker export)",
+        "stats" => "statistics (docker stats)",
+        "update" => "changing limits (docker update)",
+        _ => "attaching through a websocket",
+    };
+    ApiError::unsupported(format!(
+        "{what} is not implemented in this version of the engine"
+    ))
+}
+
+async fn create(
+    State(containers): Containers,
+    query: Query,
+    body: Option<Json<ContainerCreate>>,
+) -> ApiResult<(StatusCode, Json<Value>)> {
+    let Some(Json(body)) = body else {
+        return Err(ApiError::invalid(
+            "config cannot be empty in order to create a container",
+        ));
+    };
+    let request = translate::create_request(query.text("name"), query.text("platform"), body)?;
+    let created = containers.create(request).await?;
+    Ok((
+        StatusCode::CREATED,
+        Json(json!({ "Id": created.id, "Warnings": created.warnings })),
+    ))
+}
+
+async fn list(State(containers): Containers, query: Query) -> ApiResult<Json<Value>> {
+    let limit = query
+        .number::<i64>("limit")?
+        .and_then(|limit| usize::try_from(limit).ok())
+        .filter(|limit| *limit > 0);
+    let options = ListOptions {
+        all: query.flag("all"),
+        limit,
+        filters: query.filters()?,
+    };
+    let now = OffsetDateTime::now_utc();
+    let mut shown = Vec::new();
+    for (container, status) in containers.list(&options).await? {
+        let size = if query.flag("size") {
+            Some(containers.disk_usage(&container).await?)
+        } else {
+            None
+        };
+        shown.push(container_views::summary(&container, &status, now, size));
+    }
+    Ok(Json(Value::Array(shown)))
+}
+
+async fn inspect(
+    State(containers): Containers,
+    State(execs): State<Arc<ExecService>>,
+    Path(id): Path<String>,
+    query: Query,
+) -> ApiResult<Json<Value>> {
+    let container = containers.find(&id)?;
+    let size = if query.flag("size") {
+        Some(containers.disk_usage(&container).await?)
+    } else {
+        None
+    };
+    let folder = containers.folder(&container.id);
+    let running = execs.of_container(&container.id);
+    Ok(Json(container_views::inspect(
+        &container,
+        &container.status(),
+        &folder,
+        &running,
+        size,
+    )))
+}
+
+async fn start(
+    State(containers): Containers,
+    Path(id): Path<String>,
+    query: Query,
+) -> ApiResult<StatusCode> {
+    if query.text("checkpoint").is_some() {
+        return Err(ApiError::unsupported(
+            "checkpoints are not implemented in this version of the engine",
+        ));
+    }
+    containers.start(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn stop_options(query: &Query) -> ApiResult<StopOptions> {
+    Ok(StopOptions {
+        signal: query.text("signal").map(str::to_owned),
+        timeout: query.number("t")?,
+    })
+}
+
+async fn stop(
+    State(containers): Containers,
+    Path(id): Path<String>,
+    query: Query,
+) -> ApiResult<StatusCode> {
+    containers.stop(&id, &stop_options(&query)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn restart(
+    State(containers): Containers,
+    Path(id): Path<String>,
+    query: Query,
+) -> ApiResult<StatusCode> {
+    containers.restart(&id, &stop_options(&query)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn kill(
+    State(containers): Containers,
+    Path(id): Path<String>,
+    query: Query,
+) -> ApiResult<StatusCode> {
+    containers.kill(&id, query.text("signal")).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn pause(State(containers): Containers, Path(id): Path<String>) -> ApiResult<StatusCode> {
+    containers.pause(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn unpause(State(containers): Containers, Path(id): Path<String>) -> ApiResult<StatusCode> {
+    containers.unpause(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn rename(
+    State(containers): Containers,
+    Path(id): Path<String>,
+    query: Query,
+) -> ApiResult<StatusCode> {
+    containers
+        .rename(&id, query.text("name").unwrap_or_default())
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `h` and `w`, which must both be there.
+pub(super) fn wanted_size(query: &Query) -> ApiResult<TtySize> {
+    let side = |name: &str| {
+        query.number::<u16>(name)?.ok_or_else(|| {
+            ApiError::invalid(format!(
+                "invalid resize {}: it is missing",
+                if name == "h" { "height" } else { "width" }
+            ))
+        })
+    };
+    Ok(TtySize {
+        rows: side("h")?,
+        columns: side("w")?,
+    })
+}
+
+async fn resize(
+    State(containers): Containers,
+    Path(id): Path<String>,
+    query: Query,
+) -> ApiResult<StatusCode> {
+    containers.resize(&id, wanted_size(&query)?).await?;
+    Ok(StatusCode::OK)
+}
+
+async fn top(
+    State(containers): Containers,
+    Path(id): Path<String>,
+    query: Query,
+) -> ApiResult<Json<Value>> {
+    let table = containers
+        .top(&id, query.text("ps_args").unwrap_or_default())
+        .await?;
+    Ok(Json(container_views::top(&table)))
+}
+
+async fn remove(
+    State(containers): Containers,
+    Path(id): Path<String>,
+    query: Query,
+) -> ApiResult<StatusCode> {
+    if query.flag("link") {
+        return Err(ApiError::invalid("links are not supported by this engine"));
+    }
+    let options = RemoveOptions {
+        force: query.flag("force"),
+        volumes: query.flag("v"),
+    };
+    containers.remove(&id, options).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn prune(State(containers): Containers, query: Query) -> ApiResult<Json<Value>> {
+    let (removed, bytes) = containers.prune(&query.filters()?).await?;
+    let removed = (!removed.is_empty()).then_some(removed);
+    Ok(Json(
+        json!({ "ContainersDeleted": removed, "SpaceReclaimed": bytes }),
+    ))
 }

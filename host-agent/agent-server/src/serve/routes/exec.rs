@@ -1,8 +1,135 @@
-//! To come.
+//! `/containers/{id}/exec` and `/exec`.
 
+use super::containers::wanted_size;
+use crate::serve::error::{ApiError, ApiResult};
+use crate::serve::extract::{Json, Query};
+use crate::serve::hijack::{self, StreamFormat};
 use crate::serve::state::AppState;
-use axum::Router;
+use crate::serve::translate::{container_views, containers::tty_size};
+use axum::body::Body;
+use axum::extract::{FromRequest, Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use bytes::Bytes;
+use engine::containers::ContainerError;
+use engine::containers::output::Chunk;
+use engine::execs::{ExecFacts, ExecRequest, ExecService, ExecStartOptions};
+use engine::runtime::StreamKind;
+use engine_api::ApiVersion;
+use engine_api::containers::{ExecCreate, ExecStart};
+use http::StatusCode;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+type Execs = State<Arc<ExecService>>;
 
 pub fn router() -> Router<AppState> {
     Router::new()
+        .route("/containers/{id}/exec", post(create))
+        .route("/exec/{id}/start", post(start))
+        .route("/exec/{id}/resize", post(resize))
+        .route("/exec/{id}/json", get(inspect))
+}
+
+async fn create(
+    State(execs): Execs,
+    Path(container): Path<String>,
+    Json(body): Json<ExecCreate>,
+) -> ApiResult<(StatusCode, Json<Value>)> {
+    let request = ExecRequest {
+        args: body.cmd.unwrap_or_default().0,
+        env: body.env.unwrap_or_default(),
+        working_directory: body.working_dir.unwrap_or_default(),
+        user: body.user.unwrap_or_default(),
+        tty: body.tty.unwrap_or(false),
+        tty_size: body.console_size.as_deref().and_then(tty_size),
+        attach_stdin: body.attach_stdin.unwrap_or(false),
+        attach_stdout: body.attach_stdout.unwrap_or(false),
+        attach_stderr: body.attach_stderr.unwrap_or(false),
+        privileged: body.privileged.unwrap_or(false),
+        detach_keys: body.detach_keys.unwrap_or_default(),
+    };
+    let id = execs.create(&container, request)?;
+    Ok((StatusCode::CREATED, Json(json!({ "Id": id }))))
+}
+
+async fn start(
+    State(execs): Execs,
+    Path(id): Path<String>,
+    Extension(version): Extension<ApiVersion>,
+    request: Request,
+) -> ApiResult<Response> {
+    let (parts, body) = request.into_parts();
+    let body = <Option<Json<ExecStart>>>::from_request(Request::new(body), &()).await?;
+    let body = body.map(|Json(body)| body).unwrap_or_default();
+    let facts = execs.inspect(&id)?;
+    let detach = body.detach.unwrap_or(false);
+    let options = ExecStartOptions {
+        detach,
+        tty_size: body.console_size.as_deref().and_then(tty_size),
+    };
+    let (stdin, output) = match execs.start(&id, options).await {
+        Ok(Some(io)) => (io.stdin, until_ended(execs, facts.clone(), io.output)),
+        Ok(None) => return Ok(StatusCode::OK.into_response()),
+        // As in Docker, an attached client reads of a program that could not be started in the stream, and gets its exit
+        // code (126, 127) where it asks for that of any program.
+        Err(error @ ContainerError::Exec { .. }) if !detach => (None, one_line(&error)),
+        Err(error) => return Err(error.into()),
+    };
+    let format = StreamFormat::of_terminal(facts.request.tty);
+    let request = Request::from_parts(parts, Body::empty());
+    let (response, connection) = hijack::upgrade(request, format.content_type(version));
+    tokio::spawn(async move {
+        if let Ok(hijacked) = connection.await {
+            hijack::pump(hijacked, format, stdin, output).await;
+        }
+    });
+    Ok(response)
+}
+
+/// The output the client asked for. Ends only when the exit code is known, because the client asks for it right after.
+fn until_ended(
+    execs: Arc<ExecService>,
+    facts: ExecFacts,
+    mut output: mpsc::Receiver<Chunk>,
+) -> mpsc::Receiver<Chunk> {
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::spawn(async move {
+        while let Some((stream, data)) = output.recv().await {
+            let wanted = match stream {
+                StreamKind::Stdout => facts.request.attach_stdout,
+                StreamKind::Stderr => facts.request.attach_stderr,
+            };
+            // A client that left does not end the process: its output goes nowhere, as in Docker.
+            if wanted {
+                let _ = sender.send((stream, data)).await;
+            }
+        }
+        execs.ended(facts.id.as_str()).await;
+    });
+    receiver
+}
+
+fn one_line(error: &ContainerError) -> mpsc::Receiver<Chunk> {
+    let (sender, receiver) = mpsc::channel(1);
+    let line = Bytes::from(format!("{error}\r\n"));
+    sender
+        .try_send((StreamKind::Stdout, line))
+        .expect("the channel is empty");
+    receiver
+}
+
+async fn resize(
+    State(execs): Execs,
+    Path(id): Path<String>,
+    query: Query,
+) -> ApiResult<StatusCode> {
+    execs.resize(&id, wanted_size(&query)?).await?;
+    Ok(StatusCode::OK)
+}
+
+async fn inspect(State(execs): Execs, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    Ok(Json(container_views::exec(&execs.inspect(&id)?)))
 }

@@ -5,6 +5,9 @@
 //! ```
 
 mod absent;
+mod container_streams;
+#[cfg(test)]
+mod container_tests;
 pub mod containers;
 mod events;
 pub mod exec;
@@ -32,6 +35,7 @@ pub fn router(state: AppState) -> Router {
         .merge(system::router())
         .merge(events::router())
         .merge(containers::router())
+        .merge(container_streams::router())
         .merge(exec::router())
         .merge(images::router())
         .merge(networks::router())

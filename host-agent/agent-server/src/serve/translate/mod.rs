@@ -1,4 +1,5 @@
 //! Between the wire's shapes and the domain's; nothing else knows both.
 
+pub mod container_views;
 pub mod containers;
 pub mod images;

@@ -1,0 +1,461 @@
+//! The routes of containers and execs over fakes: statuses, bodies, keys.
+
+use crate::serve::state::AppState;
+use crate::serve::testing::{self, Answer, send_to};
+use axum::body::Body;
+use http::Method;
+use serde_json::{Value, json};
+
+fn state() -> AppState {
+    AppState::new(testing::services())
+}
+
+async fn post(state: &AppState, path: &str, body: &str) -> Answer {
+    send_to(state, Method::POST, path, body.to_owned()).await
+}
+
+async fn get(state: &AppState, path: &str) -> Answer {
+    send_to(state, Method::GET, path, Body::empty()).await
+}
+
+#[track_caller]
+fn check(answer: &Answer, status: u16, part: &str) {
+    assert_eq!(answer.status.as_u16(), status, "{}", answer.text());
+    assert!(answer.text().contains(part), "{}", answer.text());
+}
+
+async fn make(state: &AppState, name: &str, command: &str) -> String {
+    let body = json!({ "Image": "busybox", "Cmd": [command] }).to_string();
+    let answer = post(
+        state,
+        &format!("/v1.51/containers/create?name={name}"),
+        &body,
+    )
+    .await;
+    check(&answer, 201, "\"Warnings\":[]");
+    answer.json()["Id"].as_str().expect("an id").to_owned()
+}
+
+#[tokio::test]
+async fn a_life_in_statuses() {
+    let state = state();
+    make(&state, "web", "sleep").await;
+    check(
+        &post(&state, "/containers/web/kill", "").await,
+        409,
+        "cannot kill container: web: container ",
+    );
+    check(&post(&state, "/containers/web/start", "").await, 204, "");
+    check(&post(&state, "/containers/web/start", "").await, 304, "");
+    check(
+        &post(&state, "/containers/web/resize?h=10&w=20", "").await,
+        200,
+        "",
+    );
+    check(
+        &post(&state, "/containers/web/resize?h=10", "").await,
+        400,
+        "invalid resize width",
+    );
+    let top = get(&state, "/containers/web/top").await;
+    assert_eq!(top.json()["Titles"][7], "CMD");
+    let gone = send_to(&state, Method::DELETE, "/containers/web", "").await;
+    check(
+        &gone,
+        409,
+        "cannot remove container \\\"/web\\\": container is running: stop the container before removing or force remove",
+    );
+    check(&post(&state, "/containers/web/pause", "").await, 204, "");
+    check(
+        &post(&state, "/containers/web/pause", "").await,
+        409,
+        "is already paused",
+    );
+    check(&post(&state, "/containers/web/unpause", "").await, 204, "");
+    check(
+        &post(&state, "/containers/web/rename?name=shop", "").await,
+        204,
+        "",
+    );
+    check(
+        &post(&state, "/containers/shop/stop?t=3", "").await,
+        204,
+        "",
+    );
+    check(&post(&state, "/containers/shop/stop", "").await, 304, "");
+    check(
+        &post(&state, "/containers/shop/wait", "").await,
+        200,
+        "{\"StatusCode\":143}\n",
+    );
+    check(
+        &post(&state, "/containers/shop/restart?t=0", "").await,
+        204,
+        "",
+    );
+    let forced = send_to(&state, Method::DELETE, "/containers/shop?force=1&v=1", "").await;
+    check(&forced, 204, "");
+    check(
+        &get(&state, "/containers/shop/json").await,
+        404,
+        "{\"message\":\"No such container: shop\"}\n",
+    );
+}
+
+#[tokio::test]
+async fn bad_creates() {
+    let state = state();
+    check(
+        &post(&state, "/containers/create", "").await,
+        400,
+        "config cannot be empty",
+    );
+    check(
+        &post(&state, "/containers/create", "{").await,
+        400,
+        "invalid JSON",
+    );
+    check(
+        &post(&state, "/containers/create", r#"{"Image":"nothing"}"#).await,
+        404,
+        "No such image: nothing",
+    );
+    check(
+        &post(
+            &state,
+            "/containers/create?name=-x",
+            r#"{"Image":"busybox"}"#,
+        )
+        .await,
+        400,
+        "Invalid container name (-x), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
+    );
+    for (host, part) in [
+        (r#"{"RestartPolicy":{"Name":"x"}}"#, "unknown policy 'x'"),
+        (r#"{"Binds":["a:b"]}"#, "mount path must be absolute"),
+        (r#"{"Memory":1}"#, "Minimum memory limit allowed is 6MB"),
+        (r#"{"CapAdd":["FLY"]}"#, "unknown capability"),
+        (
+            r#"{"LogConfig":{"Type":"syslog"}}"#,
+            "no log driver named 'syslog'",
+        ),
+        (
+            r#"{"Runtime":"runsc"}"#,
+            "unknown or invalid runtime name: runsc",
+        ),
+        (r#"{"SecurityOpt":["x"]}"#, "invalid --security-opt"),
+        (
+            r#"{"AutoRemove":true,"RestartPolicy":{"Name":"always"}}"#,
+            "can't create 'AutoRemove' container with restart policy",
+        ),
+        (r#"{"PortBindings":{"80/icmp":[]}}"#, "invalid proto: icmp"),
+        (
+            r#"{"Devices":[{"PathOnHost":"/dev/null","CgroupPermissions":"x"}]}"#,
+            "invalid device mode: x",
+        ),
+        (
+            r#"{"DeviceCgroupRules":["x"]}"#,
+            "invalid device cgroup rule format",
+        ),
+        (r#"{"ExtraHosts":["x"]}"#, "bad format for add-host"),
+        (
+            r#"{"NanoCpus":900000000000}"#,
+            "range of CPUs is from 0.01 to 2.00",
+        ),
+    ] {
+        let body = format!("{{\"Image\":\"busybox\",\"HostConfig\":{host}}}");
+        check(&post(&state, "/containers/create", &body).await, 400, part);
+    }
+    make(&state, "web", "sleep").await;
+    let twice = post(
+        &state,
+        "/containers/create?name=web",
+        r#"{"Image":"busybox"}"#,
+    )
+    .await;
+    check(
+        &twice,
+        409,
+        "The container name \\\"/web\\\" is already in use by container",
+    );
+    let warned = post(
+        &state,
+        "/containers/create",
+        r#"{"Image":"busybox","Healthcheck":{"Test":["CMD","true"]}}"#,
+    )
+    .await;
+    check(&warned, 201, "Health checks are not run");
+}
+
+#[tokio::test]
+async fn programs_that_cannot_be_started() {
+    let state = state();
+    make(&state, "bad", "missing").await;
+    let answer = post(&state, "/containers/bad/start", "").await;
+    check(
+        &answer,
+        400,
+        "exec: \\\"missing\\\": executable file not found in $PATH: unknown",
+    );
+    let shown = get(&state, "/containers/bad/json").await.json();
+    assert_eq!(
+        (&shown["State"]["Status"], &shown["State"]["ExitCode"]),
+        (&json!("created"), &json!(127))
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_built_yet_says_so() {
+    let state = state();
+    make(&state, "web", "sleep").await;
+    for path in ["stats", "changes", "export", "archive?path=/"] {
+        check(
+            &get(&state, &format!("/containers/web/{path}")).await,
+            501,
+            "is not implemented",
+        );
+    }
+    check(
+        &get(&state, "/containers/nobody/stats").await,
+        404,
+        "No such container: nobody",
+    );
+    check(
+        &post(&state, "/containers/web/wait?condition=lunch", "").await,
+        400,
+        "invalid condition: \\\"lunch\\\"",
+    );
+    check(
+        &get(
+            &state,
+            "/containers/json?filters=%7B%22colour%22%3A%5B%22red%22%5D%7D",
+        )
+        .await,
+        400,
+        "invalid filter 'colour'",
+    );
+}
+
+#[tokio::test]
+async fn listing() {
+    let state = state();
+    make(&state, "web", "sleep").await;
+    assert_eq!(get(&state, "/containers/json").await.json(), json!([]));
+    let list = get(&state, "/containers/json?all=1&size=1").await.json();
+    let entry = &list[0];
+    assert_eq!(entry["Names"], json!(["/web"]));
+    assert_eq!(
+        (&entry["Status"], &entry["SizeRw"]),
+        (&json!("Created"), &json!(10))
+    );
+    assert_eq!(
+        keys(entry),
+        "Command Created HostConfig Id Image ImageID Labels Mounts Names NetworkSettings Ports SizeRootFs SizeRw State Status"
+    );
+    post(&state, "/containers/web/start", "").await;
+    let list = get(&state, "/containers/json").await.json();
+    assert_eq!(list[0]["Status"], "Up Less than a second");
+    assert_eq!(
+        list[0]["NetworkSettings"]["Networks"]["bridge"]["IPAddress"],
+        "172.17.0.2"
+    );
+}
+
+#[tokio::test]
+async fn logs_and_a_wait_that_ends() {
+    let state = state();
+    make(&state, "job", "echo").await;
+    let (wait, start) = tokio::join!(
+        post(&state, "/containers/job/wait?condition=next-exit", ""),
+        async {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            post(&state, "/containers/job/start", "").await
+        }
+    );
+    check(&start, 204, "");
+    check(&wait, 200, "{\"StatusCode\":0}\n");
+    let logs = get(&state, "/v1.51/containers/job/logs?stdout=1&stderr=1").await;
+    assert_eq!(
+        logs.headers["content-type"],
+        "application/vnd.docker.multiplexed-stream"
+    );
+    assert_eq!(&logs.body[..], b"\x01\0\0\0\0\0\0\x01\n");
+    check(
+        &get(&state, "/containers/job/logs").await,
+        400,
+        "you must choose at least one stream",
+    );
+    check(
+        &get(&state, "/containers/job/logs?stdout=1&since=soon").await,
+        400,
+        "invalid value for \\\"since\\\"",
+    );
+}
+
+#[tokio::test]
+async fn execs() {
+    let state = state();
+    make(&state, "web", "sleep").await;
+    let body = json!({ "Cmd": ["exit", "4"], "AttachStdout": true, "User": "me" }).to_string();
+    check(
+        &post(&state, "/containers/web/exec", &body).await,
+        409,
+        "is not running",
+    );
+    post(&state, "/containers/web/start", "").await;
+    check(
+        &post(&state, "/containers/web/exec", "{}").await,
+        400,
+        "No exec command specified",
+    );
+    let made = post(&state, "/containers/web/exec", &body).await;
+    check(&made, 201, "\"Id\"");
+    let id = made.json()["Id"].as_str().expect("an id").to_owned();
+    let ids = get(&state, "/containers/web/json").await.json()["ExecIDs"].clone();
+    assert_eq!(ids, json!([id]));
+    let ran = post(&state, &format!("/exec/{id}/start"), "{}").await;
+    check(&ran, 200, "");
+    let shown = get(&state, &format!("/exec/{id}/json")).await.json();
+    assert_eq!(
+        (&shown["ExitCode"], &shown["Running"]),
+        (&json!(4), &json!(false))
+    );
+    assert_eq!(
+        keys(&shown),
+        "CanRemove ContainerID DetachKeys ExitCode ID OpenStderr OpenStdin OpenStdout Pid ProcessConfig Running"
+    );
+    check(
+        &post(&state, &format!("/exec/{id}/start"), "{}").await,
+        409,
+        "has already run",
+    );
+    check(
+        &post(&state, "/exec/nothing/start", "{}").await,
+        404,
+        "No such exec instance: nothing",
+    );
+
+    let missing = post(
+        &state,
+        "/containers/web/exec",
+        r#"{"Cmd":"missing","AttachStdout":true}"#,
+    )
+    .await;
+    let id = missing.json()["Id"].as_str().expect("an id").to_owned();
+    let ran = post(&state, &format!("/exec/{id}/start"), "{}").await;
+    assert_eq!(ran.status, 200);
+    let told = String::from_utf8_lossy(&ran.body[8..]);
+    assert!(
+        told.ends_with("executable file not found in $PATH: unknown\r\n"),
+        "{told}"
+    );
+    assert_eq!(
+        get(&state, &format!("/exec/{id}/json")).await.json()["ExitCode"],
+        127
+    );
+    let detached = post(&state, "/containers/web/exec", r#"{"Cmd":"missing"}"#).await;
+    let id = detached.json()["Id"].as_str().expect("an id").to_owned();
+    let ran = post(&state, &format!("/exec/{id}/start"), r#"{"Detach":true}"#).await;
+    check(&ran, 400, "OCI runtime exec failed");
+}
+
+/// Names of an object's keys, sorted.
+fn keys(value: &Value) -> String {
+    let object = value.as_object().expect("an object");
+    let mut names: Vec<&str> = object.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names.join(" ")
+}
+
+/// Every key dockerd 28 fills for a plain container: clients index them without asking whether they are there.
+#[tokio::test]
+async fn inspect_has_every_key() {
+    let state = state();
+    make(&state, "web", "sleep").await;
+    post(&state, "/containers/web/start", "").await;
+    let shown = get(&state, "/containers/web/json").await.json();
+    assert_eq!(
+        keys(&shown),
+        "AppArmorProfile Args Config Created Driver ExecIDs GraphDriver HostConfig HostnamePath HostsPath Id Image LogPath MountLabel Mounts Name NetworkSettings Path Platform ProcessLabel ResolvConfPath RestartCount State"
+    );
+    assert_eq!(
+        keys(&shown["State"]),
+        "Dead Error ExitCode FinishedAt OOMKilled Paused Pid Restarting Running StartedAt Status"
+    );
+    assert_eq!(
+        keys(&shown["Config"]),
+        "AttachStderr AttachStdin AttachStdout Cmd Domainname Entrypoint Env Hostname Image Labels OnBuild OpenStdin StdinOnce Tty User Volumes WorkingDir"
+    );
+    assert_eq!(
+        keys(&shown["HostConfig"]),
+        "AutoRemove Binds BlkioDeviceReadBps BlkioDeviceReadIOps BlkioDeviceWriteBps BlkioDeviceWriteIOps BlkioWeight BlkioWeightDevice CapAdd CapDrop Cgroup CgroupParent CgroupnsMode ConsoleSize ContainerIDFile CpuCount CpuPercent CpuPeriod CpuQuota CpuRealtimePeriod CpuRealtimeRuntime CpuShares CpusetCpus CpusetMems DeviceCgroupRules DeviceRequests Devices Dns DnsOptions DnsSearch ExtraHosts GroupAdd IOMaximumBandwidth IOMaximumIOps IpcMode Isolation Links LogConfig MaskedPaths Memory MemoryReservation MemorySwap MemorySwappiness NanoCpus NetworkMode OomKillDisable OomScoreAdj PidMode PidsLimit PortBindings Privileged PublishAllPorts ReadonlyPaths ReadonlyRootfs RestartPolicy Runtime SecurityOpt ShmSize UTSMode Ulimits UsernsMode VolumeDriver VolumesFrom"
+    );
+    assert_eq!(
+        keys(&shown["NetworkSettings"]),
+        "Bridge EndpointID Gateway GlobalIPv6Address GlobalIPv6PrefixLen HairpinMode IPAddress IPPrefixLen IPv6Gateway LinkLocalIPv6Address LinkLocalIPv6PrefixLen MacAddress Networks Ports SandboxID SandboxKey SecondaryIPAddresses SecondaryIPv6Addresses"
+    );
+    assert_eq!(
+        keys(&shown["NetworkSettings"]["Networks"]["bridge"]),
+        "Aliases DNSNames DriverOpts EndpointID Gateway GlobalIPv6Address GlobalIPv6PrefixLen GwPriority IPAMConfig IPAddress IPPrefixLen IPv6Gateway Links MacAddress NetworkID"
+    );
+    assert_eq!(shown["State"]["FinishedAt"], "0001-01-01T00:00:00Z");
+    assert_eq!(
+        (&shown["Path"], &shown["Args"]),
+        (&json!("sleep"), &json!([]))
+    );
+    assert_eq!(shown["HostConfig"]["ShmSize"], 64 << 20);
+    assert_eq!(shown["HostConfig"]["LogConfig"]["Type"], "json-file");
+}
+
+/// What is asked for is shown again.
+#[tokio::test]
+async fn inspect_echoes_the_settings() {
+    let state = state();
+    let body = json!({
+        "Image": "busybox", "Cmd": "sleep", "Hostname": "box", "ExposedPorts": {"53/udp": {}}, "StopTimeout": 3,
+        "HostConfig": {
+            "Binds": ["data:/data:ro"], "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]},
+            "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}, "Memory": 67108864, "CapAdd": ["net_admin"],
+            "Tmpfs": {"/run": "size=1m"}, "Init": true, "Ulimits": [{"Name": "nofile", "Soft": 10, "Hard": -1}],
+            "Mounts": [{"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 4096}}], "PidsLimit": 9,
+        }
+    });
+    let made = post(&state, "/containers/create?name=web", &body.to_string()).await;
+    check(&made, 201, "");
+    check(&post(&state, "/containers/web/start", "").await, 204, "");
+    let shown = get(&state, "/containers/web/json").await.json();
+    let host = &shown["HostConfig"];
+    assert_eq!(host["Binds"], json!(["data:/data:ro"]));
+    assert_eq!(
+        host["RestartPolicy"],
+        json!({"Name": "on-failure", "MaximumRetryCount": 3})
+    );
+    assert_eq!(
+        (&host["Memory"], &host["MemorySwap"]),
+        (&json!(67108864), &json!(134217728))
+    );
+    assert_eq!(host["CapAdd"], json!(["CAP_NET_ADMIN"]));
+    assert_eq!(
+        host["Ulimits"],
+        json!([{"Name": "nofile", "Hard": -1, "Soft": 10}])
+    );
+    assert_eq!(
+        (&host["Init"], &host["PidsLimit"]),
+        (&json!(true), &json!(9))
+    );
+    assert_eq!(host["Mounts"][0]["TmpfsOptions"]["SizeBytes"], 4096);
+    assert_eq!(shown["Config"]["StopTimeout"], 3);
+    assert_eq!(shown["Config"]["Hostname"], "box");
+    assert_eq!(
+        shown["NetworkSettings"]["Ports"],
+        json!({"53/udp": null, "80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]})
+    );
+    let volume = shown["Mounts"]
+        .as_array()
+        .expect("mounts")
+        .iter()
+        .find(|mount| mount["Type"] == "volume");
+    assert_eq!(volume.expect("the volume")["RW"], false);
+    let list = get(&state, "/containers/json").await.json();
+    assert_eq!(list[0]["Ports"].as_array().map(Vec::len), Some(2));
+}

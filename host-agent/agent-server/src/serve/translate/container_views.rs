@@ -1,0 +1,647 @@
+//! Containers as Docker shows them: every key dockerd 28 fills is there, with its zero value where there is nothing to say.
+
+use engine::clock::{ZERO_TIME, rfc3339};
+use engine::containers::Container;
+use engine::containers::etc_files;
+use engine::containers::lifecycle::ContainerState;
+use engine::containers::plan;
+use engine::containers::security;
+use engine::containers::spec::{
+    ContainerSpec, HostSettings, MountPoint, MountRequest, NamespaceMode, NetworkChoice,
+};
+use engine::containers::status::Status;
+use engine::containers::top::ProcessTable;
+use engine::execs::ExecFacts;
+use engine::id::ExecId;
+use engine::images::{ContainerDiskUsage, Healthcheck};
+use engine::networks::{Attached, Endpoint};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use time::OffsetDateTime;
+
+/// Name under which layers are shown: what clients know for overlay file systems.
+const STORAGE_DRIVER: &str = "overlay2";
+/// Name under which the built-in runtime is shown.
+const RUNTIME: &str = engine_linux::runtime::BUILT_IN;
+
+fn time_or_zero(at: Option<OffsetDateTime>) -> String {
+    at.map_or_else(|| ZERO_TIME.to_owned(), rfc3339)
+}
+
+/// `GET /containers/{id}/json`.
+pub fn inspect(
+    container: &Container,
+    status: &Status,
+    folder: &Path,
+    execs: &[ExecId],
+    size: Option<ContainerDiskUsage>,
+) -> Value {
+    let spec = &*container.spec;
+    let args = spec.args();
+    let (path, args) = args
+        .split_first()
+        .map_or(("", &[][..]), |(path, args)| (path.as_str(), args));
+    let log = match spec.host.log.driver.as_str() {
+        "none" => String::new(),
+        _ => plan::log_path(folder, &container.id).display().to_string(),
+    };
+    let execs = (!execs.is_empty()).then_some(execs);
+    let mut shown = json!({
+        "Id": container.id,
+        "Created": rfc3339(container.created),
+        "Path": path,
+        "Args": args,
+        "State": state(status),
+        "Image": spec.image.as_str(),
+        "ResolvConfPath": folder.join(plan::RESOLV_CONF_FILE),
+        "HostnamePath": folder.join(plan::HOSTNAME_FILE),
+        "HostsPath": folder.join(plan::HOSTS_FILE),
+        "LogPath": log,
+        "Name": format!("/{}", container.name()),
+        "RestartCount": status.restart_count,
+        "Driver": STORAGE_DRIVER,
+        "Platform": spec.platform,
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": execs,
+        "HostConfig": host_config(spec),
+        "GraphDriver": { "Data": null, "Name": STORAGE_DRIVER },
+        "Mounts": spec.mounts.iter().map(mount_point).collect::<Vec<_>>(),
+        "Config": config(spec, container.id.short()),
+        "NetworkSettings": network_settings(spec, container.id.as_str(), status.network.as_deref()),
+    });
+    if let Some(size) = size {
+        shown["SizeRw"] = size.writable.into();
+        shown["SizeRootFs"] = size.total.into();
+    }
+    shown
+}
+
+fn state(status: &Status) -> Value {
+    let state = &status.state;
+    let why = match state {
+        ContainerState::Dead { why } => why,
+        _ => &status.error,
+    };
+    json!({
+        "Status": state.name(),
+        "Running": state.is_running(),
+        "Paused": matches!(state, ContainerState::Paused { .. }),
+        "Restarting": matches!(state, ContainerState::Restarting { .. }),
+        "OOMKilled": status.oom_killed,
+        "Dead": matches!(state, ContainerState::Dead { .. }),
+        "Pid": state.pid(),
+        "ExitCode": status.exit_code,
+        "Error": why,
+        "StartedAt": time_or_zero(status.started_at),
+        "FinishedAt": time_or_zero(status.finished_at),
+    })
+}
+
+/// `{"80/tcp": {}}`
+fn keys<'a>(names: impl IntoIterator<Item = &'a String>) -> Value {
+    let keys: Map<String, Value> = names
+        .into_iter()
+        .map(|name| (name.clone(), json!({})))
+        .collect();
+    Value::Object(keys)
+}
+
+fn config(spec: &ContainerSpec, short_id: &str) -> Value {
+    let config = &spec.config;
+    let volumes = (!config.volumes.is_empty()).then(|| keys(&config.volumes));
+    let on_build = (!config.on_build.is_empty()).then_some(&config.on_build);
+    let hostname = match spec.host.network {
+        // It is called as the other container is.
+        NetworkChoice::Container(_) => config.hostname.clone(),
+        _ => etc_files::hostname(spec, short_id),
+    };
+    let mut shown = json!({
+        "Hostname": hostname,
+        "Domainname": config.domain_name,
+        "User": config.user,
+        "AttachStdin": config.attach_stdin,
+        "AttachStdout": config.attach_stdout,
+        "AttachStderr": config.attach_stderr,
+        "Tty": config.tty,
+        "OpenStdin": config.open_stdin,
+        "StdinOnce": config.stdin_once,
+        "Env": config.env,
+        "Cmd": config.cmd,
+        "Image": config.image,
+        "Volumes": volumes,
+        "WorkingDir": config.working_directory,
+        "Entrypoint": config.entrypoint,
+        "OnBuild": on_build,
+        "Labels": config.labels,
+    });
+    // Docker leaves these out where they are not set.
+    if !config.exposed_ports.is_empty() {
+        shown["ExposedPorts"] = keys(&config.exposed_ports);
+    }
+    if config.network_disabled {
+        shown["NetworkDisabled"] = true.into();
+    }
+    if let Some(signal) = &config.stop_signal {
+        shown["StopSignal"] = signal.as_str().into();
+    }
+    if let Some(seconds) = config.stop_timeout {
+        shown["StopTimeout"] = seconds.into();
+    }
+    if let Some(shell) = &config.shell {
+        shown["Shell"] = json!(shell);
+    }
+    if let Some(check) = &config.healthcheck {
+        shown["Healthcheck"] = healthcheck(check);
+    }
+    shown
+}
+
+fn healthcheck(check: &Healthcheck) -> Value {
+    let mut shown = json!({ "Test": check.test });
+    for (name, value) in [
+        ("Interval", check.interval),
+        ("Timeout", check.timeout),
+        ("Retries", check.retries),
+        ("StartPeriod", check.start_period),
+        ("StartInterval", check.start_interval),
+    ] {
+        if value != 0 {
+            shown[name] = value.into();
+        }
+    }
+    shown
+}
+
+/// `null` for an empty list, as Go writes a slice that was never made.
+fn list_or_null<T: serde::Serialize>(list: &[T]) -> Value {
+    if list.is_empty() {
+        Value::Null
+    } else {
+        json!(list)
+    }
+}
+
+fn host_config(spec: &ContainerSpec) -> Value {
+    let host = &spec.host;
+    let paths = |given: &Option<Vec<String>>, defaults: &[&str]| match given {
+        _ if host.privileged => Value::Null,
+        Some(paths) => json!(paths),
+        None => json!(defaults),
+    };
+    let console = host
+        .console_size
+        .map_or([0, 0], |size| [size.rows, size.columns]);
+    let bindings: Map<String, Value> = host
+        .port_bindings
+        .iter()
+        .map(|(port, targets)| {
+            let shown: Vec<Value> = targets
+                .iter()
+                .map(|target| json!({ "HostIp": target.host_ip, "HostPort": target.host_port }))
+                .collect();
+            let port = if port.contains('/') {
+                port.clone()
+            } else {
+                format!("{port}/tcp")
+            };
+            (port, shown.into())
+        })
+        .collect();
+    let mut shown = json!({
+        "Binds": list_or_null(&host.binds),
+        "ContainerIDFile": host.container_id_file,
+        "LogConfig": { "Type": host.log.driver, "Config": host.log.options },
+        "NetworkMode": host.network.text(),
+        "PortBindings": bindings,
+        "RestartPolicy": { "Name": host.restart.name(), "MaximumRetryCount": host.restart.maximum() },
+        "AutoRemove": host.auto_remove,
+        "VolumeDriver": host.volume_driver,
+        "VolumesFrom": list_or_null(&host.volumes_from),
+        "ConsoleSize": console,
+        "CapAdd": list_or_null(&host.cap_add),
+        "CapDrop": list_or_null(&host.cap_drop),
+        "CgroupnsMode": match host.cgroup_namespace { NamespaceMode::Host => "host", _ => "private" },
+        "Dns": host.dns,
+        "DnsOptions": host.dns_options,
+        "DnsSearch": host.dns_search,
+        "ExtraHosts": list_or_null(&host.extra_hosts),
+        "GroupAdd": list_or_null(&host.group_add),
+        "IpcMode": host.ipc.text(),
+        "Cgroup": "",
+        "Links": null,
+        "OomScoreAdj": host.oom_score_adj,
+        "PidMode": host.pid.text(),
+        "Privileged": host.privileged,
+        "PublishAllPorts": host.publish_all_ports,
+        "ReadonlyRootfs": host.read_only_root,
+        "SecurityOpt": list_or_null(&host.security),
+        "UTSMode": host.uts.text(),
+        "UsernsMode": "",
+        "ShmSize": host.shm_size,
+        "Runtime": host.runtime.as_deref().unwrap_or(RUNTIME),
+        "Isolation": "",
+        "MaskedPaths": paths(&host.masked_paths, security::MASKED_PATHS),
+        "ReadonlyPaths": paths(&host.read_only_paths, security::READ_ONLY_PATHS),
+    });
+    if let (Value::Object(all), Value::Object(resources)) = (&mut shown, resources(host)) {
+        all.extend(resources);
+    }
+    optional_host_config(&mut shown, host);
+    shown
+}
+
+/// Limits and devices: Docker's `Resources`, which are part of `HostConfig`.
+fn resources(host: &HostSettings) -> Value {
+    let limits = &host.resources;
+    let rates = |list: &[(String, u64)]| -> Vec<Value> {
+        list.iter()
+            .map(|(path, rate)| json!({ "Path": path, "Rate": rate }))
+            .collect()
+    };
+    json!({
+        "CpuShares": limits.cpu_shares.unwrap_or(0),
+        "Memory": limits.memory.unwrap_or(0),
+        "NanoCpus": host.nano_cpus,
+        "CgroupParent": host.cgroup_parent,
+        "BlkioWeight": limits.blkio_weight.unwrap_or(0),
+        "BlkioWeightDevice": limits.blkio_weight_devices.iter()
+            .map(|(path, weight)| json!({ "Path": path, "Weight": weight })).collect::<Vec<_>>(),
+        "BlkioDeviceReadBps": rates(&limits.blkio_read_bps),
+        "BlkioDeviceWriteBps": rates(&limits.blkio_write_bps),
+        "BlkioDeviceReadIOps": rates(&limits.blkio_read_iops),
+        "BlkioDeviceWriteIOps": rates(&limits.blkio_write_iops),
+        "CpuPeriod": limits.cpu_period.unwrap_or(0),
+        "CpuQuota": limits.cpu_quota.unwrap_or(0),
+        "CpuRealtimePeriod": 0,
+        "CpuRealtimeRuntime": 0,
+        "CpusetCpus": limits.cpuset_cpus.as_deref().unwrap_or_default(),
+        "CpusetMems": limits.cpuset_mems.as_deref().unwrap_or_default(),
+        "Devices": host.devices.iter().map(|device| json!({
+            "PathOnHost": device.path_on_host,
+            "PathInContainer": device.path_in_container,
+            "CgroupPermissions": device.permissions,
+        })).collect::<Vec<_>>(),
+        "DeviceCgroupRules": list_or_null(&host.device_rules),
+        "DeviceRequests": null,
+        "MemoryReservation": limits.memory_reservation.unwrap_or(0),
+        "MemorySwap": limits.memory_swap.unwrap_or(0),
+        "MemorySwappiness": limits.memory_swappiness,
+        "OomKillDisable": limits.oom_kill_disable,
+        "PidsLimit": limits.pids,
+        "Ulimits": host.ulimits.iter().map(|limit| json!({
+            "Name": limit.name,
+            "Hard": signed(limit.hard),
+            "Soft": signed(limit.soft),
+        })).collect::<Vec<_>>(),
+        "CpuCount": 0,
+        "CpuPercent": 0,
+        "IOMaximumIOps": 0,
+        "IOMaximumBandwidth": 0,
+    })
+}
+
+/// Keys that Docker leaves out where they are not set.
+fn optional_host_config(shown: &mut Value, host: &HostSettings) {
+    let maps: [(&str, &BTreeMap<String, String>); 3] = [
+        ("Annotations", &host.annotations),
+        ("Tmpfs", &host.tmpfs),
+        ("Sysctls", &host.sysctls),
+    ];
+    for (name, map) in maps {
+        if !map.is_empty() {
+            shown[name] = json!(map);
+        }
+    }
+    if !host.mounts.is_empty() {
+        shown["Mounts"] = host
+            .mounts
+            .iter()
+            .map(mount_request)
+            .collect::<Vec<_>>()
+            .into();
+    }
+    if let Some(init) = host.init {
+        shown["Init"] = init.into();
+    }
+}
+
+/// -1 is without limit.
+fn signed(limit: u64) -> i64 {
+    i64::try_from(limit).unwrap_or(-1)
+}
+
+fn mount_request(mount: &MountRequest) -> Value {
+    let mut shown = json!({ "Type": mount.kind.name(), "Target": mount.target });
+    if !mount.source.is_empty() {
+        shown["Source"] = mount.source.as_str().into();
+    }
+    if mount.read_only {
+        shown["ReadOnly"] = true.into();
+    }
+    if !mount.consistency.is_empty() {
+        shown["Consistency"] = mount.consistency.as_str().into();
+    }
+    if let Some(options) = &mount.bind {
+        shown["BindOptions"] = json!({
+            "Propagation": options.propagation,
+            "NonRecursive": options.non_recursive,
+            "CreateMountpoint": options.create_mount_point,
+        });
+    }
+    if let Some(options) = &mount.volume {
+        shown["VolumeOptions"] = json!({
+            "NoCopy": options.no_copy,
+            "Labels": options.labels,
+            "DriverConfig": { "Name": options.driver, "Options": options.driver_options },
+            "Subpath": options.subpath,
+        });
+    }
+    if let Some(options) = &mount.tmpfs {
+        shown["TmpfsOptions"] = json!({ "SizeBytes": options.size, "Mode": options.mode });
+    }
+    shown
+}
+
+/// One of `Mounts`.
+pub fn mount_point(mount: &MountPoint) -> Value {
+    let mut shown = json!({ "Type": mount.kind.name() });
+    if let Some(name) = &mount.name {
+        shown["Name"] = name.as_str().into();
+    }
+    shown["Source"] = json!(mount.source);
+    shown["Destination"] = mount.destination.as_str().into();
+    if let Some(driver) = &mount.driver {
+        shown["Driver"] = driver.as_str().into();
+    }
+    shown["Mode"] = mount.mode.as_str().into();
+    shown["RW"] = mount.read_write.into();
+    shown["Propagation"] = mount.propagation.as_str().into();
+    shown
+}
+
+fn address(address: Option<std::net::IpAddr>) -> String {
+    address
+        .map(|address| address.to_string())
+        .unwrap_or_default()
+}
+
+fn network_settings(spec: &ContainerSpec, id: &str, attached: Option<&Attached>) -> Value {
+    let mut ports: Map<String, Value> = Map::new();
+    if let Some(attached) = attached {
+        for port in &spec.config.exposed_ports {
+            ports.insert(port.clone(), Value::Null);
+        }
+        for port in &attached.ports {
+            let name = format!("{}/{}", port.container_port, port.protocol.name());
+            let target = json!({ "HostIp": port.host_address.to_string(), "HostPort": port.host_port.to_string() });
+            match ports.get_mut(&name) {
+                Some(Value::Array(targets)) => targets.push(target),
+                _ => {
+                    ports.insert(name, json!([target]));
+                }
+            }
+        }
+    }
+    let endpoint = attached.and_then(|attached| attached.endpoint.as_ref());
+    let sandbox = attached.map(|_| id).unwrap_or_default();
+    let key = attached
+        .map(|attached| attached.namespace.clone())
+        .unwrap_or_default();
+    json!({
+        "Bridge": "",
+        "SandboxID": sandbox,
+        "SandboxKey": key,
+        "Ports": ports,
+        "HairpinMode": false,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": null,
+        "SecondaryIPv6Addresses": null,
+        "EndpointID": endpoint.map(|endpoint| endpoint.endpoint_id.as_str()).unwrap_or_default(),
+        "Gateway": address(endpoint.and_then(|endpoint| endpoint.gateway)),
+        "GlobalIPv6Address": address(endpoint.and_then(|endpoint| endpoint.ipv6_address)),
+        "GlobalIPv6PrefixLen": endpoint.map_or(0, |endpoint| endpoint.ipv6_prefix_length),
+        "IPAddress": address(endpoint.map(|endpoint| endpoint.address)),
+        "IPPrefixLen": endpoint.map_or(0, |endpoint| endpoint.prefix_length),
+        "IPv6Gateway": address(endpoint.and_then(|endpoint| endpoint.ipv6_gateway)),
+        "MacAddress": endpoint.map(|endpoint| endpoint.mac_address.as_str()).unwrap_or_default(),
+        "Networks": networks(spec, endpoint),
+    })
+}
+
+/// `Networks`: the one the container is (or will be) in.
+fn networks(spec: &ContainerSpec, endpoint: Option<&Endpoint>) -> Value {
+    let name = match (&spec.host.network, endpoint) {
+        (NetworkChoice::Container(_), _) => return json!({}),
+        (_, Some(endpoint)) => endpoint.network_name.clone(),
+        (choice, None) => choice.text(),
+    };
+    let configured_mac = spec.host.mac_address.as_deref().unwrap_or_default();
+    let shown = json!({
+        "IPAMConfig": null,
+        "Links": null,
+        "Aliases": null,
+        "MacAddress": endpoint.map_or(configured_mac, |endpoint| endpoint.mac_address.as_str()),
+        "DriverOpts": null,
+        "GwPriority": 0,
+        "NetworkID": endpoint.map(|endpoint| endpoint.network.as_str()).unwrap_or_default(),
+        "EndpointID": endpoint.map(|endpoint| endpoint.endpoint_id.as_str()).unwrap_or_default(),
+        "Gateway": address(endpoint.and_then(|endpoint| endpoint.gateway)),
+        "IPAddress": address(endpoint.map(|endpoint| endpoint.address)),
+        "IPPrefixLen": endpoint.map_or(0, |endpoint| endpoint.prefix_length),
+        "IPv6Gateway": address(endpoint.and_then(|endpoint| endpoint.ipv6_gateway)),
+        "GlobalIPv6Address": address(endpoint.and_then(|endpoint| endpoint.ipv6_address)),
+        "GlobalIPv6PrefixLen": endpoint.map_or(0, |endpoint| endpoint.ipv6_prefix_length),
+        "DNSNames": null,
+    });
+    json!({ name: shown })
+}
+
+/// One of `GET /containers/json`.
+pub fn summary(
+    container: &Container,
+    status: &Status,
+    now: OffsetDateTime,
+    size: Option<ContainerDiskUsage>,
+) -> Value {
+    let spec = &*container.spec;
+    let endpoint = status
+        .network
+        .as_ref()
+        .and_then(|network| network.endpoint.as_ref());
+    let mut shown = json!({
+        "Id": container.id,
+        "Names": [format!("/{}", container.name())],
+        "Image": spec.config.image,
+        "ImageID": spec.image.as_str(),
+        "Command": command(&spec.args()),
+        "Created": container.created.unix_timestamp(),
+        "Ports": ports(spec, status),
+        "Labels": spec.config.labels,
+        "State": status.state.name(),
+        "Status": status_text(status, now),
+        "HostConfig": { "NetworkMode": spec.host.network.text() },
+        "NetworkSettings": { "Networks": networks(spec, endpoint) },
+        "Mounts": spec.mounts.iter().map(mount_point).collect::<Vec<_>>(),
+    });
+    if !spec.host.annotations.is_empty() {
+        shown["HostConfig"]["Annotations"] = json!(spec.host.annotations);
+    }
+    if let Some(size) = size {
+        shown["SizeRw"] = size.writable.into();
+        shown["SizeRootFs"] = size.total.into();
+    }
+    shown
+}
+
+/// The command line, with words that need it quoted as Docker does.
+fn command(args: &[String]) -> String {
+    let words = args.iter().enumerate().map(|(index, word)| {
+        if index > 0 && word.contains(' ') {
+            format!("'{word}'")
+        } else {
+            word.clone()
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn ports(spec: &ContainerSpec, status: &Status) -> Vec<Value> {
+    let Some(network) = &status.network else {
+        return Vec::new();
+    };
+    let mut shown: Vec<Value> = network
+        .ports
+        .iter()
+        .map(|port| {
+            json!({
+                "IP": port.host_address.to_string(),
+                "PrivatePort": port.container_port,
+                "PublicPort": port.host_port,
+                "Type": port.protocol.name(),
+            })
+        })
+        .collect();
+    for exposed in &spec.config.exposed_ports {
+        let Some((number, protocol)) = exposed.split_once('/') else {
+            continue;
+        };
+        let Ok(number) = number.parse::<u16>() else {
+            continue;
+        };
+        let published = network
+            .ports
+            .iter()
+            .any(|port| port.container_port == number && port.protocol.name() == protocol);
+        if !published {
+            shown.push(json!({ "PrivatePort": number, "Type": protocol }));
+        }
+    }
+    shown
+}
+
+/// `Up 5 minutes`, `Exited (0) 3 seconds ago` ...
+fn status_text(status: &Status, now: OffsetDateTime) -> String {
+    let since =
+        |at: Option<OffsetDateTime>| human_duration(at.map_or(0, |at| (now - at).whole_seconds()));
+    match &status.state {
+        ContainerState::Created => "Created".into(),
+        ContainerState::Running { started, .. } => format!("Up {}", since(Some(*started))),
+        ContainerState::Paused { started, .. } => format!("Up {} (Paused)", since(Some(*started))),
+        ContainerState::Restarting { code } => {
+            format!("Restarting ({code}) {} ago", since(status.finished_at))
+        }
+        ContainerState::Exited { code, at } => format!("Exited ({code}) {} ago", since(Some(*at))),
+        ContainerState::Removing => "Removal In Progress".into(),
+        ContainerState::Dead { .. } => "Dead".into(),
+    }
+}
+
+/// Docker's `units.HumanDuration`.
+fn human_duration(seconds: i64) -> String {
+    let minutes = seconds / 60;
+    // Go rounds hours; everything longer is cut.
+    let hours = (seconds + 1800) / 3600;
+    match () {
+        () if seconds < 1 => "Less than a second".into(),
+        () if seconds == 1 => "1 second".into(),
+        () if seconds < 60 => format!("{seconds} seconds"),
+        () if minutes == 1 => "About a minute".into(),
+        () if minutes < 60 => format!("{minutes} minutes"),
+        () if hours == 1 => "About an hour".into(),
+        () if hours < 48 => format!("{hours} hours"),
+        () if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
+        () if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
+        () if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        () => format!("{} years", hours / 24 / 365),
+    }
+}
+
+/// `GET /containers/{id}/top`.
+pub fn top(table: &ProcessTable) -> Value {
+    json!({ "Titles": table.titles, "Processes": table.rows })
+}
+
+/// `GET /exec/{id}/json`.
+pub fn exec(facts: &ExecFacts) -> Value {
+    let request = &facts.request;
+    let (entry, args) = request
+        .args
+        .split_first()
+        .map_or(("", &[][..]), |(entry, args)| (entry.as_str(), args));
+    let mut process = json!({
+        "tty": request.tty,
+        "entrypoint": entry,
+        "arguments": args,
+        "privileged": request.privileged,
+    });
+    if !request.user.is_empty() {
+        process["user"] = request.user.as_str().into();
+    }
+    json!({
+        "ID": facts.id,
+        "Running": facts.running,
+        "ExitCode": facts.exit_code,
+        "ProcessConfig": process,
+        "OpenStdin": request.attach_stdin,
+        "OpenStderr": request.attach_stderr,
+        "OpenStdout": request.attach_stdout,
+        "CanRemove": false,
+        "ContainerID": facts.container,
+        "DetachKeys": request.detach_keys,
+        "Pid": facts.pid,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_told_as_docker_does() {
+        for (seconds, text) in [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (3_599, "59 minutes"),
+            (3_600, "About an hour"),
+            (3 * 3_600, "3 hours"),
+            (72 * 3_600, "3 days"),
+            (20 * 86_400, "2 weeks"),
+            (100 * 86_400, "3 months"),
+            (1_000 * 86_400, "2 years"),
+        ] {
+            assert_eq!(human_duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn commands_are_quoted_where_they_have_spaces() {
+        let words = ["sh", "-c", "echo hi"].map(String::from);
+        assert_eq!(command(&words), "sh -c 'echo hi'");
+    }
+}

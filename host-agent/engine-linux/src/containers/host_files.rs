@@ -1,0 +1,60 @@
+//! [`HostFiles`] on the real file system. Everything runs off the async threads.
+
+use super::{copy_up, processes};
+use async_trait::async_trait;
+use engine::containers::host::{HostFiles, ProcessFacts};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// The host's files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostFilesystem;
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}
+
+#[async_trait]
+impl HostFiles for HostFilesystem {
+    async fn write_all(&self, folder: &Path, files: Vec<(&'static str, String)>) -> io::Result<()> {
+        let folder = folder.to_owned();
+        blocking(move || {
+            for (name, text) in files {
+                // In place: a running container may have the file itself mounted.
+                fs::write(folder.join(name), text)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn exists(&self, path: &Path) -> bool {
+        let path = path.to_owned();
+        blocking(move || Ok(path.try_exists().unwrap_or(false)))
+            .await
+            .unwrap_or(false)
+    }
+
+    async fn make_folder(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || DirBuilder::new().recursive(true).mode(0o755).create(path)).await
+    }
+
+    async fn copy_up(&self, rootfs: &Path, target: &str, volume: &Path) -> io::Result<()> {
+        let (rootfs, target, volume): (PathBuf, String, PathBuf) =
+            (rootfs.into(), target.into(), volume.into());
+        blocking(move || copy_up::copy_up(&rootfs, &target, &volume)).await
+    }
+
+    async fn processes(&self, pids: Vec<u32>) -> Vec<ProcessFacts> {
+        blocking(move || Ok(processes::read(&pids)))
+            .await
+            .unwrap_or_default()
+    }
+}

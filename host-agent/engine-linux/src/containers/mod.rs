@@ -1,0 +1,9 @@
+//! Containers on disk, and what they need of the host's files and of /proc.
+
+mod copy_up;
+mod host_files;
+mod processes;
+mod store;
+
+pub use host_files::HostFilesystem;
+pub use store::DiskContainerStore;

@@ -1,0 +1,215 @@
+//! Records in `containers/<id>/container.json` under the data root.
+
+use crate::files::{self, CONTAINER_RECORD, CONTAINERS};
+use async_trait::async_trait;
+use engine::containers::store::{ContainerRecord, ContainerStore, ContainerStoreError, Durability};
+use engine::id::ContainerId;
+use engine::record::{self, RecordError};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Ends the name of a record that could not be read.
+const BROKEN: &str = "broken";
+
+/// Containers under a data root.
+#[derive(Debug, Clone)]
+pub struct DiskContainerStore {
+    folder: PathBuf,
+}
+
+impl DiskContainerStore {
+    /// Uses (and makes) `<data root>/containers`.
+    pub fn open(data_root: &Path) -> Result<DiskContainerStore, ContainerStoreError> {
+        let folder = data_root.join(CONTAINERS);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o710)
+            .create(&folder)
+            .map_err(|source| failed(format!("create {}", folder.display()), source))?;
+        Ok(DiskContainerStore { folder })
+    }
+
+    /// Runs file system work off the async threads.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        step: String,
+        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, ContainerStoreError> {
+        let folder = self.folder.clone();
+        tokio::task::spawn_blocking(move || work(&folder))
+            .await
+            .map_err(io::Error::other)
+            .flatten()
+            .map_err(|source| failed(step, source))
+    }
+}
+
+fn failed(step: String, source: io::Error) -> ContainerStoreError {
+    ContainerStoreError { step, source }
+}
+
+#[async_trait]
+impl ContainerStore for DiskContainerStore {
+    fn folder(&self, id: &ContainerId) -> PathBuf {
+        self.folder.join(id.as_str())
+    }
+
+    async fn save(
+        &self,
+        record: &ContainerRecord,
+        durability: Durability,
+    ) -> Result<(), ContainerStoreError> {
+        let bytes = record::encode(ContainerRecord::VERSION, record);
+        let id = record.id.to_string();
+        let step = format!("store container {}", record.id.short());
+        self.blocking(step, move |folder| save(folder, &id, &bytes, durability))
+            .await
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), ContainerStoreError> {
+        let step = format!("remove the folder of container {}", id.short());
+        let id = id.to_string();
+        self.blocking(step, move |folder| remove(&folder.join(id)))
+            .await
+    }
+
+    async fn load(&self) -> Result<Vec<ContainerRecord>, ContainerStoreError> {
+        let step = format!("read {}", self.folder.display());
+        self.blocking(step, load).await
+    }
+}
+
+fn save(folder: &Path, id: &str, bytes: &[u8], durability: Durability) -> io::Result<()> {
+    let own = folder.join(id);
+    // The folder may be there already: the writable layer is in it, too.
+    match DirBuilder::new().mode(0o710).create(&own) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let path = own.join(CONTAINER_RECORD);
+    let fresh = !path.exists();
+    match durability {
+        Durability::Synced => {
+            files::write_durably(&path, bytes, 0o600)?;
+            if fresh {
+                files::sync_folder(folder)?;
+            }
+        }
+        Durability::Written => {
+            let temporary = own.join(format!("{CONTAINER_RECORD}.tmp"));
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&temporary)?;
+            file.write_all(bytes)?;
+            fs::rename(&temporary, &path)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(own: &Path) -> io::Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    };
+    // The record first: a crash in the middle must not bring the container back.
+    gone(fs::remove_file(own.join(CONTAINER_RECORD)))?;
+    gone(fs::remove_dir_all(own))
+}
+
+fn load(folder: &Path) -> io::Result<Vec<ContainerRecord>> {
+    let mut records = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let own = entry?.path();
+        let path = own.join(CONTAINER_RECORD);
+        let Some(id) = own
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(ContainerId::parse)
+        else {
+            continue;
+        };
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !path.with_extension(BROKEN).exists() {
+                    // A create or a removal that a crash interrupted.
+                    tracing::info!(container = %id, "folder without a record is removed");
+                    if let Err(error) = fs::remove_dir_all(&own) {
+                        tracing::warn!(container = %id, %error, "folder without a record could not be removed");
+                    }
+                }
+                continue;
+            }
+            Err(error) => {
+                tracing::error!(container = %id, %error, "record cannot be read; the container is left out");
+                continue;
+            }
+        };
+        match record::decode::<ContainerRecord>(ContainerRecord::VERSION, &bytes) {
+            Ok(record) if record.id == id => records.push(record),
+            Err(error @ RecordError::Newer { .. }) => {
+                tracing::error!(container = %id, %error, "container is left alone");
+            }
+            broken => {
+                let why = match broken {
+                    Ok(_) => "it is another container's".to_owned(),
+                    Err(error) => engine::error::full_message(&error),
+                };
+                let aside = path.with_extension(BROKEN);
+                tracing::error!(container = %id, why, aside = %aside.display(), "record is broken and set aside");
+                if let Err(error) = fs::rename(&path, &aside) {
+                    tracing::error!(container = %id, %error, "broken record could not be set aside");
+                }
+            }
+        }
+    }
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::containers::testing;
+
+    #[tokio::test]
+    async fn the_disk_store_keeps_the_contract() {
+        let root = tempfile::tempdir().unwrap();
+        let store = DiskContainerStore::open(root.path()).unwrap();
+        engine::containers::store::contract::check(&store).await;
+        assert_eq!(
+            fs::read_dir(root.path().join(CONTAINERS)).unwrap().count(),
+            0
+        );
+    }
+
+    #[tokio::test]
+    async fn broken_records_are_set_aside_and_newer_ones_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let store = DiskContainerStore::open(root.path()).unwrap();
+        let records = [
+            testing::record("good"),
+            testing::record("broken"),
+            testing::record("newer"),
+        ];
+        for record in &records {
+            store.save(record, Durability::Written).await.unwrap();
+        }
+        let path = |record: &ContainerRecord| store.folder(&record.id).join(CONTAINER_RECORD);
+        fs::write(path(&records[1]), b"{\"version\":1,\"record\":{").unwrap();
+        fs::write(path(&records[2]), record::encode(99, &records[2])).unwrap();
+        let unfinished = store.folder(&ContainerId::random());
+        fs::create_dir(&unfinished).unwrap();
+        for _ in 0..2 {
+            assert_eq!(store.load().await.unwrap(), [records[0].clone()]);
+        }
+        assert!(path(&records[1]).with_extension(BROKEN).exists());
+        assert!(path(&records[2]).exists());
+        assert!(!unfinished.exists());
+    }
+}
