@@ -98,7 +98,7 @@ fn a_morning_with_a_machine() {
         );
         assert_eq!(
             run(&mut info, harness::machine::LIMIT).success(),
-            "[desk=left] 2\n"
+            "[provider=qemu desk=left] 2\n"
         );
     } else {
         println!("skipped: there is no docker command here");

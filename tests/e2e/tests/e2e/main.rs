@@ -4,6 +4,7 @@ mod compat;
 mod confinement;
 mod engine;
 mod machine;
+mod machine_create;
 
 use harness::agent::Agent;
 use harness::busybox;
