@@ -67,7 +67,7 @@ pub fn all() -> Vec<Flag> {
         Flag {
             name: "qemu-image",
             aliases: &[],
-            help: "Folder of the guest image (default: cache/image in the store)",
+            help: "Folder of the guest image (default: cache/image in the store, else the one installed with this program)",
             environment: Some("QEMU_IMAGE"),
             kind: FlagKind::Text(""),
         },

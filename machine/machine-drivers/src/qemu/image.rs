@@ -1,7 +1,7 @@
 //! The guest image on this desktop.
 
 use guest_contract::manifest::{MANIFEST_FILE, MANIFEST_VERSION, Manifest};
-use machine_core::driver::DriverError;
+use machine_core::driver::{DriverError, image_cache};
 use std::path::{Path, PathBuf};
 
 /// An image whose files are there.
@@ -12,6 +12,22 @@ pub struct Image {
     pub command_line: String,
     pub architecture: String,
     pub kernel_version: String,
+}
+
+/// The folder of the image where none was named: the store's cache, else what was installed with this program
+/// (`image` beside it or one folder up, as in a build tree, or `share/berth/image`).
+pub fn default_folder(store: &Path) -> PathBuf {
+    let program = std::env::current_exe().ok();
+    let beside = program.as_deref().and_then(Path::parent);
+    let installed = ["image", "../image", "../share/berth/image"];
+    std::iter::once(image_cache(store))
+        .chain(
+            beside
+                .into_iter()
+                .flat_map(|folder| installed.map(|name| folder.join(name))),
+        )
+        .find(|folder| folder.join(MANIFEST_FILE).is_file())
+        .unwrap_or_else(|| image_cache(store))
 }
 
 impl Image {

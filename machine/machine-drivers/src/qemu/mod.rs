@@ -21,7 +21,7 @@ use image::Image;
 use keeper::status::{Conversation, Heard, KeeperRecord, Phase, Request};
 use machine_core::driver::{
     Address, Capabilities, Checkpoint, Driver, DriverError, DriverState, Flag, FlagValues,
-    MachinePlace, Progress, SeedFiles, Status, image_cache,
+    MachinePlace, Progress, SeedFiles, Status,
 };
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -146,7 +146,7 @@ impl Driver for QemuDriver {
             &settings
                 .image
                 .clone()
-                .unwrap_or_else(|| image_cache(&place.store)),
+                .unwrap_or_else(|| image::default_folder(&place.store)),
         )?;
         accelerator::find_program(settings.program.as_deref(), &image.program())?;
         check_memory(settings.memory_mib)?;
@@ -445,7 +445,7 @@ impl Known {
     fn image(&self, place: &MachinePlace) -> PathBuf {
         self.image
             .clone()
-            .unwrap_or_else(|| image_cache(&place.store))
+            .unwrap_or_else(|| image::default_folder(&place.store))
     }
 }
 
