@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How long a device may take to appear after its driver was loaded.
-const APPEARS_WITHIN: Duration = Duration::from_secs(10);
+const APPEARS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Asks `find` again and again until it finds something.
 pub fn wait_for<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> Result<T> {

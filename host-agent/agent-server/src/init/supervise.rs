@@ -3,12 +3,15 @@
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, WaitStatus, waitid, waitpid};
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
+
+/// More than this of a service's log is another line.
+const LONGEST_LINE: u64 = 8192;
 
 /// All children of PID 1.
 #[derive(Default)]
@@ -133,6 +136,8 @@ pub struct Service {
     pid: AtomicU32,
     /// Ends since it last ran well; readiness gives up after a few.
     pub failures: AtomicU32,
+    /// The last line it wrote, for the message that says why it does not run.
+    last_words: Mutex<String>,
 }
 
 impl Service {
@@ -142,17 +147,21 @@ impl Service {
             stopping: AtomicBool::new(false),
             pid: AtomicU32::new(0),
             failures: AtomicU32::new(0),
+            last_words: Mutex::new(String::new()),
         }
     }
 
     /// Starts the service again and again until [`Service::stop`]. Runs on a thread of its own.
-    pub fn keep_running(&self, children: &Children, command: impl Fn() -> Command) {
+    pub fn keep_running(&'static self, children: &Children, command: impl Fn() -> Command) {
         let mut back_off = BackOff::new();
         while !self.stopping.load(Ordering::SeqCst) {
             let since = Instant::now();
             match children.spawn(&mut command()) {
-                Ok(running) => {
+                Ok(mut running) => {
                     self.pid.store(running.pid, Ordering::SeqCst);
+                    if let Some(output) = running.output.take() {
+                        let _ = super::start(self.name, move || self.copy_to_console(output));
+                    }
                     let code = running.ended.recv().unwrap_or(-1);
                     self.pid.store(0, Ordering::SeqCst);
                     if self.stopping.load(Ordering::SeqCst) {
@@ -171,6 +180,32 @@ impl Service {
             self.failures.fetch_add(1, Ordering::SeqCst);
             std::thread::sleep(back_off.after(since.elapsed()));
         }
+    }
+
+    /// Through a pipe, so that the program does not take the console for a terminal.
+    fn copy_to_console(&self, output: impl Read) {
+        let mut reader = BufReader::new(output);
+        let mut line = Vec::new();
+        while (&mut reader)
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|count| count > 0)
+        {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            line.clear();
+            super::say(&format!("{}: {text}", self.name));
+            if let Ok(mut last) = self.last_words.lock() {
+                *last = text;
+            }
+        }
+    }
+
+    /// The last line the service wrote.
+    pub fn last_words(&self) -> String {
+        self.last_words
+            .lock()
+            .map(|words| words.clone())
+            .unwrap_or_default()
     }
 
     /// Asks the service to end with `signal` and waits up to `limit`; then it is killed.
