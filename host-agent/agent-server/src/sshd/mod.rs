@@ -17,9 +17,11 @@ mod session;
 mod sftp;
 
 use clap::Parser;
+use guest_contract::seed::{AUTHORIZED_KEYS, SEED_JSON, Seed};
+use guest_contract::{DATA_ROOT, GUEST_SSH_PORT, SEED_DIR};
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,17 +42,33 @@ const WINDOW: u32 = 512 * 1024;
 #[command(name = "host-agent sshd")]
 struct Arguments {
     /// Address and port to listen on
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:22")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from(([0; 4], GUEST_SSH_PORT)))]
     listen: SocketAddr,
     /// Public keys that may log in, in OpenSSH's format; read anew for each login
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", default_value_os_t = seeded(AUTHORIZED_KEYS))]
     authorized_keys: PathBuf,
     /// The server's own key; made when missing
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", default_value_os_t = Path::new(DATA_ROOT).join("ssh_host_ed25519_key"))]
     host_key: PathBuf,
-    /// User name to accept, besides root
-    #[arg(long, value_name = "NAME", default_value = "docker")]
-    user: String,
+    /// User name to accept, besides root; default: the one the machine's seed tells, else docker
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+}
+
+fn seeded(name: &str) -> PathBuf {
+    Path::new(SEED_DIR).join(name)
+}
+
+/// The user name of the seed in `folder`, if there is a seed.
+fn seeded_user(folder: &Path) -> Option<String> {
+    let bytes = std::fs::read(folder.join(SEED_JSON)).ok()?;
+    match serde_json::from_slice::<Seed>(&bytes) {
+        Ok(seed) => Some(seed.ssh_user),
+        Err(error) => {
+            tracing::warn!(%error, "the seed is not readable");
+            None
+        }
+    }
 }
 
 /// Runs until the end of the process.
@@ -93,8 +111,13 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
         nodelay: true,
         ..russh::server::Config::default()
     });
+    let user = arguments
+        .user
+        .or_else(|| seeded_user(Path::new(SEED_DIR)))
+        .filter(|user| !user.is_empty())
+        .unwrap_or_else(|| "docker".to_owned());
     let policy = Arc::new(connection::Policy {
-        users: vec![arguments.user, "root".to_owned()],
+        users: vec![user, "root".to_owned()],
         authorized_keys: arguments.authorized_keys,
         account: session::Account::of_this_process(),
     });
@@ -129,4 +152,39 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_flags_it_is_the_server_of_a_guest() {
+        let arguments = Arguments::parse_from(["sshd"]);
+        assert_eq!(arguments.listen.to_string(), "0.0.0.0:22");
+        assert_eq!(
+            arguments.authorized_keys,
+            Path::new("/run/berth-seed/authorized_keys")
+        );
+        assert_eq!(
+            arguments.host_key,
+            Path::new("/var/lib/berth/ssh_host_ed25519_key")
+        );
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(seeded_user(folder.path()), None);
+        let seed = Seed {
+            version: 1,
+            hostname: "dev".into(),
+            unix_ms: 0,
+            ssh_user: "captain".into(),
+        };
+        std::fs::write(
+            folder.path().join(SEED_JSON),
+            serde_json::to_vec(&seed).unwrap(),
+        )
+        .unwrap();
+        assert_eq!(seeded_user(folder.path()).as_deref(), Some("captain"));
+        std::fs::write(folder.path().join(SEED_JSON), "{").unwrap();
+        assert_eq!(seeded_user(folder.path()), None);
+    }
 }
