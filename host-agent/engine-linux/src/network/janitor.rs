@@ -4,10 +4,11 @@ use super::namespace;
 use super::netlink::Socket;
 use super::{Chore, Inner, failed, link, lock};
 use engine::networks::NetworkError;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 impl Inner {
     /// Removes namespaces, and links on our bridge, that belong to none of the files in `keep`.
@@ -38,18 +39,41 @@ impl Inner {
         Ok(())
     }
 
-    /// The janitor's life.
+    /// The janitor's life. Spares come first: somebody may be waiting for one, nobody for a removal.
     pub(super) fn keep_house(&self, inbox: &mpsc::Receiver<Chore>, route: &mut Socket) {
-        while let Ok(chore) = inbox.recv() {
-            match chore {
-                Chore::Refill => self.refill(route),
-                Chore::Remove { namespace, lease } => {
-                    namespace::remove(&namespace, route);
-                    if let Some(address) = lease {
-                        lock(&self.books).leases.give_back(address);
-                    }
+        let mut removals = VecDeque::new();
+        let mut refill_at: Option<Instant> = None;
+        let mut running = true;
+        while running || !removals.is_empty() {
+            let patience = match refill_at {
+                _ if !removals.is_empty() => Duration::ZERO,
+                Some(at) => at.saturating_duration_since(Instant::now()),
+                None => Duration::MAX,
+            };
+            match inbox.recv_timeout(patience) {
+                Ok(Chore::Refill { after }) => {
+                    let at = Instant::now() + after;
+                    refill_at = Some(refill_at.map_or(at, |earlier| earlier.min(at)));
+                    continue;
                 }
-                Chore::Stop => break,
+                Ok(Chore::Remove { namespace, lease }) => {
+                    removals.push_back((namespace, lease));
+                    continue;
+                }
+                Ok(Chore::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    running = false;
+                    refill_at = None;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if refill_at.is_some_and(|at| at <= Instant::now()) {
+                refill_at = None;
+                self.refill(route);
+            } else if let Some((namespace, lease)) = removals.pop_front() {
+                namespace::remove(&namespace, route);
+                if let Some(address) = lease {
+                    lock(&self.books).leases.give_back(address);
+                }
             }
         }
         let spares = std::mem::take(&mut *lock(&self.spares));

@@ -45,7 +45,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::time::Duration;
 use subnet::Leases;
+
+/// After a start of the agent there is more urgent work than spares.
+const SETTLING: Duration = Duration::from_millis(500);
 
 /// How networks are set up. [`NetworkConfig::new`] has the defaults.
 #[derive(Debug, Clone)]
@@ -137,7 +141,10 @@ struct Spares {
 }
 
 enum Chore {
-    Refill,
+    /// Make spares, when this time has passed.
+    Refill {
+        after: Duration,
+    },
     Remove {
         namespace: PathBuf,
         lease: Option<Ipv4Addr>,
@@ -201,7 +208,9 @@ impl NetworkBackend for LinuxNetwork {
         let chores = self.chores.clone();
         blocking(move || {
             let outcome = inner.attach(&attachment, &chores);
-            let _ = chores.send(Chore::Refill);
+            let _ = chores.send(Chore::Refill {
+                after: Duration::ZERO,
+            });
             outcome
         })
         .await
@@ -241,7 +250,7 @@ impl NetworkBackend for LinuxNetwork {
     async fn recover(&self, running: Vec<(ContainerId, Attached)>) -> Result<(), NetworkError> {
         let inner = self.inner.clone();
         blocking(move || inner.recover(running)).await?;
-        self.ask(Chore::Refill);
+        self.ask(Chore::Refill { after: SETTLING });
         Ok(())
     }
 

@@ -65,43 +65,49 @@ pub(crate) fn make(
     wiring: Option<&Wiring>,
     host: &mut Socket,
 ) -> Result<Vec<Namespace>, NetworkError> {
-    let made = std::thread::scope(|scope| {
+    let (made, mut trouble) = std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("netns-maker".into())
             .spawn_scoped(scope, || {
-                (0..count)
-                    .map(|_| make_bare(directory))
-                    .collect::<Result<Vec<_>, NetworkError>>()
+                let mut made = Vec::new();
+                while made.len() < count {
+                    match make_bare(directory) {
+                        Ok(namespace) => made.push(namespace),
+                        Err(error) => return (made, Some(error)),
+                    }
+                }
+                (made, None)
             })
             .map_err(|error| failed("start a thread to make network namespaces", error))?
             .join()
-            .map_err(|_| failed("make network namespaces", "the thread panicked"))?
+            .map_err(|_| failed("make network namespaces", "the thread panicked"))
     })?;
-    let Some(wiring) = wiring else {
-        return Ok(made);
-    };
-    let mut wired = Vec::new();
-    let mut trouble = None;
+    let mut ready = Vec::new();
     for mut namespace in made {
-        if trouble.is_none() {
-            match wire(&mut namespace, wiring, host) {
-                Ok(()) => {
-                    wired.push(namespace);
-                    continue;
-                }
-                Err(error) => trouble = Some(error),
+        let wired = match (wiring, &trouble) {
+            (_, Some(_)) => {
+                remove(&namespace.path, host);
+                continue;
+            }
+            (Some(wiring), None) => wire(&mut namespace, wiring, host),
+            (None, None) => Ok(()),
+        };
+        match wired {
+            Ok(()) => ready.push(namespace),
+            Err(error) => {
+                remove(&namespace.path, host);
+                trouble = Some(error);
             }
         }
-        remove(&namespace.path, host);
     }
     match trouble {
         Some(error) => {
-            for namespace in wired {
+            for namespace in ready {
                 remove(&namespace.path, host);
             }
             Err(error)
         }
-        None => Ok(wired),
+        None => Ok(ready),
     }
 }
 
