@@ -9,6 +9,7 @@ mod container_streams;
 #[cfg(test)]
 mod container_tests;
 pub mod containers;
+mod disk_usage;
 mod events;
 pub mod exec;
 pub mod images;
@@ -33,6 +34,7 @@ use tower::Layer;
 pub fn router(state: AppState) -> Router {
     let routes = Router::new()
         .merge(system::router())
+        .merge(disk_usage::router())
         .merge(events::router())
         .merge(containers::router())
         .merge(container_streams::router())

@@ -7,6 +7,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use engine::clock::rfc3339;
+use engine::containers::ContainerService;
 use engine::error::Class;
 use engine::networks::{NetworkBackend, NetworkFacts};
 use engine_api::Filters;
@@ -40,7 +41,7 @@ async fn list(
         // The predefined ones are in use by definition.
         .filter(|_| dangling != Some(true))
         // A list does not say who is connected.
-        .map(|network| shown(network, false));
+        .map(|network| shown(network, None));
     Ok(Json(fitting.collect()))
 }
 
@@ -55,9 +56,10 @@ fn fits(filters: &Filters, network: &NetworkFacts) -> bool {
 
 async fn inspect(
     State(backend): State<Arc<dyn NetworkBackend>>,
+    State(containers): State<Arc<ContainerService>>,
     Path(id): Path<String>,
 ) -> ApiResult<Json<Value>> {
-    Ok(Json(shown(&find(&*backend, &id)?, true)))
+    Ok(Json(shown(&find(&*backend, &id)?, Some(&containers))))
 }
 
 /// By full id, name, or the beginning of an id.
@@ -111,7 +113,8 @@ async fn not_yet() -> ApiError {
     )
 }
 
-fn shown(network: &NetworkFacts, with_containers: bool) -> Value {
+/// With the service, who is connected is shown, by name.
+fn shown(network: &NetworkFacts, names: Option<&ContainerService>) -> Value {
     let ranges: Vec<Value> = network
         .subnets
         .iter()
@@ -121,15 +124,18 @@ fn shown(network: &NetworkFacts, with_containers: bool) -> Value {
         })
         .collect();
     let mut containers = Map::new();
-    if with_containers {
+    if let Some(names) = names {
         for (container, endpoint) in &network.endpoints {
             let with_length = |address: Option<std::net::IpAddr>, length: u8| {
                 address.map_or_else(String::new, |address| format!("{address}/{length}"))
             };
+            let name = names
+                .find(container.as_str())
+                .map(|container| container.name());
             containers.insert(
                 container.to_string(),
                 json!({
-                    "Name": container.short(),
+                    "Name": name.unwrap_or_default(),
                     "EndpointID": endpoint.endpoint_id,
                     "MacAddress": endpoint.mac_address,
                     "IPv4Address": with_length(Some(endpoint.address), endpoint.prefix_length),

@@ -1,7 +1,6 @@
-//! `/_ping`, `/version`, `/info`, `/auth`, `/system/df`.
+//! `/_ping`, `/version`, `/info`.
 
-use crate::serve::error::{ApiError, ApiResult};
-use crate::serve::extract::{Json, Query, json_bytes};
+use crate::serve::extract::{Json, json_bytes};
 use crate::serve::state::AppState;
 use crate::serve::system::{System, VERSION};
 use axum::extract::State;
@@ -9,8 +8,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
 use engine::clock::rfc3339;
+use engine::containers::ContainerService;
+use engine::containers::lifecycle::ContainerState;
 use engine::events::EventBus;
-use engine::volumes::VolumeService;
+use engine::images::ImageService;
 use engine_api::ApiVersion;
 use engine_linux::host;
 use engine_linux::runtime::BUILT_IN as BUILT_IN_RUNTIME;
@@ -24,7 +25,6 @@ pub fn router() -> Router<AppState> {
         .route("/_ping", get(ping).head(ping_head))
         .route("/version", get(version))
         .route("/info", get(info))
-        .route("/system/df", get(disk_usage))
 }
 
 fn ping_headers(mut response: Response) -> Response {
@@ -65,18 +65,21 @@ async fn version(State(system): State<Arc<System>>) -> Response {
 async fn info(
     State(system): State<Arc<System>>,
     State(events): State<EventBus>,
+    State(containers): State<Arc<ContainerService>>,
+    State(images): State<ImageService>,
     Extension(version): Extension<ApiVersion>,
 ) -> Json<Value> {
     let config = &system.config;
     let runtime = &system.runtime;
     let environment = |name: &str| std::env::var(name).unwrap_or_default();
+    let counts = Counts::of(&containers);
     let mut info = json!({
         "ID": system.id,
-        "Containers": 0,
-        "ContainersRunning": 0,
-        "ContainersPaused": 0,
-        "ContainersStopped": 0,
-        "Images": 0,
+        "Containers": counts.running + counts.paused + counts.stopped,
+        "ContainersRunning": counts.running,
+        "ContainersPaused": counts.paused,
+        "ContainersStopped": counts.stopped,
+        "Images": images.count(),
         "Driver": "overlay2",
         "DriverStatus": [
             ["Backing Filesystem", system.host.backing_file_system],
@@ -152,6 +155,30 @@ async fn info(
         info["BridgeNfIp6tables"] = true.into();
     }
     Json(info)
+}
+
+/// Containers by what they do.
+#[derive(Default)]
+struct Counts {
+    running: usize,
+    paused: usize,
+    stopped: usize,
+}
+
+impl Counts {
+    fn of(containers: &ContainerService) -> Counts {
+        let mut counts = Counts::default();
+        for container in containers.all() {
+            let status = container.status();
+            match status.state {
+                _ if status.removed => {}
+                ContainerState::Paused { .. } => counts.paused += 1,
+                state if state.is_running() => counts.running += 1,
+                _ => counts.stopped += 1,
+            }
+        }
+        counts
+    }
 }
 
 fn registry_config(system: &System) -> Value {
@@ -235,42 +262,6 @@ fn warnings(system: &System) -> Vec<String> {
         warnings.push("WARNING: IPv4 forwarding is disabled".into());
     }
     warnings
-}
-
-/// `docker system df`. `type` (from 1.42, may be repeated) says what is counted.
-async fn disk_usage(
-    State(volumes): State<Arc<VolumeService>>,
-    Extension(version): Extension<ApiVersion>,
-    query: Query,
-) -> ApiResult<Json<Value>> {
-    const TYPES: [&str; 4] = ["container", "image", "volume", "build-cache"];
-    let asked: Vec<&str> = query.all("type").collect();
-    if let Some(unknown) = asked.iter().find(|kind| !TYPES.contains(kind)) {
-        return Err(ApiError::invalid(format!("unknown object type: {unknown}")));
-    }
-    let wanted =
-        |kind: &str| !version.selects_disk_usage() || asked.is_empty() || asked.contains(&kind);
-    let mut answer = json!({
-        "LayersSize": 0,
-        "Images": null,
-        "Containers": null,
-        "Volumes": null,
-        "BuildCache": null,
-    });
-    if wanted("volume") {
-        let usage = volumes.usage().await?;
-        let shown = usage.iter().map(|(volume, users, bytes)| {
-            let mut shown = super::volumes::shown(volume);
-            shown["UsageData"] = json!({ "RefCount": users, "Size": bytes });
-            shown
-        });
-        answer["Volumes"] = shown.collect();
-    }
-    if wanted("build-cache") {
-        answer["BuildCache"] = json!([]);
-        answer["BuilderSize"] = 0.into();
-    }
-    Ok(Json(answer))
 }
 
 #[cfg(test)]
@@ -377,29 +368,5 @@ mod tests {
         assert!(info.get("BridgeNfIptables").is_none());
         let old = testing::get("/v1.43/info").await.json();
         assert_eq!(old["BridgeNfIptables"], true);
-    }
-
-    #[tokio::test]
-    async fn disk_usage_counts_what_was_asked() {
-        let state = AppState::new(testing::services());
-        let get =
-            async |path: &str| testing::send_to(&state, Method::GET, path, Body::empty()).await;
-        testing::send_to(
-            &state,
-            Method::POST,
-            "/volumes/create",
-            r#"{"Name":"data"}"#,
-        )
-        .await;
-        let usage = get("/system/df").await.json();
-        assert_eq!(
-            usage["Volumes"][0]["UsageData"],
-            json!({"RefCount": 0, "Size": 0})
-        );
-        let usage = get("/system/df?type=image").await.json();
-        assert_eq!(usage["Volumes"], Value::Null);
-        let usage = get("/v1.41/system/df?type=image").await.json();
-        assert_eq!(usage["Volumes"][0]["Name"], "data");
-        assert_eq!(get("/system/df?type=x").await.status, 400);
     }
 }
