@@ -236,3 +236,6 @@ impl BlobStore for DiskBlobs {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -225,3 +225,6 @@ pub trait ImageUsers: Send + Sync + 'static {
     /// Containers made from the image: (id, running).
     fn users_of(&self, image: &Digest) -> Vec<(ContainerId, bool)>;
 }
+
+#[cfg(test)]
+mod tests;

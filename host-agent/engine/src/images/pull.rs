@@ -91,7 +91,7 @@ impl ImageService {
         progress
             .status(
                 reference.tag_or_digest(),
-                format!("Pulling from {}", reference.repository.familiar()),
+                format!("Pulling from {}", reference.repository.path()),
             )
             .await;
         let platform = request

@@ -1,0 +1,433 @@
+//! The service over fakes: what users see.
+
+use super::blobs::stream_of;
+use super::fake::{FakeImages, FakeUsers};
+use super::*;
+use crate::error::{Class, Classify, full_message};
+use futures_util::StreamExt;
+use std::sync::Arc;
+
+async fn pull(service: &ImageService, name: &str) -> (Result<(), ImageError>, Vec<Progress>) {
+    let (sink, mut receiver) = ProgressSink::new();
+    let request = PullRequest {
+        reference: Reference::parse(name)
+            .expect("a good reference")
+            .or_latest(),
+        platform: None,
+        credentials: None,
+    };
+    let service = service.clone();
+    let task = tokio::spawn(async move { service.pull(request, &sink).await });
+    let mut messages = Vec::new();
+    while let Some(message) = receiver.recv().await {
+        messages.push(message);
+    }
+    (task.await.expect("no panic"), messages)
+}
+
+fn statuses(messages: &[Progress]) -> Vec<String> {
+    messages
+        .iter()
+        .filter_map(|message| match message {
+            Progress::Status { id, status } => Some(format!("{id}|{status}")),
+            _ => None,
+        })
+        .collect()
+}
+
+fn actions(fakes: &FakeImages) -> Vec<String> {
+    let (past, _) = fakes.events.subscribe();
+    past.iter()
+        .map(|event| format!("{} {}", event.action, event.attributes["name"]))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_pull_tells_its_story_once_and_then_that_nothing_is_new() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    let id = fakes.registry.push_image(
+        "alpine",
+        &["one", "two"],
+        serde_json::json!({"Cmd": ["sh"]}),
+    );
+    let (outcome, messages) = pull(&service, "alpine").await;
+    outcome.expect("pulled");
+    let told = statuses(&messages);
+    assert_eq!(told[0], "latest|Pulling from library/alpine");
+    assert!(
+        told.iter()
+            .filter(|line| line.ends_with("|Pulling fs layer"))
+            .count()
+            == 2
+    );
+    assert!(
+        told.iter()
+            .filter(|line| line.ends_with("|Pull complete"))
+            .count()
+            == 2
+    );
+    assert!(told[told.len() - 2].starts_with("|Digest: sha256:"));
+    assert_eq!(
+        told[told.len() - 1],
+        "|Status: Downloaded newer image for alpine:latest"
+    );
+
+    let image = service.resolve("alpine").await.expect("there");
+    assert_eq!(image.id, id);
+    assert_eq!(image.config.cmd.as_deref(), Some(&["sh".to_owned()][..]));
+    for name in [
+        "alpine:latest",
+        "docker.io/library/alpine",
+        id.as_str(),
+        id.hex(),
+        &id.hex()[..5],
+    ] {
+        assert_eq!(service.resolve(name).await.expect(name).id, id);
+    }
+    let view = service.inspect("alpine").expect("there");
+    assert_eq!(view.repo_tags, ["alpine:latest"]);
+    assert!(view.repo_digests[0].starts_with("alpine@sha256:"));
+    assert_eq!(
+        service
+            .resolve(&view.repo_digests[0])
+            .await
+            .expect("by digest")
+            .id,
+        id
+    );
+    assert_eq!(view.size(), 6);
+
+    let fetches = fakes.registry.blob_fetches();
+    let (outcome, messages) = pull(&service, "alpine").await;
+    outcome.expect("pulled");
+    let told = statuses(&messages);
+    assert_eq!(
+        told[told.len() - 1],
+        "|Status: Image is up to date for alpine:latest"
+    );
+    assert_eq!(
+        told.iter()
+            .filter(|line| line.ends_with("|Already exists"))
+            .count(),
+        2
+    );
+    assert_eq!(fakes.registry.blob_fetches(), fetches);
+    assert_eq!(actions(&fakes), ["pull alpine", "pull alpine"]);
+
+    // After a restart everything is as it was.
+    let again = fakes.service().await;
+    assert_eq!(again.resolve("alpine").await.expect("there").id, id);
+    assert_eq!(again.list(&ImageFilter::default()).expect("good").len(), 1);
+}
+
+#[tokio::test]
+async fn pulls_that_cannot_be_have_dockers_words_and_no_messages() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    fakes
+        .registry
+        .push_image("alpine", &["one"], serde_json::json!({}));
+    let (outcome, messages) = pull(&service, "nothere").await;
+    let error = outcome.expect_err("not there");
+    assert_eq!(
+        full_message(&error),
+        "pull access denied for nothere, repository does not exist or may require 'docker login': denied: requested access to the resource is denied"
+    );
+    assert_eq!((error.class(), messages.len()), (Class::NotFound, 0));
+    let (outcome, messages) = pull(&service, "alpine:none").await;
+    let error = outcome.expect_err("not there");
+    assert_eq!(
+        full_message(&error),
+        "manifest for alpine:none not found: manifest unknown: manifest unknown"
+    );
+    assert_eq!((error.class(), messages.len()), (Class::NotFound, 0));
+}
+
+#[tokio::test]
+async fn a_layer_that_is_not_what_it_says_fails_and_leaves_nothing() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    let name = Reference::parse("bad").expect("good").or_latest();
+    let layer = fakes.registry.push_blob(b"one".as_slice());
+    let config =
+        serde_json::json!({"os": "linux", "rootfs": {"diff_ids": [config::digest_of(b"other")]}})
+            .to_string();
+    let size = config.len();
+    let config = fakes.registry.push_blob(config);
+    let manifest = serde_json::json!({"schemaVersion": 2,
+        "config": {"digest": config, "size": size},
+        "layers": [{"digest": layer, "size": 3}]});
+    fakes
+        .registry
+        .push_manifest(&name, manifest::OCI_MANIFEST, manifest.to_string());
+    let (outcome, messages) = pull(&service, "bad").await;
+    let text = full_message(&outcome.expect_err("refused"));
+    assert!(text.starts_with("failed to register layer"), "{text}");
+    assert!(!messages.is_empty());
+    assert!(fakes.blobs.list().await.expect("good").is_empty());
+    assert!(
+        service
+            .list(&ImageFilter::default())
+            .expect("good")
+            .is_empty()
+    );
+    // A layer larger than announced is cut off.
+    let manifest = manifest.to_string().replace("\"size\":3", "\"size\":2");
+    fakes
+        .registry
+        .push_manifest(&name, manifest::OCI_MANIFEST, manifest);
+    let (outcome, _) = pull(&service, "bad").await;
+    let text = full_message(&outcome.expect_err("refused"));
+    assert!(text.contains("more than the 2"), "{text}");
+}
+
+#[tokio::test]
+async fn two_pulls_of_the_same_layers_download_them_once() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    fakes
+        .registry
+        .push_image("a", &["shared", "more"], serde_json::json!({}));
+    fakes
+        .registry
+        .push_image("b", &["shared", "more"], serde_json::json!({"User": "x"}));
+    let (one, two) = tokio::join!(pull(&service, "a"), pull(&service, "b"));
+    one.0.expect("pulled");
+    two.0.expect("pulled");
+    // Two layers and two configurations.
+    assert_eq!(fakes.registry.blob_fetches(), 4);
+}
+
+#[tokio::test]
+async fn the_last_name_takes_the_image_with_it() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    let id = fakes
+        .registry
+        .push_image("a", &["one", "two"], serde_json::json!({}));
+    pull(&service, "a").await.0.expect("pulled");
+    let target = Reference::parse("me/b:1").expect("good");
+    service.tag("a", &target).await.expect("tagged");
+    assert!(service.tag("none", &target).await.is_err());
+    // By id it is refused while it has names in two repositories.
+    let error = service
+        .remove(id.hex(), false)
+        .await
+        .expect_err("two names");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "conflict: unable to delete {} (must be forced) - image is referenced in multiple repositories",
+            &id.hex()[..12]
+        )
+    );
+    assert_eq!(error.class(), Class::Conflict);
+    let removed = service.remove("a", false).await.expect("untagged");
+    assert_eq!(removed[0], Removed::Untagged("a:latest".into()));
+    assert!(matches!(&removed[1..], [Removed::Untagged(name)] if name.starts_with("a@sha256:")));
+    let removed = service.remove("me/b:1", false).await.expect("removed");
+    assert_eq!(removed[0], Removed::Untagged("me/b:1".into()));
+    assert_eq!(removed[1], Removed::Deleted(id.clone()));
+    assert_eq!(removed.len(), 4);
+    assert!(fakes.blobs.list().await.expect("good").is_empty());
+    let error = service.remove("a", false).await.expect_err("gone");
+    assert_eq!(error.to_string(), "No such image: a:latest");
+    let actions = actions(&fakes);
+    assert_eq!(actions[1], "tag me/b:1");
+    assert!(
+        actions
+            .iter()
+            .any(|action| action.starts_with("delete sha256:"))
+    );
+}
+
+#[tokio::test]
+async fn what_containers_use_is_kept_as_docker_keeps_it() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    let users = Arc::new(FakeUsers::default());
+    service.set_users(users.clone());
+    let id = fakes
+        .registry
+        .push_image("a", &["one"], serde_json::json!({}));
+    pull(&service, "a").await.0.expect("pulled");
+    let container = ContainerId::random();
+    users.add(&id, &container, false);
+    let (short, image) = (container.short(), &id.hex()[..12]);
+    assert_eq!(
+        service
+            .remove("a", false)
+            .await
+            .expect_err("used")
+            .to_string(),
+        format!(
+            "conflict: unable to remove repository reference \"a\" (must force) - container {short} is using its referenced image {image}"
+        )
+    );
+    assert_eq!(
+        service
+            .remove(id.hex(), false)
+            .await
+            .expect_err("used")
+            .to_string(),
+        format!(
+            "conflict: unable to delete {image} (must be forced) - image is being used by stopped container {short}"
+        )
+    );
+    let runner = ContainerId::random();
+    users.add(&id, &runner, true);
+    assert_eq!(
+        service
+            .remove(id.hex(), true)
+            .await
+            .expect_err("used")
+            .to_string(),
+        format!(
+            "conflict: unable to delete {image} (cannot be forced) - image is being used by running container {}",
+            runner.short()
+        )
+    );
+    // Forced by name: the name goes, the image stays for the running container.
+    let removed = service.remove("a", true).await.expect("untagged");
+    assert!(
+        removed
+            .iter()
+            .all(|removed| matches!(removed, Removed::Untagged(_)))
+    );
+    assert_eq!(
+        service.inspect(id.hex()).expect("there").repo_tags,
+        Vec::<String>::new()
+    );
+    let dangling = ImageFilter {
+        dangling: Some(true),
+        ..ImageFilter::default()
+    };
+    assert_eq!(service.list(&dangling).expect("good").len(), 1);
+}
+
+#[tokio::test]
+async fn lists_are_filtered() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    fakes
+        .registry
+        .push_image("a", &["one"], serde_json::json!({"Labels": {"k": "v"}}));
+    fakes
+        .registry
+        .push_image("me/b:2", &["two"], serde_json::json!({}));
+    pull(&service, "a").await.0.expect("pulled");
+    pull(&service, "me/b:2").await.0.expect("pulled");
+    let count = |filter: ImageFilter| service.list(&filter).expect("good").len();
+    let list = |text: &str| vec![text.to_owned()];
+    assert_eq!(count(ImageFilter::default()), 2);
+    assert_eq!(
+        count(ImageFilter {
+            labels: list("k=v"),
+            ..Default::default()
+        }),
+        1
+    );
+    assert_eq!(
+        count(ImageFilter {
+            labels: list("k=w"),
+            ..Default::default()
+        }),
+        0
+    );
+    assert_eq!(
+        count(ImageFilter {
+            references: list("me/*"),
+            ..Default::default()
+        }),
+        1
+    );
+    assert_eq!(
+        count(ImageFilter {
+            references: list("*:2"),
+            ..Default::default()
+        }),
+        0
+    );
+    assert_eq!(
+        count(ImageFilter {
+            before: list("a"),
+            ..Default::default()
+        }),
+        0
+    );
+    assert_eq!(
+        count(ImageFilter {
+            dangling: Some(true),
+            ..Default::default()
+        }),
+        0
+    );
+    assert!(
+        service
+            .list(&ImageFilter {
+                since: list("none"),
+                ..Default::default()
+            })
+            .is_err()
+    );
+    let history = service.history("a").expect("there");
+    assert_eq!(
+        (history[0].created_by.as_str(), history[0].size),
+        ("one", 3)
+    );
+    assert_eq!(history[0].tags, ["a:latest"]);
+}
+
+#[tokio::test]
+async fn what_is_saved_can_be_loaded_elsewhere() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    let id = fakes
+        .registry
+        .push_image("a", &["one", "two"], serde_json::json!({"User": "u"}));
+    let other = fakes
+        .registry
+        .push_image("me/b:2", &["one"], serde_json::json!({}));
+    pull(&service, "a").await.0.expect("pulled");
+    pull(&service, "me/b:2").await.0.expect("pulled");
+    let mut stream = service
+        .save(&["a".into(), other.hex().into()])
+        .await
+        .expect("good");
+    let mut archive = Vec::new();
+    while let Some(piece) = stream.next().await {
+        archive.extend_from_slice(&piece.expect("readable"));
+    }
+    assert!(service.save(&["none".into()]).await.is_err());
+
+    let elsewhere = FakeImages::default();
+    let service = elsewhere.service().await;
+    let (sink, mut receiver) = ProgressSink::new();
+    service
+        .load(stream_of(archive), None, &sink)
+        .await
+        .expect("loaded");
+    drop(sink);
+    let mut lines = Vec::new();
+    while let Some(Progress::Line(line)) = receiver.recv().await {
+        lines.push(line);
+    }
+    assert_eq!(
+        lines,
+        [
+            "Loaded image: a:latest\n".to_owned(),
+            format!("Loaded image ID: {other}\n")
+        ]
+    );
+    assert_eq!(service.resolve("a").await.expect("there").id, id);
+    assert_eq!(service.resolve(other.hex()).await.expect("there").id, other);
+    for bad in [b"no tar at all".to_vec(), Vec::new(), vec![1; 2000]] {
+        assert!(
+            service
+                .load(stream_of(bad), None, &ProgressSink::none())
+                .await
+                .is_err()
+        );
+    }
+}
