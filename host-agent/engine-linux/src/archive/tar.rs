@@ -4,6 +4,7 @@
 //! PAX records of any size into memory.
 
 use std::io::{self, Read};
+use std::ops::Range;
 use tar::EntryType;
 
 const BLOCK: usize = 512;
@@ -121,7 +122,7 @@ impl<R: Read> TarReader<R> {
                     self.limits.entries
                 )));
             }
-            let size = header.entry_size()?;
+            let size = unsigned(&header, SIZE)?;
             let kind = header.entry_type();
             match kind {
                 EntryType::GNULongName => long_name = Some(self.read_name(size)?),
@@ -210,27 +211,30 @@ impl<R: Read> TarReader<R> {
         };
         self.remaining = content;
         self.padding = padding(content);
+        // Other entries may have anything there, and the oldest format has no such fields.
+        let device = match kind {
+            EntryType::Char | EntryType::Block => {
+                let part = |field| {
+                    u32::try_from(unsigned(header, field)?)
+                        .map_err(|_| invalid("a device number is too large"))
+                };
+                (part(MAJOR)?, part(MINOR)?)
+            }
+            _ => (0, 0),
+        };
         Ok(TarEntry {
             kind,
             path,
             link,
-            mode: header.mode()? & 0o7777,
-            uid: owner(records.uid, header.uid(), "uid")?,
-            gid: owner(records.gid, header.gid(), "gid")?,
+            mode: (unsigned(header, MODE)? & 0o7777) as u32,
+            uid: owner(records.uid, unsigned(header, UID), "uid")?,
+            gid: owner(records.gid, unsigned(header, GID), "gid")?,
             mtime: match records.mtime {
                 Some(mtime) => mtime,
-                None => (header.mtime()? as i64, 0),
+                None => (number(header, MTIME)?, 0),
             },
             size: content,
-            // GNU tar and Python leave these fields blank for everything but devices.
-            device: if matches!(kind, EntryType::Char | EntryType::Block) {
-                (
-                    header.device_major()?.unwrap_or(0),
-                    header.device_minor()?.unwrap_or(0),
-                )
-            } else {
-                (0, 0)
-            },
+            device,
             xattrs: records.xattrs,
         })
     }
@@ -327,6 +331,49 @@ fn truncated() -> io::Error {
         io::ErrorKind::UnexpectedEof,
         "the archive ends in the middle of an entry",
     )
+}
+
+// Where the numbers are in a header (POSIX.1-1988 ustar).
+const MODE: Range<usize> = 100..108;
+const UID: Range<usize> = 108..116;
+const GID: Range<usize> = 116..124;
+const SIZE: Range<usize> = 124..136;
+const MTIME: Range<usize> = 136..148;
+const MAJOR: Range<usize> = 329..337;
+const MINOR: Range<usize> = 337..345;
+
+/// A number of a header: octal digits, or GNU's base 256 where the top bit is set. Blank is 0, as Go reads it; the `tar`
+/// crate refuses that.
+fn number(header: &tar::Header, field: Range<usize>) -> io::Result<i64> {
+    let bytes = &header.as_bytes()[field];
+    let bad = || invalid("a number in a header is malformed");
+    if bytes[0] & 0x80 != 0 {
+        let is_negative = bytes[0] & 0x40 != 0;
+        let mut value: i128 = if is_negative { -1 } else { 0 };
+        for (at, byte) in bytes.iter().enumerate() {
+            let byte = match at {
+                0 if is_negative => byte | 0x80,
+                0 => byte & 0x7f,
+                _ => *byte,
+            };
+            value = (value << 8) | i128::from(byte);
+        }
+        return i64::try_from(value).map_err(|_| bad());
+    }
+    let digits = bytes
+        .split(|byte| *byte == 0)
+        .next()
+        .unwrap_or_default()
+        .trim_ascii();
+    if digits.is_empty() {
+        return Ok(0);
+    }
+    let text = std::str::from_utf8(digits).map_err(|_| bad())?;
+    i64::from_str_radix(text, 8).map_err(|_| bad())
+}
+
+fn unsigned(header: &tar::Header, field: Range<usize>) -> io::Result<u64> {
+    u64::try_from(number(header, field)?).map_err(|_| invalid("a number in a header is negative"))
 }
 
 fn padding(size: u64) -> u64 {
@@ -475,6 +522,31 @@ mod tests {
         damaged[3] ^= 1;
         assert!(read_all(&damaged).is_err());
         assert!(read_all(b"").expect("an empty archive").is_empty());
+    }
+
+    #[test]
+    fn numbers_are_octal_blank_or_base_256() {
+        let read = |bytes: &[u8]| {
+            let mut header = tar::Header::new_ustar();
+            header.as_mut_bytes()[MTIME].fill(0);
+            header.as_mut_bytes()[MTIME][..bytes.len()].copy_from_slice(bytes);
+            number(&header, MTIME).ok()
+        };
+        assert_eq!(read(b""), Some(0));
+        assert_eq!(read(b"       "), Some(0));
+        assert_eq!(read(b" 0000755 "), Some(0o755));
+        assert_eq!(read(b"12x"), None);
+        assert_eq!(
+            read(&[0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]),
+            Some(0x2_0000_0001)
+        );
+        assert_eq!(read(&[0xff; 12]), Some(-1));
+        assert_eq!(
+            read(&[
+                0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0
+            ]),
+            None
+        );
     }
 
     #[test]

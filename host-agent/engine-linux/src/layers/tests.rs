@@ -131,9 +131,7 @@ async fn layers_are_merged_with_whiteouts_and_opaque_folders() {
     let root = Root::new();
     let layers = root.open();
     let lower = tar_of(|tar| {
-        tar.folder("", 0o755)
-            .folder("kept", 0o750)
-            .folder("gone", 0o755);
+        tar.folder("kept", 0o750).folder("gone", 0o755);
         tar.file("gone/x", 0o644, b"x").file("file", 0o644, b"old");
         tar.folder("opaque", 0o755)
             .file("opaque/hidden", 0o644, b"h");
