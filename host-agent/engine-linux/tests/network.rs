@@ -621,6 +621,38 @@ fn the_firewall_is_what_nft_reads() {
     });
 }
 
+#[test]
+fn two_agents_share_a_host() {
+    on_own_host(|| async {
+        let (root, other_root) = (Root::new(), Root::new());
+        let network = LinuxNetwork::new(root.config()).unwrap();
+        let attached = network
+            .attach(wish(vec![port(80, None, 8080, Protocol::Tcp)]))
+            .await
+            .unwrap();
+        let mut config = other_root.config();
+        config.bridge = "other-0".into();
+        let other = LinuxNetwork::new(config).unwrap();
+        other.recover(vec![]).await.unwrap();
+        assert_eq!(other.bridge_address().to_string(), "172.18.0.1/16");
+        let theirs = other.attach(wish(vec![])).await.unwrap();
+        let there = SocketAddr::new(address(&theirs), 80);
+        inside(&theirs.namespace, move || serve_tcp(there));
+        // Neither removed what is the other's, and nobody goes around the published ports.
+        assert_eq!(network.firewall_ports().unwrap(), 1);
+        assert_eq!(other.firewall_ports().unwrap(), 0);
+        assert!(attached.namespace.exists());
+        ask_tcp(there, LONG).unwrap();
+        inside(&attached.namespace, || {
+            ask_tcp(there, SHORT).expect_err("isolated");
+        });
+        if Command::new("nft").arg("--version").output().is_ok() {
+            run("nft list table ip berth");
+            run("nft list table ip berth-other-0");
+        }
+    });
+}
+
 /// A client that never stops sending reaches the new container, not the place where the port led before.
 #[test]
 fn a_udp_client_follows_its_port_to_the_next_container() {

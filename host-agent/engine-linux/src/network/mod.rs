@@ -48,6 +48,7 @@ use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 use subnet::Leases;
 
+const DEFAULT_BRIDGE: &str = "berth0";
 /// After a start of the agent there is more urgent work than spares.
 const SETTLING: Duration = Duration::from_millis(500);
 
@@ -60,8 +61,9 @@ pub struct NetworkConfig {
     pub address: Option<Ipv4Net>,
     /// Ranges to choose a subnet from.
     pub pools: Vec<Ipv4Net>,
-    /// Name of our nf_tables table.
-    pub table: String,
+    /// Name of our nf_tables table. `None`: `berth`, and for another bridge than `berth0` one of its own, so that several
+    /// agents can share a host.
+    pub table: Option<String>,
     /// Of the containers' links; `None`: the kernel's 1500.
     pub mtu: Option<u32>,
     /// Serve published ports on loopback and IPv6 addresses by a proxy in this process (`--userland-proxy`).
@@ -75,15 +77,23 @@ pub struct NetworkConfig {
 impl NetworkConfig {
     pub fn new(data_root: PathBuf, exec_root: PathBuf) -> NetworkConfig {
         NetworkConfig {
-            bridge: "berth0".into(),
+            bridge: DEFAULT_BRIDGE.into(),
             address: None,
             pools: subnet::default_pools(),
-            table: "berth".into(),
+            table: None,
             mtu: None,
             userland_proxy: true,
             spares: 3,
             data_root,
             exec_root,
+        }
+    }
+
+    fn table_name(&self) -> String {
+        match &self.table {
+            Some(name) => name.clone(),
+            None if self.bridge == DEFAULT_BRIDGE => "berth".into(),
+            None => format!("berth-{}", self.bridge),
         }
     }
 }
@@ -341,7 +351,7 @@ impl Inner {
         let none = remember(&records, records.read("none")?, "none", "null", None)?;
         bridge::enable_forwarding()?;
         let table = Table {
-            name: config.table.clone(),
+            name: config.table_name(),
             bridge: config.bridge.clone(),
             subnet: gateway.trunc(),
         };
