@@ -15,6 +15,7 @@ use super::supervisor::Supervisor;
 use super::{
     capabilities, etc_files, merge, mounts, names, plan, ports, resources, security, signals,
 };
+use crate::error::{Class, Classify};
 use crate::id::ContainerId;
 use crate::images::Image;
 use crate::volumes::CreateVolume;
@@ -57,7 +58,8 @@ impl ContainerService {
                 "unknown or invalid runtime name: {runtime}"
             )));
         }
-        self.resolve_references(&mut request.host)?;
+        self.resolve_references(&mut request.host)
+            .map_err(missing_reference)?;
         if request.config.hostname.is_empty() && request.host.network == NetworkChoice::Host {
             request
                 .config
@@ -98,7 +100,9 @@ impl ContainerService {
         {
             warnings.push("Health checks are not run by this version of the engine: the container will have no health status.".into());
         }
-        let from = self.volumes_from(&request.host)?;
+        let from = self
+            .volumes_from(&request.host)
+            .map_err(missing_reference)?;
         let points = mounts::collect(&request.host, &config.volumes, from)
             .map_err(ContainerError::invalid)?;
 
@@ -417,6 +421,21 @@ impl ContainerService {
     pub(super) fn set_going(&self, container: &Container, supervisor: Supervisor) {
         let task = tokio::spawn(supervisor.run());
         let _ = container.supervisor.set(task.abort_handle());
+    }
+}
+
+/// Clients take a 404 of a create for a missing image and pull it: another container or network that is missing is told as
+/// a mistake of the request.
+fn missing_reference(error: ContainerError) -> ContainerError {
+    match error.class() {
+        Class::NotFound => {
+            let text = match &error {
+                ContainerError::Network(inner) => inner.to_string(),
+                other => other.to_string(),
+            };
+            ContainerError::invalid(text)
+        }
+        _ => error,
     }
 }
 

@@ -12,6 +12,8 @@ use crate::runtime::RuntimeError;
 pub enum ContainerError {
     #[error("No such container: {name}")]
     NotFound { name: String },
+    #[error("cannot kill container: {name}: No such container: {name}")]
+    NotFoundForKill { name: String },
     #[error("No such exec instance: {name}")]
     NoSuchExec { name: String },
     #[error("multiple IDs found with provided prefix: {name}")]
@@ -42,17 +44,14 @@ pub enum ContainerError {
     #[error(transparent)]
     Volume(#[from] crate::volumes::VolumeError),
     /// The container's program could not be started.
-    #[error("{}", start_text(.source))]
+    #[error("{}", start_text(.cause))]
     Start {
-        #[source]
-        source: RuntimeError,
+        /// Not a `#[source]`: it is inside of the sentence.
+        cause: RuntimeError,
     },
     /// An exec'ed program could not be started.
-    #[error("{}", exec_text(.source))]
-    Exec {
-        #[source]
-        source: RuntimeError,
-    },
+    #[error("{}", exec_text(.cause))]
+    Exec { cause: RuntimeError },
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error("cannot {step}")]
@@ -68,17 +67,42 @@ pub enum ContainerError {
 
 /// Docker's wrapping; clients look for the part after `exec:`, and choose exit code 126 or 127 by it.
 fn start_text(source: &RuntimeError) -> String {
-    let inner = crate::error::full_message(source);
-    format!(
-        "failed to create task for container: failed to create shim task: OCI runtime create failed: unable to start container process: {inner}: unknown"
+    wrapped(
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: unable to start container process",
+        source,
     )
 }
 
 fn exec_text(source: &RuntimeError) -> String {
-    let inner = crate::error::full_message(source);
-    format!(
-        "OCI runtime exec failed: exec failed: unable to start container process: {inner}: unknown"
+    wrapped(
+        "OCI runtime exec failed: exec failed: unable to start container process",
+        source,
     )
+}
+
+fn wrapped(wrapping: &str, source: &RuntimeError) -> String {
+    let inner = crate::error::full_message(source);
+    match source {
+        // Docker looks for these itself, before it asks the runtime.
+        RuntimeError::UnknownUser { .. } | RuntimeError::UnknownGroup { .. } => inner,
+        _ => format!("{wrapping}: {}: unknown", as_go_says(&inner)),
+    }
+}
+
+/// `No such file or directory (os error 2)` as Go programs write it, `no such file or directory`: clients choose their exit
+/// code by these words.
+fn as_go_says(text: &str) -> String {
+    let Some((before, rest)) = text.split_once(" (os error ") else {
+        return text.to_owned();
+    };
+    let after = rest.split_once(')').map_or("", |(_, after)| after);
+    let start = before.rfind(": ").map_or(0, |place| place + 2);
+    let (head, message) = before.split_at(start);
+    let mut message = message.to_owned();
+    if let Some(first) = message.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    format!("{head}{message}{after}")
 }
 
 impl ContainerError {
@@ -99,9 +123,12 @@ impl ContainerError {
     /// The exit code a container has after its start failed with this.
     pub fn exit_code(&self) -> i32 {
         match self {
-            ContainerError::Start { source } | ContainerError::Exec { source } => {
-                source.exit_code()
-            }
+            ContainerError::Start { cause } => cause.exit_code(),
+            ContainerError::Exec {
+                cause: cause @ RuntimeError::ProgramNotFound { .. },
+            } => cause.exit_code(),
+            // Docker's code for every other trouble with an exec.
+            ContainerError::Exec { .. } => 126,
             _ => 128,
         }
     }
@@ -111,6 +138,7 @@ impl Classify for ContainerError {
     fn class(&self) -> Class {
         match self {
             ContainerError::NotFound { .. }
+            | ContainerError::NotFoundForKill { .. }
             | ContainerError::NoSuchExec { .. }
             | ContainerError::Gone { .. } => Class::NotFound,
             ContainerError::Ambiguous { .. }
@@ -123,10 +151,29 @@ impl Classify for ContainerError {
             ContainerError::Layer(inner) => inner.class(),
             ContainerError::Network(inner) => inner.class(),
             ContainerError::Volume(inner) => inner.class(),
-            ContainerError::Start { source }
-            | ContainerError::Exec { source }
-            | ContainerError::Runtime(source) => source.class(),
+            ContainerError::Start { cause }
+            | ContainerError::Exec { cause }
+            | ContainerError::Runtime(cause) => cause.class(),
             ContainerError::Storage { .. } => Class::Internal,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_system_are_told_as_go_tells_them() {
+        assert_eq!(
+            as_go_says("cannot open \"/x\": No such file or directory (os error 2)"),
+            "cannot open \"/x\": no such file or directory"
+        );
+        assert_eq!(as_go_says("plain"), "plain");
+        let cause = RuntimeError::UnknownUser { user: "me".into() };
+        assert_eq!(
+            ContainerError::Start { cause }.to_string(),
+            "unable to find user me: no matching entries in passwd file"
+        );
     }
 }

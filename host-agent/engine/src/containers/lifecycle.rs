@@ -162,10 +162,10 @@ impl Denied {
                 format!("Container {id} is restarting, wait until the container is running")
             }
             Denied::PausedForExec => {
-                format!("container {id} is paused, unpause the container before exec")
+                format!("container {asked} is paused, unpause the container before exec")
             }
             Denied::PausedForAttach => {
-                format!("container {id} is paused, unpause the container before attach")
+                format!("container {asked} is paused, unpause the container before attach")
             }
             Denied::RemoveRunning => removal_denied(
                 name,

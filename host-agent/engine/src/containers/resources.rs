@@ -116,7 +116,9 @@ pub fn settle(
         if let Some(text) = list
             && !is_list(text)
         {
-            return Err(format!("Invalid value {text} for {name}"));
+            return Err(format!(
+                "Invalid value {text} for {name}: invalid format: {text}"
+            ));
         }
     }
     let weights = limits

@@ -47,7 +47,11 @@ impl ContainerService {
         let text = signal.unwrap_or("KILL");
         let number =
             signals::parse(text).ok_or_else(|| ContainerError::invalid(signals::refusal(text)))?;
-        let (container, step) = self.decide(asked, Request::Kill)?;
+        let container = self.find(asked).map_err(|error| match error {
+            ContainerError::NotFound { name } => ContainerError::NotFoundForKill { name },
+            error => error,
+        })?;
+        let step = container.decide(Request::Kill, asked)?;
         if step == Step::CancelRestart {
             return container.ask(Command::CancelRestart).await;
         }

@@ -203,6 +203,9 @@ impl Supervisor {
         tracing::debug!(container = %self.container.id, error = text, "container could not be started");
         let code = error.exit_code();
         let auto_remove = self.container.spec.host.auto_remove;
+        if auto_remove {
+            self.registry.remove(&self.container);
+        }
         // Whoever attached before the start waits for an end.
         self.container.hub.end();
         self.status.send_modify(|status| {
@@ -296,7 +299,7 @@ impl Supervisor {
         };
         let (task, io) = match deps.runtime.start(plan).await {
             Ok(started) => started,
-            Err(source) => return Err(undo(ContainerError::Start { source }).await),
+            Err(cause) => return Err(undo(ContainerError::Start { cause }).await),
         };
         let (pid, started) = (task.pid(), task.started_at());
         self.connect(task, io);
@@ -524,6 +527,10 @@ impl Supervisor {
             ("execDuration", ran.as_secs().to_string()),
         ];
         self.deps.tell(&self.container, "die", attributes);
+        if auto_remove {
+            // Whoever is told of the end finds the name free.
+            self.registry.remove(&self.container);
+        }
         self.status.send_modify(|status| {
             status.state = if auto_remove {
                 ContainerState::Removing

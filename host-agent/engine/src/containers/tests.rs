@@ -764,7 +764,7 @@ async fn namespaces_of_other_containers() {
     service.start("second").await.expect("start");
     let mut strange = request("third", &["sleep"]);
     strange.host.network = NetworkChoice::Named("elsewhere".into());
-    assert_eq!(refused(&service, strange).await.class(), Class::NotFound);
+    assert_eq!(refused(&service, strange).await.class(), Class::Invalid);
 }
 
 #[tokio::test]

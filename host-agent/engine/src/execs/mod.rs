@@ -229,7 +229,7 @@ impl ExecService {
         let (started, io) = task
             .exec(plan)
             .await
-            .map_err(|source| ContainerError::Exec { source })?;
+            .map_err(|cause| ContainerError::Exec { cause })?;
         let started: Arc<dyn ExecTask> = Arc::from(started);
         *exec.state() = State::Running {
             task: started.clone(),
