@@ -10,7 +10,6 @@ mod parse;
 use async_trait::async_trait;
 use engine::logs::{LogEntry, LogQuery, LogReader};
 use engine::runtime::StreamKind;
-use files::Cursor;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -131,15 +130,15 @@ impl Outlet {
 struct Changes(AsyncFd<OwnedFd>);
 
 impl Changes {
+    #[allow(unsafe_code)]
     fn new(path: &Path) -> io::Result<Changes> {
         let watcher = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         let folder = path.parent().unwrap_or(Path::new("/"));
         let changes = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
         inotify::add_watch(&watcher, folder, changes)?;
-        Ok(Changes(AsyncFd::with_interest(
-            watcher,
-            Interest::READABLE,
-        )?))
+        // SAFETY: the descriptor is owned, so it is open and the same until the AsyncFd, which takes it, is dropped.
+        let watcher = unsafe { AsyncFd::register_with_interest(watcher, Interest::READABLE) };
+        Ok(Changes(watcher.map_err(io::Error::from)?))
     }
 
     /// Returns after at least one change.

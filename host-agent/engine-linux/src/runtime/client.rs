@@ -57,6 +57,8 @@ struct State {
     exits: HashMap<Option<ExecId>, watch::Sender<Option<ExitStatus>>>,
     /// The shim is gone.
     gone: bool,
+    /// The container is known to run: the end of its shim is then its end.
+    running: bool,
 }
 
 impl Control {
@@ -114,14 +116,25 @@ impl Control {
         self.ask(order).await.map(drop)
     }
 
+    /// From now on the end of the shim is the container's.
+    fn runs(&self) {
+        let mut state = self.0.lock();
+        state.running = true;
+        if state.gone {
+            let shared = Arc::clone(&self.0);
+            tokio::spawn(async move { gone(&shared).await });
+        }
+    }
+
     /// Where the exit status of a process will appear.
     fn exit_of(&self, process: Option<ExecId>) -> watch::Receiver<Option<ExitStatus>> {
         let mut state = self.0.lock();
-        let gone = state.gone;
+        // The first process's status is stored, or will be told; an exec's goes with the shim.
+        let lost = state.gone && process.is_some();
         let sender = state
             .exits
             .entry(process)
-            .or_insert_with(|| watch::channel(gone.then(killed)).0);
+            .or_insert_with(|| watch::channel(lost.then(killed)).0);
         sender.subscribe()
     }
 }
@@ -182,6 +195,10 @@ async fn gone(shared: &Arc<Shared>) {
         let mut state = shared.lock();
         state.gone = true;
         state.asked.clear();
+        if !state.running {
+            // Whoever starts or looks for the container sees that nobody answers, and judges.
+            return;
+        }
         let first = state.exits.get(&None);
         first.is_some_and(|sender| sender.borrow().is_some())
     };
@@ -379,6 +396,7 @@ pub(super) struct ShimTask {
 
 impl ShimTask {
     pub fn new(control: Control, stream: Stream, pid: u32, started_at: OffsetDateTime) -> ShimTask {
+        control.runs();
         ShimTask {
             exit: control.exit_of(None),
             control,

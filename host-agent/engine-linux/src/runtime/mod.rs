@@ -173,34 +173,23 @@ impl LinuxRuntime {
         if let Some(cgroup) = cgroup.clone()
             && let Ok(socket) = connect(&run)
         {
-            let failed = |error: io::Error| {
-                RuntimeError::failed(format!("talk to the shim of {}", id.short()), error)
-            };
+            let shim = peer(&socket);
             let place = client::Place {
                 id: id.clone(),
                 run: run.clone(),
                 folder: folder.to_owned(),
                 cgroup,
             };
-            let control = Control::greet(socket, place).await.map_err(failed)?;
-            match control.ask(Order::State).await {
-                Ok(Reply::Running {
-                    pid,
-                    started_at,
-                    open_stdin,
-                }) => {
-                    let socket = connect(&run).map_err(failed)?;
-                    let (stream, io) = Stream::greet(socket, None, open_stdin)
-                        .await
-                        .map_err(failed)?;
-                    return Ok(Recovered::Running(
-                        Box::new(ShimTask::new(control, stream, pid, started_at)),
-                        io,
+            match attach(socket, place).await {
+                Ok(found) => return Ok(found),
+                // A shim that ends while we ask is judged by what it left; one that lives must not be.
+                Err(error) if !ends(shim).await => {
+                    return Err(RuntimeError::failed(
+                        format!("talk to the shim of {}", id.short()),
+                        error,
                     ));
                 }
-                Ok(Reply::Ended(status)) => return Ok(Recovered::Exited(status)),
-                // It ended while we asked.
-                _ => {}
+                Err(_) => {}
             }
         }
         if let Some(found) = exited(folder)? {
@@ -311,6 +300,46 @@ fn connect(run: &Path) -> io::Result<UnixStream> {
         folder.as_raw_fd(),
         protocol::SOCKET
     ))
+}
+
+/// Asks a shim what it has, and takes over its streams where that runs.
+async fn attach(socket: UnixStream, place: client::Place) -> io::Result<Recovered> {
+    let run = place.run.clone();
+    let control = Control::greet(socket, place).await?;
+    match control.ask(Order::State).await {
+        Ok(Reply::Running {
+            pid,
+            started_at,
+            open_stdin,
+        }) => {
+            let (stream, io) = Stream::greet(connect(&run)?, None, open_stdin).await?;
+            let task = ShimTask::new(control, stream, pid, started_at);
+            Ok(Recovered::Running(Box::new(task), io))
+        }
+        Ok(Reply::Ended(status)) => Ok(Recovered::Exited(status)),
+        Ok(_) => Err(io::Error::other("it answered something else")),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// The process that listens on the other end.
+fn peer(socket: &UnixStream) -> Option<i32> {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    getsockopt(socket, PeerCredentials).ok().map(|peer| peer.pid())
+}
+
+/// Whether a process is gone, or soon is.
+async fn ends(pid: Option<i32>) -> bool {
+    let Some(pid) = pid else { return false };
+    for _ in 0..250 {
+        let gone = fs::read_to_string(format!("/proc/{pid}/stat"))
+            .map_or(true, |stat| stat.contains(") Z "));
+        if gone {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    false
 }
 
 /// The purpose of a stream connection, for the client.

@@ -413,6 +413,44 @@ mod tests {
         assert_eq!(code.last().unwrap().code, EXIT);
     }
 
+    /// Loads the program and attaches it to a group of the v2 hierarchy, where this host has one; a process in the group
+    /// then sees the rules.
+    #[test]
+    fn the_kernel_takes_the_program_and_enforces_it() {
+        let root = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+            .map(Path::new)
+            .into_iter()
+            .find(|root| root.join("cgroup.procs").exists() && root.join("cgroup.controllers").exists());
+        let (Some(root), true) = (root, rustix::process::geteuid().is_root()) else {
+            println!("skipped: needs root and a cgroup v2 hierarchy");
+            return;
+        };
+        let group = root.join(format!("berth-device-test-{}", std::process::id()));
+        fs::create_dir(&group).unwrap();
+        let mut rules = default_rules();
+        rules.push(parse_rule("b 7:* r").unwrap());
+        let result = enforce(&group, &rules);
+        let mut output = String::new();
+        if result.is_ok() {
+            let script = format!(
+                "echo $$ > {}/cgroup.procs; cat /dev/null && echo null; mknod $0/k c 1 11 && echo made; cat $0/k",
+                group.display()
+            );
+            let folder = tempfile::tempdir().unwrap();
+            let run = std::process::Command::new("sh").arg("-c").arg(script).arg(folder.path()).output().unwrap();
+            output = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
+        }
+        for _ in 0..100 {
+            if fs::remove_dir(&group).is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        result.unwrap();
+        assert!(output.starts_with("null\nmade\n"), "{output}");
+        assert!(output.contains("Operation not permitted"), "{output}");
+    }
+
     #[test]
     fn rules_are_read() {
         let rule = parse_rule("b 8:* r").unwrap();

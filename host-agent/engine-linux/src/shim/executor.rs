@@ -12,9 +12,7 @@ use engine::runtime::TtySize;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
-use nix::sys::signal::{
-    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask,
-};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io;
@@ -38,8 +36,8 @@ pub struct Steps {
     pub oom_score_adj: Option<i32>,
     pub tty_size: Option<TtySize>,
     pub tty: bool,
-    /// libcontainer mounts the v1 control groups writable; Docker's are not.
-    pub seal_cgroups: bool,
+    /// What libcontainer leaves out of mounting; see [`super::launch`].
+    pub mount_changes: Vec<MountChange>,
     /// The container ends when its shim does (first process only).
     pub dies_with_shim: bool,
     /// Where failures are told; closed by a successful exec.
@@ -89,12 +87,10 @@ impl Steps {
         if let (true, Some(size)) = (self.tty, self.tty_size) {
             super::set_tty_size(0, size).map_err(failed("set the terminal's size"))?;
         }
-        if self.seal_cgroups {
-            match seal(c"/sys/fs/cgroup") {
-                // Not mounted: the plan has something else there.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                result => result.map_err(failed("make the control groups read-only"))?,
-            }
+        for change in &self.mount_changes {
+            change.apply().map_err(|error| {
+                Refusal::failed(format!("change the mount at {}", change.path.to_string_lossy()), error)
+            })?;
         }
         self.own_standard_streams();
         self.enter_working_directory()?;
@@ -276,26 +272,39 @@ fn reset_signals() -> nix::Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
-/// Makes a mount and all below it read-only.
-fn seal(path: &CStr) -> io::Result<()> {
-    const MOUNT_ATTR_RDONLY: u64 = 1;
-    // struct mount_attr: attr_set, attr_clr, propagation, userns_fd
-    let attributes: [u64; 4] = [MOUNT_ATTR_RDONLY, 0, 0, 0];
-    // SAFETY: the path is NUL-terminated and the attributes have the size given; both outlive the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            libc::AT_RECURSIVE,
-            attributes.as_ptr(),
-            size_of_val(&attributes),
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
+/// A change of a mount and, where recursive, of all mounts below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountChange {
+    pub path: CString,
+    pub recursive: bool,
+    pub read_only: bool,
+    /// MS_PRIVATE, MS_SLAVE or MS_SHARED; 0 leaves it.
+    pub propagation: u64,
+}
+
+impl MountChange {
+    fn apply(&self) -> io::Result<()> {
+        const MOUNT_ATTR_RDONLY: u64 = 1;
+        let set = if self.read_only { MOUNT_ATTR_RDONLY } else { 0 };
+        // struct mount_attr: attr_set, attr_clr, propagation, userns_fd
+        let attributes: [u64; 4] = [set, 0, self.propagation, 0];
+        let flags = if self.recursive { libc::AT_RECURSIVE } else { 0 };
+        // SAFETY: the path is NUL-terminated and the attributes have the size given; both outlive the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                libc::AT_FDCWD,
+                self.path.as_ptr(),
+                flags,
+                attributes.as_ptr(),
+                size_of_val(&attributes),
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// `struct sock_fprog`

@@ -8,14 +8,14 @@
 //! shim's children: the shim reaps them, and `PR_SET_PDEATHSIG` ties the container to the shim.
 
 use super::cgroup::{self, Cgroup, Version};
-use super::executor::{self, ContainerExecutor, Steps};
+use super::executor::{self, ContainerExecutor, MountChange, Steps};
 use super::protocol::Refusal;
 use super::report::Traces;
 use super::seccomp::{self, profile};
 use super::spec::{self, Resolved, Runner};
 use super::{devices, program, users};
 use engine::error::full_message;
-use engine::runtime::{ExecPlan, LaunchPlan, ProcessPlan, Rlimit, Seccomp};
+use engine::runtime::{ExecPlan, LaunchPlan, MountSource, ProcessPlan, Rlimit, Seccomp};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
@@ -88,7 +88,7 @@ pub fn start(plan: &LaunchPlan, place: &Place, stdio: Stdio) -> Result<i32, Refu
     let _ = tracing::subscriber::set_global_default(Traces(place.report));
     let mut steps = steps(&plan.process, &resolved, seccomp.as_ref(), place.report)?;
     steps.dies_with_shim = true;
-    steps.seal_cgroups = version == Version::V1 && !plan.all_devices;
+    steps.mount_changes = mount_changes(plan, version)?;
     let failed =
         |error: LibcontainerError| Refusal::failed("create the container", full_message(&error));
     let mut container = builder(place, stdio, steps)?
@@ -101,6 +101,11 @@ pub fn start(plan: &LaunchPlan, place: &Place, stdio: Stdio) -> Result<i32, Refu
     if version == Version::V2 {
         let folder = Cgroup::new(&plan.cgroup).folder("");
         devices::enforce(&folder, &rules).map_err(io("enforce the device rules"))?;
+    }
+    if version == Version::V1 && plan.resources.oom_kill_disable == Some(true) {
+        // libcontainer does not pass it on.
+        let file = Cgroup::new(&plan.cgroup).folder("memory").join("memory.oom_control");
+        fs::write(file, "1").map_err(io("disable the OOM killer"))?;
     }
     container.start().map_err(failed)?;
     container
@@ -219,10 +224,63 @@ fn steps(
         oom_score_adj: plan.oom_score_adj,
         tty_size: plan.tty_size,
         tty: plan.tty,
-        seal_cgroups: false,
+        mount_changes: Vec::new(),
         dies_with_shim: false,
         report,
     })
+}
+
+/// libcontainer 0.7 makes the whole tree of mounts a slave of the host's and leaves it so, whatever a mount's
+/// propagation is; and it mounts the v1 control groups writable.
+fn mount_changes(plan: &LaunchPlan, version: Version) -> Result<Vec<MountChange>, Refusal> {
+    let change = |path: &str, recursive, propagation| -> Result<MountChange, Refusal> {
+        let path = std::ffi::CString::new(path).map_err(|_| Refusal::Invalid {
+            what: format!("mount target {path:?}"),
+            why: "it contains a NUL byte".to_owned(),
+        })?;
+        Ok(MountChange {
+            path,
+            recursive,
+            read_only: false,
+            propagation,
+        })
+    };
+    let mut binds = Vec::new();
+    for mount in &plan.mounts {
+        if let MountSource::Bind {
+            recursive,
+            propagation,
+            ..
+        } = &mount.source
+        {
+            let flag = match propagation.as_str() {
+                "" | "private" | "rprivate" => libc::MS_PRIVATE,
+                "slave" | "rslave" => libc::MS_SLAVE,
+                "shared" | "rshared" => libc::MS_SHARED,
+                other => {
+                    return Err(Refusal::Invalid {
+                        what: format!("propagation {other:?}"),
+                        why: "it is none of private, slave and shared".to_owned(),
+                    });
+                }
+            };
+            binds.push(change(&mount.target, *recursive, flag)?);
+        }
+    }
+    let mut changes = if binds.iter().all(|bind| bind.propagation == libc::MS_PRIVATE) {
+        // One call for all.
+        vec![change("/", true, libc::MS_PRIVATE)?]
+    } else {
+        binds
+    };
+    let replaced = plan.mounts.iter().any(|mount| mount.target == "/sys/fs/cgroup" || mount.target == "/sys");
+    if version == Version::V1 && !plan.all_devices && !replaced {
+        changes.push(MountChange {
+            read_only: true,
+            ..change("/sys/fs/cgroup", true, 0)?
+        });
+    }
+    Ok(changes)
 }
 
 fn profile_of(plan: &ProcessPlan) -> Result<Option<profile::Profile>, Refusal> {

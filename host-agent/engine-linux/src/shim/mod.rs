@@ -21,6 +21,7 @@ pub mod exit_file;
 mod init;
 mod launch;
 pub mod log_writer;
+mod memory;
 mod process;
 mod program;
 pub mod protocol;

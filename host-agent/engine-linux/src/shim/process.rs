@@ -117,22 +117,23 @@ pub fn listen(folder: &Path, name: &str) -> io::Result<UnixListener> {
 
 /// What a read of a process's output gave.
 pub enum Output {
-    Data(usize),
+    Data,
     Nothing,
     End,
 }
 
 impl Process {
-    /// Reads once from an output; an ended one is closed.
-    pub fn read_output(&mut self, stream: StreamKind, buffer: &mut [u8]) -> Output {
+    /// Reads once from an output into the buffer, which is emptied first; an ended output is closed.
+    pub fn read_output(&mut self, stream: StreamKind, buffer: &mut Vec<u8>) -> Output {
         let Some(fd) = &self.outputs[stream as usize] else {
             return Output::End;
         };
+        buffer.clear();
         loop {
-            return match nix::unistd::read(fd.as_raw_fd(), buffer) {
-                Ok(count) if count > 0 => Output::Data(count),
-                Err(Errno::EAGAIN) => Output::Nothing,
-                Err(Errno::EINTR) => continue,
+            return match rustix::io::read(fd, rustix::buffer::spare_capacity(buffer)) {
+                Ok(count) if count > 0 => Output::Data,
+                Err(rustix::io::Errno::AGAIN) => Output::Nothing,
+                Err(rustix::io::Errno::INTR) => continue,
                 // A terminal whose last user has gone answers EIO.
                 Ok(_) | Err(_) => {
                     self.outputs[stream as usize] = None;

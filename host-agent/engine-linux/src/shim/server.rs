@@ -44,6 +44,9 @@ const READ_SIZE: usize = 64 << 10;
 /// How long streams that nobody ought to hold open any more may keep the shim alive.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// Milliseconds without anything to do after which a shim counts as idle. Most containers that end soon have by then.
+const LEAN_AFTER: u16 = 2000;
+
 pub struct Server {
     /// Run-time folder.
     run: PathBuf,
@@ -56,6 +59,10 @@ pub struct Server {
     log: Option<LogWriter>,
     /// Reaped before it was known whose they are.
     unknown: Vec<WaitStatus>,
+    /// The pages only starting needed have been given back.
+    lean: bool,
+    /// What one read of an output gave.
+    buffer: Vec<u8>,
     /// The container has ended or never ran; since when.
     over: Option<Instant>,
 }
@@ -106,6 +113,8 @@ impl Server {
             container: None,
             log: None,
             unknown: Vec::new(),
+            lean: false,
+            buffer: Vec::new(),
             over: None,
         })
     }
@@ -133,7 +142,8 @@ impl Server {
         (ended || !patient) && told
     }
 
-    fn wait(&self) -> io::Result<Vec<(Token, PollFlags)>> {
+    fn wait(&mut self) -> io::Result<Vec<(Token, PollFlags)>> {
+        let mut idle = false;
         let mut tokens = vec![Token::Signal, Token::Listener];
         let mut fds = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
@@ -175,9 +185,11 @@ impl Server {
         }
         let timeout = match self.over {
             Some(_) => PollTimeout::from(100u16),
+            None if !self.lean => PollTimeout::from(LEAN_AFTER),
             None => PollTimeout::NONE,
         };
         match poll(&mut fds, timeout) {
+            Ok(0) => idle = true,
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -185,6 +197,12 @@ impl Server {
             .iter()
             .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
             .collect();
+        drop(fds);
+        if idle && !self.lean && self.over.is_none() {
+            self.lean = true;
+            self.buffer = Vec::new();
+            super::memory::forget_clean_pages();
+        }
         Ok(tokens
             .into_iter()
             .zip(events)
@@ -771,19 +789,20 @@ impl Server {
 
     /// One read of an output: to the log and to whoever is attached. Whether there was anything.
     fn move_output(&mut self, key: u32, stream: StreamKind) -> bool {
-        let mut buffer = vec![0u8; READ_SIZE];
         let Some(process) = self.processes.get_mut(&key) else {
             return false;
         };
-        let count = match process.read_output(stream, &mut buffer) {
-            Output::Data(count) => count,
+        // Its pages are touched only as far as a read fills them.
+        self.buffer.reserve(READ_SIZE);
+        match process.read_output(stream, &mut self.buffer) {
+            Output::Data => {}
             Output::Nothing => return false,
             Output::End => {
                 self.announce_end(key);
                 return false;
             }
-        };
-        let data = &buffer[..count];
+        }
+        let data = &self.buffer[..];
         if process.exec.is_none()
             && let Some(log) = &mut self.log
             && let Err(error) = log.write(stream, data)

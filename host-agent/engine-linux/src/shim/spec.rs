@@ -252,6 +252,10 @@ fn plan_mount(mount: &MountPlan) -> Value {
         } => {
             let mut options = vec![if *recursive { "rbind" } else { "bind" }];
             options.push(if mount.read_only { "ro" } else { "rw" });
+            if mount.read_only && *recursive {
+                // As Docker since 25: what is mounted below is read-only as well.
+                options.push("rro");
+            }
             if !propagation.is_empty() {
                 options.push(propagation);
             } else {

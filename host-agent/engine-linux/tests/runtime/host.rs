@@ -17,6 +17,13 @@ pub fn skip(why: &str) {
     println!("skipped: {why}");
 }
 
+/// The program shims are started from; BERTH_TEST_AGENT names another, such as a static build.
+pub fn agent() -> PathBuf {
+    let other = std::env::var_os("BERTH_TEST_AGENT").map(PathBuf::from);
+    let ours = option_env!("CARGO_BIN_EXE_shim-for-tests").map(PathBuf::from);
+    other.or(ours).expect("an agent")
+}
+
 impl Host {
     /// `None` where containers cannot be run here.
     pub fn new() -> Option<Host> {
@@ -43,7 +50,7 @@ impl Host {
     pub fn runtime(&self) -> LinuxRuntime {
         LinuxRuntime::new(RuntimeConfig {
             exec_root: self.folder.path().join("run"),
-            agent_program: PathBuf::from(env!("CARGO_BIN_EXE_shim-for-tests")),
+            agent_program: agent(),
             runtimes: self.runtimes.clone(),
         })
         .unwrap()

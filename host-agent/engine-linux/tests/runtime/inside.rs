@@ -290,3 +290,46 @@ async fn namespaces_are_shared_where_asked() {
     task.wait().await;
     runtime.cleanup(&place.id).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_of_the_host_reach_a_container_only_where_asked() {
+    let Some(host) = Host::new() else { return };
+    let source = host.folder.path().join("source");
+    std::fs::create_dir_all(source.join("below")).unwrap();
+    let mount = |args: &[&str]| {
+        let run = std::process::Command::new("mount").args(args).status().unwrap();
+        assert!(run.success(), "mount {args:?}");
+    };
+    let name = source.to_str().unwrap();
+    mount(&["--bind", name, name]);
+    let _undo = Unmount(source.clone());
+    mount(&["--make-shared", name]);
+    let runtime = host.runtime();
+    for (propagation, seen) in [("rprivate", "no\n"), ("rslave", "yes\n")] {
+        let place = host.container();
+        let mut plan = place.shell("while [ ! -e /go ]; do sleep 0.05; done; [ -e /data/below/file ] && echo yes || echo no");
+        plan.mounts = vec![MountPlan {
+            target: "/data".to_owned(),
+            source: MountSource::Bind { path: source.clone(), recursive: true, propagation: propagation.to_owned() },
+            read_only: false,
+        }];
+        let (task, mut io) = runtime.start(plan).await.unwrap();
+        let below = source.join("below");
+        mount(&["-t", "tmpfs", "tmpfs", below.to_str().unwrap()]);
+        let undo = Unmount(below.clone());
+        std::fs::write(below.join("file"), "").unwrap();
+        std::fs::write(place.rootfs.join("go"), "").unwrap();
+        assert_eq!(collect(&mut io).await.0, seen, "{propagation}");
+        task.wait().await;
+        drop(undo);
+        runtime.cleanup(&place.id).await.unwrap();
+    }
+}
+
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
