@@ -18,7 +18,8 @@ fn cpu() -> (Duration, Duration) {
     for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
         let usage = getrusage(who).expect("getrusage");
         let time = |value: nix::sys::time::TimeVal| {
-            Duration::from_secs(value.tv_sec() as u64) + Duration::from_micros(value.tv_usec() as u64)
+            Duration::from_secs(value.tv_sec() as u64)
+                + Duration::from_micros(value.tv_usec() as u64)
         };
         sum.0 += time(usage.user_time());
         sum.1 += time(usage.system_time());
@@ -30,8 +31,12 @@ fn cpu() -> (Duration, Duration) {
 async fn main() {
     let mut args = std::env::args().skip(1);
     let agent = args.next().expect("path of the agent");
-    let count: u32 = args.next().map_or(50, |text| text.parse().expect("a number"));
-    let Some(host) = host::Host::new() else { return };
+    let count: u32 = args
+        .next()
+        .map_or(50, |text| text.parse().expect("a number"));
+    let Some(host) = host::Host::new() else {
+        return;
+    };
     let runtime = LinuxRuntime::new(RuntimeConfig {
         exec_root: host.folder.path().join("run"),
         agent_program: agent.into(),
@@ -47,7 +52,10 @@ async fn main() {
             before = cpu();
         }
         let begin = Instant::now();
-        let (task, mut io) = runtime.start(place.plan(&["true"])).await.expect("it starts");
+        let (task, mut io) = runtime
+            .start(place.plan(&["true"]))
+            .await
+            .expect("it starts");
         let started = begin.elapsed();
         host::collect(&mut io).await;
         assert_eq!(task.wait().await.code, 0);
@@ -76,13 +84,22 @@ async fn main() {
     let mut tasks = Vec::new();
     for _ in 0..3 {
         let place = host.container();
-        let (task, io) = runtime.start(place.shell("echo hello; sleep 1000")).await.expect("it starts");
+        let (task, io) = runtime
+            .start(place.shell("echo hello; sleep 1000"))
+            .await
+            .expect("it starts");
         tasks.push((place.id.clone(), task, io));
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     for (id, task, _io) in &tasks {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", task.pid())).expect("it runs");
-        let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent").trim().to_owned();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", task.pid())).expect("it runs");
+        let shim = status
+            .lines()
+            .find_map(|line| line.strip_prefix("PPid:"))
+            .expect("a parent")
+            .trim()
+            .to_owned();
         let text = std::fs::read_to_string(format!("/proc/{shim}/smaps_rollup")).expect("smaps");
         let field = |name: &str| {
             text.lines()
@@ -93,7 +110,11 @@ async fn main() {
         };
         println!(
             "idle shim: Rss {} kB, Pss {} kB, private dirty {} kB, private clean {} kB, anonymous {} kB",
-            field("Rss:"), field("Pss:"), field("Private_Dirty:"), field("Private_Clean:"), field("Anonymous:")
+            field("Rss:"),
+            field("Pss:"),
+            field("Private_Dirty:"),
+            field("Private_Clean:"),
+            field("Anonymous:")
         );
         task.signal(9).await.expect("it gets the signal");
         task.wait().await;

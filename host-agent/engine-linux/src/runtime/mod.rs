@@ -325,7 +325,9 @@ async fn attach(socket: UnixStream, place: client::Place) -> io::Result<Recovere
 /// The process that listens on the other end.
 fn peer(socket: &UnixStream) -> Option<i32> {
     use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-    getsockopt(socket, PeerCredentials).ok().map(|peer| peer.pid())
+    getsockopt(socket, PeerCredentials)
+        .ok()
+        .map(|peer| peer.pid())
 }
 
 /// Whether a process is gone, or soon is.

@@ -420,7 +420,9 @@ mod tests {
         let root = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
             .map(Path::new)
             .into_iter()
-            .find(|root| root.join("cgroup.procs").exists() && root.join("cgroup.controllers").exists());
+            .find(|root| {
+                root.join("cgroup.procs").exists() && root.join("cgroup.controllers").exists()
+            });
         let (Some(root), true) = (root, rustix::process::geteuid().is_root()) else {
             println!("skipped: needs root and a cgroup v2 hierarchy");
             return;
@@ -437,8 +439,14 @@ mod tests {
                 group.display()
             );
             let folder = tempfile::tempdir().unwrap();
-            let run = std::process::Command::new("sh").arg("-c").arg(script).arg(folder.path()).output().unwrap();
-            output = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
+            let run = std::process::Command::new("sh")
+                .arg("-c")
+                .arg(script)
+                .arg(folder.path())
+                .output()
+                .unwrap();
+            output = String::from_utf8_lossy(&run.stdout).into_owned()
+                + &String::from_utf8_lossy(&run.stderr);
         }
         for _ in 0..100 {
             if fs::remove_dir(&group).is_ok() {

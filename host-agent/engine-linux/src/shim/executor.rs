@@ -89,7 +89,10 @@ impl Steps {
         }
         for change in &self.mount_changes {
             change.apply().map_err(|error| {
-                Refusal::failed(format!("change the mount at {}", change.path.to_string_lossy()), error)
+                Refusal::failed(
+                    format!("change the mount at {}", change.path.to_string_lossy()),
+                    error,
+                )
             })?;
         }
         self.own_standard_streams();
@@ -288,7 +291,11 @@ impl MountChange {
         let set = if self.read_only { MOUNT_ATTR_RDONLY } else { 0 };
         // struct mount_attr: attr_set, attr_clr, propagation, userns_fd
         let attributes: [u64; 4] = [set, 0, self.propagation, 0];
-        let flags = if self.recursive { libc::AT_RECURSIVE } else { 0 };
+        let flags = if self.recursive {
+            libc::AT_RECURSIVE
+        } else {
+            0
+        };
         // SAFETY: the path is NUL-terminated and the attributes have the size given; both outlive the call.
         let result = unsafe {
             libc::syscall(

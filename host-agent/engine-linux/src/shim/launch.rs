@@ -104,7 +104,9 @@ pub fn start(plan: &LaunchPlan, place: &Place, stdio: Stdio) -> Result<i32, Refu
     }
     if version == Version::V1 && plan.resources.oom_kill_disable == Some(true) {
         // libcontainer does not pass it on.
-        let file = Cgroup::new(&plan.cgroup).folder("memory").join("memory.oom_control");
+        let file = Cgroup::new(&plan.cgroup)
+            .folder("memory")
+            .join("memory.oom_control");
         fs::write(file, "1").map_err(io("disable the OOM killer"))?;
     }
     container.start().map_err(failed)?;
@@ -267,13 +269,19 @@ fn mount_changes(plan: &LaunchPlan, version: Version) -> Result<Vec<MountChange>
             binds.push(change(&mount.target, *recursive, flag)?);
         }
     }
-    let mut changes = if binds.iter().all(|bind| bind.propagation == libc::MS_PRIVATE) {
+    let mut changes = if binds
+        .iter()
+        .all(|bind| bind.propagation == libc::MS_PRIVATE)
+    {
         // One call for all.
         vec![change("/", true, libc::MS_PRIVATE)?]
     } else {
         binds
     };
-    let replaced = plan.mounts.iter().any(|mount| mount.target == "/sys/fs/cgroup" || mount.target == "/sys");
+    let replaced = plan
+        .mounts
+        .iter()
+        .any(|mount| mount.target == "/sys/fs/cgroup" || mount.target == "/sys");
     if version == Version::V1 && !plan.all_devices && !replaced {
         changes.push(MountChange {
             read_only: true,

@@ -14,11 +14,7 @@ pub fn forget_clean_pages() {
         // the only one, so no mapping has changed since it was read; making the list above allocates, but in memory that
         // is anonymous.
         unsafe {
-            libc::madvise(
-                start as *mut libc::c_void,
-                end - start,
-                libc::MADV_DONTNEED,
-            );
+            libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED);
         }
     }
 }

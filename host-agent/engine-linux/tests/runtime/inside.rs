@@ -297,7 +297,10 @@ async fn mounts_of_the_host_reach_a_container_only_where_asked() {
     let source = host.folder.path().join("source");
     std::fs::create_dir_all(source.join("below")).unwrap();
     let mount = |args: &[&str]| {
-        let run = std::process::Command::new("mount").args(args).status().unwrap();
+        let run = std::process::Command::new("mount")
+            .args(args)
+            .status()
+            .unwrap();
         assert!(run.success(), "mount {args:?}");
     };
     let name = source.to_str().unwrap();
@@ -310,7 +313,11 @@ async fn mounts_of_the_host_reach_a_container_only_where_asked() {
         let mut plan = place.shell("while [ ! -e /go ]; do sleep 0.05; done; [ -e /data/below/file ] && echo yes || echo no");
         plan.mounts = vec![MountPlan {
             target: "/data".to_owned(),
-            source: MountSource::Bind { path: source.clone(), recursive: true, propagation: propagation.to_owned() },
+            source: MountSource::Bind {
+                path: source.clone(),
+                recursive: true,
+                propagation: propagation.to_owned(),
+            },
             read_only: false,
         }];
         let (task, mut io) = runtime.start(plan).await.unwrap();
@@ -330,6 +337,9 @@ struct Unmount(PathBuf);
 
 impl Drop for Unmount {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
     }
 }

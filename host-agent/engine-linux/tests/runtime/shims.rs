@@ -212,7 +212,10 @@ async fn hostile_output_is_logged_whole() {
 /// Clean pages of the program that are in a process's memory, kB.
 fn file_pages(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("RssFile:"))
+        .unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
@@ -221,16 +224,25 @@ async fn an_idle_shim_gives_its_memory_back_and_goes_on() {
     let Some(host) = Host::new() else { return };
     let runtime = host.runtime();
     let place = host.container();
-    let (task, mut io) = runtime.start(place.plan(&["cat"])).await.unwrap_or_else(|error| panic!("{error}"));
+    let (task, mut io) = runtime
+        .start(place.plan(&["cat"]))
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
     // No input is open: it ends at once. One that stays:
     assert_eq!(collect(&mut io).await.0, "");
     task.wait().await;
     runtime.cleanup(&place.id).await.unwrap();
     let place = host.container();
-    let (task, mut io) = runtime.start(place.shell("sleep 4; echo awake; exit 3")).await.unwrap();
+    let (task, mut io) = runtime
+        .start(place.shell("sleep 4; echo awake; exit 3"))
+        .await
+        .unwrap();
     let shim = parent_of(task.pid());
     let before = file_pages(shim);
-    until("the return of the shim's pages", || file_pages(shim) < before / 2).await;
+    until("the return of the shim's pages", || {
+        file_pages(shim) < before / 2
+    })
+    .await;
     let (exec, mut exec_io) = task.exec(exec_plan(&["echo", "inside"])).await.unwrap();
     assert_eq!(collect(&mut exec_io).await.0, "inside\n");
     assert_eq!(exec.wait().await.code, 0);
