@@ -6,7 +6,6 @@ use super::system::{System, engine_id};
 use anyhow::Context;
 use engine::clock::SystemClock;
 use engine::containers::etc_files::Dns;
-use engine::containers::spec::LogSettings;
 use engine::containers::{ContainerError, ContainerService, Dependencies, Settings};
 use engine::events::EventBus;
 use engine::execs::ExecService;
@@ -104,10 +103,7 @@ fn container_settings(config: &Config) -> Settings {
     // -1 is without limit.
     let number = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
     Settings {
-        log: LogSettings {
-            driver: config.log_driver.clone(),
-            options: config.log_options.clone(),
-        },
+        log: config.log.clone(),
         ulimits: config
             .default_ulimits
             .iter()

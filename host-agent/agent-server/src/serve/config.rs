@@ -2,6 +2,8 @@
 //! so `--validate` can run anywhere.
 
 use super::options::{Options, Ulimit};
+use engine::containers::plan::check_log;
+use engine::containers::spec::LogSettings;
 use engine_linux::runtime::BUILT_IN as BUILT_IN_RUNTIME;
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
@@ -28,8 +30,8 @@ pub struct Config {
     pub registry_mirrors: Vec<String>,
     pub insecure_registries: Vec<String>,
     pub max_concurrent_downloads: usize,
-    pub log_driver: String,
-    pub log_options: BTreeMap<String, String>,
+    /// For containers that name no log driver.
+    pub log: LogSettings,
     pub default_ulimits: Vec<Ulimit>,
     pub dns: Vec<IpAddr>,
     pub dns_options: Vec<String>,
@@ -167,11 +169,12 @@ impl Config {
 
         check_labels(&labels)?;
         let log_driver = log_driver.unwrap_or_else(|| "json-file".into());
-        if !matches!(log_driver.as_str(), "json-file" | "none") {
-            return wrong(format!(
-                "logger: no log driver named '{log_driver}' is registered (there are json-file and none)"
-            ));
-        }
+        let log_options: BTreeMap<String, String> = log_opts.into_iter().collect();
+        let log = LogSettings {
+            driver: log_driver,
+            options: log_options,
+        };
+        check_log(&log).map_err(ConfigError)?;
         let runtimes: BTreeMap<String, PathBuf> = runtimes
             .into_iter()
             .map(|(name, path)| (name, path.into()))
@@ -212,8 +215,7 @@ impl Config {
                 .map(check_insecure_registry)
                 .collect::<Result<_, _>>()?,
             max_concurrent_downloads: max_concurrent_downloads.unwrap_or(3),
-            log_driver,
-            log_options: log_opts.into_iter().collect(),
+            log,
             default_ulimits,
             dns: dns
                 .iter()
@@ -484,7 +486,7 @@ mod tests {
         assert_eq!(config.hosts, [Host::Unix("/run/berth.sock".into())]);
         assert_eq!(config.data_root, Path::new("/var/lib/berth"));
         assert_eq!(config.exec_root, Path::new("/run/berth"));
-        assert_eq!(config.log_driver, "json-file");
+        assert_eq!(config.log.driver, "json-file");
         assert_eq!(config.max_concurrent_downloads, 3);
     }
 
@@ -568,6 +570,10 @@ mod tests {
         refused(
             |o| o.log_driver = Some("syslog".into()),
             "no log driver named 'syslog'",
+        );
+        refused(
+            |o| o.log_opts = vec![("colour".into(), "red".into())],
+            "unknown log opt 'colour' for json-file log driver",
         );
         refused(
             |o| o.log_level = Some("loud".into()),

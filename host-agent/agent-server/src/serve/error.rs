@@ -52,7 +52,8 @@ impl ApiError {
         &self.message
     }
 
-    /// The status, for the same.
+    /// What tests look at.
+    #[cfg(test)]
     pub fn status(&self) -> StatusCode {
         self.status
     }

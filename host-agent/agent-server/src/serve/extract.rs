@@ -120,11 +120,6 @@ impl Query {
         self.all(name).next().filter(|value| !value.is_empty())
     }
 
-    /// Whether the parameter was given, empty or not.
-    pub fn has(&self, name: &str) -> bool {
-        self.all(name).next().is_some()
-    }
-
     /// Every value of a parameter that may be repeated.
     pub fn all<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
         self.0

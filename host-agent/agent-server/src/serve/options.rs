@@ -106,7 +106,7 @@ declare_options! {
     #[arg(short, long, value_name = "NAME")]
     storage_driver: Option<String> = "storage-driver",
 
-    /// Log driver of containers that name none: json-file or none [default: json-file]
+    /// Log driver of containers that name none: json-file, local or none [default: json-file]
     #[arg(long, value_name = "NAME")]
     log_driver: Option<String> = "log-driver",
     /// Option of the default log driver; may be repeated

@@ -117,7 +117,8 @@ impl Listeners {
     }
 
     /// The tcp addresses that were bound; of interest where port 0 was asked for.
-    pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
+    #[cfg(test)]
+    fn tcp_addresses(&self) -> Vec<SocketAddr> {
         let of_listener = |listener: &Listener| match &listener.kind {
             Kind::Tcp(listener, _) => listener.local_addr().ok(),
             Kind::Unix(_) => None,
