@@ -60,9 +60,9 @@ impl Cache {
         self.folder.join("bases").join(key)
     }
 
-    /// Where the compressed size of a file with this digest is kept.
-    pub(crate) fn size(&self, sha256: &str) -> PathBuf {
-        self.folder.join("sizes").join(sha256)
+    /// Where the compressed size of a file is kept; `key` is its digest and the level.
+    pub(crate) fn size(&self, key: &str) -> PathBuf {
+        self.folder.join("sizes").join(key)
     }
 }
 

@@ -13,8 +13,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 pub(crate) const INITRD_FILE: &str = "initrd";
-/// Level at which files are compressed for publishing; the best that needs no extra memory to unpack.
+/// zstd level at which files are compressed for publishing; the best that needs no extra memory to unpack.
 const PUBLISHING_LEVEL: i32 = 19;
+/// The same for the agent's part: a tenth larger, but measured in 0.3 s and not in 3.5 s at every new agent.
+const AGENT_PUBLISHING_LEVEL: i32 = 12;
 
 /// The agent, read and checked.
 pub(crate) struct Agent {
@@ -81,9 +83,10 @@ pub(crate) fn write(
     // The parts of the initrd are measured apart, as two zstd frames one after the other: so the large one, which does
     // not change with the agent, is compressed once.
     let mut download_bytes = 0;
-    for part in [&kernel, &initrd, &agent_archive, &licences] {
-        download_bytes += compressed_size(part, cache, progress)?;
+    for part in [&kernel, &initrd, &licences] {
+        download_bytes += compressed_size(part, PUBLISHING_LEVEL, cache, progress)?;
     }
+    download_bytes += compressed_size(&agent_archive, AGENT_PUBLISHING_LEVEL, cache, progress)?;
     initrd.extend_from_slice(&agent_archive);
 
     let files: BTreeMap<String, Vec<u8>> = [
@@ -125,19 +128,24 @@ pub(crate) fn write(
 }
 
 /// Bytes of `data` when published; known sizes come from the cache.
-fn compressed_size(data: &[u8], cache: &Cache, progress: Progress) -> Result<u64, BuildError> {
-    let path = cache.size(&hex_sha256(data));
+fn compressed_size(
+    data: &[u8],
+    level: i32,
+    cache: &Cache,
+    progress: Progress,
+) -> Result<u64, BuildError> {
+    let path = cache.size(&format!("{}-{level}", hex_sha256(data)));
     if let Some(size) = std::fs::read_to_string(&path)
         .ok()
         .and_then(|text| text.trim().parse().ok())
     {
         return Ok(size);
     }
-    if data.len() > 8 * 1024 * 1024 {
+    if data.len() > 8 * 1024 * 1024 && level == PUBLISHING_LEVEL {
         progress.step("Measuring the download size");
     }
     let mut counter = Counter(0);
-    zstd::stream::copy_encode(data, &mut counter, PUBLISHING_LEVEL)
+    zstd::stream::copy_encode(data, &mut counter, level)
         .expect("compressing from memory to a counter fails for no reason of the disk");
     write_whole(&path, counter.0.to_string().as_bytes())?;
     Ok(counter.0)
