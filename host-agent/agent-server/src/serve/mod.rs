@@ -5,7 +5,8 @@
 //! ```
 //!
 //! In this order: what is refused is refused before anything is touched, and clients that come while the services find
-//! their containers again wait in the sockets' queues instead of being turned away. Ending `serve` ends no container.
+//! their containers again wait in the sockets' queues instead of being turned away. Ending `serve` ends no container; only the host's
+//! own end does, told by [`ENGINE_SHUTDOWN_SIGNAL`].
 
 mod claim;
 mod compose;
@@ -23,19 +24,25 @@ pub mod translate;
 #[cfg(test)]
 pub mod testing;
 
+use axum::extract::FromRef;
 use claim::Claim;
 use clap::{Parser, Subcommand};
 use config::Config;
+use engine::containers::ContainerService;
 use engine_linux::host;
+use guest_contract::ENGINE_SHUTDOWN_SIGNAL;
 use listen::Listeners;
 use options::Options;
 use state::Stopping;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// Docker's patience with a container; `init` waits a little longer before it ends what is left.
+const CONTAINERS_STOP_WITHIN: Duration = Duration::from_secs(10);
 /// Read where it exists and no other file is named.
 const DEFAULT_CONFIG_FILE: &str = "/etc/berth/daemon.json";
 
@@ -137,6 +144,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut power = signal(SignalKind::from_raw(ENGINE_SHUTDOWN_SIGNAL))?;
     let _claim = Claim::take(
         &config.data_root,
         &config.exec_root,
@@ -147,6 +155,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let reload = listeners.reloader();
     let stop = CancellationToken::new();
     let state = compose::services(config, Stopping(stop.clone())).await?;
+    let containers = Arc::<ContainerService>::from_ref(&state);
     let serving = listeners.serve(routes::router(state), stop.clone());
     tokio::pin!(serving);
     tracing::info!(version = system::VERSION, "API listens on {hosts}");
@@ -160,12 +169,16 @@ async fn run(config: Config) -> anyhow::Result<()> {
             }
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = power.recv() => {
+                tracing::info!("the host powers off: stopping containers");
+                containers.stop_all(CONTAINERS_STOP_WITHIN).await;
+            }
         }
         // A second signal: somebody is in a hurry.
         if stop.is_cancelled() {
             return Ok(());
         }
-        tracing::info!("stopping; containers go on");
+        tracing::info!("stopping");
         notify_manager("STOPPING=1");
         stop.cancel();
     }

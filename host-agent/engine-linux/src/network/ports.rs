@@ -240,7 +240,8 @@ impl Ports {
                 &SockaddrStorage::from(SocketAddr::new(address, port)),
             )?;
             if serves {
-                listen(&fd, Backlog::new(1024)?)?;
+                // musl's SOMAXCONN is 128, and nix refuses more.
+                listen(&fd, Backlog::new(1024).unwrap_or(Backlog::MAXCONN))?;
             }
             Ok(fd)
         };
