@@ -36,5 +36,8 @@ fn test() -> Result<()> {
     } else {
         &["test"]
     };
-    process::run(cargo().args(runner).args(["--workspace", "--no-fail-fast"]))
+    let mut tests = cargo();
+    tests.args(runner).args(["--workspace", "--no-fail-fast"]);
+    // The harness need not ask cargo in every test process: they were built a moment ago.
+    process::run(tests.env("BERTH_PROGRAMS_BUILT", "1"))
 }

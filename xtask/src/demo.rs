@@ -254,6 +254,7 @@ impl Registry {
         let program = target().join("release/demo-registry");
         let mut child = Command::new(&program)
             .current_dir(workspace())
+            .arg("--until-input-ends")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

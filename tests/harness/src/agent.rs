@@ -202,6 +202,10 @@ impl Drop for Agent {
             .args(["link", "delete", &self.bridge])
             .stderr(Stdio::null())
             .status();
+        let _ = Command::new("nft")
+            .args(["delete", "table", "ip", &format!("berth-{}", self.bridge)])
+            .stderr(Stdio::null())
+            .status();
     }
 }
 

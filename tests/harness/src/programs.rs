@@ -21,10 +21,16 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// The programs of a debug build; built once for each test process.
+/// Set by who has just built the programs (`cargo xtask ci`): hundreds of test processes need not ask cargo again.
+pub const BUILT: &str = "BERTH_PROGRAMS_BUILT";
+
+/// The programs of a debug build; built once for each test process, unless [`BUILT`] says they are.
 pub fn program(name: &str) -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| {
+    static READY: OnceLock<()> = OnceLock::new();
+    READY.get_or_init(|| {
+        if std::env::var_os(BUILT).is_some() {
+            return;
+        }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let packages = ["agent-server", "machine-cli", "client-cli"];
         let mut build = Command::new(cargo);

@@ -39,7 +39,7 @@ fn forbidden_system_calls_are_refused() {
         let output = agent.run(&["run", "--rm", "busybox", "sh", "-c", command]);
         assert_ne!(output.code, Some(0), "{command}: {}", output.report());
         assert!(
-            output.stderr.contains("not permitted"),
+            output.stderr.contains("not permitted") || output.stderr.contains("permission denied"),
             "{command}: {}",
             output.report()
         );
@@ -89,8 +89,10 @@ fn devices_are_the_few_that_docker_gives() {
         .success();
     let mut names: Vec<&str> = listed.split_whitespace().collect();
     names.sort_unstable();
+    // There only where the host's kernel has /proc/kcore.
+    names.retain(|name| *name != "core");
     let expected = [
-        "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin",
+        "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin",
         "stdout", "tty", "urandom", "zero",
     ];
     assert_eq!(names, expected);

@@ -1,6 +1,6 @@
 //! Serves Debian's busybox as a container image on loopback, for demonstrations without internet.
 //!
-//! `demo-registry [--port PORT] [--store FOLDER] [--image REPOSITORY:TAG]...` prints `http://127.0.0.1:PORT` once it can
+//! `demo-registry [--port PORT] [--store FOLDER] [--image REPOSITORY:TAG]... [--until-input-ends]` prints `http://127.0.0.1:PORT` once it can
 //! be pulled from, and serves until it is ended. Without `--image` it has `library/busybox:latest` and, because scripts
 //! like to call it so, `library/alpine:latest`.
 
@@ -12,6 +12,7 @@ fn main() -> Result<()> {
     let mut port = 0u16;
     let mut store = None;
     let mut images = Vec::new();
+    let mut until_input_ends = false;
     let mut arguments = std::env::args().skip(1);
     while let Some(flag) = arguments.next() {
         let mut value = || {
@@ -23,8 +24,9 @@ fn main() -> Result<()> {
             "--port" => port = value()?.parse().context("--port takes a number")?,
             "--store" => store = Some(std::path::PathBuf::from(value()?)),
             "--image" => images.push(value()?),
+            "--until-input-ends" => until_input_ends = true,
             other => bail!(
-                "unknown argument {other:?}; usage: demo-registry [--port PORT] [--store FOLDER] [--image REPOSITORY:TAG]..."
+                "unknown argument {other:?}; usage: demo-registry [--port PORT] [--store FOLDER] [--image REPOSITORY:TAG]... [--until-input-ends]"
             ),
         }
     }
@@ -47,5 +49,10 @@ fn main() -> Result<()> {
     }
     println!("{}", registry.url());
     std::io::stdout().flush()?;
+    if until_input_ends {
+        // Whoever started us holds the other end: when it is gone, however it ended, so are we.
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+        return Ok(());
+    }
     registry.wait()
 }
