@@ -52,8 +52,6 @@ pub struct ExecFacts {
 /// How to start it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ExecStartOptions {
-    /// Nobody is attached.
-    pub detach: bool,
     pub tty_size: Option<TtySize>,
 }
 
@@ -75,6 +73,20 @@ enum State {
         pid: u32,
         at: OffsetDateTime,
     },
+}
+
+/// The right to start an exec. Given back when it is dropped unused.
+pub struct Claim {
+    exec: Arc<Exec>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut state = self.exec.state();
+        if matches!(*state, State::Starting) {
+            *state = State::Created;
+        }
+    }
 }
 
 impl Exec {
@@ -147,54 +159,72 @@ impl ExecService {
         Ok(id)
     }
 
-    /// Starts it. The streams are `None` for a detached one: its output is thrown away.
-    pub async fn start(
+    /// Starts a detached one: its output is thrown away.
+    pub async fn start_detached(
         &self,
         asked: &str,
         options: ExecStartOptions,
-    ) -> Result<Option<ProcessIo>, ContainerError> {
+    ) -> Result<(), ContainerError> {
+        let claim = self.claim(asked)?;
+        let io = self.start(claim, options, false).await?;
+        let mut output = io.output;
+        tokio::spawn(async move { while output.recv().await.is_some() {} });
+        Ok(())
+    }
+
+    /// Checks that it can be started, and lets nobody else start it. The answer to an attached client goes out between this
+    /// and [`ExecService::start_attached`].
+    pub fn claim(&self, asked: &str) -> Result<Claim, ContainerError> {
         let exec = self.find(asked)?;
         exec.container
             .decide(Request::Exec, exec.container.id.as_str())?;
-        {
-            let mut state = exec.state();
-            match &*state {
-                State::Created => *state = State::Starting,
-                State::Ended { .. } => {
-                    return Err(ContainerError::Conflict {
-                        why: format!("exec {} has already run", exec.id),
-                    });
-                }
-                State::Starting | State::Running { .. } => {
-                    return Err(ContainerError::Conflict {
-                        why: format!("exec {} is already running", exec.id),
-                    });
-                }
+        let mut state = exec.state();
+        match &*state {
+            State::Created => *state = State::Starting,
+            State::Ended { .. } => {
+                return Err(ContainerError::Conflict {
+                    why: format!("exec {} has already run", exec.id),
+                });
+            }
+            State::Starting | State::Running { .. } => {
+                return Err(ContainerError::Conflict {
+                    why: format!("exec {} is already running", exec.id),
+                });
             }
         }
-        match self.run(&exec, options).await {
-            Ok(io) if options.detach => {
-                let mut output = io.output;
-                tokio::spawn(async move { while output.recv().await.is_some() {} });
-                Ok(None)
-            }
-            Ok(io) => Ok(Some(io)),
-            Err(error) => {
-                let code = error.exit_code();
-                *exec.state() = State::Ended {
-                    code,
-                    pid: 0,
-                    at: self.clock.now(),
-                };
-                Err(error)
-            }
+        drop(state);
+        Ok(Claim { exec })
+    }
+
+    /// Starts it for a client that gets its streams.
+    pub async fn start_attached(
+        &self,
+        claim: Claim,
+        options: ExecStartOptions,
+    ) -> Result<ProcessIo, ContainerError> {
+        self.start(claim, options, true).await
+    }
+
+    async fn start(
+        &self,
+        claim: Claim,
+        options: ExecStartOptions,
+        attached: bool,
+    ) -> Result<ProcessIo, ContainerError> {
+        let started = self.run(&claim.exec, options, attached).await;
+        if let Err(error) = &started {
+            let code = error.exit_code();
+            let at = self.clock.now();
+            *claim.exec.state() = State::Ended { code, pid: 0, at };
         }
+        started
     }
 
     async fn run(
         &self,
         exec: &Arc<Exec>,
         options: ExecStartOptions,
+        attached: bool,
     ) -> Result<ProcessIo, ContainerError> {
         let container = &exec.container;
         let Some(task) = container.task() else {
@@ -216,7 +246,7 @@ impl ExecService {
                 .tty_size
                 .or(request.tty_size)
                 .filter(|size| size.rows > 0 && size.columns > 0),
-            open_stdin: request.attach_stdin && !options.detach,
+            open_stdin: request.attach_stdin && attached,
             privileged: request.privileged,
         };
         let process = plan::exec_process(&container.id, &container.spec, &settings)

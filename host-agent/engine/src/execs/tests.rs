@@ -1,4 +1,12 @@
 use super::*;
+
+async fn start(execs: &ExecService, id: &ExecId) -> Result<ProcessIo, ContainerError> {
+    let claim = execs.claim(id.as_str())?;
+    execs
+        .start_attached(claim, ExecStartOptions::default())
+        .await
+}
+
 use crate::clock::SystemClock;
 use crate::containers::testing::{self, World};
 
@@ -29,16 +37,18 @@ async fn an_exec_runs_and_its_exit_code_can_be_read() {
         .expect("create");
     let facts = execs.inspect(id.as_str()).expect("it is there");
     assert_eq!((facts.running, facts.exit_code), (false, None));
-    let io = execs
-        .start(id.as_str(), ExecStartOptions::default())
-        .await
-        .expect("start");
-    let mut output = io.expect("attached").output;
+    let io = start(&execs, &id).await.expect("start");
+    let mut output = io.output;
     while output.recv().await.is_some() {}
     execs.ended(id.as_str()).await;
     assert_eq!(execs.inspect(id.as_str()).expect("kept").exit_code, Some(3));
-    let again = execs.start(id.as_str(), ExecStartOptions::default()).await;
+    let again = start(&execs, &id).await;
     assert!(matches!(again, Err(ContainerError::Conflict { .. })));
+    let unused = execs.create("web", request(&["exit"])).expect("create");
+    drop(execs.claim(unused.as_str()).expect("free"));
+    let claim = execs.claim(unused.as_str()).expect("given back");
+    assert!(execs.claim(unused.as_str()).is_err(), "only one at a time");
+    drop(claim);
     assert!(world.actions().contains(&"exec_create: exit 3".to_owned()));
 }
 
@@ -52,10 +62,7 @@ async fn an_exec_needs_a_running_container_and_a_program() {
     containers.start("web").await.expect("start");
     assert!(execs.create("web", request(&[])).is_err());
     let id = execs.create("web", request(&["missing"])).expect("create");
-    let error = execs
-        .start(id.as_str(), ExecStartOptions::default())
-        .await
-        .expect_err("no such program");
+    let error = start(&execs, &id).await.expect_err("no such program");
     assert!(
         error
             .to_string()

@@ -65,26 +65,30 @@ async fn start(
     let body = <Option<Json<ExecStart>>>::from_request(Request::new(body), &()).await?;
     let body = body.map(|Json(body)| body).unwrap_or_default();
     let facts = execs.inspect(&id)?;
-    let detach = body.detach.unwrap_or(false);
     let options = ExecStartOptions {
-        detach,
         tty_size: body.console_size.as_deref().and_then(tty_size),
     };
-    let (stdin, output) = match execs.start(&id, options).await {
-        Ok(Some(io)) => (io.stdin, until_ended(execs, facts.clone(), io.output)),
-        Ok(None) => return Ok(StatusCode::OK.into_response()),
-        // As in Docker, an attached client reads of a program that could not be started in the stream, and gets its exit
-        // code (126, 127) where it asks for that of any program.
-        Err(error @ ContainerError::Exec { .. }) if !detach => (None, one_line(&error)),
-        Err(error) => return Err(error.into()),
-    };
+    if body.detach.unwrap_or(false) {
+        execs.start_detached(&id, options).await?;
+        return Ok(StatusCode::OK.into_response());
+    }
+    let claim = execs.claim(&id)?;
     let format = StreamFormat::of_terminal(facts.request.tty);
     let request = Request::from_parts(parts, Body::empty());
     let (response, connection) = hijack::upgrade(request, format.content_type(version));
     tokio::spawn(async move {
-        if let Ok(hijacked) = connection.await {
-            hijack::pump(hijacked, format, stdin, output).await;
-        }
+        // The process is started when the head is out: clients that read it through a buffer (docker-py) would lose output
+        // that comes in the same packet.
+        let Ok(hijacked) = connection.await else {
+            return;
+        };
+        let (stdin, output) = match execs.start_attached(claim, options).await {
+            Ok(io) => (io.stdin, until_ended(execs, facts, io.output)),
+            // As in Docker, an attached client reads in the stream of a program that could not be started, and gets its
+            // exit code (126, 127) where it asks for that of any program.
+            Err(error) => (None, one_line(&error)),
+        };
+        hijack::pump(hijacked, format, stdin, output).await;
     });
     Ok(response)
 }
