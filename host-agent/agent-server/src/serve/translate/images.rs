@@ -269,20 +269,18 @@ fn line_of(value: &Value) -> Bytes {
     format!("{value}\r\n").into()
 }
 
-/// `[=====>     ]  1.2MB/3.4MB`, for clients that show the daemon's own bar.
+/// `[=====>     ]   1.2MB/3.4MB`, for clients that show the daemon's own bar (moby, `jsonmessage.go`).
 fn bar(current: u64, total: u64) -> String {
     const WIDTH: usize = 50;
+    let current_text = size_text(current);
     if total == 0 {
-        return size_text(current);
+        return format!("{current_text:>8}");
     }
     let done = (current.min(total) as u128 * WIDTH as u128 / u128::from(total)) as usize;
-    let mut bar = "=".repeat(done);
-    if done < WIDTH {
-        bar.push('>');
-    }
     format!(
-        "[{bar:<WIDTH$}]  {}/{}",
-        size_text(current),
+        "[{}>{}] {current_text:>8}/{}",
+        "=".repeat(done),
+        " ".repeat(WIDTH - done),
         size_text(total)
     )
 }
@@ -404,12 +402,13 @@ mod tests {
         assert_eq!(size_text(12_345_678), "12.35MB");
         assert_eq!(
             bar(50, 100),
-            "[=========================>                         ]  50B/100B"
+            format!("[{}>{}]      50B/100B", "=".repeat(25), " ".repeat(25))
         );
         assert_eq!(
             bar(100, 100),
-            "[==================================================]  100B/100B"
+            format!("[{}>]     100B/100B", "=".repeat(50))
         );
+        assert_eq!(bar(7, 0), "      7B");
     }
 
     #[test]
