@@ -84,6 +84,20 @@ impl Host {
     }
 }
 
+/// A test that failed has not cleaned up.
+impl Drop for Host {
+    fn drop(&mut self) {
+        for entry in std::fs::read_dir(self.folder.path().join("containers"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let path = format!("/berth-test/{}", entry.file_name().to_string_lossy());
+            let _ = engine_linux::shim::cgroup::Cgroup::new(&path).remove();
+        }
+    }
+}
+
 pub struct Place {
     pub id: ContainerId,
     pub rootfs: PathBuf,
