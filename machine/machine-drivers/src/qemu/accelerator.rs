@@ -171,9 +171,11 @@ fn prove_best(program: &Path, image: &Image, progress: &dyn Progress) -> Choice 
             accelerator: Accelerator::Kvm,
             why: None,
         },
-        Err(why) => emulated(format!(
-            "this computer's /dev/kvm cannot run the guest's kernel: {why}"
-        )),
+        Err(why) => {
+            // QEMU's own words are long and help nobody who only wants a machine.
+            tracing::debug!(why, "KVM was tried");
+            emulated("this computer's /dev/kvm cannot run the guest's kernel".into())
+        }
     }
 }
 

@@ -279,7 +279,10 @@ fn keep_machine(files: &Files, plan: &VmPlan) -> Result<(), KeeperError> {
         .ok()
         .flatten();
     let why = match (ended.success(), last) {
-        (true, _) => "the guest powered off".to_owned(),
+        (true, _) if shared.board.now().phase == Phase::Stopping => {
+            "the guest powered off".to_owned()
+        }
+        (true, _) => "the guest ended by itself".to_owned(),
         (false, Some(last)) => format!("QEMU ended ({ended}): {last}"),
         (false, None) => format!("QEMU ended ({ended})"),
     };
