@@ -188,7 +188,7 @@ async fn fetch_token(
             format!("its token realm {realm} would send passwords without TLS"),
         ));
     }
-    let client = clients.for_url(&url, endpoint.is_insecure);
+    let client = clients.for_url(&url, endpoint.is_insecure)?;
     let request = match credentials {
         Some(credentials) if !credentials.identity_token.is_empty() => {
             let form = [
@@ -288,7 +288,7 @@ async fn login_at(
     credentials: &Credentials,
 ) -> Result<(), RegistryError> {
     let url = endpoint.url("")?;
-    let client = clients.for_url(&url, endpoint.is_insecure);
+    let client = clients.for_url(&url, endpoint.is_insecure)?;
     let response = client
         .get(url.clone())
         .send()

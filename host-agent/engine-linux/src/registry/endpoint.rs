@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use reqwest::{Client, Url};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Docker Hub's registry, which is not at its domain.
@@ -34,8 +34,6 @@ pub enum EndpointError {
     Mirror { url: String, why: String },
     #[error("invalid insecure registry {text:?}: {why}")]
     Insecure { text: String, why: String },
-    #[error("cannot make an HTTP client")]
-    Client(#[source] reqwest::Error),
 }
 
 /// One place to ask.
@@ -252,52 +250,57 @@ fn authority(url: &Url) -> String {
     }
 }
 
-/// HTTP clients, by how much they trust.
+/// HTTP clients, by how much they trust. Each is made when it is first needed: it holds the host's root certificates,
+/// which an idle agent has no use for.
+#[derive(Default)]
 pub(super) struct Clients {
-    checked: Client,
-    unchecked: Client,
+    checked: OnceLock<Client>,
+    unchecked: OnceLock<Client>,
     /// Past any proxy, as Go's clients do with loopback.
-    loopback: Client,
+    loopback: OnceLock<Client>,
+}
+
+/// What all clients have in common.
+fn builder() -> reqwest::ClientBuilder {
+    // reqwest takes the process's provider; a second installation is refused and harmless, it is the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        // Few, and not for long: an idle agent should hold no memory for them.
+        .pool_max_idle_per_host(4)
+        .pool_idle_timeout(Duration::from_secs(20))
 }
 
 impl Clients {
-    pub fn new(_options: &RegistryOptions) -> Result<Clients, EndpointError> {
-        // reqwest takes the process's provider; a second installation is refused and harmless, it is the same.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = || {
-            Client::builder()
-                .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
-                .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(CONNECT_TIMEOUT)
-                .read_timeout(READ_TIMEOUT)
-                // Few, and not for long: an idle agent should hold no memory for them.
-                .pool_max_idle_per_host(4)
-                .pool_idle_timeout(Duration::from_secs(20))
-        };
-        let unchecked = || builder().tls_danger_accept_invalid_certs(true);
-        Ok(Clients {
-            checked: builder().build().map_err(EndpointError::Client)?,
-            unchecked: unchecked().build().map_err(EndpointError::Client)?,
-            loopback: unchecked()
-                .no_proxy()
-                .build()
-                .map_err(EndpointError::Client)?,
-        })
-    }
-
     /// The client for an address.
-    pub fn for_url(&self, url: &Url, is_insecure: bool) -> &Client {
+    pub fn for_url(&self, url: &Url, is_insecure: bool) -> Result<&Client, RegistryError> {
         let is_loopback = match url.host() {
             Some(url::Host::Domain(name)) => name == "localhost",
             Some(url::Host::Ipv4(address)) => address.is_loopback(),
             Some(url::Host::Ipv6(address)) => address.is_loopback(),
             None => false,
         };
-        match (is_loopback, is_insecure) {
-            (true, true) => &self.loopback,
-            (_, true) => &self.unchecked,
-            (_, false) => &self.checked,
+        let (place, builder) = match (is_loopback, is_insecure) {
+            (true, true) => (
+                &self.loopback,
+                builder().tls_danger_accept_invalid_certs(true).no_proxy(),
+            ),
+            (_, true) => (
+                &self.unchecked,
+                builder().tls_danger_accept_invalid_certs(true),
+            ),
+            (_, false) => (&self.checked, builder()),
+        };
+        if let Some(client) = place.get() {
+            return Ok(client);
         }
+        let client = builder
+            .build()
+            .map_err(|error| protocol(url, format!("cannot make an HTTP client: {error}")))?;
+        Ok(place.get_or_init(|| client))
     }
 }
 

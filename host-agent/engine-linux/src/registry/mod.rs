@@ -65,7 +65,7 @@ impl HttpRegistry {
     ) -> Result<HttpRegistry, EndpointError> {
         Ok(HttpRegistry {
             inner: Arc::new(Inner {
-                clients: endpoint::Clients::new(&options)?,
+                clients: endpoint::Clients::default(),
                 endpoints: Endpoints::new(options)?,
                 tokens: TokenCache::default(),
                 first_wait,
@@ -191,7 +191,7 @@ impl HttpRegistry {
             {
                 headers.insert(header::AUTHORIZATION, authorization.clone());
             }
-            let client = self.inner.clients.for_url(&url, endpoint.is_insecure);
+            let client = self.inner.clients.for_url(&url, endpoint.is_insecure)?;
             let response = client
                 .get(url.clone())
                 .headers(headers)
