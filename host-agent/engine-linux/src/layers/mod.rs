@@ -51,7 +51,7 @@ const WORK: &str = "work";
 const MERGED: &str = "merged";
 const LOWER: &str = "lower";
 /// Hex digits of a short link; more where two layers share them.
-const LINK_DIGITS: usize = 12;
+const LINK_DIGITS: usize = 8;
 
 /// What is stored of a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
