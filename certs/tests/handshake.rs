@@ -420,7 +420,7 @@ fn answer(mut stream: TcpStream, config: Arc<ServerConfig>) {
         // The client may have gone: then there is nobody to tell.
         let _ =
             tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nOK");
-        let _ = tls.conn.send_close_notify();
+        tls.conn.send_close_notify();
         let _ = tls.flush();
     }
 }

@@ -15,7 +15,7 @@ pub(crate) fn run() -> Result<PathBuf> {
 
 /// Builds one package for release, static.
 pub(crate) fn build(package: &str) -> Result<()> {
-    process::run(cargo().args(&[
+    process::run(cargo().args([
         "build",
         "--release",
         "--target",

@@ -60,7 +60,8 @@ pub(crate) enum Base {
 #[derive(Debug, PartialEq)]
 enum End {
     Input,
-    End,
+    /// `{{end}}`
+    Block,
     /// `{{else}}`
     Else,
     /// `{{else if ...}}` or `{{else with ...}}`, read up to the keyword.
@@ -76,7 +77,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Node>, TemplateError> {
     };
     match parser.list()? {
         (nodes, End::Input) => Ok(nodes),
-        (_, End::End) => Err(parser.error("unexpected {{end}}")),
+        (_, End::Block) => Err(parser.error("unexpected {{end}}")),
         (_, _) => Err(parser.error("unexpected {{else}}")),
     }
 }
@@ -142,7 +143,7 @@ impl Parser {
                         "end" => {
                             self.next();
                             self.close()?;
-                            break End::End;
+                            break End::Block;
                         }
                         "else" => {
                             self.next();
@@ -210,9 +211,9 @@ impl Parser {
         }
         let otherwise = match end {
             End::Input => return Err(self.error("unexpected EOF")),
-            End::End => Vec::new(),
+            End::Block => Vec::new(),
             End::Else => match self.list()? {
-                (nodes, End::End) => nodes,
+                (nodes, End::Block) => nodes,
                 _ => return Err(self.error(format!("{{{{{keyword}}}}} has no {{{{end}}}}"))),
             },
             End::ElseBlock(_) if keyword == "range" => {

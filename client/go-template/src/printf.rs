@@ -44,10 +44,9 @@ pub(crate) fn printf(format: &str, arguments: &[Item]) -> String {
             width
         };
         let width = number(&mut chars).unwrap_or(0);
-        let precision = match chars.next_if_eq(&'.') {
-            Some(_) => Some(number(&mut chars).unwrap_or(0)),
-            None => None,
-        };
+        let precision = chars
+            .next_if_eq(&'.')
+            .map(|_| number(&mut chars).unwrap_or(0));
         let Some(verb) = chars.next() else {
             output.push_str("%!(NOVERB)");
             break;

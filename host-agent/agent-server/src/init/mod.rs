@@ -133,7 +133,7 @@ fn boot(children: &'static Children) -> Result<()> {
         let _ = std::os::unix::fs::symlink(API_SOCKET, DOCKER_SOCKET);
         complain(loader.load(modules::LATER));
         complain(loader.load_list(guest_contract::MODULES_BOOT_LIST));
-        power::watch_buttons(|| request_power_off());
+        power::watch_buttons(request_power_off);
     })?;
     wait_for_api()?;
     ANSWERED.store(true, Ordering::SeqCst);

@@ -66,7 +66,10 @@ pub async fn check_blobs(store: &dyn BlobStore) {
     }
     assert_eq!(streamed, content);
     store.sync().await.expect("no error");
-    assert_eq!(store.list().await.expect("no error"), [digest.clone()]);
+    assert_eq!(
+        store.list().await.expect("no error"),
+        std::slice::from_ref(&digest)
+    );
     store.remove(&digest).await.expect("no error");
     store.remove(&digest).await.expect("gone is no error");
     assert_eq!(store.size(&digest).await.expect("no error"), None);

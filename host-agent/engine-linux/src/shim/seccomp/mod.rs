@@ -212,8 +212,7 @@ impl Assembler {
         blocks.push(last.instructions);
         // FAIL marks a jump to behind the whole rule.
         let total: usize = blocks.iter().map(Vec::len).sum();
-        let mut position = 0;
-        for mut instruction in blocks.into_iter().flatten() {
+        for (position, mut instruction) in blocks.into_iter().flatten().enumerate() {
             let distance = (total - position - 1) as u8;
             if instruction.jump_true == FAIL {
                 instruction.jump_true = distance;
@@ -222,7 +221,6 @@ impl Assembler {
                 instruction.jump_false = distance;
             }
             self.instructions.push(instruction);
-            position += 1;
         }
     }
 }
@@ -299,7 +297,7 @@ mod tests {
             4 => audit,
             16..64 => {
                 let argument = arguments[((offset - 16) / 8) as usize];
-                if offset % 8 == 0 {
+                if offset.is_multiple_of(8) {
                     argument as u32
                 } else {
                     (argument >> 32) as u32

@@ -260,7 +260,7 @@ fn keep_machine(files: &Files, plan: &VmPlan) -> Result<(), KeeperError> {
         listen_to_guest(shared, reader)
     });
     spawn(&shared, "answers", move |shared| answer_all(shared, &asked));
-    spawn(&shared, "record", |shared| keep_record(shared));
+    spawn(&shared, "record", keep_record);
     spawn(&shared, "clock", |shared| {
         clock::keep(|unix_ms| shared.tell_guest(ControlRequest::SetTime { unix_ms }));
     });

@@ -126,6 +126,12 @@ pub struct Board {
     changed: Condvar,
 }
 
+impl Default for Board {
+    fn default() -> Board {
+        Board::new()
+    }
+}
+
 impl Board {
     pub fn new() -> Board {
         Board {
