@@ -14,7 +14,17 @@ mod vm;
 
 use anyhow::{Result, bail};
 
-fn main() -> Result<()> {
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let wants = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
     if let Some(unknown) = words

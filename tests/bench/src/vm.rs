@@ -46,6 +46,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         Some(30.0),
     );
 
+    let address = expect(&store, "ip")?;
     let trivial = trivial_initrd()?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -55,7 +56,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
             trivial.path(),
             &manifest.command_line,
         )?);
-        ours.push(boot_machine(&store)?);
+        ours.push(boot_machine(&store, address.trim())?);
     }
     let (ours, theirs) = (median(ours), median(theirs));
     table.ratio(
@@ -209,8 +210,7 @@ fn entry(archive: &mut Vec<u8>, name: &str, mode: u32, device: (u32, u32), data:
 }
 
 /// Milliseconds from QEMU's start until the API answers over TLS.
-fn boot_machine(store: &Store) -> Result<f64> {
-    let address = expect(store, "ip")?;
+fn boot_machine(store: &Store, address: &str) -> Result<f64> {
     let config = Arc::new(tls(&store.folder_of(NAME))?);
     let mut starter = store
         .machine(&["start", NAME])
@@ -224,7 +224,7 @@ fn boot_machine(store: &Store) -> Result<f64> {
         std::thread::sleep(Duration::from_millis(2));
     }
     let start = Instant::now();
-    while ping(address.trim(), &config).is_err() {
+    while ping(address, &config).is_err() {
         if start.elapsed() > LIMIT {
             bail!("the API did not answer");
         }
@@ -280,7 +280,7 @@ fn ping(address: &str, config: &Arc<rustls::ClientConfig>) -> Result<()> {
 
 /// Resident memory of the largest `host-agent serve` in the guest.
 fn engine_resident(store: &Store) -> Result<f64> {
-    let script = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q 'host-agent serve' && grep VmRSS $p/status; done";
+    let script = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q 'exe serve ' && grep VmRSS $p/status; done";
     let text = store.run(&["ssh", NAME, script]).stdout;
     let sizes = text
         .lines()
