@@ -121,6 +121,11 @@ impl Agent {
         self.folder.path().join("api.sock")
     }
 
+    /// The name of its bridge.
+    pub fn bridge(&self) -> &str {
+        &self.bridge
+    }
+
     /// Where the engine keeps its data.
     pub fn data_root(&self) -> PathBuf {
         self.folder.path().join("data")

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod busybox;
+pub mod http;
 pub mod image;
 pub mod machine;
 pub mod programs;

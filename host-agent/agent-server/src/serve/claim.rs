@@ -102,7 +102,7 @@ fn write_pidfile(path: &Path) -> Result<(), ClaimError> {
     if let Ok(text) = fs::read_to_string(path)
         && let Ok(pid) = text.trim().parse::<u32>()
         && pid != std::process::id()
-        && Path::new("/proc").join(pid.to_string()).exists()
+        && is_running(pid)
     {
         return Err(ClaimError::PidfileTaken {
             path: path.to_owned(),
@@ -111,6 +111,16 @@ fn write_pidfile(path: &Path) -> Result<(), ClaimError> {
     }
     fs::write(path, format!("{}\n", std::process::id()))
         .map_err(failed(format!("write the pid file {}", path.display())))
+}
+
+/// A zombie runs no longer: a killed engine stays one until its parent has looked. See proc_pid_stat(5).
+fn is_running(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    // The name before it is in parentheses and may contain anything.
+    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    !state.starts_with(['Z', 'X'])
 }
 
 #[cfg(test)]
@@ -149,5 +159,27 @@ mod tests {
         assert_eq!(text.trim(), std::process::id().to_string());
         drop(claim);
         assert!(!file.exists());
+    }
+
+    /// Whoever started a killed engine may start the next one before it has waited for the first.
+    #[test]
+    fn a_pid_file_of_a_zombie_is_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("pid");
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn();
+        let child = child.as_mut().unwrap();
+        fs::write(&file, format!("{}\n", child.id())).unwrap();
+        let take = || Claim::take(root.path(), &root.path().join("run"), Some(&file));
+        let error = take().unwrap_err();
+        assert!(matches!(error, ClaimError::PidfileTaken { pid, .. } if pid == child.id()));
+        child.kill().unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while is_running(child.id()) {
+            assert!(std::time::Instant::now() < end, "SIGKILL ends it");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(Path::new("/proc").join(child.id().to_string()).exists());
+        take().unwrap();
+        child.wait().unwrap();
     }
 }

@@ -37,6 +37,12 @@ async fn read_body(request: Request) -> ApiResult<Bytes> {
 }
 
 fn parse_body<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
+    // Docker's bodies are objects. serde would read an array as a struct, field by field.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(ApiError::invalid(
+            "invalid JSON: an object is expected, not an array",
+        ));
+    }
     serde_json::from_slice(body)
         .map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))
 }
@@ -184,6 +190,7 @@ mod tests {
             ("", "invalid JSON: got EOF while reading request body"),
             ("{", "invalid JSON: EOF while parsing"),
             ("{} {}", "invalid JSON: trailing characters"),
+            (" []", "invalid JSON: an object is expected"),
         ] {
             let error = <Json<Value> as FromRequest<()>>::from_request(request(body), &())
                 .await

@@ -266,7 +266,7 @@ fn form_encoded(pairs: &[(&str, &str)]) -> String {
         .finish()
 }
 
-/// Tries credentials at a registry, with TLS or without as it has it.
+/// Tries credentials at a registry, with TLS or without as it has it. There must be an endpoint.
 pub(super) async fn login(
     clients: &Clients,
     endpoints: &[Endpoint],
@@ -279,7 +279,7 @@ pub(super) async fn login(
             outcome => return outcome,
         }
     }
-    Err(last.expect("a registry has at least one endpoint"))
+    Err(last.expect("the caller has looked for endpoints"))
 }
 
 async fn login_at(

@@ -112,7 +112,7 @@ impl Endpoints {
         Ok(endpoints)
     }
 
-    /// Whom to ask for a repository of this domain, in order; at least one.
+    /// Whom to ask for a repository of this domain, in order; none where it is no address (`host:99999`).
     pub fn of(&self, domain: &str) -> Vec<Endpoint> {
         let mut list = Vec::new();
         if domain == "docker.io" {
@@ -132,7 +132,7 @@ impl Endpoints {
         list
     }
 
-    /// The registry itself: with TLS, and where it is insecure also without.
+    /// The registry itself: with TLS, and where it is insecure also without; nothing where it is no address.
     pub fn itself(&self, domain: &str) -> Vec<Endpoint> {
         let at = |scheme: &str, is_insecure| {
             Some(Endpoint {

@@ -106,7 +106,9 @@ impl HttpRegistry {
                 }
             }
         }
-        Err(first_error.expect("a registry has at least one endpoint"))
+        Err(first_error.unwrap_or_else(|| RegistryError::BadAddress {
+            address: request.repository.domain().to_owned(),
+        }))
     }
 
     async fn get_at(
@@ -496,12 +498,13 @@ impl Registry for HttpRegistry {
     }
 
     async fn login(&self, domain: &str, credentials: &Credentials) -> Result<(), RegistryError> {
-        auth::login(
-            &self.inner.clients,
-            &self.inner.endpoints.itself(domain),
-            credentials,
-        )
-        .await
+        let endpoints = self.inner.endpoints.itself(domain);
+        if endpoints.is_empty() {
+            return Err(RegistryError::BadAddress {
+                address: domain.to_owned(),
+            });
+        }
+        auth::login(&self.inner.clients, &endpoints, credentials).await
     }
 }
 

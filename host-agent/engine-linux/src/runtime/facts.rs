@@ -26,6 +26,9 @@ pub(super) fn probe(config: &RuntimeConfig) -> RuntimeFacts {
         cpu_cfs: controller("cpu/cpu.cfs_quota_us", "cpu"),
         cpu_shares: controller("cpu/cpu.shares", "cpu"),
         cpuset: controller("cpuset/cpuset.cpus", "cpuset"),
+        cpus: fs::read_to_string("/sys/devices/system/cpu/online")
+            .map(|text| text.trim().to_owned())
+            .unwrap_or_default(),
         pids_limit: controller("pids", "pids"),
         oom_kill_disable: controller("memory/memory.oom_control", ""),
         seccomp: fs::read_to_string("/proc/self/status")

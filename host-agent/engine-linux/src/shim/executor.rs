@@ -40,6 +40,8 @@ pub struct Steps {
     pub mount_changes: Vec<MountChange>,
     /// The container ends when its shim does (first process only).
     pub dies_with_shim: bool,
+    /// A missing working directory is made (first process only; of an exec it is a mistake).
+    pub makes_working_directory: bool,
     /// Where failures are told; closed by a successful exec.
     pub report: RawFd,
 }
@@ -154,6 +156,9 @@ impl Steps {
         if let Err(error) = std::env::set_current_dir(path) {
             if error.kind() != io::ErrorKind::NotFound {
                 return Err(refuse(error.to_string()));
+            }
+            if !self.makes_working_directory {
+                return Err(refuse("no such file or directory".to_owned()));
             }
             make_directories(Path::new(path)).map_err(|error| refuse(error.to_string()))?;
             std::env::set_current_dir(path).map_err(|error| refuse(error.to_string()))?;

@@ -88,6 +88,7 @@ pub fn start(plan: &LaunchPlan, place: &Place, stdio: Stdio) -> Result<i32, Refu
     let _ = tracing::subscriber::set_global_default(Traces(place.report));
     let mut steps = steps(&plan.process, &resolved, seccomp.as_ref(), place.report)?;
     steps.dies_with_shim = true;
+    steps.makes_working_directory = true;
     steps.mount_changes = mount_changes(plan, version)?;
     let failed =
         |error: LibcontainerError| Refusal::failed("create the container", full_message(&error));
@@ -228,6 +229,7 @@ fn steps(
         tty: plan.tty,
         mount_changes: Vec::new(),
         dies_with_shim: false,
+        makes_working_directory: false,
         report,
     })
 }

@@ -18,6 +18,7 @@ use super::{
 use crate::error::{Class, Classify};
 use crate::id::ContainerId;
 use crate::images::Image;
+use crate::runtime::RuntimeFacts;
 use crate::volumes::CreateVolume;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, RwLock};
@@ -45,7 +46,7 @@ impl ContainerService {
         self.apply_defaults(&mut request.host);
         check_config(&request.config).map_err(ContainerError::invalid)?;
         let facts = self.deps.runtime.facts();
-        check_host(&request.config, &mut request.host).map_err(ContainerError::invalid)?;
+        check_host(&request.config, &mut request.host, &facts).map_err(ContainerError::invalid)?;
         let processors = self.deps.settings.processors;
         warnings.extend(
             resources::settle(&mut request.host, &facts, processors)
@@ -469,13 +470,24 @@ fn check_config(config: &Config) -> Result<(), String> {
 }
 
 /// What contradicts itself (moby `runconfig` and `daemon/container.go`).
-fn check_host(config: &Config, host: &mut HostSettings) -> Result<(), String> {
+fn check_host(
+    config: &Config,
+    host: &mut HostSettings,
+    facts: &RuntimeFacts,
+) -> Result<(), String> {
     if host.auto_remove && host.restart != super::spec::RestartPolicy::No {
         return Err("can't create 'AutoRemove' container with restart policy".into());
     }
     host.cap_add = capabilities::normalize("CapAdd", &host.cap_add)?;
     host.cap_drop = capabilities::normalize("CapDrop", &host.cap_drop)?;
-    security::parse(&host.security)?;
+    let security = security::parse(&host.security)?;
+    if let Some(profile) = security.apparmor_profile
+        && !facts.apparmor
+    {
+        return Err(format!(
+            "invalid --security-opt: \"apparmor={profile}\": AppArmor is not enabled on this host"
+        ));
+    }
     plan::check_log(&host.log)?;
     for extra in &host.extra_hosts {
         if etc_files::split_extra_host(extra).is_none() {

@@ -2,7 +2,7 @@
 
 use super::spec::{ContainerSpec, HostSettings, MountKind, MountPoint, MountRequest};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A mount point with nothing special about it.
 fn plain(kind: MountKind, destination: String) -> MountPoint {
@@ -333,6 +333,7 @@ pub fn collect(
 ) -> Result<Vec<MountPoint>, String> {
     let mut chosen: Vec<MountPoint> = Vec::new();
     let add = |mount: MountPoint, chosen: &mut Vec<MountPoint>| {
+        check_proc(&mount)?;
         if chosen
             .iter()
             .any(|other| other.destination == mount.destination)
@@ -367,6 +368,7 @@ pub fn collect(
         {
             continue;
         }
+        check_proc(&mount)?;
         mount.anonymous = true;
         mount.copy_up = true;
         mount.driver = Some(driver_or_local(&host.volume_driver));
@@ -374,6 +376,16 @@ pub fn collect(
     }
     sort(&mut chosen);
     Ok(chosen)
+}
+
+/// Everything a container's masks protect is in its own /proc: only that of the host may stand in its place (runc's rule).
+fn check_proc(mount: &MountPoint) -> Result<(), String> {
+    if mount.destination == "/proc" && mount.source != Path::new("/proc") {
+        return Err(
+            "invalid specification: destination can't be '/proc': it is not of type proc".into(),
+        );
+    }
+    Ok(())
 }
 
 /// Parents before children.

@@ -24,6 +24,11 @@ pub fn settle(
             limits.memory_swap = None;
         }
     }
+    if let Some(swap) = limits.memory_swap.filter(|swap| *swap < -1) {
+        return Err(format!(
+            "Invalid value: {swap}, memory swap is -1 (no limit) or a number of bytes"
+        ));
+    }
     match (limits.memory, limits.memory_swap) {
         (Some(memory), Some(swap)) if swap >= 0 && swap < memory => {
             return Err(
@@ -121,6 +126,16 @@ pub fn settle(
             ));
         }
     }
+    // Which memory nodes there are is the kernel's to say at the start.
+    if let Some(text) = &limits.cpuset_cpus
+        && let Some(last) = largest(&facts.cpus)
+        && largest(text).is_some_and(|largest| largest > last)
+    {
+        return Err(format!(
+            "Requested CPUs are not available - requested {text}, available: {}",
+            facts.cpus
+        ));
+    }
     let weights = limits
         .blkio_weight_devices
         .iter()
@@ -155,6 +170,13 @@ fn is_list(text: &str) -> bool {
     })
 }
 
+/// The largest number of such a list.
+fn largest(list: &str) -> Option<u32> {
+    list.split([',', '-'])
+        .filter_map(|number| number.trim().parse().ok())
+        .max()
+}
+
 /// The limits as the kernel wants them: `--cpus` as period and quota.
 pub fn plan(host: &HostSettings) -> ResourcePlan {
     let mut plan = host.resources.clone();
@@ -175,6 +197,7 @@ mod tests {
             memory_limit: true,
             swap_limit: true,
             pids_limit: true,
+            cpus: "0-3".into(),
             ..RuntimeFacts::default()
         }
     }
@@ -219,6 +242,14 @@ mod tests {
         refused(
             |host| host.resources.cpuset_cpus = Some("a-b".into()),
             "for cpuset cpus",
+        );
+        refused(
+            |host| host.resources.cpuset_cpus = Some("0,3-4".into()),
+            "Requested CPUs are not available - requested 0,3-4, available: 0-3",
+        );
+        refused(
+            |host| host.resources.memory_swap = Some(-2),
+            "Invalid value: -2",
         );
         refused(
             |host| host.resources.blkio_weight = Some(5),

@@ -188,6 +188,15 @@ fn describe(
     })
 }
 
+/// A name an archive gives to an image. Not a digest: it would make this content pass for another.
+fn tag_of(text: &str) -> Result<Reference, ImageError> {
+    let reference = Reference::parse(text)?;
+    if reference.digest.is_some() {
+        return Err(invalid(format!("invalid tag {text:?}: it is a digest")));
+    }
+    Ok(reference.or_latest())
+}
+
 /// Docker's form: `manifest.json` lists images by paths. A manifest is made for each, as Docker would push it.
 async fn docker_images(archive: &dyn StagedArchive) -> Result<Vec<Found>, ImageError> {
     #[derive(Deserialize)]
@@ -220,7 +229,8 @@ async fn docker_images(archive: &dyn StagedArchive) -> Result<Vec<Found>, ImageE
             .repo_tags
             .unwrap_or_default()
             .iter()
-            .map(|tag| Ok(Reference::parse(tag)?.or_latest()))
+            .map(String::as_str)
+            .map(tag_of)
             .collect::<Result<Vec<_>, ImageError>>()?;
         // Where the archive is an OCI layout too, the image keeps the manifest it had.
         let config_digest = digest_of(&config);

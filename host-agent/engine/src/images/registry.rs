@@ -99,6 +99,9 @@ pub enum RegistryError {
         status: u16,
         message: String,
     },
+    /// Nothing that could be asked.
+    #[error("invalid registry address {address:?}: write host or host:port")]
+    BadAddress { address: String },
     #[error("{url}: {why}")]
     Protocol { url: String, why: String },
     #[error("manifest verification failed for digest {digest}")]
@@ -113,6 +116,7 @@ impl Classify for RegistryError {
             | RegistryError::NameUnknown { .. }
             | RegistryError::BlobUnknown { .. } => Class::NotFound,
             RegistryError::Unauthorized { .. } => Class::Unauthorized,
+            RegistryError::BadAddress { .. } => Class::Invalid,
             // Docker answers 500 to these, and clients show the text.
             RegistryError::TooManyRequests { .. }
             | RegistryError::Unreachable { .. }

@@ -295,6 +295,8 @@ pub struct RuntimeFacts {
     pub cpu_cfs: bool,
     pub cpu_shares: bool,
     pub cpuset: bool,
+    /// The processors that are there, as the kernel lists them (`0-3`); empty where that is not known.
+    pub cpus: String,
     pub pids_limit: bool,
     pub oom_kill_disable: bool,
     pub seccomp: bool,

@@ -1,7 +1,9 @@
 //! End to end, as a user's morning: the engine on this host, the clients against it, machines with the engine in them.
 
+mod bad_input;
 mod compat;
 mod confinement;
+mod crash;
 mod engine;
 mod machine;
 mod machine_create;

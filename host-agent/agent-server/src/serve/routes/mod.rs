@@ -60,6 +60,10 @@ async fn page_not_found() -> ApiError {
 
 /// Takes `/v1.NN` off the path and leaves the version as an extension.
 async fn take_version(mut request: Request, next: Next) -> Response {
+    if !is_text(request.uri().path()) {
+        // axum would say so itself, but not as JSON.
+        return ApiError::invalid("invalid path: it is not UTF-8").into_response();
+    }
     let version = match split_version(request.uri()) {
         None => ApiVersion::MAXIMUM,
         Some((version, rest)) => {
@@ -72,6 +76,24 @@ async fn take_version(mut request: Request, next: Next) -> Response {
     };
     request.extensions_mut().insert(version);
     next.run(request).await
+}
+
+/// Whether a path is UTF-8 once its `%..` are read.
+fn is_text(path: &str) -> bool {
+    let mut bytes = path.bytes();
+    let mut read = Vec::with_capacity(path.len());
+    while let Some(byte) = bytes.next() {
+        let mut ahead = bytes.clone();
+        let mut digit = || char::from(ahead.next()?).to_digit(16);
+        match (byte, digit(), digit()) {
+            (b'%', Some(high), Some(low)) => {
+                read.push((high * 16 + low) as u8);
+                bytes = ahead;
+            }
+            _ => read.push(byte),
+        }
+    }
+    std::str::from_utf8(&read).is_ok()
 }
 
 /// `/v1.51/info?x=y` -> 1.51 and `/info?x=y`.
@@ -136,6 +158,23 @@ mod tests {
             assert_eq!(answer.headers["api-version"], "1.51");
             assert_eq!(answer.headers["ostype"], "linux");
             assert_eq!(answer.headers["docker-experimental"], "false");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_no_text_is_refused_as_json() {
+        assert!(is_text("/a%20b/%e2%82%AC/%zz/100%"));
+        for path in [
+            "/containers/%ff%fe/json",
+            "/v1.51/images/%c3/json",
+            "/volumes/a%80",
+        ] {
+            let answer = testing::get(path).await;
+            assert_eq!(answer.status, 400, "{path}");
+            assert_eq!(
+                answer.text(),
+                "{\"message\":\"invalid path: it is not UTF-8\"}\n"
+            );
         }
     }
 

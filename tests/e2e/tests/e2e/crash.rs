@@ -1,0 +1,322 @@
+//! `kill -9` of the engine in the middle of whatever it does: it starts again, what it lists is true, nothing leaks.
+
+use crate::engine_with_busybox;
+use harness::agent::Agent;
+use harness::busybox;
+use harness::http::{Reply, request};
+use harness::run::eventually;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+const KILLS: usize = 8;
+
+/// Where the kill comes is chance; enough of it for that (xorshift64).
+struct Dice(u64);
+
+impl Dice {
+    fn thrown() -> Dice {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let seed = now.expect("after 1970").as_nanos() as u64 | 1;
+        println!("seed {seed}");
+        Dice(seed)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// What the clients of an engine that dies do over and over.
+struct Clients<'a> {
+    socket: &'a Path,
+    stop: AtomicBool,
+    /// Ids of all containers that were made.
+    made: Mutex<BTreeSet<String>>,
+}
+
+impl Clients<'_> {
+    fn post(&self, path: &str, body: &Value) -> Option<Reply> {
+        request(self.socket, "POST", path, body.to_string().as_bytes())
+    }
+
+    fn create(&self, command: &[&str], settings: Value) -> Option<String> {
+        let body = json!({"Image": "busybox", "Cmd": command, "HostConfig": settings});
+        let reply = self.post("/containers/create", &body)?;
+        let body: Value = serde_json::from_str(&reply.body).ok()?;
+        let id = body["Id"].as_str()?.to_owned();
+        self.made.lock().expect("no panic").insert(id.clone());
+        Some(id)
+    }
+
+    /// `run --rm`, with a port and a volume of its own.
+    fn run(&self) -> Option<()> {
+        let settings = json!({
+            "AutoRemove": true,
+            "Binds": ["shared:/data"],
+            "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]},
+        });
+        let id = self.create(&["true"], settings)?;
+        self.post(&format!("/containers/{id}/start"), &json!({}))?;
+        self.post(&format!("/containers/{id}/wait"), &json!({}))?;
+        Some(())
+    }
+
+    /// Created, started, removed by force.
+    fn remove(&self) -> Option<()> {
+        let id = self.create(&["sleep", "1000"], json!({"NetworkMode": "none"}))?;
+        self.post(&format!("/containers/{id}/start"), &json!({}))?;
+        request(
+            self.socket,
+            "DELETE",
+            &format!("/containers/{id}?force=1&v=1"),
+            b"",
+        )?;
+        Some(())
+    }
+
+    fn load(&self, archive: &[u8]) -> Option<()> {
+        request(self.socket, "POST", "/images/load", archive)?;
+        request(self.socket, "DELETE", "/images/other:1", b"")?;
+        Some(())
+    }
+
+    fn volume(&self, number: usize) -> Option<()> {
+        let name = format!("volume{number}");
+        self.post("/volumes/create", &json!({"Name": name}))?;
+        request(self.socket, "DELETE", &format!("/volumes/{name}"), b"")?;
+        Some(())
+    }
+
+    /// Until told to stop; an engine that is not there is tried again.
+    fn over_and_over(&self, mut work: impl FnMut(usize) -> Option<()>) {
+        for number in 0.. {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            if work(number).is_none() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Mounts below a folder.
+fn mounts(folder: &Path) -> Vec<String> {
+    let needle = folder.to_string_lossy().into_owned();
+    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("procfs");
+    let places = table.lines().filter_map(|line| line.split(' ').nth(4));
+    places
+        .filter(|place| place.starts_with(&needle))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Shims of this engine.
+fn shims(agent: &Agent) -> Vec<String> {
+    let needle = agent.folder().to_string_lossy().into_owned();
+    entries(Path::new("/proc"))
+        .iter()
+        .filter_map(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok())
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(&needle) && line.contains(" shim "))
+        .collect()
+}
+
+/// Control groups of these containers, in every hierarchy.
+fn control_groups(ids: &BTreeSet<String>) -> Vec<String> {
+    let mut found = Vec::new();
+    let root = Path::new("/sys/fs/cgroup");
+    let mut folders = vec![root.join("berth")];
+    folders.extend(
+        entries(root)
+            .iter()
+            .map(|hierarchy| root.join(hierarchy).join("berth")),
+    );
+    for folder in folders {
+        let names = entries(&folder).into_iter();
+        found.extend(names.filter(|name| ids.contains(name)));
+    }
+    found
+}
+
+fn list(agent: &Agent, path: &str) -> Value {
+    let reply = request(&agent.socket(), "GET", path, b"").expect("it answers");
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    serde_json::from_str(&reply.body)
+        .unwrap_or_else(|error| panic!("{path}: {error}: {}", reply.body))
+}
+
+/// Every container that is listed can be inspected, and runs exactly where it says so.
+fn assert_consistent(agent: &Agent) {
+    for container in list(agent, "/containers/json?all=1")
+        .as_array()
+        .expect("a list")
+    {
+        let id = container["Id"].as_str().expect("an id");
+        let Some(reply) = request(
+            &agent.socket(),
+            "GET",
+            &format!("/containers/{id}/json"),
+            b"",
+        ) else {
+            panic!("{id} is listed but not answered");
+        };
+        if reply.status == 404 {
+            continue; // removed in the meantime
+        }
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        let inspected: Value = serde_json::from_str(&reply.body).expect("JSON");
+        let running = inspected["State"]["Running"].as_bool().expect("a boolean");
+        let pid = inspected["State"]["Pid"].as_u64().expect("a number");
+        assert_eq!(running, pid != 0, "{}", reply.body);
+    }
+    let images = list(agent, "/images/json");
+    let tags: Vec<&str> = images
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|image| image["RepoTags"][0].as_str())
+        .collect();
+    assert!(tags.contains(&"busybox:latest"), "{tags:?}");
+}
+
+#[test]
+fn an_engine_killed_at_any_moment_starts_again_and_leaks_nothing() {
+    let Some(mut agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let socket = agent.socket();
+    let clients = Clients {
+        socket: &socket,
+        stop: AtomicBool::new(false),
+        made: Mutex::default(),
+    };
+    let archive = busybox::archive("other:1", "other").expect("an archive");
+    let mut dice = Dice::thrown();
+    // Whatever fails below, the clients must be told to stop.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    std::thread::scope(|scope| {
+        let stop = Stop(&clients.stop);
+        scope.spawn(|| clients.over_and_over(|_| clients.run()));
+        scope.spawn(|| clients.over_and_over(|_| clients.remove()));
+        scope.spawn(|| clients.over_and_over(|_| clients.load(&archive)));
+        scope.spawn(|| clients.over_and_over(|number| clients.volume(number)));
+        for _ in 0..KILLS {
+            std::thread::sleep(Duration::from_millis(50 + dice.below(700)));
+            agent.kill_serve();
+            agent.serve();
+            assert_consistent(&agent);
+        }
+        drop(stop);
+    });
+
+    // Once more, with nobody there: what is left now was left by a kill.
+    agent.kill_serve();
+    agent.serve();
+    assert_consistent(&agent);
+    for container in list(&agent, "/containers/json?all=1")
+        .as_array()
+        .expect("a list")
+    {
+        let id = container["Id"].as_str().expect("an id");
+        let reply = request(
+            &socket,
+            "DELETE",
+            &format!("/containers/{id}?force=1&v=1"),
+            b"",
+        );
+        let reply = reply.expect("it answers");
+        assert!(
+            matches!(reply.status, 204 | 404 | 409),
+            "{} {}",
+            reply.status,
+            reply.body
+        );
+    }
+    for volume in list(&agent, "/volumes")["Volumes"]
+        .as_array()
+        .expect("a list")
+    {
+        let name = volume["Name"].as_str().expect("a name");
+        let reply = request(&socket, "DELETE", &format!("/volumes/{name}"), b"");
+        let reply = reply.expect("it answers");
+        assert_eq!(reply.status, 204, "{}", reply.body);
+    }
+    agent.run(&["run", "--rm", "busybox", "true"]).success();
+
+    let made = clients.made.into_inner().expect("no panic");
+    assert!(made.len() > KILLS, "hardly anything was made: {made:?}");
+    println!("{} containers, {KILLS} kills", made.len());
+    let leaks = || {
+        [
+            ("containers", entries(&agent.data_root().join("containers"))),
+            (
+                "run-time folders",
+                entries(&agent.exec_root().join("containers")),
+            ),
+            ("volumes", entries(&agent.data_root().join("volumes"))),
+            ("loads", entries(&agent.data_root().join("content/loads"))),
+            (
+                "ingests",
+                entries(&agent.data_root().join("content/ingest")),
+            ),
+            ("data mounts", mounts(&agent.data_root())),
+            (
+                "run-time mounts",
+                mounts(&agent.exec_root().join("containers")),
+            ),
+            ("control groups", control_groups(&made)),
+            ("shims", shims(&agent)),
+        ]
+        .map(|(what, names)| format!("{what}: {names:?}"))
+        .into_iter()
+        .filter(|line| !line.ends_with(": []"))
+        .collect::<Vec<_>>()
+    };
+    // The end of a container is cleaned up after its answer.
+    let end = Instant::now() + Duration::from_secs(10);
+    while !leaks().is_empty() {
+        assert!(Instant::now() < end, "left over: {:?}", leaks());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // Network namespaces are kept ready, but no more of them than in an engine that was never killed.
+    let fresh = Agent::start(&[]).expect("this host can");
+    let namespaces = |agent: &Agent| entries(&agent.exec_root().join("netns")).len();
+    let ports = |agent: &Agent| {
+        entries(
+            &Path::new("/sys/class/net")
+                .join(agent.bridge())
+                .join("brif"),
+        )
+        .len()
+    };
+    eventually(
+        "spare namespaces are as many as ever",
+        Duration::from_secs(10),
+        || {
+            (namespaces(&agent) <= namespaces(&fresh).max(1)
+                && ports(&agent) <= ports(&fresh).max(1))
+            .then_some(())
+        },
+    );
+    assert!(!agent.log().contains("panicked"), "it panicked");
+}
