@@ -1,5 +1,6 @@
-//! Docker's Engine API as data: the versions of it, the small query language of its `filters`, and wire types where the
-//! generated ones (`bollard-stubs`) do not fit. No I/O.
+//! Docker's Engine API as data: the versions of it, the small query language of its `filters`, and the bodies of
+//! requests, as lenient as Docker's. Answers are put together in `agent-server`'s `translate`, every key filled: generated
+//! models leave out what is empty, and clients index it. No I/O.
 
 pub mod containers;
 pub mod filters;
