@@ -194,6 +194,8 @@ fn bad_input() {
         "machine create dev --fake-memory 1",
         "machine create dev --engine-opt host=tcp://0.0.0.0:1",
         "machine create dev --tls-san a,b",
+        "machine create dev --engine-registry-mirror mirror:5000",
+        "machine create dev --engine-insecure-registry http://registry:5000",
         "machine dance",
         "machine --dance ls",
         "machine ls --filter state",

@@ -72,6 +72,25 @@ pub fn daemon_json(options: &EngineOptions, driver: &str) -> Result<DaemonJson, 
         labels.push(label.clone());
     }
     json.insert("labels".into(), labels.into());
+    // The engine refuses these too, but only once the machine has booted.
+    for mirror in &options.registry_mirror {
+        if !mirror.starts_with("http://") && !mirror.starts_with("https://") {
+            return Err(EngineOptionError::Invalid {
+                flag: "registry-mirror",
+                value: mirror.clone(),
+                why: "it must begin with http:// or https://",
+            });
+        }
+    }
+    for registry in &options.insecure_registry {
+        if registry.contains("://") {
+            return Err(EngineOptionError::Invalid {
+                flag: "insecure-registry",
+                value: registry.clone(),
+                why: "give HOST, HOST:PORT or a network, without http://",
+            });
+        }
+    }
     list(&mut json, "dns", &options.dns);
     list(&mut json, "insecure-registries", &options.insecure_registry);
     list(&mut json, "registry-mirrors", &options.registry_mirror);

@@ -69,8 +69,9 @@ pub fn run(
     // The last boot's console must not be taken for this one's.
     let _ = std::fs::remove_file(files.console());
     let mut child = start_keeper(files, keeper)?;
-    let result = connect(files, &mut child, progress)
-        .and_then(|mut conversation| follow(&mut conversation, files, progress));
+    let connected = connect(files, &mut child, progress);
+    let result = connected
+        .and_then(|mut conversation| follow(&mut conversation, &mut child, files, progress));
     if result.is_err() {
         end(files, Some(&mut child));
     }
@@ -112,7 +113,7 @@ fn connect(
             return Err(DriverError::Interrupted);
         }
         if let Ok(Some(_)) = child.try_wait() {
-            return Err(boot_error(Stage::Kernel, last_words(files), files));
+            return Err(boot_error(Stage::Kernel, why_it_ended(files, child), files));
         }
         if Instant::now() > deadline {
             return Err(boot_error(
@@ -125,18 +126,31 @@ fn connect(
     }
 }
 
-/// Why the keeper ended, from its log.
-fn last_words(files: &Files) -> String {
-    let log = std::fs::read_to_string(files.keeper_log()).unwrap_or_default();
-    log.lines()
-        .rev()
-        .find_map(|line| line.strip_prefix("keeper: "))
-        .unwrap_or("its keeper ended without a word")
-        .to_owned()
+/// Why the keeper ended. It hangs up before it says so: wait for its end.
+fn why_it_ended(files: &Files, child: &mut Child) -> String {
+    let deadline = Instant::now() + GONE_WITHIN;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    last_words(&std::fs::read_to_string(files.keeper_log()).unwrap_or_default())
+}
+
+/// The keeper's own reason and QEMU's, from the keeper's log.
+fn last_words(log: &str) -> String {
+    let last = |who: &str| log.lines().rev().find_map(|line| line.strip_prefix(who));
+    match (last("keeper: "), last("qemu: ")) {
+        (Some(keeper), Some(qemu)) if !keeper.contains(qemu) => {
+            format!("{keeper}; QEMU's last words: {qemu}")
+        }
+        (Some(keeper), _) => keeper.to_owned(),
+        (None, Some(qemu)) => format!("QEMU's last words: {qemu}"),
+        (None, None) => "its keeper ended without a word".to_owned(),
+    }
 }
 
 fn follow(
     conversation: &mut Conversation,
+    child: &mut Child,
     files: &Files,
     progress: &dyn Progress,
 ) -> Result<(), DriverError> {
@@ -154,7 +168,7 @@ fn follow(
                 let stage = latest.missing().unwrap_or(Stage::Api);
                 let why = match latest.ended.clone() {
                     Some(why) => why,
-                    None => last_words(files),
+                    None => why_it_ended(files, child),
                 };
                 return Err(boot_error(stage, why, files));
             }
@@ -266,6 +280,18 @@ mod tests {
         assert_eq!(lines.last().unwrap(), "line 29[1m");
         assert_eq!(last_lines(b""), Vec::<String>::new());
         assert_eq!(last_lines(b"\xff\xfe only"), ["\u{fffd}\u{fffd} only"]);
+    }
+
+    #[test]
+    fn the_reason_of_an_end_has_qemus_words() {
+        let check = |log: &str, words: &str| assert_eq!(last_words(log), words);
+        check("", "its keeper ended without a word");
+        check("qemu: no\n", "QEMU's last words: no");
+        check("qemu: no\nkeeper: it ended: no\n", "it ended: no");
+        check(
+            "qemu: a\nqemu: no\nkeeper: it hung up\n",
+            "it hung up; QEMU's last words: no",
+        );
     }
 
     #[test]

@@ -153,7 +153,7 @@ fn size(values: &FlagValues, flag: &str, default: &str) -> Result<u64, DriverErr
     mebibytes(text).ok_or_else(|| {
         invalid(
             flag,
-            format!("{text:?} is not a size; give MiB, or a number with M, G or T"),
+            format!("{text:?} is not a size that can be; give MiB, or a number with M, G or T"),
         )
     })
 }
@@ -228,6 +228,7 @@ mod tests {
             ("cpus", "many", "not a number"),
             ("accel", "warp", "none of auto"),
             ("memory", "lots", "not a size"),
+            ("disk-size", "99999999T", "not a size that can be"),
         ] {
             let error = Settings::read(&values(&[(flag, value)]))
                 .unwrap_err()

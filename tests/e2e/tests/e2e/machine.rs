@@ -173,22 +173,19 @@ fn a_machine_that_dies_while_booting_leaves_nothing_but_words() {
     let Some(store) = Store::for_machines() else {
         return;
     };
-    // A kernel that is none: QEMU or the guest gives up at once.
+    // An image whose kernel finds no first program and panics.
+    let image = programs::image().expect("for_machines looked for it");
     let folder = store.path().join("broken-image");
     std::fs::create_dir(&folder).expect("a folder");
-    let image = programs::image().expect("for_machines looked for it");
     for entry in std::fs::read_dir(&image).expect("the image").flatten() {
         std::fs::copy(entry.path(), folder.join(entry.file_name())).expect("a copy");
     }
-    // An initial file system that has nothing in it: the kernel panics.
-    let manifest: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(folder.join("manifest.json")).expect("the manifest"))
-            .expect("JSON");
-    std::fs::write(
-        folder.join(manifest["initrd"].as_str().expect("a name")),
-        b"nothing",
-    )
-    .expect("written");
+    let manifest = folder.join("manifest.json");
+    let text = std::fs::read(&manifest).expect("the manifest");
+    let mut json: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    let line = json["command_line"].as_str().expect("a command line");
+    json["command_line"] = format!("{line} rdinit=/none init=/none").into();
+    std::fs::write(&manifest, json.to_string()).expect("written");
     let path = folder.to_string_lossy().into_owned();
     let output = store.run(&[
         "create",
@@ -200,12 +197,19 @@ fn a_machine_that_dies_while_booting_leaves_nothing_but_words() {
         "tcg",
         "dev",
     ]);
+    let report = output.report();
+    let text = output.fails_with(1);
+    // The stage it came to, and the console's last lines.
     assert!(
-        output.code.is_some_and(|code| code != 0),
-        "{}",
-        output.report()
+        text.contains("failed while booting, at stage kernel"),
+        "{report}"
     );
-    assert!(!store.folder_of("dev").exists(), "{}", output.report());
+    let (_, console) = text
+        .split_once("The console's last lines:\n")
+        .unwrap_or_else(|| panic!("{report}"));
+    assert!(console.lines().count() > 3, "{report}");
+    assert!(console.contains("Kernel panic"), "{report}");
+    assert!(!store.folder_of("dev").exists(), "{report}");
     eventually("every process is gone", Duration::from_secs(10), || {
         store.processes().is_empty().then_some(())
     });

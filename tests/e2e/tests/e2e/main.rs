@@ -6,6 +6,7 @@ mod confinement;
 mod crash;
 mod engine;
 mod machine;
+mod machine_bad_input;
 mod machine_create;
 
 use harness::agent::Agent;
