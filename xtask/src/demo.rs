@@ -32,7 +32,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "--package",
         "client-cli",
     ]))?;
-    process::run(cargo().args(["build", "--release", "--package", "harness", "--bins"]))?;
+    process::run(cargo().args(["build", "--package", "harness", "--bins"]))?;
 
     let tools = Tools {
         store: target().join("demo/store"),
@@ -251,7 +251,7 @@ struct Registry {
 
 impl Registry {
     fn start() -> Result<Registry> {
-        let program = target().join("release/demo-registry");
+        let program = target().join("debug/demo-registry");
         let mut child = Command::new(&program)
             .current_dir(workspace())
             .arg("--until-input-ends")

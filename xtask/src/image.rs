@@ -21,10 +21,10 @@ pub(crate) fn run(options: &Options) -> Result<PathBuf> {
     let agent = agent::run()?;
     let folder = target().join("image");
     let mut build = cargo();
-    // Optimised: it digests and unpacks a hundred megabytes.
+    // A debug build: what digests and unpacks is optimised in it too (the root Cargo.toml says so), and the tests share
+    // its dependencies.
     build.args([
         "run",
-        "--release",
         "--quiet",
         "--package",
         "image-builder",
