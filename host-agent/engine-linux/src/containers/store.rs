@@ -1,6 +1,7 @@
 //! Records in `containers/<id>/container.json` under the data root.
 
 use crate::files::{self, CONTAINER_RECORD, CONTAINERS};
+use crate::layers::mount::unmount_below;
 use async_trait::async_trait;
 use engine::containers::store::{ContainerRecord, ContainerStore, ContainerStoreError, Durability};
 use engine::id::ContainerId;
@@ -140,7 +141,9 @@ fn load(folder: &Path) -> io::Result<Vec<ContainerRecord>> {
                 if !path.with_extension(BROKEN).exists() {
                     // A create or a removal that a crash interrupted.
                     tracing::info!(container = %id, "folder without a record is removed");
-                    if let Err(error) = fs::remove_dir_all(&own) {
+                    // A removal through a mount would reach what is mounted.
+                    let removed = unmount_below(&own).and_then(|()| fs::remove_dir_all(&own));
+                    if let Err(error) = removed {
                         tracing::warn!(container = %id, %error, "folder without a record could not be removed");
                     }
                 }
@@ -211,5 +214,26 @@ mod tests {
         assert!(path(&records[1]).with_extension(BROKEN).exists());
         assert!(path(&records[2]).exists());
         assert!(!unfinished.exists());
+    }
+
+    /// A kill between the mount of a root file system and the record, or between the record's removal and the end of it.
+    #[tokio::test]
+    async fn a_mount_without_a_record_is_taken_away() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: mounting needs root");
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let store = DiskContainerStore::open(root.path()).unwrap();
+        let own = store.folder(&ContainerId::random());
+        let target = own.join("rw/merged");
+        fs::create_dir_all(&target).unwrap();
+        let precious = root.path().join("precious");
+        fs::create_dir(&precious).unwrap();
+        fs::write(precious.join("file"), "kept").unwrap();
+        rustix::mount::mount_bind(&precious, &target).unwrap();
+        assert_eq!(store.load().await.unwrap(), []);
+        assert!(!own.exists());
+        assert_eq!(fs::read(precious.join("file")).unwrap(), b"kept");
     }
 }

@@ -13,7 +13,7 @@
 //! Nothing here is synced one by one: [`LayerStore::sync`] makes everything durable before the record of an image is
 //! written, and layers that no record names are removed at the next start.
 
-mod mount;
+pub(crate) mod mount;
 mod unpack;
 
 pub use unpack::{UnpackError, UnpackLimits, Unpacked, normalise, remove_path, unpack};

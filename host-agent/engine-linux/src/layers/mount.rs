@@ -138,6 +138,17 @@ pub fn unmount(target: &Path) -> io::Result<()> {
     }
 }
 
+/// Unmounts everything in a folder.
+pub fn unmount_below(folder: &Path) -> io::Result<()> {
+    // What was mounted last covers what was mounted first.
+    for point in mount_points()?.iter().rev() {
+        if point.starts_with(folder) {
+            unmount(point)?;
+        }
+    }
+    Ok(())
+}
+
 /// Every mount point of this process's mount namespace.
 pub fn mount_points() -> io::Result<Vec<std::path::PathBuf>> {
     let text = std::fs::read("/proc/self/mountinfo")?;

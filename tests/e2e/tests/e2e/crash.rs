@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-const KILLS: usize = 8;
+const KILLS: usize = 6;
 
 /// Where the kill comes is chance; enough of it for that (xorshift64).
 struct Dice(u64);
