@@ -615,6 +615,8 @@ fn the_program_remembers_a_host() {
     let (code, stdout, stderr) =
         run(&["create", "-d", "none", "--url", "tcp://127.0.0.1:9", "far"]);
     assert_eq!(code, Some(0), "{stdout}{stderr}");
+    // Nobody asked.
+    assert!(!stdout.contains("Docker is up"), "{stdout}");
     assert_eq!(run(&["url", "far"]).1, "tcp://127.0.0.1:[PORT]\n");
     assert_eq!(run(&["status", "far"]).1, "Running\n");
     let (code, stdout, stderr) = run(&["env", "far"]);

@@ -38,12 +38,13 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
     )
     .await?;
     let runtime = LinuxRuntime::new(runtime_config(&config))?;
+    // First of all: it clears away what is not to be seen by the layers.
+    let store = DiskContainerStore::open(&data_root).map_err(ContainerError::from)?;
     let layers = OverlayLayers::open(&data_root)?;
     let images = images(&config, &layers, events.clone()).await?;
     let runtime: Arc<dyn Runtime> = Arc::new(runtime);
     let networks: Arc<dyn NetworkBackend> = Arc::new(LinuxNetwork::new(network_config(&config))?);
     let volumes = Arc::new(volumes);
-    let store = DiskContainerStore::open(&data_root).map_err(ContainerError::from)?;
     let containers = ContainerService::new(Dependencies {
         runtime: runtime.clone(),
         images: Arc::new(images.clone()),

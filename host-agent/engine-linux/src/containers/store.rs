@@ -21,7 +21,8 @@ pub struct DiskContainerStore {
 }
 
 impl DiskContainerStore {
-    /// Uses (and makes) `<data root>/containers`.
+    /// Uses (and makes) `<data root>/containers`. Removes folders of containers that a crash left without a record: to be
+    /// called before anybody else looks at them.
     pub fn open(data_root: &Path) -> Result<DiskContainerStore, ContainerStoreError> {
         let folder = data_root.join(CONTAINERS);
         DirBuilder::new()
@@ -29,6 +30,7 @@ impl DiskContainerStore {
             .mode(0o710)
             .create(&folder)
             .map_err(|source| failed(format!("create {}", folder.display()), source))?;
+        sweep(&folder).map_err(|source| failed(format!("read {}", folder.display()), source))?;
         Ok(DiskContainerStore { folder })
     }
 
@@ -123,6 +125,28 @@ fn remove(own: &Path) -> io::Result<()> {
     gone(fs::remove_dir_all(own))
 }
 
+/// Removes what a crash in a create or a removal left.
+fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let own = entry?.path();
+        let name = own.file_name().and_then(|name| name.to_str());
+        let record = own.join(CONTAINER_RECORD);
+        if name.and_then(ContainerId::parse).is_none()
+            || record.exists()
+            || record.with_extension(BROKEN).exists()
+        {
+            continue;
+        }
+        tracing::info!(folder = %own.display(), "folder without a record is removed");
+        // A removal through a mount would reach what is mounted.
+        let removed = unmount_below(&own).and_then(|()| fs::remove_dir_all(&own));
+        if let Err(error) = removed {
+            tracing::warn!(folder = %own.display(), %error, "folder without a record could not be removed");
+        }
+    }
+    Ok(())
+}
+
 fn load(folder: &Path) -> io::Result<Vec<ContainerRecord>> {
     let mut records = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -137,18 +161,7 @@ fn load(folder: &Path) -> io::Result<Vec<ContainerRecord>> {
         };
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if !path.with_extension(BROKEN).exists() {
-                    // A create or a removal that a crash interrupted.
-                    tracing::info!(container = %id, "folder without a record is removed");
-                    // A removal through a mount would reach what is mounted.
-                    let removed = unmount_below(&own).and_then(|()| fs::remove_dir_all(&own));
-                    if let Err(error) = removed {
-                        tracing::warn!(container = %id, %error, "folder without a record could not be removed");
-                    }
-                }
-                continue;
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => {
                 tracing::error!(container = %id, %error, "record cannot be read; the container is left out");
                 continue;
@@ -209,6 +222,7 @@ mod tests {
         let unfinished = store.folder(&ContainerId::random());
         fs::create_dir(&unfinished).unwrap();
         for _ in 0..2 {
+            let store = DiskContainerStore::open(root.path()).unwrap();
             assert_eq!(store.load().await.unwrap(), [records[0].clone()]);
         }
         assert!(path(&records[1]).with_extension(BROKEN).exists());
@@ -232,7 +246,7 @@ mod tests {
         fs::create_dir(&precious).unwrap();
         fs::write(precious.join("file"), "kept").unwrap();
         rustix::mount::mount_bind(&precious, &target).unwrap();
-        assert_eq!(store.load().await.unwrap(), []);
+        DiskContainerStore::open(root.path()).unwrap();
         assert!(!own.exists());
         assert_eq!(fs::read(precious.join("file")).unwrap(), b"kept");
     }

@@ -95,7 +95,9 @@ pub(crate) fn run(
     let request = request(context, arguments, driver_values);
     context.console.catch_interrupts()?;
     let machine = context.machines.create(&request, &context.console)?;
-    context.console.print("Docker is up and running!");
+    if machine.engine_was_asked() {
+        context.console.print("Docker is up and running!");
+    }
     context.console.print(&format!(
         "To see how to connect your Docker Client to the Docker Engine running on this virtual machine, run: {} env {}",
         context.program(),

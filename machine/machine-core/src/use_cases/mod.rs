@@ -174,6 +174,11 @@ impl Machines {
 }
 
 impl Machine {
+    /// Whether there is an engine whose answer `create` waited for; a host that is only remembered was not asked.
+    pub fn engine_was_asked(&self) -> bool {
+        self.driver.capabilities().boots_our_image
+    }
+
     pub fn name(&self) -> &str {
         &self.place.name
     }
