@@ -143,6 +143,21 @@ impl OverlayLayers {
         self.inner.folder.join(chain_id.hex()).join(LAYER_DIFF)
     }
 
+    /// Folders of the files of layers, from the top layer down.
+    fn diffs(&self, top: Option<&Digest>) -> Vec<String> {
+        let state = self.state();
+        let mut next = top;
+        let mut diffs = Vec::new();
+        while let Some(chain_id) = next {
+            diffs.push(self.diff(chain_id).display().to_string());
+            next = state
+                .layers
+                .get(chain_id)
+                .and_then(|layer| layer.parent.as_ref());
+        }
+        diffs
+    }
+
     /// Short links from the top layer down.
     fn links(&self, top: Option<&Digest>) -> Result<Vec<String>, LayerError> {
         let state = self.state();
@@ -617,16 +632,8 @@ impl LayerStore for OverlayLayers {
         if let Some(top) = chain_id {
             let text = |path: PathBuf| path.display().to_string();
             let folder = self.inner.folder.join(top.hex());
-            let state = self.state();
-            let mut lower = Vec::new();
-            let mut next = state.layers.get(top).and_then(|layer| layer.parent.clone());
-            while let Some(chain_id) = next {
-                lower.push(text(self.diff(&chain_id)));
-                next = state
-                    .layers
-                    .get(&chain_id)
-                    .and_then(|layer| layer.parent.clone());
-            }
+            let mut lower = self.diffs(Some(top));
+            lower.remove(0);
             if !lower.is_empty() {
                 data.insert("LowerDir".to_owned(), lower.join(":"));
             }
@@ -786,6 +793,27 @@ impl Layers for OverlayLayers {
             writable,
             total: writable + below,
         })
+    }
+
+    fn folders(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> BTreeMap<String, String> {
+        let rw = self.rw(container);
+        let mut folders: BTreeMap<String, String> = [
+            ("UpperDir", UPPER),
+            ("WorkDir", WORK),
+            ("MergedDir", MERGED),
+        ]
+        .map(|(key, name)| (key.to_owned(), rw.join(name).display().to_string()))
+        .into();
+        let mut lower = self.diffs(top_layer);
+        if lower.is_empty() {
+            lower.push(self.inner.folder.join(EMPTY).display().to_string());
+        }
+        folders.insert("LowerDir".to_owned(), lower.join(":"));
+        folders
     }
 }
 

@@ -146,22 +146,23 @@ impl Steps {
         } else {
             &self.working_directory
         };
-        let refuse = |why: String| Refusal::Invalid {
-            what: format!("working directory {path:?}"),
-            why,
+        let refuse = |reason: String| Refusal::WorkingDirectory {
+            path: path.to_owned(),
+            reason,
+        };
+        let words = |error: io::Error| match error.raw_os_error() {
+            Some(number) => refuse(go_words(Errno::from_raw(number))),
+            None => refuse(error.to_string()),
         };
         if !path.starts_with('/') {
             return Err(refuse("it is not an absolute path".to_owned()));
         }
         if let Err(error) = std::env::set_current_dir(path) {
-            if error.kind() != io::ErrorKind::NotFound {
-                return Err(refuse(error.to_string()));
+            if error.kind() != io::ErrorKind::NotFound || !self.makes_working_directory {
+                return Err(words(error));
             }
-            if !self.makes_working_directory {
-                return Err(refuse("no such file or directory".to_owned()));
-            }
-            make_directories(Path::new(path)).map_err(|error| refuse(error.to_string()))?;
-            std::env::set_current_dir(path).map_err(|error| refuse(error.to_string()))?;
+            make_directories(Path::new(path)).map_err(words)?;
+            std::env::set_current_dir(path).map_err(words)?;
         }
         // A path through a leaked descriptor would lead out of the container (CVE-2024-21626): its name then does not
         // begin at the root.

@@ -105,6 +105,12 @@ fn refusal(step: &str, message: &str) -> Refusal {
     if message.contains("executable file not found") || message.contains("executable file `") {
         return Refusal::ProgramNotFound { program: quoted() };
     }
+    if let Some((_, reason)) = message.split_once("set in config.json failed: ") {
+        return Refusal::WorkingDirectory {
+            path: quoted(),
+            reason: reason.lines().next().unwrap_or("").to_owned(),
+        };
+    }
     for reason in [
         "permission denied",
         "is a directory",

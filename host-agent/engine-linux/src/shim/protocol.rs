@@ -178,6 +178,7 @@ pub enum Event {
 pub enum Refusal {
     ProgramNotFound { program: String },
     ProgramNotExecutable { program: String, reason: String },
+    WorkingDirectory { path: String, reason: String },
     UnknownUser { user: String },
     UnknownGroup { group: String },
     Unsupported { what: String, why: String },
@@ -202,6 +203,9 @@ impl From<Refusal> for RuntimeError {
             Refusal::ProgramNotFound { program } => RuntimeError::ProgramNotFound { program },
             Refusal::ProgramNotExecutable { program, reason } => {
                 RuntimeError::ProgramNotExecutable { program, reason }
+            }
+            Refusal::WorkingDirectory { path, reason } => {
+                RuntimeError::WorkingDirectory { path, reason }
             }
             Refusal::UnknownUser { user } => RuntimeError::UnknownUser { user },
             Refusal::UnknownGroup { group } => RuntimeError::UnknownGroup { group },

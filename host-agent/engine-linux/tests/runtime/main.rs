@@ -186,13 +186,24 @@ async fn execs_with_streams_terminal_and_user() {
     ]);
     plan.process.user = "web".to_owned();
     plan.process.open_stdin = true;
-    plan.process.working_directory = "/made/for/me".to_owned();
+    // Made for the first process, but not for an exec.
+    plan.process.working_directory = "/nowhere/at/all".to_owned();
+    let error = task.exec(plan.clone()).await.map(|_| ()).unwrap_err();
+    assert_eq!(
+        (error.to_string().as_str(), error.exit_code()),
+        (
+            "chdir to cwd (\"/nowhere/at/all\") set in config.json failed: no such file or directory",
+            127
+        )
+    );
+    plan.id = engine::id::ExecId::random();
+    plan.process.working_directory = "/etc".to_owned();
     let (exec, mut io) = task.exec(plan).await.unwrap();
     let stdin = io.stdin.take().unwrap();
     stdin.send(Bytes::from_static(b"typed\n")).await.unwrap();
     drop(stdin);
     let (out, err) = collect(&mut io).await;
-    assert_eq!(out, "1000\n1000 29\n/home/web\ntyped\n/made/for/me\n");
+    assert_eq!(out, "1000\n1000 29\n/home/web\ntyped\n/etc\n");
     assert_eq!(err, "err\n");
     assert_eq!(exec.wait().await.code, 0);
 

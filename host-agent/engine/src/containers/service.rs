@@ -240,6 +240,13 @@ impl ContainerService {
             .await?)
     }
 
+    /// Where a container's layers are, for `inspect`.
+    pub fn layer_folders(&self, container: &Container) -> BTreeMap<String, String> {
+        self.deps
+            .layers
+            .folders(&container.id, container.spec.top_layer.as_ref())
+    }
+
     /// Checks a request against the state and returns container and step together.
     pub(super) fn decide(
         &self,

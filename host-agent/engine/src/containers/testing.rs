@@ -240,6 +240,12 @@ impl Layers for FakeLayers {
             total: 110,
         })
     }
+
+    fn folders(&self, container: &ContainerId, _: Option<&Digest>) -> BTreeMap<String, String> {
+        ["LowerDir", "MergedDir", "UpperDir", "WorkDir"]
+            .map(|name| (name.into(), format!("/fake/{container}/{name}")))
+            .into()
+    }
 }
 
 /// Remembers who is attached; ports 1 to 1023 of the host are taken.

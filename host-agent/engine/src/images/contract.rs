@@ -179,6 +179,10 @@ pub async fn check_layers<L: LayerStore + Layers>(layers: &L, tars: [&[u8]; 2]) 
         .await
         .expect("good");
     assert_eq!((usage.writable, usage.total), (0, lower.size + upper.size));
+    let folders = layers.folders(&container, Some(&chain[1]));
+    let names: Vec<&str> = folders.keys().map(String::as_str).collect();
+    assert_eq!(names, ["LowerDir", "MergedDir", "UpperDir", "WorkDir"]);
+    assert!(folders["UpperDir"].contains(container.as_str()));
     // A container keeps its layers, whatever images say; one that is kept keeps those below it.
     let nothing = BTreeSet::new();
     assert!(layers.collect(&nothing).await.expect("good").is_empty());

@@ -318,6 +318,17 @@ impl Layers for MemoryLayers {
             .sum();
         Ok(ContainerDiskUsage { writable: 0, total })
     }
+
+    fn folders(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> BTreeMap<String, String> {
+        let below = top_layer.map(|top| ("LowerDir".into(), format!("/layers/{}", top.hex())));
+        let own = ["UpperDir", "WorkDir", "MergedDir"]
+            .map(|name| (name.into(), format!("/containers/{container}/{name}")));
+        below.into_iter().chain(own).collect()
+    }
 }
 
 /// [`ImageStore`] in memory.

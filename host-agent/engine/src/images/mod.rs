@@ -160,6 +160,13 @@ pub trait Layers: Send + Sync + 'static {
         container: &ContainerId,
         top_layer: Option<&Digest>,
     ) -> Result<ContainerDiskUsage, LayerError>;
+
+    /// Where the container's layers are, for `inspect`'s GraphDriver: `LowerDir`, `UpperDir`, `WorkDir`, `MergedDir`.
+    fn folders(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> BTreeMap<String, String>;
 }
 
 /// Why a layer could not be had.

@@ -359,6 +359,9 @@ pub enum RuntimeError {
     /// The program is there and cannot be executed: exit code 126.
     #[error("exec: \"{program}\": {reason}")]
     ProgramNotExecutable { program: String, reason: String },
+    /// The working directory is not there or no directory, Docker's text.
+    #[error("chdir to cwd ({path:?}) set in config.json failed: {reason}")]
+    WorkingDirectory { path: String, reason: String },
     #[error("unable to find user {user}: no matching entries in passwd file")]
     UnknownUser { user: String },
     #[error("unable to find group {group}: no matching entries in group file")]
@@ -397,11 +400,14 @@ impl RuntimeError {
             RuntimeError::ProgramNotFound { .. } => 127,
             // Docker looks for the same words: a path that is not there is "not found" as well.
             RuntimeError::ProgramNotExecutable { reason, .. }
+            | RuntimeError::WorkingDirectory { reason, .. }
                 if reason.contains("no such file or directory") =>
             {
                 127
             }
-            RuntimeError::ProgramNotExecutable { .. } => 126,
+            RuntimeError::ProgramNotExecutable { .. } | RuntimeError::WorkingDirectory { .. } => {
+                126
+            }
             _ => 128,
         }
     }
@@ -412,6 +418,7 @@ impl Classify for RuntimeError {
         match self {
             RuntimeError::ProgramNotFound { .. }
             | RuntimeError::ProgramNotExecutable { .. }
+            | RuntimeError::WorkingDirectory { .. }
             | RuntimeError::UnknownUser { .. }
             | RuntimeError::UnknownGroup { .. }
             | RuntimeError::Unsupported { .. }

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod compat;
+mod compat_bollard;
+mod compat_python;
 mod confinement;
 mod crash;
 mod engine;

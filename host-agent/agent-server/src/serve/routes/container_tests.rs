@@ -379,6 +379,10 @@ async fn inspect_has_every_key() {
         "AppArmorProfile Args Config Created Driver ExecIDs GraphDriver HostConfig HostnamePath HostsPath Id Image LogPath MountLabel Mounts Name NetworkSettings Path Platform ProcessLabel ResolvConfPath RestartCount State"
     );
     assert_eq!(
+        keys(&shown["GraphDriver"]["Data"]),
+        "LowerDir MergedDir UpperDir WorkDir"
+    );
+    assert_eq!(
         keys(&shown["State"]),
         "Dead Error ExitCode FinishedAt OOMKilled Paused Pid Restarting Running StartedAt Status"
     );

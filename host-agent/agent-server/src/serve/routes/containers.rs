@@ -127,6 +127,7 @@ async fn inspect(
         &container,
         &container.status(),
         &folder,
+        containers.layer_folders(&container),
         &running,
         size,
     )))

@@ -34,6 +34,7 @@ pub fn inspect(
     container: &Container,
     status: &Status,
     folder: &Path,
+    layers: BTreeMap<String, String>,
     execs: &[ExecId],
     size: Option<ContainerDiskUsage>,
 ) -> Value {
@@ -67,7 +68,7 @@ pub fn inspect(
         "AppArmorProfile": "",
         "ExecIDs": execs,
         "HostConfig": host_config(spec),
-        "GraphDriver": { "Data": null, "Name": STORAGE_DRIVER },
+        "GraphDriver": { "Data": layers, "Name": STORAGE_DRIVER },
         "Mounts": spec.mounts.iter().map(mount_point).collect::<Vec<_>>(),
         "Config": config(spec, container.id.short()),
         "NetworkSettings": network_settings(spec, container.id.as_str(), status.network.as_deref()),
