@@ -68,6 +68,29 @@ impl Cgroup {
         }
     }
 
+    /// Moves the calling process into the group.
+    pub fn enter(&self) -> io::Result<()> {
+        let folders = self.folders();
+        if folders.is_empty() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        for folder in folders {
+            fs::write(folder.join("cgroup.procs"), "0")?;
+        }
+        Ok(())
+    }
+
+    /// The group below this one that a process is in (v2).
+    pub fn below_of(&self, pid: i32) -> Option<Cgroup> {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let below = path.split_once(&self.path)?.1;
+        below.starts_with('/').then(|| Cgroup {
+            version: self.version,
+            path: format!("{}{below}", self.path),
+        })
+    }
+
     /// Host process ids in the group and the groups below it.
     pub fn processes(&self) -> io::Result<Vec<u32>> {
         let folder = match self.version {

@@ -14,6 +14,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::RawFd;
@@ -48,14 +49,9 @@ pub struct Steps {
 
 impl Executor for ContainerExecutor {
     fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
-        let refusal = match self.0.run() {
-            Ok(never) => match never {},
-            Err(refusal) => refusal,
-        };
-        report::send(self.0.report, &Report::Failed(refusal));
+        let Err(refusal) = self.0.run();
         // Not back into libcontainer: it would tell the same error in other words.
-        // SAFETY: _exit only ends this process; destructors of the parent's copied state must not run.
-        unsafe { libc::_exit(1) }
+        self.0.give_up(refusal)
     }
 
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
@@ -72,10 +68,16 @@ impl Executor for ContainerExecutor {
     }
 }
 
-enum Never {}
-
 impl Steps {
-    fn run(&self) -> Result<Never, Refusal> {
+    /// Tells why the program does not run and ends this process.
+    pub fn give_up(&self, refusal: Refusal) -> ! {
+        report::send(self.report, &Report::Failed(refusal));
+        // SAFETY: _exit only ends this process; destructors of the parent's copied state must not run.
+        unsafe { libc::_exit(1) }
+    }
+
+    /// Does all steps and becomes the program.
+    pub fn run(&self) -> Result<Infallible, Refusal> {
         let failed = |step: &'static str| move |error: io::Error| Refusal::failed(step, error);
         let call = |step: &'static str| move |error: Errno| Refusal::failed(step, error.desc());
         if self.dies_with_shim {
@@ -174,7 +176,7 @@ impl Steps {
     }
 
     /// Go's LookPath and its words, which Docker's users know.
-    fn execute(&self, args: &[CString], environment: &[CString]) -> Result<Never, Refusal> {
+    fn execute(&self, args: &[CString], environment: &[CString]) -> Result<Infallible, Refusal> {
         let program = &self.args[0];
         if program.contains('/') {
             let error = execute(&args[0], args, environment);

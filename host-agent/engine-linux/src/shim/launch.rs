@@ -1,4 +1,4 @@
-//! Makes a container, or a further process in one, with libcontainer. Runs in a process forked from the shim for this one
+//! Makes a container with libcontainer, or a further process in one (see [`super::join`]). Runs in a process forked from the shim for this one
 //! purpose: libcontainer changes its process's directory and memory at will, and the shim stays small.
 //!
 //! ```text
@@ -9,6 +9,7 @@
 
 use super::cgroup::{self, Cgroup, Version};
 use super::executor::{self, ContainerExecutor, MountChange, Steps};
+use super::join::{self, Joining};
 use super::protocol::Refusal;
 use super::report::Traces;
 use super::seccomp::{self, profile};
@@ -121,8 +122,9 @@ pub fn start(plan: &LaunchPlan, place: &Place, stdio: Stdio) -> Result<i32, Refu
 pub fn exec(
     plan: &ExecPlan,
     init: i32,
+    cgroup: &Cgroup,
     place: &Place,
-    stdio: impl Fn() -> nix::Result<Stdio>,
+    stdio: Stdio,
 ) -> Result<i32, Refusal> {
     let mut process = plan.process.clone();
     if process.args.is_empty() {
@@ -138,66 +140,32 @@ pub fn exec(
     // Through the first process's root, so that files mounted over the image's are seen.
     let resolved = resolve(&process, Path::new(&format!("/proc/{init}/root")))?;
     let seccomp = profile_of(&process)?;
-    let runner = match place.program {
-        Some(_) => Runner::Program(seccomp.as_ref()),
-        None => Runner::BuiltIn,
-    };
-    let file = place.run.join(format!("exec-{}.json", plan.id.short()));
-    write_json(&file, &spec::process(&process, &resolved, runner))?;
-    let pipes = || stdio().map_err(|error| Refusal::failed("make the process's streams", error));
     if let Some(program) = place.program {
-        return program::exec(program, place, &file, pipes()?);
+        let file = place.run.join(format!("exec-{}.json", plan.id.short()));
+        let runner = Runner::Program(seccomp.as_ref());
+        write_json(&file, &spec::process(&process, &resolved, runner))?;
+        let started = program::exec(program, place, &file, stdio);
+        let _ = fs::remove_file(&file);
+        return started;
     }
     let _ = tracing::subscriber::set_global_default(Traces(place.report));
-    let steps = Rc::new(steps(&process, &resolved, seccomp.as_ref(), place.report)?);
-    let attempt = |sub_cgroup: Option<String>| -> Result<Result<i32, LibcontainerError>, Refusal> {
-        Ok(builder_shared(place, pipes()?, Rc::clone(&steps))?
-            .as_tenant()
-            .with_process(Some(&file))
-            .with_detach(true)
-            .as_sibling(true)
-            .with_sub_cgroup(sub_cgroup)
-            .build()
-            .map(|pid| pid.as_raw()))
+    let steps = steps(&process, &resolved, seccomp.as_ref(), place.report)?;
+    let joining = Joining {
+        init,
+        cgroup,
+        run: place.run,
+        resolved: &resolved,
+        no_new_privileges: process.no_new_privileges,
+        apparmor_profile: process.apparmor_profile.as_deref(),
     };
-    let mut result = attempt(None)?;
-    if let Err(error) = &result
-        && full_message(error).contains("os error 16")
-        && let Some(below) = init_cgroup_below(init, place)
-    {
-        // The container has made groups of its own (docker in docker, systemd): a v2 group with groups below it takes
-        // no processes. The first process's own group does (runc does the same).
-        result = attempt(Some(below))?;
-    }
-    let _ = fs::remove_file(&file);
-    result.map_err(|error| Refusal::failed("start the process", full_message(&error)))
-}
-
-/// The first process's group relative to the container's.
-fn init_cgroup_below(init: i32, place: &Place) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{init}/cgroup")).ok()?;
-    let path = text
-        .lines()
-        .find_map(|line| line.strip_prefix("0::"))?
-        .to_owned();
-    let at = path.find(place.id)? + place.id.len();
-    let below = path[at..].trim_start_matches('/');
-    (!below.is_empty()).then(|| below.to_owned())
+    join::start(&joining, stdio, &steps)
 }
 
 fn builder(place: &Place, stdio: Stdio, steps: Steps) -> Result<ContainerBuilder, Refusal> {
-    builder_shared(place, stdio, Rc::new(steps))
-}
-
-fn builder_shared(
-    place: &Place,
-    stdio: Stdio,
-    steps: Rc<Steps>,
-) -> Result<ContainerBuilder, Refusal> {
     let mut builder = ContainerBuilder::new(place.id.to_owned(), SyscallType::default())
         .with_root_path(place.state())
         .map_err(|error| Refusal::failed("use the state folder", full_message(&error)))?
-        .with_executor(ContainerExecutor(steps))
+        .with_executor(ContainerExecutor(Rc::new(steps)))
         .with_console_socket(stdio.console);
     if let Some(fd) = stdio.stdin {
         builder = builder.with_stdin(fd);

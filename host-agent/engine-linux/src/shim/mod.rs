@@ -19,6 +19,7 @@ mod devices;
 mod executor;
 pub mod exit_file;
 mod init;
+mod join;
 mod launch;
 pub mod log_writer;
 mod memory;
@@ -145,9 +146,9 @@ fn set_tty_size(fd: RawFd, size: TtySize) -> io::Result<()> {
     Ok(rustix::termios::tcsetwinsize(fd, size)?)
 }
 
-/// This process's own hard limit of that name.
-pub fn hard_limit(name: &str) -> Option<u64> {
-    let resource = match name {
+/// The kernel's resource of that name in Docker's API.
+fn resource(name: &str) -> Option<Resource> {
+    Some(match name {
         "as" => Resource::RLIMIT_AS,
         "core" => Resource::RLIMIT_CORE,
         "cpu" => Resource::RLIMIT_CPU,
@@ -165,8 +166,12 @@ pub fn hard_limit(name: &str) -> Option<u64> {
         "sigpending" => Resource::RLIMIT_SIGPENDING,
         "stack" => Resource::RLIMIT_STACK,
         _ => return None,
-    };
-    getrlimit(resource).ok().map(|(_, hard)| hard)
+    })
+}
+
+/// This process's own hard limit of that name.
+pub fn hard_limit(name: &str) -> Option<u64> {
+    getrlimit(resource(name)?).ok().map(|(_, hard)| hard)
 }
 
 /// Whether this process has CAP_SYS_RESOURCE.

@@ -465,7 +465,7 @@ impl Server {
                     program: program.as_deref(),
                     report,
                 };
-                launch::start(&plan, &place, stdio()?)
+                launch::start(&plan, &place, stdio)
             },
         )
     }
@@ -480,6 +480,7 @@ impl Server {
             .map(|(key, _)| *key);
         let run = self.run.clone();
         let (id, program) = (container.id.clone(), container.program.clone());
+        let cgroup = container.cgroup.clone();
         let key = self.new_key();
         let (tty, open_stdin) = (plan.process.tty, plan.process.open_stdin);
         let exec = plan.id.clone();
@@ -497,9 +498,7 @@ impl Server {
                     program: program.as_deref(),
                     report,
                 };
-                launch::exec(&plan, init.as_raw(), &place, || {
-                    stdio().map_err(|_| Errno::EMFILE)
-                })
+                launch::exec(&plan, init.as_raw(), &cgroup, &place, stdio)
             },
         )
     }
@@ -514,7 +513,7 @@ impl Server {
         open_stdin: bool,
         stream: Option<u32>,
         asked: (u32, u64),
-        work: impl FnOnce(i32, &dyn Fn() -> Result<launch::Stdio, Refusal>) -> Result<i32, Refusal>,
+        work: impl FnOnce(i32, launch::Stdio) -> Result<i32, Refusal>,
     ) -> Result<(), Refusal> {
         let failed = |error: io::Error| Refusal::failed("make the process's streams", error);
         let (report, report_end) =
@@ -534,24 +533,13 @@ impl Server {
                 process::pipes(open_stdin).map_err(|error| failed(error.into()))?;
             (theirs, ours, None, None)
         };
-        // An exec may be tried twice, so its ends are copied for each try.
-        let stdio = move || -> Result<launch::Stdio, Refusal> {
-            let copy = |fd: &Option<OwnedFd>| {
-                fd.as_ref()
-                    .map(OwnedFd::try_clone)
-                    .transpose()
-                    .map_err(failed)
-            };
-            Ok(launch::Stdio {
-                stdin: copy(&theirs.stdin)?,
-                stdout: copy(&theirs.stdout)?,
-                stderr: copy(&theirs.stderr)?,
-                console: console_path.clone(),
-            })
+        let stdio = launch::Stdio {
+            console: console_path,
+            ..theirs
         };
-        fork_child(|| {
+        fork_child(move || {
             let pipe = report_end.as_raw_fd();
-            match work(pipe, &stdio) {
+            match work(pipe, stdio) {
                 Ok(pid) => report::send(pipe, &Report::Process(pid)),
                 Err(refusal) => report::send(pipe, &Report::Failed(refusal)),
             }
