@@ -24,7 +24,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::process::Command;
 
 /// Where things are.
@@ -170,10 +170,12 @@ impl LinuxRuntime {
             Ok(status.map(Recovered::Exited))
         };
         let cgroup = read_left(&run);
-        if let Some(cgroup) = cgroup.clone()
+        // A shim that is still making its container (the engine was killed meanwhile) has no state yet, and one that
+        // ends while we ask is judged by what it left: both are asked again until they answer or nobody listens.
+        let patience = Instant::now() + Duration::from_secs(10);
+        while let Some(cgroup) = cgroup.clone()
             && let Ok(socket) = connect(&run)
         {
-            let shim = peer(&socket);
             let place = client::Place {
                 id: id.clone(),
                 run: run.clone(),
@@ -182,14 +184,13 @@ impl LinuxRuntime {
             };
             match attach(socket, place).await {
                 Ok(found) => return Ok(found),
-                // A shim that ends while we ask is judged by what it left; one that lives must not be.
-                Err(error) if !ends(shim).await => {
+                Err(error) if Instant::now() > patience => {
                     return Err(RuntimeError::failed(
                         format!("talk to the shim of {}", id.short()),
                         error,
                     ));
                 }
-                Err(_) => {}
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
         if let Some(found) = exited(folder)? {
@@ -320,28 +321,6 @@ async fn attach(socket: UnixStream, place: client::Place) -> io::Result<Recovere
         Ok(_) => Err(io::Error::other("it answered something else")),
         Err(error) => Err(io::Error::other(error)),
     }
-}
-
-/// The process that listens on the other end.
-fn peer(socket: &UnixStream) -> Option<i32> {
-    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-    getsockopt(socket, PeerCredentials)
-        .ok()
-        .map(|peer| peer.pid())
-}
-
-/// Whether a process is gone, or soon is.
-async fn ends(pid: Option<i32>) -> bool {
-    let Some(pid) = pid else { return false };
-    for _ in 0..250 {
-        let gone = fs::read_to_string(format!("/proc/{pid}/stat"))
-            .map_or(true, |stat| stat.contains(") Z "));
-        if gone {
-            return true;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    false
 }
 
 /// The purpose of a stream connection, for the client.
