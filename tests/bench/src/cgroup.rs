@@ -66,6 +66,14 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         remove(&self.folder);
+        // A container's parent exists in every v1 hierarchy.
+        let others = fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten();
+        for hierarchy in others {
+            remove(&hierarchy.path().join(&self.name));
+        }
     }
 }
 

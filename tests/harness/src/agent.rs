@@ -202,6 +202,15 @@ impl Drop for Agent {
         if let Some(mut child) = self.child.take() {
             terminate(&mut child);
         }
+        if !std::thread::panicking() {
+            let left = self.exec_root().join("netns");
+            let names: Vec<_> = std::fs::read_dir(left)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .collect();
+            assert!(names.is_empty(), "an engine left namespaces: {names:?}");
+        }
         // Bridges stay when an engine ends (containers go on); a test's own must not.
         let _ = Command::new("ip")
             .args(["link", "delete", &self.bridge])

@@ -29,6 +29,7 @@ use claim::Claim;
 use clap::{Parser, Subcommand};
 use config::Config;
 use engine::containers::ContainerService;
+use engine::networks::NetworkBackend;
 use engine_linux::host;
 use guest_contract::ENGINE_SHUTDOWN_SIGNAL;
 use listen::Listeners;
@@ -156,13 +157,14 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let state = compose::services(config, Stopping(stop.clone())).await?;
     let containers = Arc::<ContainerService>::from_ref(&state);
+    let networks = Arc::<dyn NetworkBackend>::from_ref(&state);
     let serving = listeners.serve(routes::router(state), stop.clone());
     tokio::pin!(serving);
     tracing::info!(version = system::VERSION, "API listens on {hosts}");
     notify_manager("READY=1");
     loop {
         tokio::select! {
-            () = &mut serving => return Ok(()),
+            () = &mut serving => break,
             _ = hangup.recv() => {
                 reload();
                 continue;
@@ -176,12 +178,14 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
         // A second signal: somebody is in a hurry.
         if stop.is_cancelled() {
-            return Ok(());
+            break;
         }
         tracing::info!("stopping");
         notify_manager("STOPPING=1");
         stop.cancel();
     }
+    networks.close().await;
+    Ok(())
 }
 
 /// Tells systemd, where it started us as `Type=notify` (sd_notify(3): a datagram to $NOTIFY_SOCKET).

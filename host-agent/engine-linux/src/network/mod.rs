@@ -103,7 +103,7 @@ impl NetworkConfig {
 pub struct LinuxNetwork {
     inner: Arc<Inner>,
     chores: mpsc::Sender<Chore>,
-    janitor: Option<std::thread::JoinHandle<()>>,
+    janitor: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 struct Inner {
@@ -178,7 +178,7 @@ impl LinuxNetwork {
         Ok(LinuxNetwork {
             inner,
             chores,
-            janitor: Some(janitor),
+            janitor: Mutex::new(Some(janitor)),
         })
     }
 
@@ -204,10 +204,20 @@ impl LinuxNetwork {
 
 impl Drop for LinuxNetwork {
     fn drop(&mut self) {
-        self.ask(Chore::Stop);
-        if let Some(janitor) = self.janitor.take() {
+        if let Some(janitor) = self.dismiss_janitor() {
             let _ = janitor.join();
         }
+    }
+}
+
+impl LinuxNetwork {
+    /// Asks the janitor to end and to take the spare namespaces along; whom to wait for, the first time.
+    fn dismiss_janitor(&self) -> Option<std::thread::JoinHandle<()>> {
+        let janitor = lock(&self.janitor).take();
+        if janitor.is_some() {
+            self.ask(Chore::Stop);
+        }
+        janitor
     }
 }
 
@@ -262,6 +272,13 @@ impl NetworkBackend for LinuxNetwork {
         blocking(move || inner.recover(running)).await?;
         self.ask(Chore::Refill { after: SETTLING });
         Ok(())
+    }
+
+    async fn close(&self) {
+        if let Some(janitor) = self.dismiss_janitor() {
+            // What it could not remove it has logged; the next start tries again.
+            let _ = tokio::task::spawn_blocking(move || janitor.join()).await;
+        }
     }
 
     fn networks(&self) -> Vec<NetworkFacts> {

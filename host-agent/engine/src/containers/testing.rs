@@ -256,6 +256,8 @@ pub struct FakeNetworks {
 
 #[async_trait]
 impl NetworkBackend for FakeNetworks {
+    async fn close(&self) {}
+
     async fn attach(&self, attachment: Attachment) -> Result<Attached, NetworkError> {
         let mut ports = Vec::new();
         for request in &attachment.ports {

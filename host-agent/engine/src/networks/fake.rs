@@ -193,6 +193,8 @@ impl NetworkBackend for FakeNetwork {
         vec![bridge, fact(1, "host", "host"), fact(2, "none", "null")]
     }
 
+    async fn close(&self) {}
+
     fn resolv_conf(&self) -> String {
         "nameserver 198.51.100.53\n".into()
     }

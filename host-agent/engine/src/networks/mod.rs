@@ -149,6 +149,9 @@ pub trait NetworkBackend: Send + Sync + 'static {
     /// again on their published ports. Namespaces of containers not named here are removed.
     async fn recover(&self, running: Vec<(ContainerId, Attached)>) -> Result<(), NetworkError>;
 
+    /// Told at the engine's orderly end: what was only kept ready goes, what containers use stays.
+    async fn close(&self);
+
     /// The networks there are.
     fn networks(&self) -> Vec<NetworkFacts>;
 
