@@ -4,6 +4,7 @@ use crate::engines::{Engine, Kind};
 use crate::memory;
 use crate::table::Table;
 use anyhow::{Context, Result};
+use harness::image::TestImage;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
     println!("Engines: berth and dockerd, {ROUNDS} rounds each, in turn");
     let ours = Engine::start(Kind::Berth)?;
     let theirs = Engine::start(Kind::Dockerd)?;
-    let archive = harness::busybox::archive("busybox:latest", "bench")?;
+    let archive = TestImage::busybox("bench")?.docker_archive(&["busybox:latest"]);
     for engine in [&ours, &theirs] {
         engine.api().load(&archive)?;
     }

@@ -172,7 +172,7 @@ fn trivial_initrd() -> Result<tempfile::NamedTempFile> {
         "busybox",
         0o100_755,
         (0, 0),
-        &std::fs::read(harness::busybox::PROGRAM)?,
+        &std::fs::read(harness::image::BUSYBOX)?,
     );
     entry(&mut archive, "init", 0o100_755, (0, 0), script.as_bytes());
     entry(&mut archive, "TRAILER!!!", 0, (0, 0), b"");

@@ -164,8 +164,8 @@ impl TestImage {
 
     /// Debian's static busybox with its usual links. `variant` becomes a label, so that two variants differ.
     pub fn busybox(variant: &str) -> Result<TestImage> {
-        let program = std::fs::read("/bin/busybox")
-            .context("read /bin/busybox: install Debian's busybox-static")?;
+        let program =
+            std::fs::read(BUSYBOX).context("read /bin/busybox: install Debian's busybox-static")?;
         let mut tar = LayerTar::new();
         for (folder, mode) in [
             ("bin", 0o755),
@@ -181,6 +181,7 @@ impl TestImage {
             ("usr/sbin", 0o755),
             ("sbin", 0o755),
             ("var", 0o755),
+            ("var/www", 0o755),
             ("www", 0o755),
         ] {
             tar.folder(folder, mode);
@@ -196,12 +197,12 @@ impl TestImage {
         accounts.file(
             "etc/passwd",
             0o644,
-            b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n",
+            b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nada:x:1000:1000::/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n",
         );
         accounts.file(
             "etc/group",
             0o644,
-            b"root:x:0:\ndaemon:x:1:\nwheel:x:10:root\nnogroup:x:65534:\n",
+            b"root:x:0:\ndaemon:x:1:\nwheel:x:10:root\nstaff:x:50:ada\nada:x:1000:\nnogroup:x:65534:\n",
         );
         let layers = vec![
             Layer::new(tar.finish(), Packing::Gzip),
@@ -270,9 +271,12 @@ impl TestImage {
     }
 }
 
+/// Where Debian puts its static busybox.
+pub const BUSYBOX: &str = "/bin/busybox";
+
 /// The commands this busybox has.
 fn applets() -> Vec<String> {
-    let listed = std::process::Command::new("/bin/busybox")
+    let listed = std::process::Command::new(BUSYBOX)
         .arg("--list")
         .output()
         .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
@@ -295,7 +299,7 @@ pub fn host_architecture() -> &'static str {
 
 /// Where Debian's static busybox is, for tests that need it; `None` with the reason printed.
 pub fn busybox_or_skip() -> Option<&'static Path> {
-    let path = Path::new("/bin/busybox");
+    let path = Path::new(BUSYBOX);
     if path.exists() {
         return Some(path);
     }

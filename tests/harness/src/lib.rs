@@ -1,7 +1,6 @@
 //! What end-to-end tests and benchmarks stand on: engines, machines and clients that clean up after themselves.
 
 pub mod agent;
-pub mod busybox;
 pub mod http;
 pub mod image;
 pub mod machine;

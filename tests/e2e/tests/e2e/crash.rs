@@ -1,8 +1,7 @@
 //! `kill -9` of the engine in the middle of whatever it does: it starts again, what it lists is true, nothing leaks.
 
-use crate::engine_with_busybox;
+use crate::{busybox_archive, engine_with_busybox};
 use harness::agent::Agent;
-use harness::busybox;
 use harness::http::{Reply, request};
 use harness::run::eventually;
 use serde_json::{Value, json};
@@ -205,7 +204,7 @@ fn an_engine_killed_at_any_moment_starts_again_and_leaks_nothing() {
         stop: AtomicBool::new(false),
         made: Mutex::default(),
     };
-    let archive = busybox::archive("other:1", "other").expect("an archive");
+    let archive = busybox_archive("other:1");
     let mut dice = Dice::thrown();
     // Whatever fails below, the clients must be told to stop.
     struct Stop<'a>(&'a AtomicBool);

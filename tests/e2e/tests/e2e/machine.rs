@@ -1,9 +1,10 @@
 //! A user's morning with a machine: create, containers, stop, start, remove.
 
+use crate::busybox_archive;
 use harness::machine::Store;
+use harness::programs;
 use harness::programs::find;
 use harness::run::{eventually, run, run_with_input};
-use harness::{busybox, programs};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -31,7 +32,7 @@ fn a_morning_with_a_machine() {
     assert_eq!(store.run(&["ssh", "dev", "hostname"]).success(), "dev\n");
 
     // Containers, by our client and by docker's.
-    let archive = busybox::archive("busybox:latest", "machine").expect("an archive");
+    let archive = busybox_archive("busybox:latest");
     let mut load = store.client(&programs::program("berth"), "dev", &["load"]);
     run_with_input(&mut load, &archive, harness::machine::LIMIT).success();
     assert_eq!(

@@ -12,15 +12,12 @@ mod machine_bad_input;
 mod machine_create;
 
 use harness::agent::Agent;
-use harness::busybox;
+use harness::image::{TestImage, busybox_or_skip};
 use harness::run::run_with_input;
 
 /// An engine with the image `busybox` in it; `None`, with a line that says why, where this host cannot run one.
 pub fn engine_with_busybox(flags: &[&str]) -> Option<Agent> {
-    if !std::path::Path::new(busybox::PROGRAM).is_file() {
-        println!("skipped: there is no static busybox here");
-        return None;
-    }
+    busybox_or_skip()?;
     let agent = Agent::start(flags)?;
     load_busybox(&agent, "busybox:latest");
     Some(agent)
@@ -28,6 +25,12 @@ pub fn engine_with_busybox(flags: &[&str]) -> Option<Agent> {
 
 /// Loads one more tag; its image has an id of its own.
 pub fn load_busybox(agent: &Agent, reference: &str) {
-    let archive = busybox::archive(reference, reference).expect("an archive");
+    let archive = busybox_archive(reference);
     run_with_input(&mut agent.berth(&["load"]), &archive, harness::agent::LIMIT).success();
+}
+
+/// What `docker save` would write of an image of busybox with this name; its id is its own.
+pub fn busybox_archive(reference: &str) -> Vec<u8> {
+    let image = TestImage::busybox(reference).expect("busybox is there");
+    image.docker_archive(&[reference])
 }
