@@ -1,9 +1,8 @@
 //! The engine on this host, through our own client.
 
-use crate::engine_with_busybox;
+use crate::{engine_with_busybox, fetch};
 use harness::agent::{Agent, LIMIT};
 use harness::run::{eventually, run_with_input};
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -11,16 +10,6 @@ use std::time::Duration;
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").port()
-}
-
-/// What an HTTP server at the address says; `None` while it does not answer.
-fn fetch(address: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.contains("200 OK").then_some(answer)
 }
 
 #[test]

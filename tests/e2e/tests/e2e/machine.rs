@@ -1,11 +1,10 @@
 //! A user's morning with a machine: create, containers, stop, start, remove.
 
-use crate::busybox_archive;
+use crate::{busybox_archive, fetch};
 use harness::machine::Store;
 use harness::programs;
 use harness::programs::find;
 use harness::run::{eventually, run, run_with_input};
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -157,16 +156,6 @@ fn a_morning_with_a_machine() {
     });
     assert!(TcpStream::connect((address.as_str(), 2376)).is_err());
     assert_eq!(store.run(&["ls", "-q"]).success(), "");
-}
-
-/// What an HTTP server at the address says; `None` while it does not answer.
-fn fetch(address: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.contains("200 OK").then_some(answer)
 }
 
 #[test]

@@ -14,6 +14,9 @@ mod machine_create;
 use harness::agent::Agent;
 use harness::image::{TestImage, busybox_or_skip};
 use harness::run::run_with_input;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
 
 /// An engine with the image `busybox` in it; `None`, with a line that says why, where this host cannot run one.
 pub fn engine_with_busybox(flags: &[&str]) -> Option<Agent> {
@@ -33,4 +36,14 @@ pub fn load_busybox(agent: &Agent, reference: &str) {
 pub fn busybox_archive(reference: &str) -> Vec<u8> {
     let image = TestImage::busybox(reference).expect("busybox is there");
     image.docker_archive(&[reference])
+}
+
+/// What an HTTP server at the address says; `None` while it does not answer.
+pub fn fetch(address: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.contains("200 OK").then_some(answer)
 }
