@@ -6,6 +6,7 @@ use guest_contract::{API_PORT, DESKTOP_SSH_PORT};
 use machine_core::driver::{DriverError, MachinePlace};
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::time::{Duration, Instant};
 
 const EVERY_MACHINE_HAS_ITS_OWN: bool = cfg!(any(target_os = "linux", target_os = "windows"));
 const ATTEMPTS: u64 = 64;
@@ -59,10 +60,23 @@ pub fn choose(place: &MachinePlace) -> Result<Chosen, DriverError> {
     ))
 }
 
+/// A QEMU that was killed a moment ago keeps its sockets until its last thread is gone.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Checks that a machine's own ports are still free before it is started.
 pub fn check(chosen: &Chosen) -> Result<(), DriverError> {
+    let end = Instant::now() + PATIENCE;
     for port in [chosen.api_port, chosen.ssh_port] {
-        if let Err(error) = bind(chosen.ip, port) {
+        let mut bound = bind(chosen.ip, port);
+        while bound
+            .as_ref()
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+            && Instant::now() < end
+        {
+            std::thread::sleep(Duration::from_millis(20));
+            bound = bind(chosen.ip, port);
+        }
+        if let Err(error) = bound {
             return Err(port_taken(
                 format!(
                     "port {port} of the machine's address {} is taken ({error})",
