@@ -119,6 +119,16 @@ fn a_morning_with_a_machine() {
         fetch(&published)
     });
     assert!(answer.ends_with("hello from a port\n"), "{answer}");
+    // One more process in it, on the guest's cgroup v2; and the engine killed under it, which init starts again.
+    let exec = |script: &str| store.berth("dev", &["exec", "web", "sh", "-c", script]);
+    assert_eq!(exec("echo inside").success(), "inside\n");
+    exec("exit 9").fails_with(9);
+    store
+        .run(&["ssh", "dev", "pkill -9 -f '[e]xe serve '; true"])
+        .success();
+    eventually("the engine is back", Duration::from_secs(30), || {
+        (exec("echo again").stdout == "again\n").then_some(())
+    });
     store.berth("dev", &["rm", "-f", "web"]).success();
     eventually("the port is gone", Duration::from_secs(15), || {
         TcpStream::connect(&published).err()
