@@ -296,7 +296,7 @@ async fn bollard_works_with_images() {
     assert_eq!(image.id, Some(listed[0].id.clone()));
     assert_eq!(
         image.root_fs.expect("layers").layers.expect("a list").len(),
-        1
+        2
     );
     let history = docker.image_history("busybox").await.expect("a list");
     assert_eq!(history[0].id, listed[0].id);
