@@ -113,8 +113,9 @@ impl LayerTar {
         self
     }
 
+    /// One more name of a program: dockerd gives the file the link's mode.
     pub fn hard_link(&mut self, path: &str, target: &str) -> &mut LayerTar {
-        self.append(tar::EntryType::Link, path, 0o644, target, &[]);
+        self.append(tar::EntryType::Link, path, 0o755, target, &[]);
         self
     }
 
