@@ -17,8 +17,8 @@ test:
 bench:
 	@xtask/setup.sh bench
 	@cargo xtask image
-	@cargo build --release --workspace --bins
-	@cargo run --release --quiet --package bench
+	@cargo build --release --package machine-cli
+	@cargo run --quiet --package bench
 
 image:
 	@xtask/setup.sh demo
