@@ -1,7 +1,5 @@
 //! How shells set and unset variables; the exact texts are docker-machine's, since people evaluate them.
 
-use crate::failure::Failure;
-
 /// The shells whose syntax differs. All that is not named is taken for a Bourne shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shell {
@@ -25,23 +23,21 @@ impl Shell {
         }
     }
 
-    /// The shell that runs us, as far as the environment tells.
-    pub(crate) fn detect() -> Result<Shell, Failure> {
+    /// The shell that runs us, as far as the environment tells. On Unix SHELL is the user's choice of an interactive
+    /// shell; what runs without it (cron, CI, containers) runs `sh`.
+    pub(crate) fn detect() -> Shell {
         if let Some(shell) = std::env::var_os("SHELL").filter(|shell| !shell.is_empty()) {
             let path = std::path::Path::new(&shell);
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            return Ok(Shell::named(&name));
+            return Shell::named(&name);
         }
         if std::env::var_os("__fish_bin_dir").is_some() {
-            return Ok(Shell::Fish);
+            return Shell::Fish;
         }
         if cfg!(windows) {
-            return Ok(Shell::Cmd);
+            return Shell::Cmd;
         }
-        Err(Failure::new(
-            "unknown shell: SHELL is not set",
-            "name it, for example --shell bash",
-        ))
+        Shell::Bourne
     }
 
     /// One line that sets a variable.

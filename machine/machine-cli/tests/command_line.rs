@@ -253,6 +253,17 @@ fn env_of_a_stopped_machine() {
     assert!(!stdout.contains("export"), "{stdout}");
 }
 
+/// Cron and CI set no SHELL; what evaluates the lines there is `sh`.
+#[cfg(unix)]
+#[test]
+fn env_without_shell_is_for_sh() {
+    let bench = bench();
+    bench.run(&["machine create dev"]);
+    let mut command = bench.command(&["machine env dev"]);
+    let (stdout, _) = bench.told(command.env_remove("SHELL").output().unwrap());
+    assert!(stdout.contains("export DOCKER_HOST="), "{stdout}");
+}
+
 #[test]
 fn a_corrupt_record() {
     let bench = bench();

@@ -37,7 +37,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
     refuse_swarm(arguments.swarm)?;
     let shell = match arguments.shell.as_deref() {
         Some(name) if !name.is_empty() => Shell::named(name),
-        _ => Shell::detect()?,
+        _ => Shell::detect(),
     };
     let lines = match (&arguments.name, arguments.unset) {
         (Some(_), true) => {
