@@ -11,7 +11,7 @@ use engine::events::EventBus;
 use engine::execs::ExecService;
 use engine::images::{ImageBackends, ImageOptions, ImageService};
 use engine::networks::NetworkBackend;
-use engine::runtime::{Rlimit, Runtime};
+use engine::runtime::Runtime;
 use engine::volumes::VolumeService;
 use engine_linux::archive::DiskArchives;
 use engine_linux::blobs::{DiskBlobs, DiskImages};
@@ -101,19 +101,9 @@ async fn images(
 }
 
 fn container_settings(config: &Config) -> Settings {
-    // -1 is without limit.
-    let number = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
     Settings {
         log: config.log.clone(),
-        ulimits: config
-            .default_ulimits
-            .iter()
-            .map(|limit| Rlimit {
-                name: limit.name.clone(),
-                soft: number(limit.soft),
-                hard: number(limit.hard),
-            })
-            .collect(),
+        ulimits: config.default_ulimits.clone(),
         dns: Dns {
             servers: config.dns.iter().map(ToString::to_string).collect(),
             options: config.dns_options.clone(),

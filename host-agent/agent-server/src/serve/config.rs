@@ -1,9 +1,10 @@
 //! What the engine will do, made of [`Options`]: defaults put in, everything checked. Nothing is looked up on the host here,
 //! so `--validate` can run anywhere.
 
-use super::options::{Options, Ulimit};
+use super::options::Options;
 use engine::containers::plan::check_log;
 use engine::containers::spec::LogSettings;
+use engine::runtime::Rlimit;
 use engine_linux::runtime::BUILT_IN as BUILT_IN_RUNTIME;
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ pub struct Config {
     pub max_concurrent_downloads: usize,
     /// For containers that name no log driver.
     pub log: LogSettings,
-    pub default_ulimits: Vec<Ulimit>,
+    pub default_ulimits: Vec<Rlimit>,
     pub dns: Vec<IpAddr>,
     pub dns_options: Vec<String>,
     pub dns_search: Vec<String>,

@@ -2,6 +2,7 @@
 //!
 //! Both give an [`Options`]; an option may be given by one of them, not by both. [`super::config`] makes sense of it.
 
+use engine::runtime::Rlimit;
 use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -114,9 +115,9 @@ declare_options! {
     #[serde(deserialize_with = "pairs_of_map")]
     log_opts: Vec<(String, String)> = "log-opts",
     /// Limit of containers that do not set it, name=soft[:hard]; may be repeated
-    #[arg(long = "default-ulimit", value_name = "LIMIT", value_parser = Ulimit::parse)]
+    #[arg(long = "default-ulimit", value_name = "LIMIT", value_parser = parse_ulimit)]
     #[serde(deserialize_with = "ulimits_of_map")]
-    default_ulimits: Vec<Ulimit> = "default-ulimits",
+    default_ulimits: Vec<Rlimit> = "default-ulimits",
     /// DNS server for containers; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<String> = "dns",
@@ -324,59 +325,13 @@ impl<T: fmt::Debug> Given for Vec<T> {
     }
 }
 
-/// A resource limit given to containers that do not set it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ulimit {
-    /// Lower case, without `RLIMIT_`.
-    pub name: String,
-    /// -1 is without limit.
-    pub soft: i64,
-    pub hard: i64,
-}
-
-impl Ulimit {
-    const NAMES: [&'static str; 15] = [
-        "core",
-        "cpu",
-        "data",
-        "fsize",
-        "locks",
-        "memlock",
-        "msgqueue",
-        "nice",
-        "nofile",
-        "nproc",
-        "rss",
-        "rtprio",
-        "rttime",
-        "sigpending",
-        "stack",
-    ];
-
-    /// Reads `nofile=1024:2048` or `nofile=1024`.
-    pub fn parse(text: &str) -> Result<Ulimit, String> {
-        let wrong = || format!("invalid ulimit argument: {text}");
-        let (name, limits) = text.split_once('=').ok_or_else(wrong)?;
-        let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-        let number = |text: &str| text.parse::<i64>().map_err(|_| wrong());
-        Ulimit::checked(name, number(soft)?, number(hard)?)
-    }
-
-    fn checked(name: &str, soft: i64, hard: i64) -> Result<Ulimit, String> {
-        if !Self::NAMES.contains(&name) {
-            return Err(format!("invalid ulimit type: {name}"));
-        }
-        if hard != -1 && (soft == -1 || soft > hard) {
-            return Err(format!(
-                "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
-            ));
-        }
-        Ok(Ulimit {
-            name: name.to_owned(),
-            soft,
-            hard,
-        })
-    }
+/// Reads `nofile=1024:2048` or `nofile=1024`.
+fn parse_ulimit(text: &str) -> Result<Rlimit, String> {
+    let wrong = || format!("invalid ulimit argument: {text}");
+    let (name, limits) = text.split_once('=').ok_or_else(wrong)?;
+    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+    let number = |text: &str| text.parse::<i64>().map_err(|_| wrong());
+    Rlimit::checked(name, number(soft)?, number(hard)?)
 }
 
 fn parse_pair(text: &str) -> Result<(String, String), String> {
@@ -391,7 +346,7 @@ fn pairs_of_map<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, Strin
     Ok(map.into_iter().collect())
 }
 
-fn ulimits_of_map<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Ulimit>, D::Error> {
+fn ulimits_of_map<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Rlimit>, D::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Limit {
@@ -403,7 +358,7 @@ fn ulimits_of_map<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Ulimit>, D::
     BTreeMap::<String, Limit>::deserialize(from)?
         .into_iter()
         .map(|(name, limit)| {
-            Ulimit::checked(&name, limit.soft, limit.hard).map_err(D::Error::custom)
+            Rlimit::checked(&name, limit.soft, limit.hard).map_err(D::Error::custom)
         })
         .collect()
 }
@@ -471,7 +426,7 @@ mod tests {
         assert_eq!(options.log_opts, [("max-size".into(), "10m".into())]);
         assert_eq!(
             options.default_ulimits,
-            [Ulimit::parse("nofile=1024:2048").unwrap()]
+            [parse_ulimit("nofile=1024:2048").unwrap()]
         );
         assert_eq!(options.runtimes, [("crun".into(), "/usr/bin/crun".into())]);
         assert_eq!(

@@ -185,3 +185,13 @@ pub fn may_raise_limits() -> bool {
             .is_some_and(|mask| mask & 1 << CAP_SYS_RESOURCE != 0)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_limit_docker_has_is_the_kernels() {
+        for name in engine::runtime::Rlimit::NAMES {
+            assert!(super::hard_limit(name).is_some(), "{name}");
+        }
+    }
+}

@@ -12,6 +12,9 @@
 
 pub mod contract;
 pub mod fake;
+mod rlimit;
+
+pub use rlimit::Rlimit;
 
 use crate::error::{Class, Classify};
 use crate::id::{ContainerId, ExecId};
@@ -100,14 +103,6 @@ pub enum Seccomp {
 pub struct TtySize {
     pub rows: u16,
     pub columns: u16,
-}
-
-/// A resource limit; the name is lower-case without `RLIMIT_`, for example `nofile`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rlimit {
-    pub name: String,
-    pub soft: u64,
-    pub hard: u64,
 }
 
 /// One mount inside the container.

@@ -266,38 +266,12 @@ fn binding(body: engine_api::containers::PortBindingBody) -> PortBinding {
 }
 
 fn ulimit(name: Option<String>, soft: Option<i64>, hard: Option<i64>) -> ApiResult<Rlimit> {
-    const NAMES: &[&str] = &[
-        "as",
-        "core",
-        "cpu",
-        "data",
-        "fsize",
-        "locks",
-        "memlock",
-        "msgqueue",
-        "nice",
-        "nofile",
-        "nproc",
-        "rss",
-        "rtprio",
-        "rttime",
-        "sigpending",
-        "stack",
-    ];
-    let name = name.unwrap_or_default().to_ascii_lowercase();
-    if !NAMES.contains(&name.as_str()) {
-        return Err(ApiError::invalid(format!("invalid ulimit type: {name}")));
-    }
-    // -1 is without limit.
-    let number = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
-    let soft = number(soft.unwrap_or(0));
-    let hard = number(hard.unwrap_or(0));
-    if soft > hard {
-        return Err(ApiError::invalid(format!(
-            "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
-        )));
-    }
-    Ok(Rlimit { name, soft, hard })
+    Rlimit::checked(
+        &name.unwrap_or_default(),
+        soft.unwrap_or(0),
+        hard.unwrap_or(0),
+    )
+    .map_err(ApiError::invalid)
 }
 
 /// 0 is "not set" in Docker's numbers.
