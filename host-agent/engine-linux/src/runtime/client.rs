@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
 use engine::id::{ContainerId, ExecId};
 use engine::runtime::{
-    ExecPlan, ExecTask, ExitStatus, ProcessIo, ResourcePlan, RuntimeError, StreamKind, Task,
+    ExecPlan, ExecTask, ExitStatus, ProcessIo, ResourcePlan, RuntimeError, Stats, StreamKind, Task,
     TtySize,
 };
 use std::collections::HashMap;
@@ -492,6 +492,13 @@ impl Task for ShimTask {
 
     async fn update(&self, resources: ResourcePlan) -> Result<(), RuntimeError> {
         self.control.order(Order::Update(Box::new(resources))).await
+    }
+
+    async fn stats(&self) -> Result<Stats, RuntimeError> {
+        Err(RuntimeError::Unsupported {
+            what: "reading statistics".to_owned(),
+            why: "this version of the engine does not read control groups yet".to_owned(),
+        })
     }
 
     async fn processes(&self) -> Result<Vec<u32>, RuntimeError> {

@@ -23,7 +23,7 @@ use crate::networks::{
 };
 use crate::runtime::{
     ExecPlan, ExecTask, ExitStatus, LaunchPlan, ProcessIo, ProcessPlan, Recovered, ResourcePlan,
-    Runtime, RuntimeError, RuntimeFacts, StreamKind, Task, TtySize,
+    Runtime, RuntimeError, RuntimeFacts, Stats, StreamKind, Task, TtySize,
 };
 use crate::volumes::VolumeService;
 use crate::volumes::fake::FakeVolumeStore;
@@ -438,6 +438,8 @@ pub struct FakeRuntime {
     /// Plans as they were given.
     pub plans: Mutex<Vec<LaunchPlan>>,
     pub execs: Arc<Mutex<Vec<ExecPlan>>>,
+    /// Limits as they were changed while containers ran.
+    pub updates: Arc<Mutex<Vec<ResourcePlan>>>,
     last_pid: Arc<AtomicU32>,
 }
 
@@ -563,6 +565,7 @@ struct FakeTask {
     process: Arc<Process>,
     pids: Arc<AtomicU32>,
     execs: Arc<Mutex<Vec<ExecPlan>>>,
+    updates: Arc<Mutex<Vec<ResourcePlan>>>,
 }
 
 impl FakeRuntime {
@@ -571,6 +574,7 @@ impl FakeRuntime {
             process,
             pids: self.last_pid.clone(),
             execs: self.execs.clone(),
+            updates: self.updates.clone(),
         })
     }
 }
@@ -684,8 +688,13 @@ impl Task for FakeTask {
         Ok(())
     }
 
-    async fn update(&self, _: ResourcePlan) -> Result<(), RuntimeError> {
+    async fn update(&self, resources: ResourcePlan) -> Result<(), RuntimeError> {
+        locked(&self.updates).push(resources);
         Ok(())
+    }
+
+    async fn stats(&self) -> Result<Stats, RuntimeError> {
+        Ok(crate::runtime::fake::stats(self.process.started))
     }
 
     async fn processes(&self) -> Result<Vec<u32>, RuntimeError> {

@@ -182,6 +182,14 @@ async fn signals_end_it(runtime: &dyn Runtime, plan: &(dyn Fn(&[&str]) -> Launch
     );
     task.pause().await.expect("it pauses");
     task.resume().await.expect("it resumes");
+    match task.stats().await {
+        Ok(stats) => {
+            assert!(stats.pids.current >= 1, "{stats:?}");
+            assert!(stats.memory.usage > 0, "{stats:?}");
+        }
+        // A host without these controllers says so.
+        Err(error) => assert!(matches!(error, RuntimeError::Unsupported { .. }), "{error}"),
+    }
     assert!(matches!(
         task.signal(4711).await,
         Err(RuntimeError::Invalid { .. })

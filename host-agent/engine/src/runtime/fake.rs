@@ -3,7 +3,7 @@
 
 use super::{
     ExecPlan, ExecTask, ExitStatus, LaunchPlan, ProcessIo, ProcessPlan, Recovered, ResourcePlan,
-    Runtime, RuntimeError, RuntimeFacts, StreamKind, Task, TtySize,
+    Runtime, RuntimeError, RuntimeFacts, Stats, StreamKind, Task, TtySize, stats,
 };
 use crate::id::ContainerId;
 use async_trait::async_trait;
@@ -216,6 +216,32 @@ async fn run(
     }
 }
 
+/// Counters of a process that has had half of one processor since `started`.
+pub fn stats(started: OffsetDateTime) -> Stats {
+    let at = OffsetDateTime::now_utc();
+    let ran = u64::try_from((at - started).whole_nanoseconds()).unwrap_or(0);
+    Stats {
+        at,
+        cgroup_version: 2,
+        cpu: stats::CpuStats {
+            total: ran / 2,
+            user: ran / 4,
+            kernel: ran / 4,
+            ..stats::CpuStats::default()
+        },
+        memory: stats::MemoryStats {
+            usage: 10 << 20,
+            stat: [("inactive_file".to_owned(), 2 << 20)].into(),
+            ..stats::MemoryStats::default()
+        },
+        pids: stats::PidStats {
+            current: 1,
+            limit: None,
+        },
+        blkio: stats::BlkioStats::default(),
+    }
+}
+
 struct FakeTask {
     runtime: FakeRuntime,
     process: Arc<Process>,
@@ -270,6 +296,11 @@ impl Task for FakeTask {
         self.process.running()?;
         self.runtime.state().updates.push(resources);
         Ok(())
+    }
+
+    async fn stats(&self) -> Result<Stats, RuntimeError> {
+        self.process.running()?;
+        Ok(stats(self.process.started_at))
     }
 
     async fn processes(&self) -> Result<Vec<u32>, RuntimeError> {

@@ -13,6 +13,7 @@
 pub mod contract;
 pub mod fake;
 mod rlimit;
+pub mod stats;
 
 pub use rlimit::Rlimit;
 
@@ -21,6 +22,7 @@ use crate::id::{ContainerId, ExecId};
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+pub use stats::Stats;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use time::OffsetDateTime;
@@ -323,6 +325,9 @@ pub trait Task: Send + Sync {
 
     /// Applies new limits; fields that are `None` stay.
     async fn update(&self, resources: ResourcePlan) -> Result<(), RuntimeError>;
+
+    /// Reads the counters of the container's control group.
+    async fn stats(&self) -> Result<Stats, RuntimeError>;
 
     /// Host process ids of every process in the container.
     async fn processes(&self) -> Result<Vec<u32>, RuntimeError>;

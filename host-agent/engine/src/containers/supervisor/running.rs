@@ -1,0 +1,69 @@
+//! What can be done to a container that runs: signals, freezing.
+
+use super::Supervisor;
+use crate::containers::error::ContainerError;
+use crate::containers::lifecycle::{ContainerState, Denied, Request};
+use crate::containers::store::Durability;
+
+impl Supervisor {
+    pub(super) async fn signal(
+        &mut self,
+        signal: i32,
+        by_hand: bool,
+    ) -> Result<(), ContainerError> {
+        let denied = || {
+            self.container
+                .denied(Denied::NotRunningForKill, self.container.id.as_str())
+        };
+        let Some(task) = self.task.clone() else {
+            return Err(denied());
+        };
+        if by_hand {
+            self.status
+                .send_modify(|status| status.stopped_by_hand = true);
+        }
+        match task.signal(signal).await {
+            Err(crate::runtime::RuntimeError::NotRunning) => return Err(denied()),
+            result => result?,
+        }
+        self.deps
+            .tell(&self.container, "kill", [("signal", signal.to_string())]);
+        Ok(())
+    }
+
+    pub(super) async fn pause(&mut self) -> Result<(), ContainerError> {
+        self.check(Request::Pause)?;
+        let (Some(task), ContainerState::Running { pid, started }) = (&self.task, self.state())
+        else {
+            return Err(self
+                .container
+                .denied(Denied::NotRunning, self.container.id.as_str()));
+        };
+        task.pause().await?;
+        self.status
+            .send_modify(|status| status.state = ContainerState::Paused { pid, started });
+        self.deps.tell(&self.container, "pause", []);
+        self.save(Durability::Written).await;
+        Ok(())
+    }
+
+    pub(super) async fn unpause(&mut self) -> Result<(), ContainerError> {
+        self.check(Request::Unpause)?;
+        let (Some(task), ContainerState::Paused { pid, started }) = (&self.task, self.state())
+        else {
+            return Err(self
+                .container
+                .denied(Denied::NotPaused, self.container.id.as_str()));
+        };
+        task.resume().await?;
+        self.status
+            .send_modify(|status| status.state = ContainerState::Running { pid, started });
+        self.deps.tell(&self.container, "unpause", []);
+        self.save(Durability::Written).await;
+        Ok(())
+    }
+
+    pub(super) fn state(&self) -> ContainerState {
+        self.status.borrow().state.clone()
+    }
+}

@@ -1,0 +1,279 @@
+//! From created (or ended) to running.
+
+use super::{Flow, Supervisor};
+use crate::containers::container::Reply;
+use crate::containers::error::ContainerError;
+use crate::containers::lifecycle::{ContainerState, Request};
+use crate::containers::plan::{self, Surroundings};
+use crate::containers::spec::{IpcMode, MountKind, NamespaceMode, NetworkChoice, RestartPolicy};
+use crate::containers::store::Durability;
+use crate::containers::{etc_files, ports};
+use crate::networks::{Attached, Attachment, NetworkMode};
+use crate::runtime::{NetworkNamespace, ProcessIo, Task};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+impl Supervisor {
+    pub(super) async fn start(&mut self, reply: Reply) -> Flow {
+        if let Err(error) = self.check(Request::Start) {
+            let _ = reply.send(Err(error));
+            return Flow::GoOn;
+        }
+        self.restart_at = None;
+        self.last_pause = None;
+        self.status.send_modify(|status| {
+            status.restart_count = 0;
+            status.stopped_by_hand = false;
+        });
+        match self.launch().await {
+            Ok(()) => {
+                self.deps.tell(&self.container, "start", []);
+                let _ = reply.send(Ok(()));
+                // The answer does not wait for the disk: a running container is found again by its shim.
+                let policy = self.container.spec.host.restart;
+                let durability = if policy == RestartPolicy::No {
+                    Durability::Written
+                } else {
+                    Durability::Synced
+                };
+                self.save(durability).await;
+                Flow::GoOn
+            }
+            Err(error) => self.start_failed(error, Some(reply)).await,
+        }
+    }
+
+    pub(super) async fn start_failed(
+        &mut self,
+        error: ContainerError,
+        reply: Option<Reply>,
+    ) -> Flow {
+        let text = crate::error::full_message(&error);
+        tracing::debug!(container = %self.container.id, error = text, "container could not be started");
+        let code = error.exit_code();
+        let auto_remove = self.container.spec.host.auto_remove;
+        if auto_remove {
+            self.registry.remove(&self.container);
+        }
+        // Whoever attached before the start waits for an end.
+        self.container.hub.end();
+        self.status.send_modify(|status| {
+            if let ContainerState::Restarting { .. } = status.state {
+                status.state = ContainerState::Exited {
+                    code,
+                    at: self.deps.clock.now(),
+                };
+            }
+            status.exit_code = code;
+            status.error = text;
+            status.exits += 1;
+            if auto_remove {
+                status.state = ContainerState::Removing;
+            }
+        });
+        if auto_remove {
+            self.forget();
+            if let Some(reply) = reply {
+                let _ = reply.send(Err(error));
+            }
+            self.clear_away(true).await;
+            return Flow::Ended;
+        }
+        if let Some(reply) = reply {
+            let _ = reply.send(Err(error));
+        }
+        self.save(Durability::Written).await;
+        Flow::GoOn
+    }
+
+    /// From a mounted root file system to a running process. After an error nothing is left of it.
+    pub(super) async fn launch(&mut self) -> Result<(), ContainerError> {
+        let deps = self.deps.clone();
+        let container = self.container.clone();
+        let spec = &container.spec;
+        let pid_of = match &spec.host.pid {
+            NamespaceMode::Container(id) => Some(self.pid_of(id, "PID")?),
+            _ => None,
+        };
+        let ipc_of = match &spec.host.ipc {
+            IpcMode::Container(id) => Some(self.pid_of(id, "IPC")?),
+            _ => None,
+        };
+        for mount in spec
+            .mounts
+            .iter()
+            .filter(|mount| mount.kind == MountKind::Bind && mount.create_source)
+        {
+            if !deps.files.exists(&mount.source).await {
+                deps.files
+                    .make_folder(&mount.source)
+                    .await
+                    .map_err(|error| {
+                        ContainerError::storage(
+                            format!("make the mount source {}", mount.source.display()),
+                            error,
+                        )
+                    })?;
+            }
+        }
+        let (rootfs, network) = tokio::join!(
+            deps.layers.mount(&container.id, spec.top_layer.as_ref()),
+            self.attach()
+        );
+        let undo = async |error: ContainerError| {
+            self.give_back().await;
+            error
+        };
+        let (rootfs, (namespace, attached)) = match (rootfs, network) {
+            (Ok(rootfs), Ok(network)) => (rootfs, network),
+            (Err(error), _) => return Err(undo(error.into()).await),
+            (_, Err(error)) => return Err(undo(error).await),
+        };
+        let folder = deps.store.folder(&container.id);
+        let hostname = match self.write_files(&folder, attached.as_ref()).await {
+            Ok(hostname) => hostname,
+            Err(error) => return Err(undo(error).await),
+        };
+        let around = Surroundings {
+            rootfs,
+            folder,
+            network: namespace,
+            pid_of,
+            ipc_of,
+            hostname,
+        };
+        let plan = match plan::launch(&container.id, spec, around) {
+            Ok(plan) => plan,
+            Err(why) => return Err(undo(ContainerError::invalid(why)).await),
+        };
+        let (task, io) = match deps.runtime.start(plan).await {
+            Ok(started) => started,
+            Err(cause) => return Err(undo(ContainerError::Start { cause }).await),
+        };
+        let (pid, started) = (task.pid(), task.started_at());
+        self.connect(task, io);
+        self.status.send_modify(|status| {
+            status.state = ContainerState::Running { pid, started };
+            status.started_at = Some(started);
+            status.exit_code = 0;
+            status.error.clear();
+            status.oom_killed = false;
+            status.network = attached.map(Arc::new);
+        });
+        self.tell_network("connect");
+        Ok(())
+    }
+
+    pub(super) fn connect(&mut self, task: Box<dyn Task>, io: ProcessIo) {
+        let task: Arc<dyn Task> = Arc::from(task);
+        self.set_task(Some(task));
+        self.pump = Some(self.container.hub.connect(io));
+    }
+
+    pub(super) fn set_task(&mut self, task: Option<Arc<dyn Task>>) {
+        self.task.clone_from(&task);
+        *self
+            .container
+            .task
+            .write()
+            .expect("no code panics while it holds this lock") = task;
+    }
+
+    /// First process of another container whose namespace is joined.
+    fn pid_of(&self, id: &str, what: &str) -> Result<u32, ContainerError> {
+        let other = self.registry.find(id)?;
+        let pid = other.status.borrow().state.pid();
+        if pid == 0 {
+            return Err(ContainerError::Conflict {
+                why: format!(
+                    "cannot join {what} namespace of a non running container: container {} is {}",
+                    other.name(),
+                    other.status.borrow().state.name()
+                ),
+            });
+        }
+        Ok(pid)
+    }
+
+    async fn attach(&self) -> Result<(NetworkNamespace, Option<Attached>), ContainerError> {
+        let spec = &self.container.spec;
+        let mode = match &spec.host.network {
+            _ if spec.config.network_disabled => NetworkMode::None,
+            NetworkChoice::Bridge => NetworkMode::Bridge,
+            NetworkChoice::None => NetworkMode::None,
+            NetworkChoice::Named(name) => NetworkMode::Named(name.clone()),
+            NetworkChoice::Host => return Ok((NetworkNamespace::Host, None)),
+            NetworkChoice::Container(id) => {
+                let pid = self.pid_of(id, "network")?;
+                return Ok((
+                    NetworkNamespace::At(PathBuf::from(format!("/proc/{pid}/ns/net"))),
+                    None,
+                ));
+            }
+        };
+        let ports = ports::requests(
+            &spec.host.port_bindings,
+            &spec.config.exposed_ports,
+            spec.host.publish_all_ports,
+        )
+        .map_err(ContainerError::invalid)?;
+        let attachment = Attachment {
+            container: self.container.id.clone(),
+            mode,
+            mac_address: spec.host.mac_address.clone(),
+            ports,
+        };
+        let attached = self
+            .deps
+            .networks
+            .attach(attachment)
+            .await
+            .map_err(ContainerError::Network)?;
+        for warning in &attached.warnings {
+            tracing::warn!(container = %self.container.id, warning);
+        }
+        Ok((
+            NetworkNamespace::At(attached.namespace.clone()),
+            Some(attached),
+        ))
+    }
+
+    /// Returns the host name.
+    async fn write_files(
+        &self,
+        folder: &std::path::Path,
+        attached: Option<&Attached>,
+    ) -> Result<String, ContainerError> {
+        // Who shares another's network is called as the other and sees the other's files.
+        let other = match &self.container.spec.host.network {
+            NetworkChoice::Container(id) => Some(self.registry.find(id)?),
+            _ => None,
+        };
+        let theirs = other
+            .as_ref()
+            .and_then(|other| other.status.borrow().network.clone());
+        let (owner, attached) = match &other {
+            Some(other) => (other, theirs.as_deref()),
+            None => (&self.container, attached),
+        };
+        let (spec, short) = (&owner.spec, owner.id.short());
+        let hostname = etc_files::hostname(spec, short);
+        let resolv_conf = etc_files::resolv_conf(
+            &etc_files::Dns::of(spec, &self.deps.settings.dns),
+            &self.deps.networks.resolv_conf(),
+        );
+        let files = vec![
+            (plan::HOSTNAME_FILE, format!("{hostname}\n")),
+            (plan::HOSTS_FILE, etc_files::hosts(spec, short, attached)),
+            (plan::RESOLV_CONF_FILE, resolv_conf),
+        ];
+        self.deps
+            .files
+            .write_all(folder, files)
+            .await
+            .map_err(|error| {
+                ContainerError::storage(format!("write the files of {}", self.container.id), error)
+            })?;
+        Ok(hostname)
+    }
+}
