@@ -41,8 +41,12 @@ if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --default-toolchain none
 fi
 PATH="$HOME/.cargo/bin:$PATH"
-# rust-toolchain.toml names version, components and targets; asking for the version fetches them.
-cargo --version >/dev/null
+# rust-toolchain.toml names version, components and targets; asking for the version fetches them, unless rustup was told
+# not to install by itself.
+if ! cargo --version >/dev/null 2>&1; then
+    version=$(sed -n 's/^channel = "\(.*\)"$/\1/p' "$(dirname "$0")/../rust-toolchain.toml")
+    rustup toolchain install "$version" --profile minimal --component clippy --component rustfmt
+fi
 if command -v rustup >/dev/null; then
     rustup target list --installed | grep -qx x86_64-unknown-linux-musl || rustup target add x86_64-unknown-linux-musl
 fi
