@@ -49,6 +49,11 @@ impl Console {
         let _ = writeln!(io::stdout(), "{line}");
     }
 
+    /// A remark that belongs to no program's input.
+    pub(crate) fn say_to_person(&self, line: &str) {
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+
     pub(crate) fn warn(&self, line: &str) {
         let _ = writeln!(io::stderr(), "Warning: {line}");
     }

@@ -1,6 +1,7 @@
 //! How a failure is told: what failed and why on one line, what to try on the next.
 
 use crate::exit_code;
+use machine_core::docker_context::ContextError;
 use machine_core::driver::DriverError;
 use machine_core::error::chain;
 use machine_core::{MachineError, StoreError};
@@ -54,6 +55,11 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
             error
                 .downcast_ref::<StoreError>()
                 .and_then(StoreError::hint)
+        })
+        .or_else(|| {
+            error
+                .downcast_ref::<ContextError>()
+                .and_then(ContextError::hint)
         })
         .or_else(|| error.downcast_ref::<Failure>().and_then(|f| f.hint.clone()));
     if let Some(hint) = hint {

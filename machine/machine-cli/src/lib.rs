@@ -35,6 +35,7 @@ impl Context {
 
 /// Runs one command line, `arguments[0]` being the program's name.
 pub fn run(arguments: Vec<OsString>, drivers: Vec<Arc<dyn Driver>>) -> u8 {
+    verbs::completion::answer();
     match try_run(arguments, drivers) {
         Ok(code) => code,
         Err(error) => failure::report(&error),

@@ -9,6 +9,13 @@ pub(crate) enum Shell {
     Cmd,
     Tcsh,
     Emacs,
+    Nushell,
+    Elvish,
+    Xonsh,
+    /// A file of `KEY=value` lines, for compose and many others.
+    Dotenv,
+    /// An object, for programs.
+    Json,
 }
 
 impl Shell {
@@ -19,6 +26,11 @@ impl Shell {
             "cmd" => Shell::Cmd,
             "tcsh" | "csh" => Shell::Tcsh,
             "emacs" => Shell::Emacs,
+            "nu" | "nushell" => Shell::Nushell,
+            "elvish" => Shell::Elvish,
+            "xonsh" => Shell::Xonsh,
+            "dotenv" => Shell::Dotenv,
+            "json" => Shell::Json,
             _ => Shell::Bourne,
         }
     }
@@ -40,6 +52,39 @@ impl Shell {
         Shell::Bourne
     }
 
+    /// The lines that set variables.
+    pub(crate) fn set_all(self, variables: &[(&str, String)]) -> Vec<String> {
+        if self == Shell::Json {
+            let object: serde_json::Map<String, serde_json::Value> = variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.as_str().into()))
+                .collect();
+            return vec![serde_json::Value::Object(object).to_string()];
+        }
+        variables
+            .iter()
+            .map(|(name, value)| self.set(name, value))
+            .collect()
+    }
+
+    /// The lines that unset variables; one with a value gets it.
+    pub(crate) fn unset_all(self, variables: &[(&str, Option<String>)]) -> Vec<String> {
+        if self == Shell::Json {
+            let object: serde_json::Map<String, serde_json::Value> = variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.as_deref().into()))
+                .collect();
+            return vec![serde_json::Value::Object(object).to_string()];
+        }
+        variables
+            .iter()
+            .map(|(name, value)| match value {
+                Some(value) => self.set(name, value),
+                None => self.unset(name),
+            })
+            .collect()
+    }
+
     /// One line that sets a variable.
     pub(crate) fn set(self, name: &str, value: &str) -> String {
         let value = self.quoted(value);
@@ -50,6 +95,12 @@ impl Shell {
             Shell::Cmd => format!("SET {name}={value}"),
             Shell::Tcsh => format!("setenv {name} \"{value}\";"),
             Shell::Emacs => format!("(setenv \"{name}\" \"{value}\")"),
+            Shell::Nushell => format!("$env.{name} = \"{value}\""),
+            Shell::Elvish => format!("set-env {name} '{value}'"),
+            Shell::Xonsh => format!("${name} = \"{value}\""),
+            Shell::Dotenv if is_plain(&value) => format!("{name}={value}"),
+            Shell::Dotenv => format!("{name}='{value}'"),
+            Shell::Json => serde_json::json!({ name: value }).to_string(),
         }
     }
 
@@ -62,11 +113,16 @@ impl Shell {
             Shell::Cmd => format!("SET {name}="),
             Shell::Tcsh => format!("unsetenv {name};"),
             Shell::Emacs => format!("(setenv \"{name}\" nil)"),
+            Shell::Nushell => format!("hide-env --ignore-errors {name}"),
+            Shell::Elvish => format!("unset-env {name}"),
+            Shell::Xonsh => format!("${{...}}.pop(\"{name}\", None)"),
+            Shell::Dotenv => format!("{name}="),
+            Shell::Json => serde_json::json!({ name: null }).to_string(),
         }
     }
 
-    /// Two comment lines that say how to evaluate the rest. `typed` is our own command line.
-    pub(crate) fn hint(self, typed: &[String]) -> String {
+    /// Two comment lines that say how to evaluate the rest; none where a program reads it. `typed` is our own command line.
+    pub(crate) fn hint(self, typed: &[String]) -> Option<String> {
         let mut words = typed.to_vec();
         if let Some(program) = words.first_mut()
             && program.contains([' ', '\\'])
@@ -89,8 +145,19 @@ impl Shell {
                     "(with-temp-buffer (shell-command \"{line}\" (current-buffer)) (eval-buffer))"
                 ),
             ),
+            // Nushell evaluates no text, but takes variables from data.
+            Shell::Nushell => (
+                "#",
+                format!(
+                    "{} | from json | load-env",
+                    line.replacen("nushell", "json", 1).replacen("--shell nu ", "--shell json ", 1)
+                ),
+            ),
+            Shell::Elvish => ("#", format!("eval ({line} | slurp)")),
+            Shell::Xonsh => ("#", format!("execx($({line}))")),
+            Shell::Dotenv | Shell::Json => return None,
         };
-        format!("{comment} Run this command to configure your shell: \n{comment} {command}")
+        Some(format!("{comment} Run this command to configure your shell: \n{comment} {command}"))
     }
 
     /// Makes a folder's odd characters harmless inside double quotes.
@@ -99,9 +166,11 @@ impl Shell {
             Shell::Bourne => ('\\', &['\\', '"', '$', '`']),
             Shell::Fish => ('\\', &['\\', '"', '$']),
             Shell::PowerShell => ('`', &['`', '"', '$']),
-            Shell::Emacs => ('\\', &['\\', '"']),
+            Shell::Emacs | Shell::Nushell | Shell::Xonsh => ('\\', &['\\', '"']),
+            Shell::Elvish => ('\'', &['\'']),
+            Shell::Dotenv => ('\\', &['\'']),
             // These two have no way to quote inside quotes.
-            Shell::Cmd | Shell::Tcsh => return value.to_owned(),
+            Shell::Cmd | Shell::Tcsh | Shell::Json => return value.to_owned(),
         };
         let mut quoted = String::with_capacity(value.len());
         for character in value.chars() {
@@ -112,6 +181,13 @@ impl Shell {
         }
         quoted
     }
+}
+
+/// Such a value means the same with and without quotes, to every reader of dotenv files.
+fn is_plain(value: &str) -> bool {
+    value
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-_./:@,+".contains(&b))
 }
 
 #[cfg(test)]

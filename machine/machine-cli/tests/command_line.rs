@@ -221,8 +221,13 @@ fn bad_input() {
         "machine regenerate-certs -f dev",
         "machine keeper x",
         "machine upgrade",
-        "machine scp a b",
+        "machine scp dev:/a b",
         "machine mount dev:/x",
+        "machine mount x",
+        "machine use dev",
+        "machine context dev",
+        "machine context --rm dev",
+        "machine completion tcsh",
     ] {
         let (stdout, stderr) = bench.run(&[line]);
         assert!(stdout.contains("-> "), "{line} must fail: {stdout}{stderr}");
@@ -233,6 +238,91 @@ fn bad_input() {
     }
     insta::assert_snapshot!(text);
     bench.assert_nothing_left();
+}
+
+/// The verbs that look at a machine in other ways, and those that set its engine up anew.
+#[test]
+fn more_verbs() {
+    let bench = bench();
+    let (stdout, stderr) = bench.run(&[
+        "machine create dev",
+        "machine status -f json dev",
+        "machine status -f {{.State}} dev",
+        "machine env --shell json dev",
+        "machine env --shell dotenv dev",
+    ]);
+    insta::assert_snapshot!(stdout);
+    assert_eq!(stderr, "");
+    let bench = self::bench();
+    let (stdout, stderr) = bench.run(&[
+        "machine create dev",
+        "machine context --use dev",
+        "machine context --name other dev",
+        "machine context --rm --name other dev",
+        "machine provision dev",
+        "machine upgrade dev",
+        "machine stop dev",
+        "machine provision dev",
+        "machine upgrade dev",
+        "machine rm -y dev",
+    ]);
+    insta::assert_snapshot!(stdout);
+    insta::assert_snapshot!(stderr);
+    bench.assert_nothing_left();
+    assert!(!bench.folder.path().join(".docker/contexts/tls").read_dir().unwrap().any(|_| true));
+}
+
+/// What `use` runs has the variables.
+#[cfg(unix)]
+#[test]
+fn a_command_for_a_machine() {
+    let bench = bench();
+    let (stdout, _) = bench.run(&["machine create dev", "machine use dev -- env"]);
+    for variable in [
+        "DOCKER_TLS_VERIFY=1",
+        "DOCKER_HOST=tcp://127.0.0.1:",
+        "DOCKER_MACHINE_NAME=dev",
+        "DOCKER_CERT_PATH=[FOLDER]/store/machines/dev",
+    ] {
+        assert!(stdout.contains(variable), "{variable} in {stdout}");
+    }
+}
+
+/// At the press of a key, machines' names are offered.
+#[test]
+fn completion_knows_machines() {
+    let bench = bench();
+    let (stdout, stderr) = bench.run(&["machine create dev", "machine create web", "machine completion bash"]);
+    assert!(stdout.contains("MACHINE_COMPLETE") && stderr.is_empty(), "{stdout}{stderr}");
+    let mut command = Command::new(machine_program());
+    bench.environment(&mut command);
+    let output = command
+        .env("MACHINE_COMPLETE", "bash")
+        .env("_CLAP_COMPLETE_INDEX", "2")
+        .env("_CLAP_COMPLETE_COMP_TYPE", "9")
+        .env("_CLAP_COMPLETE_SPACE", "false")
+        .env("_CLAP_IFS", "\n")
+        .args(["--", "machine", "stop", ""])
+        .output()
+        .unwrap();
+    let offered = String::from_utf8(output.stdout).unwrap();
+    assert!(offered.lines().any(|line| line == "dev") && offered.lines().any(|line| line == "web"), "{offered}");
+}
+
+/// The real program, where no fake driver is needed.
+fn machine_program() -> &'static str {
+    env!("CARGO_BIN_EXE_machine")
+}
+
+#[test]
+fn manual_pages() {
+    let bench = bench();
+    let folder = bench.folder.path().join("man");
+    let (_, stderr) = bench.run(&[&format!("machine man {}", folder.display())]);
+    assert_eq!(stderr, "");
+    let page = std::fs::read_to_string(folder.join("machine-create.1")).unwrap();
+    assert!(page.contains("engine\\-registry\\-mirror"), "{page}");
+    assert!(folder.join("machine.1").exists());
 }
 
 #[test]
@@ -258,8 +348,7 @@ fn env_of_a_stopped_machine() {
 #[test]
 fn env_without_shell_is_for_sh() {
     let bench = bench();
-    bench.run(&["machine create dev"]);
-    let mut command = bench.command(&["machine env dev"]);
+    let mut command = bench.command(&["machine create dev", "machine env dev"]);
     let (stdout, _) = bench.told(command.env_remove("SHELL").output().unwrap());
     assert!(stdout.contains("export DOCKER_HOST="), "{stdout}");
 }
@@ -551,11 +640,13 @@ fn help_is_no_failure() {
 }
 
 #[test]
-fn completion_knows_the_verbs() {
-    let (stdout, stderr) = bench().run(&["machine completion bash", "machine completion fish"]);
-    assert_eq!(stderr, "");
-    assert!(stdout.contains("regenerate-certs"), "{stdout}");
-    assert!(!stdout.contains("-> "), "{stdout}");
+fn completion_has_a_script_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let (stdout, stderr) = bench().run(&[&format!("machine completion {shell}")]);
+        assert_eq!(stderr, "");
+        assert!(stdout.contains("MACHINE_COMPLETE"), "{stdout}");
+        assert!(!stdout.contains("-> "), "{stdout}");
+    }
 }
 
 /// `ssh` gets the machine's key, its pinned host keys and all that follows the name, and its exit status is ours.
@@ -583,7 +674,7 @@ fn ssh_runs_the_systems_ssh() {
         "{line}"
     );
     assert!(
-        line.contains("-i [FOLDER]/store/machines/dev/id_ed25519"),
+        line.contains("-oIdentityFile=\"[FOLDER]/store/machines/dev/id_ed25519\""),
         "{line}"
     );
     assert!(

@@ -154,8 +154,13 @@ pub struct Address {
     pub ip: IpAddr,
     /// Port of the engine's API.
     pub api_port: u16,
+    /// 0: what the person's ssh configuration says.
     pub ssh_port: u16,
+    /// Empty: what the person's ssh configuration says.
     pub ssh_user: String,
+    /// The host's name for ssh where the person's own ssh configuration (agent, jump hosts) is to count; `None` where ssh
+    /// goes to [`Address::ip`] and nothing but the machine's own key and port matter.
+    pub ssh_host: Option<String>,
 }
 
 /// A way of making machines.

@@ -281,6 +281,7 @@ impl Driver for FakeDriver {
             api_port: port_of(state)?,
             ssh_port: 22,
             ssh_user: "docker".into(),
+            ssh_host: None,
         })
     }
 }

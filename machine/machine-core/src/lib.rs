@@ -4,6 +4,7 @@
 //! for example [`use_cases::create`]: it shows the order in which all of it is used.
 
 pub mod certificates;
+pub mod docker_context;
 pub mod driver;
 pub mod engine_client;
 pub mod engine_settings;
@@ -11,6 +12,7 @@ pub mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod seed;
+pub mod ssh;
 pub mod ssh_key;
 pub mod store;
 pub mod use_cases;

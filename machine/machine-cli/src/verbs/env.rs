@@ -5,12 +5,15 @@ use crate::Context;
 use crate::failure::Failure;
 use crate::shell::Shell;
 use clap::Args;
+use clap_complete::ArgValueCandidates;
+use machine_core::{Machine, MachineError};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The machine
+    #[arg(add = ArgValueCandidates::new(super::completion::machines))]
     name: Option<String>,
-    /// The shell to write for: bash, zsh, sh, fish, powershell, cmd, tcsh, emacs [default: the one in use]
+    /// The shell to write for: bash, zsh, sh, fish, powershell, cmd, tcsh, emacs, nushell, elvish, xonsh; or dotenv, json [default: the one in use]
     #[arg(long)]
     shell: Option<String>,
     /// Unset the variables instead
@@ -52,26 +55,20 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
             let name = name.as_deref().unwrap_or("default");
             let machine = context.machines.open(name)?;
             machine.connect(CONNECT_TIMEOUT)?;
-            let environment = Environment {
-                host: machine.url()?,
-                cert_path: machine.place.folder.display().to_string(),
-                name: name.to_owned(),
-                no_proxy: arguments
-                    .no_proxy
-                    .then(|| Ok::<_, anyhow::Error>(machine.address()?.ip.to_string()))
-                    .transpose()?,
-            };
-            set(shell, &environment)
+            set(shell, &Environment::of(&machine, arguments.no_proxy)?)
         }
     };
     for line in lines {
         context.console.print(&line);
     }
-    context.console.print(&shell.hint(&context.typed));
+    if let Some(hint) = shell.hint(&context.typed) {
+        context.console.print(&hint);
+    }
     Ok(())
 }
 
-struct Environment {
+/// What points Docker clients at a machine.
+pub(super) struct Environment {
     host: String,
     cert_path: String,
     name: String,
@@ -79,42 +76,55 @@ struct Environment {
     no_proxy: Option<String>,
 }
 
+impl Environment {
+    pub(super) fn of(machine: &Machine, no_proxy: bool) -> Result<Environment, MachineError> {
+        Ok(Environment {
+            host: machine.url()?,
+            cert_path: machine.place.folder.display().to_string(),
+            name: machine.name().to_owned(),
+            no_proxy: match no_proxy {
+                true => Some(machine.address()?.ip.to_string()),
+                false => None,
+            },
+        })
+    }
+
+    /// Names and values, in docker-machine's order.
+    pub(super) fn variables(&self) -> Vec<(&'static str, String)> {
+        let values = ["1", &self.host, &self.cert_path, &self.name];
+        let mut variables: Vec<(&str, String)> = VARIABLES
+            .iter()
+            .zip(values)
+            .map(|(name, value)| (*name, value.to_owned()))
+            .collect();
+        if cfg!(windows) {
+            variables.push((COMPOSE_PATHS, "true".to_owned()));
+        }
+        if let Some(address) = &self.no_proxy {
+            let (name, value) = no_proxy();
+            variables.push((name, with_entry(&value, address)));
+        }
+        variables
+    }
+}
+
 fn set(shell: Shell, environment: &Environment) -> Vec<String> {
-    let values = [
-        "1",
-        &environment.host,
-        &environment.cert_path,
-        &environment.name,
-    ];
-    let mut lines: Vec<String> = VARIABLES
-        .iter()
-        .zip(values)
-        .map(|(name, value)| shell.set(name, value))
-        .collect();
-    if cfg!(windows) {
-        lines.push(shell.set(COMPOSE_PATHS, "true"));
-    }
-    if let Some(address) = &environment.no_proxy {
-        let (name, value) = no_proxy();
-        lines.push(shell.set(name, &with_entry(&value, address)));
-    }
-    lines
+    shell.set_all(&environment.variables())
 }
 
 fn unset(shell: Shell, also_no_proxy: bool) -> Vec<String> {
-    let mut lines: Vec<String> = VARIABLES.iter().map(|name| shell.unset(name)).collect();
+    let mut variables: Vec<(&str, Option<String>)> =
+        VARIABLES.iter().map(|name| (*name, None)).collect();
     if cfg!(windows) {
-        lines.push(shell.unset(COMPOSE_PATHS));
+        variables.push((COMPOSE_PATHS, None));
     }
     if also_no_proxy {
         let (name, value) = no_proxy();
         let host = std::env::var("DOCKER_HOST").unwrap_or_default();
-        lines.push(match without_entry(&value, address_of(&host)) {
-            rest if rest.is_empty() => shell.unset(name),
-            rest => shell.set(name, &rest),
-        });
+        let rest = without_entry(&value, address_of(&host));
+        variables.push((name, Some(rest).filter(|rest| !rest.is_empty())));
     }
-    lines
+    shell.unset_all(&variables)
 }
 
 /// The variable in use and its value: the lower-case one if it is set.
@@ -172,16 +182,19 @@ mod tests {
             no_proxy: None,
         };
         let mut text = String::new();
-        for name in ["bash", "fish", "powershell", "cmd", "tcsh", "emacs"] {
+        for name in [
+            "bash", "fish", "powershell", "cmd", "tcsh", "emacs", "nushell", "elvish", "xonsh",
+            "dotenv", "json",
+        ] {
             let shell = Shell::named(name);
             let typed = ["machine", "env", "--shell", name, "dev"].map(String::from);
             let unset_typed = ["machine", "env", "--shell", name, "-u"].map(String::from);
             text.push_str(&format!("== {name}\n"));
             text.push_str(&set(shell, &environment).join("\n"));
-            text.push_str(&format!("\n{}\n", shell.hint(&typed)));
+            text.push_str(&format!("\n{}\n", shell.hint(&typed).unwrap_or_default()));
             text.push_str(&format!("== {name} --unset\n"));
             text.push_str(&unset(shell, false).join("\n"));
-            text.push_str(&format!("\n{}\n", shell.hint(&unset_typed)));
+            text.push_str(&format!("\n{}\n", shell.hint(&unset_typed).unwrap_or_default()));
         }
         insta::assert_snapshot!(text);
     }

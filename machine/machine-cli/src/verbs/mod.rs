@@ -1,28 +1,35 @@
 //! The verbs, written out: one file each.
 
 mod active;
-mod completion;
+pub(crate) mod completion;
 mod config;
+mod context;
 mod create;
 mod env;
 mod inspect;
 mod ip;
 mod kill;
-mod later;
 mod ls;
+mod man;
+mod mount;
+mod provision;
 mod regenerate_certs;
 mod restart;
 mod rm;
+mod scp;
 mod ssh;
 mod start;
 mod status;
 mod stop;
+mod upgrade;
 mod url;
+mod use_machine;
 pub(crate) mod version;
 
 use crate::failure::Many;
 use crate::{Context, exit_code};
 use clap::{Args, Subcommand};
+use clap_complete::ArgValueCandidates;
 use machine_core::driver::FlagValues;
 use machine_core::{Machine, MachineError};
 
@@ -56,7 +63,7 @@ pub(crate) enum Verb {
     /// Start machines
     Start(Names),
     /// Print a machine's state
-    Status(Name),
+    Status(status::Arguments),
     /// Stop machines in order
     Stop(Names),
     /// Print a machine's URL
@@ -65,21 +72,29 @@ pub(crate) enum Verb {
     Version(version::Arguments),
     /// Make new certificates for machines
     RegenerateCerts(regenerate_certs::Arguments),
-    /// Set up the engine anew (arrives in a later version)
-    Provision(later::Arguments),
-    /// Upgrade the engine (arrives in a later version)
-    Upgrade(later::Arguments),
-    /// Copy files (arrives in a later version)
-    Scp(later::Arguments),
-    /// Mount a machine's folder (arrives in a later version)
-    Mount(later::Arguments),
+    /// Set up the engine of machines anew
+    Provision(Names),
+    /// Bring the engine of machines to this program's version
+    Upgrade(Names),
+    /// Copy files between this computer and machines
+    Scp(scp::Arguments),
+    /// Mount a machine's folder here, with sshfs
+    Mount(mount::Arguments),
+    /// Write a Docker context for a machine
+    Context(context::Arguments),
+    /// Start a shell, or run a command, whose Docker clients talk to a machine
+    #[command(name = "use")]
+    UseMachine(use_machine::Arguments),
+    /// Write manual pages
+    #[command(hide = true)]
+    Man(man::Arguments),
 }
 
 /// One machine.
 #[derive(Debug, Args)]
 pub(crate) struct Name {
     /// The machine
-    #[arg(default_value = "default", hide_default_value = true)]
+    #[arg(default_value = "default", hide_default_value = true, add = ArgValueCandidates::new(completion::machines))]
     name: String,
 }
 
@@ -87,7 +102,7 @@ pub(crate) struct Name {
 #[derive(Debug, Args)]
 pub(crate) struct Names {
     /// The machines
-    #[arg(default_value = "default", hide_default_value = true)]
+    #[arg(default_value = "default", hide_default_value = true, add = ArgValueCandidates::new(completion::machines))]
     names: Vec<String>,
 }
 
@@ -103,6 +118,8 @@ impl Verb {
                 | Verb::Kill(_)
                 | Verb::Rm(_)
                 | Verb::RegenerateCerts(_)
+                | Verb::Provision(_)
+                | Verb::Upgrade(_)
         )
     }
 
@@ -121,21 +138,27 @@ impl Verb {
             Verb::Rm(arguments) => rm::run(context, &arguments)?,
             Verb::Ssh(arguments) => return ssh::run(context, &arguments),
             Verb::Start(names) => start::run(context, &names)?,
-            Verb::Status(name) => status::run(context, &name)?,
+            Verb::Status(arguments) => status::run(context, &arguments)?,
             Verb::Stop(names) => stop::run(context, &names)?,
             Verb::Url(name) => url::run(context, &name)?,
             Verb::Version(arguments) => version::run(context, &arguments)?,
             Verb::RegenerateCerts(arguments) => regenerate_certs::run(context, &arguments)?,
-            Verb::Provision(_) => return Err(later::sorry("provision").into()),
-            Verb::Upgrade(_) => return Err(later::sorry("upgrade").into()),
-            Verb::Scp(_) => return Err(later::sorry("scp").into()),
-            Verb::Mount(_) => return Err(later::sorry("mount").into()),
+            Verb::Provision(names) => provision::run(context, &names)?,
+            Verb::Upgrade(names) => upgrade::run(context, &names)?,
+            Verb::Scp(arguments) => return scp::run(context, &arguments),
+            Verb::Mount(arguments) => return mount::run(context, &arguments),
+            Verb::Context(arguments) => context::run(context, &arguments)?,
+            Verb::UseMachine(arguments) => return use_machine::run(context, &arguments),
+            Verb::Man(arguments) => man::run(context, &arguments)?,
         }
         Ok(exit_code::SUCCESS)
     }
 }
 
-/// Runs one verb on many machines at the same time. Names that are no machines are told before anything is done; failures are
+/// So many machines are worked on at a time: enough for slow hosts to wait side by side, few enough for a laptop to boot them.
+const AT_A_TIME: usize = 8;
+
+/// Runs one verb on many machines, several at the same time. Names that are no machines are told before anything is done; failures are
 /// told together at the end.
 fn for_each(
     context: &Context,
@@ -147,17 +170,24 @@ fn for_each(
     let mut unique = names.names.clone();
     unique.sort();
     unique.dedup();
-    let errors: Vec<anyhow::Error> = std::thread::scope(|scope| {
-        let workers: Vec<_> = unique
-            .iter()
-            .map(|name| scope.spawn(|| work(name)))
-            .collect();
-        workers
-            .into_iter()
-            .filter_map(|worker| worker.join().expect("a verb does not panic").err())
-            .map(anyhow::Error::from)
-            .collect()
+    let waiting = std::sync::Mutex::new(unique.iter());
+    let failed = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..unique.len().min(AT_A_TIME) {
+            scope.spawn(|| {
+                loop {
+                    let next = waiting.lock().expect("not poisoned").next();
+                    let Some(name) = next else { return };
+                    if let Err(error) = work(name) {
+                        failed.lock().expect("not poisoned").push((name, error));
+                    }
+                }
+            });
+        }
     });
+    let mut failed = failed.into_inner().expect("not poisoned");
+    failed.sort_by(|a, b| a.0.cmp(b.0));
+    let errors: Vec<anyhow::Error> = failed.into_iter().map(|(_, error)| error.into()).collect();
     match errors.is_empty() {
         true => Ok(()),
         false => Err(together(errors)),

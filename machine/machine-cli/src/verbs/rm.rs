@@ -3,12 +3,15 @@
 use crate::Context;
 use crate::failure::Failure;
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use machine_core::StoreError;
+use machine_core::docker_context::{ContextError, DockerContexts};
+use machine_core::error::chain;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The machines
-    #[arg(required = true)]
+    #[arg(required = true, add = ArgValueCandidates::new(super::completion::machines))]
     names: Vec<String>,
     /// Do not ask, and forget a machine even if it cannot be removed
     #[arg(short, long)]
@@ -53,12 +56,37 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
     context.console.catch_interrupts()?;
     for name in &names {
         match context.machines.remove(name, arguments.force, console) {
-            Ok(()) => console.print(&format!("Successfully removed {name}")),
+            Ok(()) => {
+                console.print(&format!("Successfully removed {name}"));
+                forget_contexts(context, name);
+            }
             Err(error) => errors.push(error.into()),
         }
     }
     match errors.is_empty() {
         true => Ok(()),
         false => Err(super::together(errors)),
+    }
+}
+
+/// Docker contexts of a machine that is gone would only fail. That they cannot be removed is no reason to fail here.
+fn forget_contexts(context: &Context, name: &str) {
+    let removed = DockerContexts::default_root()
+        .map_err(ContextError::from)
+        .and_then(|root| {
+            let place = context.machines.store().place(name)?;
+            DockerContexts::new(root).forget_machine(&place)
+        });
+    match removed {
+        Ok(names) => {
+            for name in names {
+                context
+                    .console
+                    .print(&format!("Removed the Docker context \"{name}\""));
+            }
+        }
+        Err(error) => context
+            .console
+            .warn(&format!("its Docker context stays: {}", chain(&error))),
     }
 }

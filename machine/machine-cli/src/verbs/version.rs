@@ -2,11 +2,13 @@
 
 use crate::Context;
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use std::path::Path;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// A machine, for the version of its engine
+    #[arg(add = ArgValueCandidates::new(super::completion::machines))]
     name: Option<String>,
 }
 

@@ -4,6 +4,7 @@ pub mod active;
 pub mod create;
 pub mod list;
 pub mod power;
+pub mod provision;
 pub mod regenerate;
 pub mod remove;
 
@@ -12,6 +13,7 @@ use crate::driver::{Address, Driver, DriverError, MachinePlace, Progress, SeedFi
 use crate::engine_client::{EngineClient, EngineVersion};
 use crate::engine_settings::{DaemonJson, daemon_json};
 use crate::seed::{self, SeedContents};
+use crate::ssh::SshRoute;
 use crate::store::lock::{Lock, Patience};
 use crate::store::record::MachineRecord;
 use crate::store::{MachineStore, layout};
@@ -222,6 +224,12 @@ impl Machine {
             .map_err(|source| self.unreachable(source))
     }
 
+    /// The way to it over ssh.
+    pub fn ssh_route(&self) -> Result<SshRoute, MachineError> {
+        let address = self.address()?;
+        Ok(SshRoute::new(&self.place, &self.record.driver, &address))
+    }
+
     /// The private key's file, where there is one.
     pub fn ssh_key(&self) -> Option<PathBuf> {
         match self.record.driver.get("SSHKeyPath") {
@@ -260,6 +268,14 @@ impl Machine {
     fn daemon_json(&self) -> Result<DaemonJson, MachineError> {
         let options = &self.record.host_options.engine_options;
         Ok(daemon_json(options, self.driver.name())?)
+    }
+
+    fn unsupported(&self, verb: &'static str) -> MachineError {
+        MachineError::Unsupported {
+            verb,
+            machine: self.name().to_owned(),
+            driver: self.record.driver_name.clone(),
+        }
     }
 
     fn failed(&self, verb: &'static str, source: DriverError) -> MachineError {

@@ -141,11 +141,7 @@ impl Machine {
         if self.driver.capabilities().start_stop {
             return Ok(());
         }
-        Err(MachineError::Unsupported {
-            verb,
-            machine: self.name().to_owned(),
-            driver: self.record.driver_name.clone(),
-        })
+        Err(self.unsupported(verb))
     }
 }
 

@@ -15,11 +15,7 @@ impl Machines {
     ) -> Result<(), MachineError> {
         let (mut machine, _lock) = self.open_locked(name, progress)?;
         if !machine.driver.capabilities().boots_our_image {
-            return Err(MachineError::Unsupported {
-                verb: "renew the certificates of",
-                machine: name.to_owned(),
-                driver: machine.record.driver_name.clone(),
-            });
+            return Err(machine.unsupported("renew the certificates of"));
         }
         forget(&machine, layout::SERVER_CERT)?;
         if machine.status()? == Status::Stopped {

@@ -101,6 +101,7 @@ impl Driver for NoneDriver {
             api_port: port,
             ssh_port: 22,
             ssh_user: String::new(),
+            ssh_host: None,
         })
     }
 }

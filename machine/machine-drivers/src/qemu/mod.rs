@@ -280,6 +280,7 @@ impl Driver for QemuDriver {
             api_port: known.address.api_port,
             ssh_port: known.address.ssh_port,
             ssh_user: SSH_USER.into(),
+            ssh_host: None,
         })
     }
 }

@@ -1,0 +1,51 @@
+//! The engine set up anew, and brought to this program's version.
+//!
+//! In a machine that boots our image the engine is part of the image, and what is set up is the seed: both come with a
+//! boot.
+
+use super::Machines;
+use crate::MachineError;
+use crate::driver::{Progress, Status};
+
+impl Machines {
+    /// Gives the engine its settings and certificates again.
+    pub fn provision(&self, name: &str, progress: &dyn Progress) -> Result<(), MachineError> {
+        let (mut machine, _lock) = self.open_locked(name, progress)?;
+        if !machine.driver.capabilities().boots_our_image {
+            return Err(machine.unsupported("provision"));
+        }
+        machine.require_running()?;
+        progress.say(&format!(
+            "Restarting \"{name}\", which reads its settings and certificates..."
+        ));
+        self.stop_opened(&mut machine, progress)?;
+        self.start_opened(&mut machine, progress)?;
+        progress.say(&format!("Machine \"{name}\" was provisioned."));
+        Ok(())
+    }
+
+    /// Brings the engine to the version that this program comes with. A stopped machine is started.
+    pub fn upgrade(&self, name: &str, progress: &dyn Progress) -> Result<(), MachineError> {
+        let (mut machine, _lock) = self.open_locked(name, progress)?;
+        if !machine.driver.capabilities().boots_our_image {
+            return Err(machine.unsupported("upgrade"));
+        }
+        let mut before = None;
+        if machine.status()? != Status::Stopped {
+            // A machine whose engine is ill is upgraded all the same.
+            before = machine.engine()?.version(super::ENGINE_ATTEMPT).ok();
+            progress.say(&format!("Restarting \"{name}\" from the image of this version..."));
+            self.stop_opened(&mut machine, progress)?;
+        }
+        self.start_opened(&mut machine, progress)?;
+        let after = machine.connect(super::ENGINE_ATTEMPT)?;
+        progress.say(&match before {
+            Some(before) if before != after => format!(
+                "Machine \"{name}\" was upgraded from {} to {}.",
+                before.version, after.version
+            ),
+            _ => format!("Machine \"{name}\" runs {}.", after.version),
+        });
+        Ok(())
+    }
+}
