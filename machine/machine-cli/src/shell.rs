@@ -150,14 +150,17 @@ impl Shell {
                 "#",
                 format!(
                     "{} | from json | load-env",
-                    line.replacen("nushell", "json", 1).replacen("--shell nu ", "--shell json ", 1)
+                    line.replacen("nushell", "json", 1)
+                        .replacen("--shell nu ", "--shell json ", 1)
                 ),
             ),
             Shell::Elvish => ("#", format!("eval ({line} | slurp)")),
             Shell::Xonsh => ("#", format!("execx($({line}))")),
             Shell::Dotenv | Shell::Json => return None,
         };
-        Some(format!("{comment} Run this command to configure your shell: \n{comment} {command}"))
+        Some(format!(
+            "{comment} Run this command to configure your shell: \n{comment} {command}"
+        ))
     }
 
     /// Makes a folder's odd characters harmless inside double quotes.

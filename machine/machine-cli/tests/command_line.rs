@@ -269,7 +269,15 @@ fn more_verbs() {
     insta::assert_snapshot!(stdout);
     insta::assert_snapshot!(stderr);
     bench.assert_nothing_left();
-    assert!(!bench.folder.path().join(".docker/contexts/tls").read_dir().unwrap().any(|_| true));
+    assert!(
+        !bench
+            .folder
+            .path()
+            .join(".docker/contexts/tls")
+            .read_dir()
+            .unwrap()
+            .any(|_| true)
+    );
 }
 
 /// What `use` runs has the variables.
@@ -292,8 +300,15 @@ fn a_command_for_a_machine() {
 #[test]
 fn completion_knows_machines() {
     let bench = bench();
-    let (stdout, stderr) = bench.run(&["machine create dev", "machine create web", "machine completion bash"]);
-    assert!(stdout.contains("MACHINE_COMPLETE") && stderr.is_empty(), "{stdout}{stderr}");
+    let (stdout, stderr) = bench.run(&[
+        "machine create dev",
+        "machine create web",
+        "machine completion bash",
+    ]);
+    assert!(
+        stdout.contains("MACHINE_COMPLETE") && stderr.is_empty(),
+        "{stdout}{stderr}"
+    );
     let mut command = Command::new(machine_program());
     bench.environment(&mut command);
     let output = command
@@ -306,7 +321,10 @@ fn completion_knows_machines() {
         .output()
         .unwrap();
     let offered = String::from_utf8(output.stdout).unwrap();
-    assert!(offered.lines().any(|line| line == "dev") && offered.lines().any(|line| line == "web"), "{offered}");
+    assert!(
+        offered.lines().any(|line| line == "dev") && offered.lines().any(|line| line == "web"),
+        "{offered}"
+    );
 }
 
 /// The real program, where no fake driver is needed.

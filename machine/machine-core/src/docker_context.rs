@@ -93,7 +93,10 @@ impl DockerContexts {
             "Endpoints": {"docker": {"Host": url, "SkipTLSVerify": false}},
         });
         // Last: a context with its metadata is whole.
-        self.put(&self.meta(name).join("meta.json"), meta.to_string().as_bytes())
+        self.put(
+            &self.meta(name).join("meta.json"),
+            meta.to_string().as_bytes(),
+        )
     }
 
     /// Removes the context `name` of the machine at `place`.
@@ -199,8 +202,10 @@ impl DockerContexts {
             atomic::make_private_folder(folder)
                 .map_err(|source| StoreError::io("make", folder, source))?;
         }
-        Ok(atomic::write(path, contents)
-            .map_err(|source| StoreError::io("write", path, source))?)
+        Ok(
+            atomic::write(path, contents)
+                .map_err(|source| StoreError::io("write", path, source))?,
+        )
     }
 
     fn meta(&self, name: &str) -> PathBuf {
@@ -240,8 +245,12 @@ mod tests {
         let place = place(root.path());
         let docker = root.path().join("docker");
         let contexts = DockerContexts::new(docker.clone());
-        contexts.write("dev", &place, "tcp://127.0.0.9:2376").unwrap();
-        contexts.write("dev", &place, "tcp://127.0.0.9:2377").unwrap();
+        contexts
+            .write("dev", &place, "tcp://127.0.0.9:2376")
+            .unwrap();
+        contexts
+            .write("dev", &place, "tcp://127.0.0.9:2377")
+            .unwrap();
         std::fs::write(docker.join("config.json"), "{\"auths\": {\"r\": {}}}").unwrap();
         contexts.make_current("dev").unwrap();
         let config = std::fs::read_to_string(docker.join("config.json")).unwrap();
@@ -253,7 +262,11 @@ mod tests {
         );
         let foreign = docker.join("contexts/meta").join(id("other"));
         std::fs::create_dir_all(&foreign).unwrap();
-        std::fs::write(foreign.join("meta.json"), "{\"Name\":\"other\",\"Metadata\":{}}").unwrap();
+        std::fs::write(
+            foreign.join("meta.json"),
+            "{\"Name\":\"other\",\"Metadata\":{}}",
+        )
+        .unwrap();
         assert!(matches!(
             contexts.write("other", &place, "tcp://x"),
             Err(ContextError::Foreign { .. })

@@ -288,9 +288,7 @@ fn run(
     Ok(output)
 }
 
-fn collect(
-    stream: Option<impl Read + Send + 'static>,
-) -> std::thread::JoinHandle<String> {
+fn collect(stream: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut stream) = stream {
@@ -360,7 +358,10 @@ mod tests {
         assert!(line.contains("StrictHostKeyChecking=accept-new"));
         assert_eq!(route.destination(None), "db");
         let section = route.section("dev");
-        assert!(section.starts_with("Host dev\n  HostName db\n  Connection"), "{section}");
+        assert!(
+            section.starts_with("Host dev\n  HostName db\n  Connection"),
+            "{section}"
+        );
     }
 
     #[test]
@@ -380,7 +381,14 @@ mod tests {
         assert!(matches!(error, SshError::TooLong { .. }), "{error}");
         let mut command = Command::new("cat");
         command.arg("-");
-        let output = run("host", command, &mut &b"hello"[..], Duration::from_secs(20), &|| false).unwrap();
+        let output = run(
+            "host",
+            command,
+            &mut &b"hello"[..],
+            Duration::from_secs(20),
+            &|| false,
+        )
+        .unwrap();
         assert_eq!((output.stdout.as_str(), output.code), ("hello", Some(0)));
         let error = run(
             "host",

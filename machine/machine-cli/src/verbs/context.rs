@@ -27,17 +27,25 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
     if arguments.remove {
         // The machine itself may be gone by now.
         contexts.remove(named, &context.machines.store().place(name)?)?;
-        context.console.print(&format!("Removed the Docker context \"{named}\"."));
+        context
+            .console
+            .print(&format!("Removed the Docker context \"{named}\"."));
         return Ok(());
     }
     let machine = context.machines.open(name)?;
     contexts.write(named, &machine.place, &machine.url()?)?;
-    context.console.print(&format!("Wrote the Docker context \"{named}\"."));
+    context
+        .console
+        .print(&format!("Wrote the Docker context \"{named}\"."));
     if arguments.make_current {
         contexts.make_current(named)?;
-        context.console.print(&format!("docker uses \"{named}\" from now on."));
+        context
+            .console
+            .print(&format!("docker uses \"{named}\" from now on."));
     } else {
-        context.console.print(&format!("Use it with: docker --context {named} ps"));
+        context
+            .console
+            .print(&format!("Use it with: docker --context {named} ps"));
     }
     Ok(())
 }

@@ -183,8 +183,17 @@ mod tests {
         };
         let mut text = String::new();
         for name in [
-            "bash", "fish", "powershell", "cmd", "tcsh", "emacs", "nushell", "elvish", "xonsh",
-            "dotenv", "json",
+            "bash",
+            "fish",
+            "powershell",
+            "cmd",
+            "tcsh",
+            "emacs",
+            "nushell",
+            "elvish",
+            "xonsh",
+            "dotenv",
+            "json",
         ] {
             let shell = Shell::named(name);
             let typed = ["machine", "env", "--shell", name, "dev"].map(String::from);
@@ -194,7 +203,10 @@ mod tests {
             text.push_str(&format!("\n{}\n", shell.hint(&typed).unwrap_or_default()));
             text.push_str(&format!("== {name} --unset\n"));
             text.push_str(&unset(shell, false).join("\n"));
-            text.push_str(&format!("\n{}\n", shell.hint(&unset_typed).unwrap_or_default()));
+            text.push_str(&format!(
+                "\n{}\n",
+                shell.hint(&unset_typed).unwrap_or_default()
+            ));
         }
         insta::assert_snapshot!(text);
     }

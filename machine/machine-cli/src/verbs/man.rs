@@ -19,8 +19,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
         context.console.print(page(&grammar)?.trim_end());
         return Ok(());
     };
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let mut pages = vec![("machine".to_owned(), grammar.clone())];
     for verb in grammar.get_subcommands().filter(|verb| !verb.is_hide_set()) {
         let name = format!("machine-{}", verb.get_name());

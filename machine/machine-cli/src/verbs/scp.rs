@@ -73,7 +73,9 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<u8
             None => end.as_argument(),
         });
     }
-    let status = command.status().map_err(|error| start_failure(program, error))?;
+    let status = command
+        .status()
+        .map_err(|error| start_failure(program, error))?;
     drop(configuration);
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.unwrap_or(crate::exit_code::FAILURE))
@@ -173,8 +175,9 @@ impl Configuration {
         }
         let folder = context.machines.store().root();
         let path = folder.join(format!(".scp-{}", std::process::id()));
-        atomic::write(&path, text.as_bytes())
-            .map_err(|error| anyhow::Error::new(error).context("cannot write ssh's configuration"))?;
+        atomic::write(&path, text.as_bytes()).map_err(|error| {
+            anyhow::Error::new(error).context("cannot write ssh's configuration")
+        })?;
         Ok(Configuration { path })
     }
 }

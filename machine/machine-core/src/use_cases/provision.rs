@@ -34,7 +34,9 @@ impl Machines {
         if machine.status()? != Status::Stopped {
             // A machine whose engine is ill is upgraded all the same.
             before = machine.engine()?.version(super::ENGINE_ATTEMPT).ok();
-            progress.say(&format!("Restarting \"{name}\" from the image of this version..."));
+            progress.say(&format!(
+                "Restarting \"{name}\" from the image of this version..."
+            ));
             self.stop_opened(&mut machine, progress)?;
         }
         self.start_opened(&mut machine, progress)?;
