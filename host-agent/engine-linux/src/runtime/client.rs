@@ -1,7 +1,7 @@
 //! serve's ends of a shim's connections.
 
 use super::{blocking, connect, stream_purpose};
-use crate::shim::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Version};
 use crate::shim::exit_file;
 use crate::shim::protocol::{
     self, Answer, Event, Greeting, HEADER, Kind, Order, Purpose, Reply, Request, VERSION,
@@ -37,7 +37,7 @@ pub(super) struct Place {
     pub id: ContainerId,
     pub run: PathBuf,
     pub folder: PathBuf,
-    pub cgroup: String,
+    pub cgroup: Cgroup,
 }
 
 /// A control connection, shared by the tasks of one container.
@@ -114,6 +114,18 @@ impl Control {
 
     async fn order(&self, order: Order) -> Result<(), RuntimeError> {
         self.ask(order).await.map(drop)
+    }
+
+    /// Does something with the container's control group; the step is what an error says was tried.
+    async fn group<T: Send + 'static>(
+        &self,
+        step: &str,
+        work: impl FnOnce(&Cgroup) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, RuntimeError> {
+        let cgroup = self.0.place.cgroup.clone();
+        blocking(move || work(&cgroup))
+            .await
+            .map_err(|error| RuntimeError::failed(step, error))
     }
 
     /// From now on the end of the shim is the container's.
@@ -208,7 +220,7 @@ async fn gone(shared: &Arc<Shared>) {
             if let Some(status) = exit_file::read(&place.folder)? {
                 return Ok(status);
             }
-            Cgroup::new(&place.cgroup).kill();
+            place.cgroup.kill();
             let status = killed();
             if place.folder.is_dir() {
                 exit_file::write(&place.folder, &status)?;
@@ -407,6 +419,15 @@ impl ShimTask {
     }
 }
 
+impl ShimTask {
+    fn running(&self) -> Result<(), RuntimeError> {
+        match *self.exit.borrow() {
+            Some(_) => Err(RuntimeError::NotRunning),
+            None => Ok(()),
+        }
+    }
+}
+
 async fn wait(exit: &watch::Receiver<Option<ExitStatus>>, stream: &Stream) -> ExitStatus {
     let mut exit = exit.clone();
     let status = match exit.wait_for(Option::is_some).await {
@@ -433,9 +454,7 @@ impl Task for ShimTask {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => RuntimeError::NotRunning,
             _ => RuntimeError::failed("connect to the container's shim", error),
         };
-        if self.exit.borrow().is_some() {
-            return Err(RuntimeError::NotRunning);
-        }
+        self.running()?;
         let exit = self.control.exit_of(Some(id.clone()));
         let socket = connect(&self.control.0.place.run).map_err(failed)?;
         let open_stdin = plan.process.open_stdin;
@@ -465,12 +484,16 @@ impl Task for ShimTask {
     }
 
     async fn signal(&self, signal: i32) -> Result<(), RuntimeError> {
-        self.control
-            .order(Order::Signal {
-                process: None,
-                signal,
-            })
-            .await
+        let order = Order::Signal {
+            process: None,
+            signal,
+        };
+        self.control.order(order).await?;
+        if signal == libc::SIGKILL && self.control.0.place.cgroup.version() == Version::V1 {
+            // A frozen process dies only when it runs again.
+            let _ = self.control.group("end the container", Cgroup::thaw).await;
+        }
+        Ok(())
     }
 
     async fn resize(&self, size: TtySize) -> Result<(), RuntimeError> {
@@ -483,15 +506,26 @@ impl Task for ShimTask {
     }
 
     async fn pause(&self) -> Result<(), RuntimeError> {
-        self.control.order(Order::Pause).await
+        self.running()?;
+        self.control
+            .group("pause the container", Cgroup::freeze)
+            .await
     }
 
     async fn resume(&self) -> Result<(), RuntimeError> {
-        self.control.order(Order::Resume).await
+        self.running()?;
+        self.control
+            .group("resume the container", Cgroup::thaw)
+            .await
     }
 
     async fn update(&self, resources: ResourcePlan) -> Result<(), RuntimeError> {
-        self.control.order(Order::Update(Box::new(resources))).await
+        self.running()?;
+        self.control
+            .group("apply the new limits", move |group| {
+                group.limit(&resources).map_err(io::Error::other)
+            })
+            .await
     }
 
     async fn stats(&self) -> Result<Stats, RuntimeError> {
@@ -502,13 +536,10 @@ impl Task for ShimTask {
     }
 
     async fn processes(&self) -> Result<Vec<u32>, RuntimeError> {
-        match self.control.ask(Order::Processes).await? {
-            Reply::Processes(pids) => Ok(pids),
-            _ => Err(RuntimeError::failed(
-                "list the container's processes",
-                "the shim answered something else",
-            )),
-        }
+        self.running()?;
+        self.control
+            .group("list the container's processes", Cgroup::processes)
+            .await
     }
 
     async fn wait(&self) -> ExitStatus {

@@ -1,36 +1,36 @@
 //! What this host's kernel offers to containers.
 
 use super::{BUILT_IN, RuntimeConfig};
-use crate::shim::cgroup::{self, Version};
+use crate::cgroup::{Hierarchies, Version};
 use engine::runtime::RuntimeFacts;
 use std::fs;
-use std::path::Path;
 
 /// Looks once, at start.
-pub(super) fn probe(config: &RuntimeConfig) -> RuntimeFacts {
-    let version = cgroup::version();
-    let v2_controllers =
-        fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-    let controller = |v1: &str, v2: &str| match version {
-        Version::V1 => Path::new("/sys/fs/cgroup").join(v1).exists(),
-        Version::V2 => v2_controllers.split_whitespace().any(|name| name == v2),
+pub(super) fn probe(config: &RuntimeConfig, hierarchies: &Hierarchies) -> RuntimeFacts {
+    let version = hierarchies.version;
+    let both = |controller: &str, v1: &str| match version {
+        Version::V1 => hierarchies.has_file(controller, v1),
+        Version::V2 => hierarchies.controls(controller),
     };
     let mut facts = RuntimeFacts {
         cgroup_version: if version == Version::V2 { 2 } else { 1 },
-        memory_limit: controller("memory/memory.limit_in_bytes", "memory"),
+        memory_limit: both("memory", "memory.limit_in_bytes"),
         swap_limit: match version {
-            Version::V1 => controller("memory/memory.memsw.limit_in_bytes", ""),
-            // The root group has no swap file of its own; it is there where the kernel accounts swap.
-            Version::V2 => controller("", "memory") && Path::new("/proc/swaps").exists(),
+            Version::V1 => hierarchies.has_file("memory", "memory.memsw.limit_in_bytes"),
+            // Groups have the file where the kernel counts swap; the root has none.
+            Version::V2 => {
+                hierarchies.controls("memory") && std::path::Path::new("/proc/swaps").exists()
+            }
         },
-        cpu_cfs: controller("cpu/cpu.cfs_quota_us", "cpu"),
-        cpu_shares: controller("cpu/cpu.shares", "cpu"),
-        cpuset: controller("cpuset/cpuset.cpus", "cpuset"),
+        cpu_cfs: both("cpu", "cpu.cfs_quota_us"),
+        cpu_shares: both("cpu", "cpu.shares"),
+        cpuset: hierarchies.controls("cpuset"),
         cpus: fs::read_to_string("/sys/devices/system/cpu/online")
             .map(|text| text.trim().to_owned())
             .unwrap_or_default(),
-        pids_limit: controller("pids", "pids"),
-        oom_kill_disable: controller("memory/memory.oom_control", ""),
+        pids_limit: hierarchies.controls("pids"),
+        oom_kill_disable: version == Version::V1
+            && hierarchies.has_file("memory", "memory.oom_control"),
         seccomp: fs::read_to_string("/proc/self/status")
             .is_ok_and(|text| text.contains("Seccomp:")),
         apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled")

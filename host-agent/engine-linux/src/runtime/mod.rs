@@ -7,7 +7,7 @@
 mod client;
 mod facts;
 
-use crate::shim::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Hierarchies};
 use crate::shim::protocol::{self, Order, Reply};
 use crate::shim::{exit_file, protocol::Purpose};
 use async_trait::async_trait;
@@ -24,6 +24,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::process::Command;
 
@@ -49,6 +50,7 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 pub struct LinuxRuntime {
     config: RuntimeConfig,
     facts: RuntimeFacts,
+    hierarchies: Arc<Hierarchies>,
 }
 
 /// What cleaning up needs to know when the shim cannot be asked any more.
@@ -67,8 +69,17 @@ impl LinuxRuntime {
         private_folder(&containers, true).map_err(|error| {
             RuntimeError::failed(format!("make {}", containers.display()), error)
         })?;
-        let facts = facts::probe(&config);
-        Ok(LinuxRuntime { config, facts })
+        let hierarchies = Hierarchies::of_this_host();
+        let facts = facts::probe(&config, &hierarchies);
+        Ok(LinuxRuntime {
+            config,
+            facts,
+            hierarchies,
+        })
+    }
+
+    fn cgroup(&self, path: &str) -> Cgroup {
+        Cgroup::new(&self.hierarchies, path)
     }
 
     fn folder(&self, id: &ContainerId) -> PathBuf {
@@ -123,14 +134,18 @@ impl LinuxRuntime {
             id: plan.id.clone(),
             run: run.to_owned(),
             folder: plan.folder.clone(),
-            cgroup: plan.cgroup.clone(),
+            cgroup: self.cgroup(&plan.cgroup),
         };
         // Reaped here while serve lives; by process 1 afterwards.
         tokio::spawn(async move { child.wait().await });
         let open_stdin = plan.process.open_stdin;
         let control = Control::new(control, place).map_err(failed)?;
         let (stream, io) = Stream::new(stream, open_stdin).map_err(failed)?;
-        let answer = tokio::time::timeout(START_LIMIT, control.ask(Order::Start(Box::new(plan))))
+        let start = Order::Start {
+            plan: Box::new(plan),
+            hierarchies: Hierarchies::clone(&self.hierarchies),
+        };
+        let answer = tokio::time::timeout(START_LIMIT, control.ask(start))
             .await
             .unwrap_or_else(|_| {
                 Err(RuntimeError::failed(
@@ -169,7 +184,7 @@ impl LinuxRuntime {
             })?;
             Ok(status.map(Recovered::Exited))
         };
-        let cgroup = read_left(&run);
+        let cgroup = read_left(&run).map(|path| self.cgroup(&path));
         // A shim that is still making its container (the engine was killed meanwhile) has no state yet, and one that
         // ends while we ask is judged by what it left: both are asked again until they answer or nobody listens.
         let patience = Instant::now() + Duration::from_secs(10);
@@ -199,7 +214,7 @@ impl LinuxRuntime {
         if let Some(cgroup) = cgroup {
             // The shim was killed: its container ends with it, and whoever did not hear of it is ended here.
             blocking(move || {
-                Cgroup::new(&cgroup).kill();
+                cgroup.kill();
                 Ok(())
             })
             .await
@@ -253,9 +268,10 @@ impl Runtime for LinuxRuntime {
 
     async fn cleanup(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let run = self.folder(id);
+        let hierarchies = Arc::clone(&self.hierarchies);
         blocking(move || {
-            if let Some(cgroup) = read_left(&run) {
-                Cgroup::new(&cgroup).remove()?;
+            if let Some(path) = read_left(&run) {
+                Cgroup::new(&hierarchies, &path).remove()?;
             }
             match fs::remove_dir_all(&run) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

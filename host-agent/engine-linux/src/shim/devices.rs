@@ -2,9 +2,11 @@
 //! the small BPF program that enforces the rules (v2 has no files for that; libcgroups would need libbpf).
 
 use super::protocol::Refusal;
+use crate::cgroup::{Cgroup, Version};
 use engine::runtime::{DevicePlan, LaunchPlan};
+use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -45,6 +47,20 @@ impl Rule {
             minor,
             access: access.to_owned(),
         }
+    }
+}
+
+/// As the v1 files and Docker's API have it: `c 10:200 rwm`.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            None => 'a',
+            Some(Kind::Character) => 'c',
+            Some(Kind::Block) => 'b',
+        };
+        let number = |number: Option<u32>| number.map_or("*".to_owned(), |one| one.to_string());
+        let (major, minor) = (number(self.major), number(self.minor));
+        write!(f, "{kind} {major}:{minor} {}", self.access)
     }
 }
 
@@ -291,8 +307,31 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
     code
 }
 
-/// Puts the rules in force on a cgroup v2 folder. They stay as long as the group does.
-pub fn enforce(folder: &Path, rules: &[Rule]) -> io::Result<()> {
+/// Puts the rules in force: nothing is allowed in the group but what they say. They stay as long as the group does.
+pub fn enforce(group: &Cgroup, rules: &[Rule]) -> io::Result<()> {
+    match group.version() {
+        Version::V2 => attach(&group.unified(), rules),
+        Version::V1 => {
+            let folder = group
+                .folder("devices")
+                .ok_or_else(|| io::Error::other("the host has no devices control group"))?;
+            write_rules(&folder, rules)
+        }
+    }
+}
+
+/// On v1 the group's files take the rules one by one.
+fn write_rules(folder: &Path, rules: &[Rule]) -> io::Result<()> {
+    let open = |name: &str| fs::OpenOptions::new().write(true).open(folder.join(name));
+    open("devices.deny")?.write_all(b"a")?;
+    let mut allow = open("devices.allow")?;
+    for rule in rules {
+        allow.write_all(rule.to_string().as_bytes())?;
+    }
+    Ok(())
+}
+
+fn attach(folder: &Path, rules: &[Rule]) -> io::Result<()> {
     let group = fs::File::open(folder)?;
     let code = program(rules);
     let loaded = load(&code)?;
@@ -431,7 +470,7 @@ mod tests {
         fs::create_dir(&group).unwrap();
         let mut rules = default_rules();
         rules.push(parse_rule("b 7:* r").unwrap());
-        let result = enforce(&group, &rules);
+        let result = attach(&group, &rules);
         let mut output = String::new();
         if result.is_ok() {
             let script = format!(

@@ -6,11 +6,11 @@
 //! ```
 //! As in [`super::launch`] the process is the shim's child, so that the shim reaps it.
 
-use super::cgroup::Cgroup;
 use super::executor::Steps;
 use super::launch::Stdio;
 use super::protocol::Refusal;
 use super::spec::Resolved;
+use crate::cgroup::Cgroup;
 use engine::error::full_message;
 use libcontainer::syscall::syscall::create_syscall;
 use libcontainer::tty::{TTYError, setup_console, setup_console_socket};
@@ -27,7 +27,8 @@ use std::path::Path;
 pub struct Joining<'a> {
     /// The container's first process, on the host.
     pub init: i32,
-    pub cgroup: &'a Cgroup,
+    /// The group to enter; `None` is that this process is in it already.
+    pub cgroup: Option<&'a Cgroup>,
     /// The container's run-time folder.
     pub run: &'a Path,
     pub resolved: &'a Resolved,
@@ -47,8 +48,10 @@ pub fn start(joining: &Joining, stdio: Stdio, steps: &Steps) -> Result<i32, Refu
         ),
         None => None,
     };
-    enter_cgroup(joining)
-        .map_err(|error| Refusal::failed("enter the container's control group", error))?;
+    if let Some(cgroup) = joining.cgroup {
+        enter(cgroup, joining.init)
+            .map_err(|error| Refusal::failed("enter the container's control group", error))?;
+    }
     // From here on the container's processes may see this one: they must not get at its memory and files. The program
     // becomes readable again by its execve.
     nix::sys::prctl::set_dumpable(false).map_err(failed("hide from the container"))?;
@@ -89,16 +92,14 @@ fn open_process(pid: i32) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-fn enter_cgroup(joining: &Joining) -> io::Result<()> {
-    match joining.cgroup.enter() {
+fn enter(cgroup: &Cgroup, init: i32) -> io::Result<()> {
+    match cgroup.enter() {
         // The container has made groups of its own (docker in docker, systemd): a v2 group with groups below it takes
         // no processes. The first process's own group does (runc does the same).
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-            match joining.cgroup.below_of(joining.init) {
-                Some(below) => below.enter(),
-                None => Err(error),
-            }
-        }
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => match cgroup.below_of(init) {
+            Some(below) => below.enter(),
+            None => Err(error),
+        },
         result => result,
     }
 }

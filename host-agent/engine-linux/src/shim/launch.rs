@@ -7,16 +7,18 @@
 //! The intermediate process is made as this one's sibling, so that both it and the container's first process are the
 //! shim's children: the shim reaps them, and `PR_SET_PDEATHSIG` ties the container to the shim.
 
-use super::cgroup::{self, Cgroup, Version};
 use super::executor::{self, ContainerExecutor, MountChange, Steps};
 use super::join::{self, Joining};
 use super::protocol::Refusal;
 use super::report::Traces;
 use super::seccomp::{self, profile};
 use super::spec::{self, Resolved, Runner};
-use super::{devices, program, users};
+use super::{Born, devices, program, users};
+use crate::cgroup::{Cgroup, Version, limits::LimitError};
 use engine::error::full_message;
-use engine::runtime::{ExecPlan, LaunchPlan, MountSource, ProcessPlan, Rlimit, Seccomp};
+use engine::runtime::{
+    ExecPlan, LaunchPlan, MountSource, ProcessPlan, ResourcePlan, Rlimit, Seccomp,
+};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
@@ -57,8 +59,15 @@ impl Place<'_> {
     }
 }
 
-/// Creates and starts the first process; returns its id on the host.
-pub fn start(plan: &LaunchPlan, place: &Place, stdio: Stdio) -> Result<i32, Refusal> {
+/// Creates and starts the first process; returns its id on the host. The control group is there; another runtime makes
+/// it itself.
+pub fn start(
+    plan: &LaunchPlan,
+    cgroup: &Cgroup,
+    born: Born,
+    place: &Place,
+    stdio: Stdio,
+) -> Result<i32, Refusal> {
     if plan.process.args.is_empty() {
         return Err(Refusal::Invalid {
             what: "command".to_owned(),
@@ -68,7 +77,7 @@ pub fn start(plan: &LaunchPlan, place: &Place, stdio: Stdio) -> Result<i32, Refu
     spec::check_block_devices(&plan.resources)?;
     let (nodes, rules) = devices::of_plan(plan)?;
     let resolved = resolve(&plan.process, &plan.rootfs)?;
-    let version = cgroup::version();
+    let version = cgroup.version();
     let seccomp = profile_of(&plan.process)?;
     let runner = match place.program {
         Some(_) => Runner::Program(seccomp.as_ref()),
@@ -91,6 +100,24 @@ pub fn start(plan: &LaunchPlan, place: &Place, stdio: Stdio) -> Result<i32, Refu
     steps.dies_with_shim = true;
     steps.makes_working_directory = true;
     steps.mount_changes = mount_changes(plan, version)?;
+    // Every process of the container is born in its group. How many there may be is said last: this one counts too.
+    let all_but_pids = ResourcePlan {
+        pids: None,
+        ..plan.resources.clone()
+    };
+    let limited = |error: LimitError| {
+        Refusal::failed("limit the container's resources", full_message(&error))
+    };
+    cgroup.limit(&all_but_pids).map_err(limited)?;
+    if born == Born::Outside {
+        cgroup
+            .enter()
+            .map_err(io("enter the container's control group"))?;
+    }
+    libcgroups::tell(libcgroups::Mounts {
+        unified: version == Version::V2,
+        points: cgroup.mount_points(),
+    });
     let failed =
         |error: LibcontainerError| Refusal::failed("create the container", full_message(&error));
     let mut container = builder(place, stdio, steps)?
@@ -100,17 +127,12 @@ pub fn start(plan: &LaunchPlan, place: &Place, stdio: Stdio) -> Result<i32, Refu
         .as_sibling(true)
         .build()
         .map_err(failed)?;
-    if version == Version::V2 {
-        let folder = Cgroup::new(&plan.cgroup).folder("");
-        devices::enforce(&folder, &rules).map_err(io("enforce the device rules"))?;
-    }
-    if version == Version::V1 && plan.resources.oom_kill_disable == Some(true) {
-        // libcontainer does not pass it on.
-        let file = Cgroup::new(&plan.cgroup)
-            .folder("memory")
-            .join("memory.oom_control");
-        fs::write(file, "1").map_err(io("disable the OOM killer"))?;
-    }
+    devices::enforce(cgroup, &rules).map_err(io("enforce the device rules"))?;
+    let pids = ResourcePlan {
+        pids: plan.resources.pids,
+        ..ResourcePlan::default()
+    };
+    cgroup.limit(&pids).map_err(limited)?;
     container.start().map_err(failed)?;
     container
         .pid()
@@ -123,6 +145,7 @@ pub fn exec(
     plan: &ExecPlan,
     init: i32,
     cgroup: &Cgroup,
+    born: Born,
     place: &Place,
     stdio: Stdio,
 ) -> Result<i32, Refusal> {
@@ -152,7 +175,7 @@ pub fn exec(
     let steps = steps(&process, &resolved, seccomp.as_ref(), place.report)?;
     let joining = Joining {
         init,
-        cgroup,
+        cgroup: (born == Born::Outside).then_some(cgroup),
         run: place.run,
         resolved: &resolved,
         no_new_privileges: process.no_new_privileges,

@@ -148,7 +148,7 @@ impl LogWriter {
         self.file = open_file(&self.path)?;
         self.size = 0;
         if self.compress {
-            self.compressor = super::fork_child(|| compress(&newest)).ok();
+            self.compressor = super::fork_child(None, |_| compress(&newest)).ok();
         }
         Ok(())
     }

@@ -13,7 +13,6 @@
 
 #![allow(unsafe_code)]
 
-pub mod cgroup;
 mod connection;
 mod devices;
 mod executor;
@@ -32,6 +31,7 @@ mod server;
 mod spec;
 mod users;
 
+use crate::cgroup::{Cgroup, Version};
 use engine::runtime::{MountPlan, MountSource, TtySize};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -110,16 +110,78 @@ fn take_over(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(moved)
 }
 
-/// Runs `work` in a child process, which ends with it.
-fn fork_child(work: impl FnOnce() -> io::Result<()>) -> nix::Result<Pid> {
-    // SAFETY: the shim has one thread, so the child may do whatever the parent may.
-    match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
-            let code = i32::from(work().is_err());
+/// Whether a child process was born in the control group asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Born {
+    Inside,
+    Outside,
+}
+
+/// Runs `work` in a child process, which ends with it. Where the kernel can, the child begins its life in a group of
+/// cgroup v2: moving a process there later makes it wait for all processors.
+fn fork_child(
+    group: Option<&Cgroup>,
+    work: impl FnOnce(Born) -> io::Result<()>,
+) -> nix::Result<Pid> {
+    let folder = group
+        .filter(|group| group.version() == Version::V2)
+        .and_then(|group| std::fs::File::open(group.unified()).ok());
+    let born_inside = folder.and_then(|folder| fork_into(&folder).ok());
+    let (child, born) = match born_inside {
+        Some(child) => (child, Born::Inside),
+        // SAFETY: the shim has one thread, so the child may do whatever the parent may.
+        None => match unsafe { nix::unistd::fork() }? {
+            ForkResult::Parent { child } => (Some(child), Born::Outside),
+            ForkResult::Child => (None, Born::Outside),
+        },
+    };
+    match child {
+        Some(child) => Ok(child),
+        None => {
+            let code = i32::from(work(born).is_err());
             // SAFETY: ends the child without running the parent's exit handlers.
             unsafe { libc::_exit(code) }
         }
+    }
+}
+
+/// fork(2) into a cgroup v2 folder; `None` in the child.
+fn fork_into(folder: &std::fs::File) -> nix::Result<Option<Pid>> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    /// linux/sched.h, `struct clone_args`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Arguments {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+    let arguments = Arguments {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: std::os::fd::AsRawFd::as_raw_fd(folder) as u64,
+        ..Arguments::default()
+    };
+    // SAFETY: the structure has the size given and outlives the call. The shim has one thread, so the child may do
+    // whatever the parent may; without a stack of its own it goes on with a copy of this one.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of::<Arguments>(),
+        )
+    };
+    match nix::errno::Errno::result(result)? {
+        0 => Ok(None),
+        pid => Ok(Some(Pid::from_raw(pid as i32))),
     }
 }
 

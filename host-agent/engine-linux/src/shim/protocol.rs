@@ -7,10 +7,9 @@
 //!
 //! The two are apart so that a reader who is slow to take output never holds up a signal.
 
+use crate::cgroup::Hierarchies;
 use engine::id::ExecId;
-use engine::runtime::{
-    ExecPlan, ExitStatus, LaunchPlan, ResourcePlan, RuntimeError, StreamKind, TtySize,
-};
+use engine::runtime::{ExecPlan, ExitStatus, LaunchPlan, RuntimeError, StreamKind, TtySize};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -127,7 +126,11 @@ pub struct Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
-    Start(Box<LaunchPlan>),
+    Start {
+        plan: Box<LaunchPlan>,
+        /// Where the host's control groups are.
+        hierarchies: Hierarchies,
+    },
     State,
     Exec(Box<ExecPlan>),
     Signal {
@@ -138,10 +141,6 @@ pub enum Order {
         process: Option<ExecId>,
         size: TtySize,
     },
-    Pause,
-    Resume,
-    Update(Box<ResourcePlan>),
-    Processes,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -161,7 +160,6 @@ pub enum Reply {
     },
     /// It ended before this question.
     Ended(ExitStatus),
-    Processes(Vec<u32>),
 }
 
 /// Told to every control connection.

@@ -4,9 +4,7 @@
 //! durably, and only then tell: the stream connection gets `OutputEnd` and `Ended` behind all output, the control
 //! connections get the status.
 
-use super::cgroup::{self, Cgroup};
 use super::connection::{Connection, Purpose, Read};
-use super::devices;
 use super::launch::{self, Place};
 use super::log_writer::LogWriter;
 use super::process::{self, Ends, INPUT_LIMIT, Output, Process, State};
@@ -14,12 +12,10 @@ use super::protocol::{
     Answer, Event, Greeting, Kind, Order, Purpose as Wanted, Refusal, Reply, Request, VERSION,
 };
 use super::report::{self, Report};
-use super::{exit_file, fork_child, init, program, spec};
+use super::{Born, exit_file, fork_child, init, program};
+use crate::cgroup::{Cgroup, Hierarchies};
 use engine::id::ExecId;
-use engine::runtime::{
-    ExecPlan, ExitStatus, LaunchPlan, ResourcePlan, SharedNamespace, StreamKind, TtySize,
-};
-use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
+use engine::runtime::{ExecPlan, ExitStatus, LaunchPlan, SharedNamespace, StreamKind, TtySize};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,6 +28,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
@@ -72,12 +69,10 @@ struct Container {
     id: String,
     folder: PathBuf,
     cgroup: Cgroup,
-    cgroup_path: String,
     program: Option<PathBuf>,
     own_pid_namespace: bool,
     open_stdin: bool,
     started_at: OffsetDateTime,
-    paused: bool,
     status: Option<ExitStatus>,
 }
 
@@ -393,7 +388,7 @@ impl Server {
         let asked = (key, request.number);
         let result = match request.order {
             // These two are answered when the program runs or could not.
-            Order::Start(plan) => match self.start(*plan, asked) {
+            Order::Start { plan, hierarchies } => match self.start(*plan, hierarchies, asked) {
                 Ok(()) => return,
                 Err(refusal) => {
                     self.over = Some(Instant::now());
@@ -407,15 +402,16 @@ impl Server {
             Order::State => self.state(),
             Order::Signal { process, signal } => self.signal(process.as_ref(), signal),
             Order::Resize { process, size } => self.resize(process.as_ref(), size),
-            Order::Pause => self.freeze(true),
-            Order::Resume => self.freeze(false),
-            Order::Update(resources) => self.update(&resources),
-            Order::Processes => self.list(),
         };
         self.answer(asked, result);
     }
 
-    fn start(&mut self, mut plan: LaunchPlan, asked: (u32, u64)) -> Result<(), Refusal> {
+    fn start(
+        &mut self,
+        mut plan: LaunchPlan,
+        hierarchies: Hierarchies,
+        asked: (u32, u64),
+    ) -> Result<(), Refusal> {
         if self.container.is_some() {
             return Err(Refusal::failed(
                 "start the container",
@@ -430,16 +426,15 @@ impl Server {
         if plan.init {
             plan.process.args = init::arguments(&plan.process.args);
         }
+        let cgroup = Cgroup::new(&Arc::new(hierarchies), &plan.cgroup);
         let container = Container {
             id: plan.id.as_str().to_owned(),
             folder: plan.folder.clone(),
-            cgroup: Cgroup::new(&plan.cgroup),
-            cgroup_path: plan.cgroup.clone(),
+            cgroup: cgroup.clone(),
             program,
             own_pid_namespace: plan.namespaces.pid == SharedNamespace::Own,
             open_stdin: plan.process.open_stdin,
             started_at: OffsetDateTime::now_utc(),
-            paused: false,
             status: None,
         };
         let stream = self
@@ -449,7 +444,14 @@ impl Server {
             .map(|(key, _)| *key);
         let run = self.run.clone();
         let (id, program) = (container.id.clone(), container.program.clone());
+        let own_runtime = program.is_none();
         self.container = Some(container);
+        if own_runtime {
+            cgroup.create().map_err(|error| {
+                Refusal::failed(format!("make the control group {}", plan.cgroup), error)
+            })?;
+        }
+        let group = own_runtime.then(|| cgroup.clone());
         let (tty, open_stdin) = (plan.process.tty, plan.process.open_stdin);
         self.make(
             FIRST,
@@ -458,14 +460,15 @@ impl Server {
             open_stdin,
             stream,
             asked,
-            move |report, stdio| {
+            group.as_ref(),
+            move |born, report, stdio| {
                 let place = Place {
                     run: &run,
                     id: &id,
                     program: program.as_deref(),
                     report,
                 };
-                launch::start(&plan, &place, stdio)
+                launch::start(&plan, &cgroup, born, &place, stdio)
             },
         )
     }
@@ -481,6 +484,7 @@ impl Server {
         let run = self.run.clone();
         let (id, program) = (container.id.clone(), container.program.clone());
         let cgroup = container.cgroup.clone();
+        let group = program.is_none().then(|| cgroup.clone());
         let key = self.new_key();
         let (tty, open_stdin) = (plan.process.tty, plan.process.open_stdin);
         let exec = plan.id.clone();
@@ -491,14 +495,15 @@ impl Server {
             open_stdin,
             stream,
             asked,
-            move |report, stdio| {
+            group.as_ref(),
+            move |born, report, stdio| {
                 let place = Place {
                     run: &run,
                     id: &id,
                     program: program.as_deref(),
                     report,
                 };
-                launch::exec(&plan, init.as_raw(), &cgroup, &place, stdio)
+                launch::exec(&plan, init.as_raw(), &cgroup, born, &place, stdio)
             },
         )
     }
@@ -513,7 +518,8 @@ impl Server {
         open_stdin: bool,
         stream: Option<u32>,
         asked: (u32, u64),
-        work: impl FnOnce(i32, launch::Stdio) -> Result<i32, Refusal>,
+        group: Option<&Cgroup>,
+        work: impl FnOnce(Born, i32, launch::Stdio) -> Result<i32, Refusal>,
     ) -> Result<(), Refusal> {
         let failed = |error: io::Error| Refusal::failed("make the process's streams", error);
         let (report, report_end) =
@@ -537,9 +543,9 @@ impl Server {
             console: console_path,
             ..theirs
         };
-        fork_child(move || {
+        fork_child(group, move |born| {
             let pipe = report_end.as_raw_fd();
-            match work(pipe, stdio) {
+            match work(born, pipe, stdio) {
                 Ok(pid) => report::send(pipe, &Report::Process(pid)),
                 Err(refusal) => report::send(pipe, &Report::Failed(refusal)),
             }
@@ -696,15 +702,6 @@ impl Server {
                 error => Refusal::failed("send the signal", error.desc()),
             });
         }
-        if signal == Signal::SIGKILL as i32
-            && let Some(container) = &mut self.container
-            && container.paused
-            && cgroup::version() == cgroup::Version::V1
-        {
-            // A frozen process dies only when it runs again.
-            container.paused = false;
-            let _ = container.cgroup.thaw();
-        }
         Ok(Reply::Done)
     }
 
@@ -722,55 +719,6 @@ impl Server {
             // Docker ignores it as well.
             (_, false) => Ok(Reply::Done),
         }
-    }
-
-    fn freeze(&mut self, frozen: bool) -> Result<Reply, Refusal> {
-        self.running(None)?;
-        let container = self.container.as_mut().ok_or(Refusal::NotRunning)?;
-        let (step, result) = if frozen {
-            ("pause the container", container.cgroup.freeze())
-        } else {
-            ("resume the container", container.cgroup.thaw())
-        };
-        result.map_err(|error| Refusal::failed(step, error))?;
-        container.paused = frozen;
-        Ok(Reply::Done)
-    }
-
-    fn update(&mut self, plan: &ResourcePlan) -> Result<Reply, Refusal> {
-        self.running(None)?;
-        let container = self.container.as_ref().ok_or(Refusal::NotRunning)?;
-        spec::check_block_devices(plan)?;
-        let failed = |why: String| Refusal::failed("apply the new limits", why);
-        let rules: [devices::Rule; 0] = [];
-        let resources = spec::resources(plan, &rules, cgroup::version());
-        let resources =
-            serde_json::from_value(resources).map_err(|error| failed(error.to_string()))?;
-        let manager = create_cgroup_manager(CgroupConfig {
-            cgroup_path: PathBuf::from(&container.cgroup_path),
-            systemd_cgroup: false,
-            container_name: container.id.clone(),
-        })
-        .map_err(|error| failed(engine::error::full_message(&error)))?;
-        manager
-            .apply(&ControllerOpt {
-                resources: &resources,
-                disable_oom_killer: plan.oom_kill_disable.unwrap_or(false),
-                oom_score_adj: None,
-                freezer_state: None,
-            })
-            .map_err(|error| failed(engine::error::full_message(&error)))?;
-        Ok(Reply::Done)
-    }
-
-    fn list(&self) -> Result<Reply, Refusal> {
-        self.running(None)?;
-        let container = self.container.as_ref().ok_or(Refusal::NotRunning)?;
-        container
-            .cgroup
-            .processes()
-            .map(Reply::Processes)
-            .map_err(|error| Refusal::failed("list the container's processes", error))
     }
 
     // Output and ends

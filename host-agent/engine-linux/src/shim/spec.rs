@@ -5,11 +5,11 @@
 //! process still has CAP_SYS_ADMIN), the working directory (it may have to be made), the out-of-memory score
 //! (libcontainer would set the shim's own).
 
-use super::cgroup::Version;
 use super::devices::{Kind, Node, Rule};
 use super::protocol::Refusal;
 use super::seccomp::profile::{Action, Comparison, Profile};
 use super::users::Identity;
+use crate::cgroup::Version;
 use engine::runtime::{
     LaunchPlan, MountPlan, MountSource, NetworkNamespace, ProcessPlan, ResourcePlan, Rlimit,
     SharedNamespace, TtySize,
@@ -44,7 +44,6 @@ pub fn config(
     let mut linux = json!({
         "namespaces": namespaces(plan),
         "cgroupsPath": plan.cgroup,
-        "resources": resources(&plan.resources, rules, version),
         "maskedPaths": plan.masked_paths,
         "readonlyPaths": plan.read_only_paths,
         "sysctl": plan.sysctls,
@@ -63,6 +62,9 @@ pub fn config(
     }
     if let Some(propagation) = root_propagation(&plan.mounts) {
         linux["rootfsPropagation"] = json!(propagation);
+    }
+    if let Runner::Program(_) = runner {
+        linux["resources"] = resources(&plan.resources, rules, version);
     }
     if let Runner::Program(Some(profile)) = runner {
         linux["seccomp"] = seccomp(profile, &plan.process.capabilities);
@@ -289,8 +291,8 @@ fn root_propagation(mounts: &[MountPlan]) -> Option<&'static str> {
     wanted
 }
 
-/// The `resources` object. `rules` are the device rules; nothing is allowed but what they say.
-pub fn resources(plan: &ResourcePlan, rules: &[Rule], version: Version) -> Value {
+/// The `resources` object, for another runtime. `rules` are the device rules; nothing is allowed but what they say.
+fn resources(plan: &ResourcePlan, rules: &[Rule], version: Version) -> Value {
     let mut all = Map::new();
     if !rules.is_empty() {
         let mut devices = vec![json!({ "allow": false, "access": "rwm" })];

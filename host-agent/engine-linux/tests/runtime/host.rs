@@ -2,6 +2,7 @@
 
 use engine::id::{ContainerId, ExecId};
 use engine::runtime::*;
+use engine_linux::cgroup::{Cgroup, Hierarchies};
 use engine_linux::runtime::{LinuxRuntime, RuntimeConfig};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -93,7 +94,7 @@ impl Drop for Host {
             .flatten()
         {
             let path = format!("/berth-test/{}", entry.file_name().to_string_lossy());
-            let _ = engine_linux::shim::cgroup::Cgroup::new(&path).remove();
+            let _ = Cgroup::new(&Hierarchies::of_this_host(), &path).remove();
         }
     }
 }
