@@ -238,7 +238,10 @@ mod tests {
                 ("cpuacct.usage_user", "300\n"),
                 ("cpuacct.usage_sys", "200\n"),
                 ("cpuacct.usage_percpu", "200 300 \n"),
-                ("cpu.stat", "nr_periods 9\nnr_throttled 3\nthrottled_time 77\n"),
+                (
+                    "cpu.stat",
+                    "nr_periods 9\nnr_throttled 3\nthrottled_time 77\n",
+                ),
                 ("memory.usage_in_bytes", "4096\n"),
                 ("memory.max_usage_in_bytes", "8192\n"),
                 ("memory.failcnt", "2\n"),
@@ -246,14 +249,20 @@ mod tests {
                 ("memory.stat", "cache 1\ntotal_inactive_file 2\n"),
                 ("pids.current", "3\n"),
                 ("pids.max", "max\n"),
-                ("blkio.throttle.io_serviced_recursive", "8:16 Read 4\n8:16 Total 4\nTotal 4\n"),
+                (
+                    "blkio.throttle.io_serviced_recursive",
+                    "8:16 Read 4\n8:16 Total 4\nTotal 4\n",
+                ),
                 ("blkio.time_recursive", "8:16 5\n"),
             ],
         );
         let stats = cgroup.stats().unwrap();
         assert_eq!((stats.cpu.total, stats.cpu.throttled), (500, 77));
         assert_eq!(stats.cpu.per_cpu, [200, 300]);
-        assert_eq!((stats.memory.limit, stats.memory.fail_count), (None, Some(2)));
+        assert_eq!(
+            (stats.memory.limit, stats.memory.fail_count),
+            (None, Some(2))
+        );
         assert_eq!(stats.memory.stat["total_inactive_file"], 2);
         assert_eq!((stats.pids.current, stats.pids.limit), (3, None));
         assert_eq!(stats.blkio.serviced, [entry("Read", 4), entry("Total", 4)]);
@@ -274,14 +283,26 @@ mod tests {
                 ("memory.stat", "anon 1\ninactive_file 2\n"),
                 ("pids.current", "3\n"),
                 ("pids.max", "10\n"),
-                ("io.stat", "8:16 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n"),
+                (
+                    "io.stat",
+                    "8:16 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n",
+                ),
             ],
         );
         let stats = cgroup.stats().unwrap();
-        assert_eq!((stats.cpu.total, stats.cpu.user, stats.cpu.throttled), (5000, 3000, 7000));
-        assert_eq!((stats.memory.usage, stats.memory.limit), (4096, Some(65536)));
+        assert_eq!(
+            (stats.cpu.total, stats.cpu.user, stats.cpu.throttled),
+            (5000, 3000, 7000)
+        );
+        assert_eq!(
+            (stats.memory.usage, stats.memory.limit),
+            (4096, Some(65536))
+        );
         assert_eq!(stats.pids.limit, Some(10));
-        assert_eq!(stats.blkio.service_bytes, [entry("read", 10), entry("write", 20)]);
+        assert_eq!(
+            stats.blkio.service_bytes,
+            [entry("read", 10), entry("write", 20)]
+        );
         assert_eq!(stats.blkio.serviced, [entry("read", 1), entry("write", 2)]);
     }
 

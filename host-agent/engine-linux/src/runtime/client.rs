@@ -529,10 +529,18 @@ impl Task for ShimTask {
     }
 
     async fn stats(&self) -> Result<Stats, RuntimeError> {
-        Err(RuntimeError::Unsupported {
-            what: "reading statistics".to_owned(),
-            why: "this version of the engine does not read control groups yet".to_owned(),
-        })
+        self.running()?;
+        let cgroup = self.control.0.place.cgroup.clone();
+        blocking(move || cgroup.stats())
+            .await
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => RuntimeError::NotRunning,
+                io::ErrorKind::Unsupported => RuntimeError::Unsupported {
+                    what: "reading statistics".to_owned(),
+                    why: error.to_string(),
+                },
+                _ => RuntimeError::failed("read the container's control group", error),
+            })
     }
 
     async fn processes(&self) -> Result<Vec<u32>, RuntimeError> {
