@@ -57,12 +57,6 @@ impl Cgroup {
             self.set("cpu", "cpu.shares", shares)?;
         }
         self.limit_cpu_v1(plan.cpu_period, plan.cpu_quota)?;
-        if let Some(period) = plan.cpu_realtime_period {
-            self.set("cpu", "cpu.rt_period_us", period)?;
-        }
-        if let Some(runtime) = plan.cpu_realtime_runtime {
-            self.set("cpu", "cpu.rt_runtime_us", runtime)?;
-        }
         self.limit_what_both_call_alike(plan)?;
         // The name depends on the scheduler the kernel has.
         let either = |names: [&'static str; 2]| {
@@ -202,11 +196,6 @@ impl Cgroup {
                 self.set("cpu", "cpu.max", format!("{quota} {period}"))?;
             }
             (None, None) => {}
-        }
-        if plan.cpu_realtime_period.is_some() || plan.cpu_realtime_runtime.is_some() {
-            return Err(LimitError::NoFile {
-                file: "realtime limits (version 2)".to_owned(),
-            });
         }
         self.limit_what_both_call_alike(plan)?;
         let weight = |weight: u16| -> (&'static str, u64) {

@@ -172,12 +172,6 @@ pub struct ResourcePlan {
     pub cpu_period: Option<u64>,
     /// Microseconds in each period; -1 is without limit.
     pub cpu_quota: Option<i64>,
-    /// Microseconds; realtime scheduling, cgroup v1 only.
-    #[serde(default)]
-    pub cpu_realtime_period: Option<u64>,
-    /// Microseconds in each realtime period.
-    #[serde(default)]
-    pub cpu_realtime_runtime: Option<i64>,
     pub cpuset_cpus: Option<String>,
     pub cpuset_mems: Option<String>,
     /// -1 is without limit.
