@@ -2,6 +2,7 @@
 
 mod agent;
 mod ci;
+mod compat;
 mod demo;
 mod deny;
 mod image;
@@ -23,6 +24,8 @@ struct Arguments {
 enum Task {
     /// Build the static host-agent that goes into the guest image and onto Linux hosts
     Agent,
+    /// Other people's test suites against our engine or Docker's: record SUITE, run SUITE [FILE]...
+    Compat(compat::Options),
     /// All checks and tests, as continuous integration runs them
     Ci,
     /// The main job from nothing: programs, image, a machine, containers on it
@@ -40,6 +43,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Agent => agent::run().map(|path| println!("{}", path.display())),
+        Task::Compat(options) => compat::run(&options),
         Task::Ci => ci::run(),
         Task::Demo(options) => demo::run(&options),
         Task::Deny => deny::run(),

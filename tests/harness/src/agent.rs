@@ -1,11 +1,13 @@
 //! An engine of our own on this host: `host-agent serve` with its own folders, socket, bridge and subnet. What it made
 //! is gone when the value is dropped, after a failed test too; then its log is printed.
 
+use crate::namespace::Namespace;
 use crate::programs::{find, program};
 use crate::run::{Output, eventually, run};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ pub struct Agent {
     bridge: String,
     subnet: String,
     flags: Vec<String>,
+    /// Where it serves; it must outlive the engine. `None`: the host's own network.
+    namespace: Option<Arc<Namespace>>,
     child: Option<Child>,
 }
 
@@ -40,6 +44,11 @@ pub fn obstacle() -> Option<String> {
 impl Agent {
     /// Starts one; `None`, with a line that says why, where this host cannot.
     pub fn start(flags: &[&str]) -> Option<Agent> {
+        Agent::start_in(None, flags)
+    }
+
+    /// Starts one in a network namespace.
+    pub fn start_in(namespace: Option<Arc<Namespace>>, flags: &[&str]) -> Option<Agent> {
         if let Some(why) = obstacle() {
             println!("skipped: {why}");
             return None;
@@ -59,6 +68,7 @@ impl Agent {
             bridge,
             subnet,
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            namespace,
             child: None,
         };
         agent.serve();
@@ -72,7 +82,12 @@ impl Agent {
             .append(true)
             .open(self.log_path())
             .expect("a log file");
-        let child = Command::new(program("host-agent"))
+        let agent = program("host-agent");
+        let mut command = match &self.namespace {
+            Some(namespace) => namespace.command(agent),
+            None => Command::new(agent),
+        };
+        let child = command
             .arg("serve")
             .arg("--host")
             .arg(self.host())

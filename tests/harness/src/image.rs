@@ -165,34 +165,7 @@ impl TestImage {
 
     /// Debian's static busybox with its usual links. `variant` becomes a label, so that two variants differ.
     pub fn busybox(variant: &str) -> Result<TestImage> {
-        let program =
-            std::fs::read(BUSYBOX).context("read /bin/busybox: install Debian's busybox-static")?;
-        let mut tar = LayerTar::new();
-        for (folder, mode) in [
-            ("bin", 0o755),
-            ("dev", 0o755),
-            ("etc", 0o755),
-            ("home", 0o755),
-            ("proc", 0o555),
-            ("root", 0o700),
-            ("sys", 0o555),
-            ("tmp", 0o1777),
-            ("usr", 0o755),
-            ("usr/bin", 0o755),
-            ("usr/sbin", 0o755),
-            ("sbin", 0o755),
-            ("var", 0o755),
-            ("var/www", 0o755),
-            ("www", 0o755),
-        ] {
-            tar.folder(folder, mode);
-        }
-        tar.file("bin/busybox", 0o755, &program);
-        for name in applets() {
-            tar.hard_link(&format!("bin/{name}"), "bin/busybox");
-        }
-        tar.link("usr/bin/env", "/bin/env");
-        tar.file("www/index.html", 0o644, b"hello from berth\n");
+        let tar = busybox_tree()?;
         let mut accounts = LayerTar::new();
         accounts.folder("etc", 0o755);
         accounts.file(
@@ -270,6 +243,39 @@ impl TestImage {
         tar.file("manifest.json", 0o644, manifest.to_string().as_bytes());
         tar.finish()
     }
+}
+
+/// The folders of a small distribution with Debian's static busybox under all its names; more can be added.
+pub fn busybox_tree() -> Result<LayerTar> {
+    let program =
+        std::fs::read(BUSYBOX).context("read /bin/busybox: install Debian's busybox-static")?;
+    let mut tar = LayerTar::new();
+    for (folder, mode) in [
+        ("bin", 0o755),
+        ("dev", 0o755),
+        ("etc", 0o755),
+        ("home", 0o755),
+        ("proc", 0o555),
+        ("root", 0o700),
+        ("sys", 0o555),
+        ("tmp", 0o1777),
+        ("usr", 0o755),
+        ("usr/bin", 0o755),
+        ("usr/sbin", 0o755),
+        ("sbin", 0o755),
+        ("var", 0o755),
+        ("var/www", 0o755),
+        ("www", 0o755),
+    ] {
+        tar.folder(folder, mode);
+    }
+    tar.file("bin/busybox", 0o755, &program);
+    for name in applets() {
+        tar.hard_link(&format!("bin/{name}"), "bin/busybox");
+    }
+    tar.link("usr/bin/env", "/bin/env");
+    tar.file("www/index.html", 0o644, b"hello from berth\n");
+    Ok(tar)
 }
 
 /// Where Debian puts its static busybox.

@@ -73,7 +73,9 @@ async fn start(
         return Ok(StatusCode::OK.into_response());
     }
     let claim = execs.claim(&id)?;
-    let format = StreamFormat::of_terminal(facts.request.tty);
+    // As in Docker, the client says here whether it reads a terminal's raw stream; docker-py leaves it out and reads frames
+    // of a terminal, too.
+    let format = StreamFormat::of_terminal(body.tty.unwrap_or(false));
     let request = Request::from_parts(parts, Body::empty());
     let (response, connection) = hijack::upgrade(request, format.content_type(version));
     tokio::spawn(async move {
