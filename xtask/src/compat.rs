@@ -14,7 +14,15 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     process::run(
         cargo()
-            .args(["run", "--quiet", "--package", "e2e", "--bin", "compat", "--"])
+            .args([
+                "run",
+                "--quiet",
+                "--package",
+                "e2e",
+                "--bin",
+                "compat",
+                "--",
+            ])
             .args(&options.words),
     )
 }

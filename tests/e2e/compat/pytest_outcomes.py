@@ -15,6 +15,9 @@ class Outcomes:
         # A test has up to three reports (setup, call, teardown); the first that is no success decides.
         test = report.nodeid
         self.seconds[test] = self.seconds.get(test, 0.0) + report.duration
+        if hasattr(report, "wasxfail"):
+            # The suite itself does not know whether such a test should pass.
+            self.trouble.setdefault(test, ("skipped", report.wasxfail))
         if not report.passed and test not in self.trouble:
             outcome = "skipped" if report.skipped else "failed"
             self.trouble[test] = (outcome, str(report.longrepr))

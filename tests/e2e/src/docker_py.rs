@@ -1,7 +1,8 @@
 //! docker-py's own integration tests, from its source package, run as they are.
 
 use crate::arena::Arena;
-use crate::outcomes::{Outcome, Run, Runs};
+use crate::judge::Judge;
+use crate::outcomes::{Run, Runs};
 use crate::python;
 use anyhow::{Context, Result, ensure};
 use harness::programs::workspace;
@@ -12,9 +13,6 @@ use std::time::Duration;
 
 /// The names of its two files in `tests/e2e/compat`.
 pub const NAME: &str = "docker-py";
-
-/// Its version, for the record.
-pub const SUITE: &str = "docker-py 7.0.0";
 
 /// The source package; the wheel has no tests.
 const SOURCE: &str = "docker==7.0.0 --hash=sha256:323736fb92cd9418fc5e7133bc953e11a9da04f4483f828b527db553f1e7e5a3\n";
@@ -56,14 +54,14 @@ const TEST_LIMIT: &str = "120";
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// The unpacked suite and a Python that can run it.
-pub struct Suite {
+pub struct DockerPy {
     folder: PathBuf,
     python: PathBuf,
 }
 
-impl Suite {
+impl DockerPy {
     /// Fetches what is not there yet.
-    pub fn fetch() -> Result<Suite> {
+    pub fn fetch() -> Result<DockerPy> {
         let python = python::environment("docker-py-python", PACKAGES)?;
         let _lock = python::lock("docker-py-source")?;
         let folder = python::folder().join("docker-7.0.0");
@@ -81,11 +79,16 @@ impl Suite {
             );
             ensure!(output.code == Some(0), "{}", output.report());
         }
-        Ok(Suite { folder, python })
+        Ok(DockerPy { folder, python })
+    }
+}
+
+impl Judge for DockerPy {
+    fn title(&self) -> &'static str {
+        "docker-py 7.0.0"
     }
 
-    /// Every file of tests.
-    pub fn files(&self) -> Result<Vec<String>> {
+    fn files(&self) -> Result<Vec<String>> {
         let folder = self.folder.join("tests/integration");
         let mut files = Vec::new();
         for entry in
@@ -102,34 +105,15 @@ impl Suite {
         Ok(files)
     }
 
-    /// Runs some files' tests; what does not pass, though `retried` wants it, gets a second try: a machine busy with other
-    /// tests keeps some of them from their own limits.
-    pub fn run(
-        &self,
-        arena: &Arena,
-        files: &[String],
-        retried: impl Fn(&str, &Run) -> bool,
-    ) -> Result<Runs> {
-        let mut runs = self.run_once(arena, files)?;
-        let again: Vec<String> = runs
-            .iter()
-            .filter(|(test, run)| run.outcome != Outcome::Passed && retried(test, run))
-            .map(|(test, _)| test.clone())
-            .collect();
-        if !again.is_empty() {
-            for (test, second) in self.run_once(arena, &again)? {
-                if second.outcome == Outcome::Passed {
-                    runs.insert(test, second);
-                }
-            }
-        }
-        Ok(runs)
-    }
-
-    fn run_once(&self, arena: &Arena, what: &[String]) -> Result<Runs> {
+    fn run(&self, arena: &Arena, what: &[String]) -> Result<Runs> {
         // Home, client configuration and temporary files of its own: contexts and folders of a run before would be met.
         let home = tempfile::tempdir().context("make a folder for the suite")?;
         let outcomes = home.path().join("outcomes");
+        let settings = home.path().join("docker");
+        std::fs::create_dir(&settings).context("make a folder for the suite")?;
+        // Without one docker-py keeps contexts in the current folder.
+        std::fs::write(settings.join("config.json"), "{}")
+            .context("write the client's settings")?;
         let output = run(
             arena
                 .command(&self.python)
@@ -141,7 +125,7 @@ impl Suite {
                 .env("PYTHONDONTWRITEBYTECODE", "1")
                 .env("BERTH_OUTCOMES", &outcomes)
                 .env("DOCKER_TEST_API_VERSION", API_VERSION)
-                .env("DOCKER_CONFIG", home.path().join("docker"))
+                .env("DOCKER_CONFIG", &settings)
                 .env("HOME", home.path()),
             LIMIT,
         );

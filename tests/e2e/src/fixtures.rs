@@ -6,8 +6,10 @@ use harness::image::{Layer, LayerTar, Packing, TestImage, busybox_tree};
 use harness::registry::Registry;
 use std::io::Write;
 
-/// Where the registry is inside an arena's network; bollard's tests have this port in their texts.
+/// Where the registry is inside an arena's network.
 pub const REGISTRY: &str = "127.0.0.1:5000";
+/// The same by name: bollard's tests have it in their texts.
+pub const REGISTRY_NAME: &str = "localhost:5000";
 const PORT: u16 = 5000;
 
 /// What [`serve`] says when everything can be pulled.

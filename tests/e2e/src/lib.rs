@@ -12,7 +12,10 @@
 //! ```
 
 pub mod arena;
+pub mod bollard;
 pub mod docker_py;
 pub mod fixtures;
+pub mod judge;
 pub mod outcomes;
 pub mod python;
+pub mod version_proxy;

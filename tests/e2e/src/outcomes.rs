@@ -30,8 +30,15 @@ pub struct Run {
 impl Run {
     /// The line of the reason that says most: pytest marks those of an exception with `E`.
     fn short_reason(&self) -> String {
-        let lines = || self.reason.lines().map(str::trim).filter(|line| !line.is_empty());
-        let line = lines().rfind(|line| line.starts_with("E  ")).or_else(|| lines().last());
+        let lines = || {
+            self.reason
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+        };
+        let line = lines()
+            .rfind(|line| line.starts_with("E  "))
+            .or_else(|| lines().last());
         line.unwrap_or_default().chars().take(300).collect()
     }
 }
@@ -143,8 +150,8 @@ impl Exceptions {
     /// Reads `tests/e2e/compat/NAME.exceptions.toml`.
     pub fn read(name: &str) -> Result<Exceptions> {
         let path = path(name, "exceptions");
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("read {}", path.display()))
     }
 
@@ -215,8 +222,12 @@ pub fn compare(record: &Record, exceptions: &Exceptions, files: &[String], runs:
             }
         }
     }
-    let speaks_of_these = |pattern: &str| files.iter().any(|file| pattern.starts_with(file.as_str()));
-    for pattern in exceptions.patterns().filter(|pattern| speaks_of_these(pattern)) {
+    let speaks_of_these =
+        |pattern: &str| files.iter().any(|file| pattern.starts_with(file.as_str()));
+    for pattern in exceptions
+        .patterns()
+        .filter(|pattern| speaks_of_these(pattern))
+    {
         if !used.get(pattern).copied().unwrap_or(false) {
             verdict.stale.push(pattern.to_owned());
         }
@@ -308,8 +319,15 @@ mod tests {
         ]);
         let files = ["a".to_owned(), "b".to_owned()];
         let verdict = compare(&record, &exceptions, &files, &here);
-        assert_eq!((verdict.passed_there, verdict.passed_here, verdict.excepted), (7, 3, 2));
-        let names: Vec<&str> = verdict.unexplained.iter().map(|(test, _)| test.as_str()).collect();
+        assert_eq!(
+            (verdict.passed_there, verdict.passed_here, verdict.excepted),
+            (7, 3, 2)
+        );
+        let names: Vec<&str> = verdict
+            .unexplained
+            .iter()
+            .map(|(test, _)| test.as_str())
+            .collect();
         assert_eq!(names, ["a::broken", "a::lost"]);
         assert_eq!(verdict.unexplained[0].1, "Failed: E   AssertionError: two");
         assert_eq!(verdict.stale, ["a::mended", "a::gone"]);
@@ -320,7 +338,11 @@ mod tests {
 
     #[test]
     fn shares_take_about_as_long_and_lose_nothing() {
-        let mut list = runs(&[("a::1", Outcome::Passed), ("b::1", Outcome::Passed), ("c::1", Outcome::Passed)]);
+        let mut list = runs(&[
+            ("a::1", Outcome::Passed),
+            ("b::1", Outcome::Passed),
+            ("c::1", Outcome::Passed),
+        ]);
         list.get_mut("a::1").unwrap().seconds = 10.0;
         list.get_mut("b::1").unwrap().seconds = 6.0;
         list.get_mut("c::1").unwrap().seconds = 5.0;

@@ -53,7 +53,12 @@ pub fn download_source(python: &Path, requirement: &str, to: &Path) -> Result<()
     succeed(
         pip(
             python,
-            &["download", "--no-deps", "--no-binary=:all:", "--no-build-isolation"],
+            &[
+                "download",
+                "--no-deps",
+                "--no-binary=:all:",
+                "--no-build-isolation",
+            ],
         )
         .arg("--require-hashes")
         .arg("--requirement")

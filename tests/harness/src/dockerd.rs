@@ -29,8 +29,11 @@ impl Dockerd {
             .context("make a folder for dockerd")?;
         let path = |name: &str| folder.path().join(name);
         let log = File::create(path("log")).context("make dockerd's log")?;
+        // Its mounts in a namespace, too: it leaves some of them behind.
         let process = namespace
-            .command(program)
+            .command("unshare")
+            .args(["--mount", "--propagation", "private"])
+            .arg(program)
             .arg(format!("--host=unix://{}", path("api.sock").display()))
             .arg("--data-root")
             .arg(path("data"))

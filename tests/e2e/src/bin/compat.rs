@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use e2e::arena::{Arena, Kind};
-use e2e::outcomes::{Exceptions, Outcome, Record, Runs, compare};
-use e2e::{docker_py, fixtures};
+use e2e::outcomes::{Exceptions, Outcome, Record, compare};
+use e2e::{fixtures, judge};
 
 /// The judges' suites.
 #[derive(Parser)]
@@ -41,23 +41,15 @@ fn arena(kind: Kind) -> Result<Arena> {
     Arena::start(kind, &helper)
 }
 
-fn record(suite: &str) -> Result<()> {
+fn record(name: &str) -> Result<()> {
+    let judge = judge::fetch(name)?;
     let arena = arena(Kind::Dockerd)?;
-    let engine = "dockerd 20.10 (Debian 12), API 1.41";
-    let record = match suite {
-        docker_py::NAME => {
-            let suite = docker_py::Suite::fetch()?;
-            let runs = suite.run(&arena, &suite.files()?, |_, _| true)?;
-            Record::new(docker_py::SUITE, engine, &runs)
-        }
-        other => bail!("there is no suite {other:?}; there is {}", docker_py::NAME),
-    };
-    let path = record.write(suite)?;
-    let passed = record
-        .tests
+    let runs = judge::run(judge.as_ref(), &arena, &judge.files()?, |_| true)?;
+    let record = Record::new(judge.title(), "dockerd 20.10 (Debian 12), API 1.41", &runs);
+    let path = record.write(name)?;
+    let passed = runs
         .values()
-        .flat_map(|tests| tests.values())
-        .filter(|outcome| **outcome == Outcome::Passed)
+        .filter(|run| run.outcome == Outcome::Passed)
         .count();
     println!("{}: {passed} tests pass", path.display());
     Ok(())
@@ -69,13 +61,12 @@ fn run(name: &str, mut files: Vec<String>) -> Result<()> {
     if files.is_empty() {
         files = record.tests.keys().cloned().collect();
     }
+    let judge = judge::fetch(name)?;
     let arena = arena(Kind::Berth)?;
-    let runs: Runs = match name {
-        docker_py::NAME => {
-            docker_py::Suite::fetch()?.run(&arena, &files, |test, _| !exceptions.has(test))?
-        }
-        other => bail!("there is no suite {other:?}; there is {}", docker_py::NAME),
-    };
-    print!("{}", compare(&record, &exceptions, &files, &runs).report(name));
+    let runs = judge::run(judge.as_ref(), &arena, &files, |test| !exceptions.has(test))?;
+    print!(
+        "{}",
+        compare(&record, &exceptions, &files, &runs).report(name)
+    );
     Ok(())
 }

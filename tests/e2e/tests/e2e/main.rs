@@ -3,7 +3,6 @@
 mod bad_input;
 mod compat;
 mod compat_bollard;
-mod compat_docker_py;
 mod compat_python;
 mod confinement;
 mod crash;
