@@ -1,8 +1,9 @@
 //! [`HostFiles`] on the real file system. Everything runs off the async threads.
 
-use super::{copy_up, processes};
+use super::{copy_up, counters, processes};
 use async_trait::async_trait;
-use engine::containers::host::{HostFiles, ProcessFacts};
+use engine::containers::host::{HostFiles, HostLoad, InterfaceCounters, ProcessFacts};
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -50,6 +51,16 @@ impl HostFiles for HostFilesystem {
         let (rootfs, target, volume): (PathBuf, String, PathBuf) =
             (rootfs.into(), target.into(), volume.into());
         blocking(move || copy_up::copy_up(&rootfs, &target, &volume)).await
+    }
+
+    async fn interfaces(&self, pid: u32) -> BTreeMap<String, InterfaceCounters> {
+        blocking(move || Ok(counters::interfaces(pid)))
+            .await
+            .unwrap_or_default()
+    }
+
+    async fn load(&self) -> io::Result<HostLoad> {
+        blocking(counters::load).await
     }
 
     async fn processes(&self, pids: Vec<u32>) -> Vec<ProcessFacts> {

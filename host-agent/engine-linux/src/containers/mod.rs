@@ -1,6 +1,7 @@
 //! Containers on disk, and what they need of the host's files and of /proc.
 
 mod copy_up;
+mod counters;
 mod host_files;
 mod processes;
 mod store;

@@ -18,8 +18,16 @@ pub(super) fn read(pids: &[u32]) -> Vec<ProcessFacts> {
         line.trim().parse::<i64>().ok()
     });
     let now = OffsetDateTime::now_utc();
+    let memory =
+        super::counters::total_memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
     pids.iter()
         .filter_map(|pid| read_one(*pid, &users, boot.unwrap_or_default(), now))
+        .map(|mut facts| {
+            facts.memory_permille = (facts.resident_memory * 1024 * 1000)
+                .checked_div(memory)
+                .unwrap_or(0);
+            facts
+        })
         .collect()
 }
 
@@ -95,6 +103,7 @@ fn parse(stat: &str, boot: i64, now: OffsetDateTime) -> Option<ProcessFacts> {
         state: (*fields.first()?).to_owned(),
         virtual_memory: number(23)? / 1024,
         resident_memory: number(24)? * PAGE_KILOBYTES,
+        memory_permille: 0,
         name: name.to_owned(),
         command: String::new(),
     })

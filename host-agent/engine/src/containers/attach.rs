@@ -4,10 +4,11 @@ use super::container::{Command, Container};
 use super::error::ContainerError;
 use super::lifecycle::Request;
 use super::logs::{LogOptions, LogStream};
-use super::output::{Chunk, DetachKeys};
+use super::output::{Chunk, DetachKeys, Escape};
 use super::service::ContainerService;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
 
 /// What an attaching client wants.
@@ -32,6 +33,8 @@ pub struct Attachment {
     /// Ends with the run (or by the detach keys).
     pub output: Option<mpsc::Receiver<Chunk>>,
     pub stdin: Option<mpsc::Sender<Bytes>>,
+    /// Set when the client typed the detach keys.
+    pub detached: Arc<AtomicBool>,
 }
 
 impl ContainerService {
@@ -59,8 +62,13 @@ impl ContainerService {
             .stream
             .then(|| container.hub.subscribe(options.stdout, options.stderr));
         let (client, output) = subscription.unzip();
+        let detached = Arc::new(AtomicBool::new(false));
         let stdin = (options.stdin && options.stream && config.open_stdin).then(|| {
-            let escape = client.filter(|_| config.tty).map(|client| (keys, client));
+            let escape = client.filter(|_| config.tty).map(|client| Escape {
+                keys,
+                client,
+                detached: detached.clone(),
+            });
             // The end of a terminal's client is not the end of the terminal.
             container
                 .hub
@@ -82,6 +90,7 @@ impl ContainerService {
             past,
             output,
             stdin,
+            detached,
             container: container.clone(),
         })
     }

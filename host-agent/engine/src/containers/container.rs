@@ -5,6 +5,7 @@ use super::lifecycle::{self, DeniedError, Request, Step};
 use super::output::OutputHub;
 use super::spec::ContainerSpec;
 use super::status::Status;
+use super::update::UpdateRequest;
 use crate::id::ContainerId;
 use crate::runtime::Task;
 use std::sync::{Arc, OnceLock, RwLock};
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub struct Container {
     pub id: ContainerId,
     pub created: OffsetDateTime,
+    /// As it was made (or found again). What can be changed later is in [`Container::latest_spec`].
     pub spec: Arc<ContainerSpec>,
     pub hub: Arc<OutputHub>,
     pub(super) name: RwLock<String>,
@@ -41,6 +43,10 @@ pub(super) enum Command {
         name: String,
         reply: Reply,
     },
+    Update {
+        request: UpdateRequest,
+        reply: Reply,
+    },
     Remove {
         volumes: bool,
         reply: Reply,
@@ -61,6 +67,12 @@ impl Container {
     /// The latest status.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
+    }
+
+    /// The settings with what `docker update` has changed.
+    pub fn latest_spec(&self) -> Arc<ContainerSpec> {
+        let status = self.status.borrow();
+        status.updated.as_ref().unwrap_or(&self.spec).clone()
     }
 
     /// To wait for changes.

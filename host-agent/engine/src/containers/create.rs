@@ -4,6 +4,7 @@ use super::container::Container;
 use super::error::ContainerError;
 use super::lifecycle::ContainerState;
 use super::output::OutputHub;
+use super::resources::Purpose;
 use super::service::ContainerService;
 use super::spec::{
     Config, ContainerSpec, CreateRequest, HostSettings, IpcMode, MountKind, MountPoint,
@@ -13,7 +14,8 @@ use super::status::Status;
 use super::store::{ContainerRecord, Durability};
 use super::supervisor::Supervisor;
 use super::{
-    capabilities, etc_files, merge, mounts, names, plan, ports, resources, security, signals,
+    capabilities, etc_files, health, merge, mounts, names, plan, ports, resources, security,
+    signals,
 };
 use crate::error::{Class, Classify};
 use crate::id::ContainerId;
@@ -49,7 +51,7 @@ impl ContainerService {
         check_host(&request.config, &mut request.host, &facts).map_err(ContainerError::invalid)?;
         let processors = self.deps.settings.processors;
         warnings.extend(
-            resources::settle(&mut request.host, &facts, processors)
+            resources::settle(&mut request.host, &facts, processors, Purpose::Create)
                 .map_err(ContainerError::invalid)?,
         );
         if let Some(runtime) = &request.host.runtime
@@ -94,12 +96,8 @@ impl ContainerService {
         {
             return Err(ContainerError::invalid("no command specified"));
         }
-        if config
-            .healthcheck
-            .as_ref()
-            .is_some_and(|check| check.test.first().is_some_and(|word| word != "NONE"))
-        {
-            warnings.push("Health checks are not run by this version of the engine: the container will have no health status.".into());
+        if let Some(check) = &config.healthcheck {
+            warnings.extend(health::check(check).map_err(ContainerError::invalid)?);
         }
         let from = self
             .volumes_from(&request.host)
@@ -312,6 +310,7 @@ impl ContainerService {
             restart_count: 0,
             stopped_by_hand: false,
             network: None,
+            health: None,
         };
         // A container that goes when it ends would not outlive a crash of the host anyhow.
         let durability = if spec.host.auto_remove {

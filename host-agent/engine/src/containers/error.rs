@@ -124,8 +124,11 @@ impl ContainerError {
     pub fn exit_code(&self) -> i32 {
         match self {
             ContainerError::Start { cause } => cause.exit_code(),
+            // moby looks for the program's name in the text: a folder or a user that is not there is another matter.
             ContainerError::Exec {
-                cause: cause @ RuntimeError::ProgramNotFound { .. },
+                cause:
+                    cause @ (RuntimeError::ProgramNotFound { .. }
+                    | RuntimeError::ProgramNotExecutable { .. }),
             } => cause.exit_code(),
             // Docker's code for every other trouble with an exec.
             ContainerError::Exec { .. } => 126,

@@ -1,6 +1,7 @@
 //! What containers need of the host besides processes, layers, networks and volumes: files, and what /proc tells.
 
 use async_trait::async_trait;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Files on the host. The real one is `engine_linux::containers::HostFilesystem`.
@@ -22,8 +23,37 @@ pub trait HostFiles: Send + Sync + 'static {
     /// owner and mode of the folder itself. Nothing at `target` is no error.
     async fn copy_up(&self, rootfs: &Path, target: &str, volume: &Path) -> std::io::Result<()>;
 
+    /// Counters of the network interfaces that a process sees, by name, without the loopback; none where it has ended.
+    async fn interfaces(&self, pid: u32) -> BTreeMap<String, InterfaceCounters>;
+
+    /// What the host's processors have done so far.
+    async fn load(&self) -> std::io::Result<HostLoad>;
+
     /// What can be told of processes on the host; those that have ended are left out.
     async fn processes(&self, pids: Vec<u32>) -> Vec<ProcessFacts>;
+}
+
+/// What went over a network interface since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InterfaceCounters {
+    pub received_bytes: u64,
+    pub received_packets: u64,
+    pub received_errors: u64,
+    pub received_dropped: u64,
+    pub sent_bytes: u64,
+    pub sent_packets: u64,
+    pub sent_errors: u64,
+    pub sent_dropped: u64,
+}
+
+/// The host, as far as shares of it are computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostLoad {
+    /// Time of all processors together since the host's start, idle time too; nanoseconds.
+    pub processor_time: u64,
+    pub processors: u32,
+    /// Bytes.
+    pub memory: u64,
 }
 
 /// A process, for `docker top`.
@@ -35,6 +65,8 @@ pub struct ProcessFacts {
     pub user: String,
     /// Whole percent of a processor over its life.
     pub cpu_percent: u64,
+    /// Thousandths of the host's memory.
+    pub memory_permille: u64,
     /// `10:32`, or `Nov19` where it did not start today.
     pub start: String,
     /// `?`, `pts/0`.

@@ -47,6 +47,7 @@ const STATES: &[&str] = &[
     "exited",
     "dead",
 ];
+const HEALTHS: &[&str] = &["starting", "healthy", "unhealthy", "none"];
 
 impl ContainerService {
     /// The containers that fit, newest first.
@@ -63,6 +64,14 @@ impl ContainerService {
                 )));
             }
         }
+        for health in filters.values("health") {
+            if !HEALTHS.contains(&health) {
+                return Err(ContainerError::invalid(format!(
+                    "unrecognized filter value for health: {health}"
+                )));
+            }
+        }
+        let (ids, names) = (Patterns::of(filters, "id"), Patterns::of(filters, "name"));
         let exit_codes: Vec<i32> = filters
             .values("exited")
             .map(|text| {
@@ -110,8 +119,8 @@ impl ContainerService {
             let in_any = |name: &str, fits: &dyn Fn(&str) -> bool| {
                 !filters.has(name) || filters.values(name).any(fits)
             };
-            let fits = in_any("id", &|value| container.id.as_str().starts_with(value))
-                && in_any("name", &|value| name_fits(&name, value))
+            let fits = ids.fit(&[container.id.as_str()])
+                && names.fit(&[&name, &format!("/{name}")])
                 && filters.labels(&spec.config.labels)
                 && filters.exact("status", status.state.name())
                 && (exit_codes.is_empty()
@@ -128,20 +137,44 @@ impl ContainerService {
                         })
                 })
                 && in_any("network", &|value| {
-                    let endpoint = status.network.as_ref().and_then(|network| network.endpoint.as_ref());
+                    let endpoint = status
+                        .network
+                        .as_ref()
+                        .and_then(|network| network.endpoint.as_ref());
                     spec.host.network.text() == value
                         || endpoint.is_some_and(|endpoint| {
                             endpoint.network_name == value || endpoint.network.as_str() == value
                         })
                 })
-                && (exposed.is_empty() || spec.config.exposed_ports.iter().any(|port| exposed.contains(port)))
+                && (exposed.is_empty()
+                    || spec
+                        .config
+                        .exposed_ports
+                        .iter()
+                        .any(|port| exposed.contains(port)))
                 && (published.is_empty()
-                    || status.network.iter().flat_map(|network| &network.ports).any(|port| {
-                        published.contains(&format!("{}/{}", port.host_port, port.protocol.name()))
-                            || published.contains(&format!("{}/{}", port.container_port, port.protocol.name()))
-                    }))
-                // No health checks are run yet: every container has none.
-                && filters.exact("health", "none")
+                    || status
+                        .network
+                        .iter()
+                        .flat_map(|network| &network.ports)
+                        .any(|port| {
+                            published.contains(&format!(
+                                "{}/{}",
+                                port.host_port,
+                                port.protocol.name()
+                            )) || published.contains(&format!(
+                                "{}/{}",
+                                port.container_port,
+                                port.protocol.name()
+                            ))
+                        }))
+                && filters.exact(
+                    "health",
+                    status
+                        .health
+                        .as_ref()
+                        .map_or("none", |health| health.status.name()),
+                )
                 && filters.flag("is-task")?.is_none_or(|task| !task);
             if fits {
                 listed.push((container, status));
@@ -155,22 +188,38 @@ impl ContainerService {
     }
 }
 
-/// Docker matches regular expressions; what people write is a part of the name, `^name`, `name$` or `^/name$`.
-fn name_fits(name: &str, pattern: &str) -> bool {
-    let (pattern, at_start) = match pattern.strip_prefix('^') {
-        Some(rest) => (rest, true),
-        None => (pattern, false),
-    };
-    let (pattern, at_end) = match pattern.strip_suffix('$') {
-        Some(rest) => (rest, true),
-        None => (pattern, false),
-    };
-    let pattern = pattern.strip_prefix('/').unwrap_or(pattern);
-    match (at_start, at_end) {
-        (true, true) => name == pattern,
-        (true, false) => name.starts_with(pattern),
-        (false, true) => name.ends_with(pattern),
-        (false, false) => name.contains(pattern),
+/// The values of a filter that are regular expressions, as Docker reads them: one that is none fits only itself.
+struct Patterns(Option<Vec<Pattern>>);
+
+enum Pattern {
+    Regex(regex::Regex),
+    Plain(String),
+}
+
+impl Patterns {
+    fn of(filters: &Filters, name: &str) -> Patterns {
+        let pattern = |value: &str| match regex::Regex::new(value) {
+            Ok(regex) => Pattern::Regex(regex),
+            Err(_) => Pattern::Plain(value.to_owned()),
+        };
+        Patterns(
+            filters
+                .has(name)
+                .then(|| filters.values(name).map(pattern).collect()),
+        )
+    }
+
+    /// Whether one pattern fits one of the texts; true where there is no filter.
+    fn fit(&self, texts: &[&str]) -> bool {
+        let one = |pattern: &Pattern| {
+            texts.iter().any(|text| match pattern {
+                Pattern::Regex(regex) => regex.is_match(text),
+                Pattern::Plain(plain) => plain == text,
+            })
+        };
+        self.0
+            .as_ref()
+            .is_none_or(|patterns| patterns.is_empty() || patterns.iter().any(one))
     }
 }
 
@@ -185,35 +234,70 @@ fn port_filter(filters: &Filters, name: &str) -> Result<Vec<String>, ContainerEr
     Ok(all)
 }
 
-/// Seconds since 1970 (with a fraction), RFC 3339, or a Go duration before now (`1h30m`).
+/// Docker's forms of a time (moby `api/types/time`): seconds since 1970 with a fraction, RFC 3339 with or without its time,
+/// its seconds or its zone, or a Go duration before now (`1h30m`).
 pub fn parse_time(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
-    use time::format_description::well_known::Rfc3339;
-    if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
-        return Some(at);
-    }
+    unix_time(text)
+        .or_else(|| date(text))
+        .or_else(|| Some(now - go_duration(text)?))
+}
+
+fn unix_time(text: &str) -> Option<OffsetDateTime> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    if let (Ok(seconds), true) = (
-        whole.parse::<i64>(),
-        fraction.bytes().all(|byte| byte.is_ascii_digit()),
-    ) {
-        let nanoseconds: i64 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
-        return Some(
-            OffsetDateTime::from_unix_timestamp(seconds).ok()?
-                + time::Duration::nanoseconds(nanoseconds),
-        );
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let seconds: i64 = whole.parse().ok()?;
+    let nanoseconds: i64 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()?
+        .checked_add(time::Duration::nanoseconds(nanoseconds))
+}
+
+/// What is left out is zero, and the zone is UTC: a container host has no other.
+fn date(text: &str) -> Option<OffsetDateTime> {
+    use time::format_description::well_known::Rfc3339;
+    let (day, rest) = match text.split_once('T') {
+        None => {
+            let end = text.char_indices().nth(10).map_or(text.len(), |(at, _)| at);
+            let (day, zone) = text.split_at(end);
+            (day, format!("00:00:00{zone}"))
+        }
+        Some((day, rest)) => (day, rest.to_owned()),
+    };
+    let zone_at = rest.find(['Z', '+', '-']).unwrap_or(rest.len());
+    let (clock, zone) = rest.split_at(zone_at);
+    let clock = match clock.split(':').count() {
+        1 => format!("{clock}:00:00"),
+        2 => format!("{clock}:00"),
+        _ => clock.to_owned(),
+    };
+    let zone = if zone.is_empty() { "Z" } else { zone };
+    OffsetDateTime::parse(&format!("{day}T{clock}{zone}"), &Rfc3339).ok()
+}
+
+/// `1h30m`, `1.5s`, `-10ms`.
+fn go_duration(text: &str) -> Option<time::Duration> {
+    let (sign, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (-1.0, rest),
+        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest.is_empty() {
+        return None;
     }
     let mut total = 0f64;
-    let mut rest = text;
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let number: f64 = rest[..digits].parse().ok()?;
         let unit = &rest[digits..];
         let length = unit
-            .find(|c: char| c.is_ascii_digit())
+            .find(|c: char| c.is_ascii_digit() || c == '.')
             .unwrap_or(unit.len());
         total += number
             * match &unit[..length] {
-                "ms" => 0.001,
+                "ns" => 1e-9,
+                "us" | "µs" => 1e-6,
+                "ms" => 1e-3,
                 "s" => 1.0,
                 "m" => 60.0,
                 "h" => 3600.0,
@@ -221,7 +305,8 @@ pub fn parse_time(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
             };
         rest = &unit[length..];
     }
-    (!text.is_empty()).then(|| now - time::Duration::seconds_f64(total.min(1e12)))
+    // Further than the calendar goes is as good as its end.
+    Some(time::Duration::seconds_f64(sign * total.min(1e11)))
 }
 
 #[cfg(test)]
@@ -229,12 +314,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_fit_in_part_or_with_anchors() {
-        assert!(name_fits("web-1", "web"));
-        assert!(name_fits("web-1", "^/web-1$"));
-        assert!(!name_fits("web-1", "^web$"));
-        assert!(name_fits("web-1", "^web"));
-        assert!(name_fits("my-web", "web$"));
+    fn names_fit_as_regular_expressions() {
+        let fits = |pattern: &str, name: &str| {
+            let filters = Filters::of([("name", pattern)]);
+            Patterns::of(&filters, "name").fit(&[name, &format!("/{name}")])
+        };
+        assert!(fits("web", "my-web-1"));
+        assert!(fits("^/web-1$", "web-1"));
+        assert!(fits("^web-1$", "web-1"));
+        assert!(!fits("^web$", "web-1"));
+        assert!(fits("web-[0-9]+$", "web-12"));
+        assert!(fits("^(a|b)$", "b"));
+        assert!(!fits("we(b", "web"), "no regular expression");
+        assert!(Patterns::of(&Filters::default(), "name").fit(&["x"]));
     }
 
     #[test]
@@ -248,6 +340,14 @@ mod tests {
             parse_time("1000.5", now),
             at(1000).map(|at| at + time::Duration::milliseconds(500))
         );
+        assert_eq!(parse_time("1970-01-01T00:16:40", now), at(1000));
+        assert_eq!(parse_time("1970-01-01T00:16", now), at(960));
+        assert_eq!(parse_time("1970-01-02", now), at(86_400));
+        assert_eq!(parse_time("1970-01-02Z", now), at(86_400));
+        assert_eq!(parse_time("1970-01-01T01:00:00+01:00", now), at(0));
+        assert_eq!(parse_time("-10s", now), at(1_000_010));
+        assert_eq!(parse_time("1.5h", now), at(1_000_000 - 5400));
+        assert_eq!(parse_time("1970-13-01", now), None);
         assert_eq!(parse_time("soon", now), None);
         assert_eq!(parse_time("", now), None);
     }

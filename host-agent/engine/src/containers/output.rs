@@ -9,8 +9,8 @@
 
 use crate::runtime::{ProcessIo, StreamKind};
 use bytes::Bytes;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -59,6 +59,15 @@ impl Default for Inner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientId(u64);
 
+/// How a terminal's client detaches by its keys.
+#[derive(Debug)]
+pub struct Escape {
+    pub keys: DetachKeys,
+    pub client: ClientId,
+    /// Set when it was done.
+    pub detached: Arc<AtomicBool>,
+}
+
 #[derive(Debug, Clone)]
 struct Subscriber {
     id: ClientId,
@@ -94,7 +103,7 @@ impl OutputHub {
     pub fn stdin(
         self: &Arc<Self>,
         close_at_end: bool,
-        escape: Option<(DetachKeys, ClientId)>,
+        escape: Option<Escape>,
     ) -> mpsc::Sender<Bytes> {
         let shared = self.lock().stdin.clone();
         let (client, mut typed) = mpsc::channel::<Bytes>(1);
@@ -102,13 +111,20 @@ impl OutputHub {
         tokio::spawn(async move {
             let mut escape = escape;
             while let Some(mut data) = typed.recv().await {
-                if let Some((keys, id)) = &mut escape {
-                    let (kept, detached) = keys.scan(&data);
-                    data = kept;
-                    if detached {
-                        hub.leave(*id);
-                        return;
+                let mut detached = false;
+                if let Some(escape) = &mut escape {
+                    (data, detached) = escape.keys.scan(&data);
+                }
+                // What was typed before the keys is still for the process.
+                if detached {
+                    if !data.is_empty() {
+                        let _ = shared.send(StdinChunk::Data(data)).await;
                     }
+                    if let Some(escape) = &escape {
+                        escape.detached.store(true, Ordering::Relaxed);
+                        hub.leave(escape.client);
+                    }
+                    return;
                 }
                 if !data.is_empty() && shared.send(StdinChunk::Data(data)).await.is_err() {
                     return;
@@ -217,6 +233,11 @@ impl Default for DetachKeys {
 }
 
 impl DetachKeys {
+    /// The bytes that the keys send.
+    pub fn bytes(&self) -> &[u8] {
+        &self.keys
+    }
+
     /// From `ctrl-a,x,...`; `None` is no such text. An empty one is the default.
     pub fn parse(text: &str) -> Option<DetachKeys> {
         if text.is_empty() {
@@ -359,12 +380,19 @@ mod tests {
         let hub = Arc::new(OutputHub::default());
         let (id, mut output) = hub.subscribe(true, true);
         let (_, mut other) = hub.subscribe(true, true);
-        let stdin = hub.stdin(true, Some((DetachKeys::default(), id)));
+        let detached = Arc::new(AtomicBool::new(false));
+        let escape = Escape {
+            keys: DetachKeys::default(),
+            client: id,
+            detached: detached.clone(),
+        };
+        let stdin = hub.stdin(true, Some(escape));
         stdin
             .send(Bytes::from_static(b"a\x10\x11"))
             .await
             .expect("taken");
         assert_eq!(output.recv().await, None);
+        assert!(detached.load(Ordering::Relaxed));
         assert!(
             other
                 .try_recv()

@@ -138,6 +138,7 @@ fn working_directory(given: &str) -> String {
 }
 
 /// A process in a running container.
+#[derive(Debug, Clone, Default)]
 pub struct ExecSettings {
     pub args: Vec<String>,
     pub env: Vec<String>,

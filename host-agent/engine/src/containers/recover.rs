@@ -1,15 +1,18 @@
 //! The start of the engine: what is on disk, what still runs, what ended in the meantime, what has to be started.
 
+use super::container::{Command, Container};
 use super::error::ContainerError;
 use super::lifecycle::ContainerState;
 use super::restart_policy;
 use super::service::ContainerService;
+use super::spec::{IpcMode, NamespaceMode, NetworkChoice};
 use super::store::ContainerRecord;
 use crate::id::ContainerId;
 use crate::networks::Attached;
 use crate::runtime::{ExitStatus, Recovered};
 use crate::volumes::CreateVolume;
 use futures_util::StreamExt;
+use std::sync::Arc;
 
 /// Containers looked for at the same time.
 const AT_ONCE: usize = 8;
@@ -42,17 +45,34 @@ impl ContainerService {
                 "networks of running containers were not recovered"
             );
         }
+        let mut to_start = Vec::new();
         for (record, found) in found {
-            self.revive(record, found).await;
+            to_start.extend(self.revive(record, found).await);
         }
+        let registry = self.registry.clone();
+        tokio::spawn(async move {
+            for container in in_order(to_start) {
+                if registry.closing.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                match container.ask(Command::Start).await {
+                    // Somebody may have started or removed it in the meantime: that is as good.
+                    Ok(()) | Err(ContainerError::Denied(_) | ContainerError::Gone { .. }) => {}
+                    Err(error) => {
+                        tracing::error!(container = %container.id, name = container.name(), error = crate::error::full_message(&error), "container could not be started again");
+                    }
+                }
+            }
+        });
         Ok(())
     }
 
+    /// Puts a container back; returns it where its restart policy wants it started.
     async fn revive(
         &self,
         record: ContainerRecord,
         found: Result<Recovered, crate::runtime::RuntimeError>,
-    ) {
+    ) -> Option<Arc<Container>> {
         let id = record.id.clone();
         for mount in &record.spec.mounts {
             let Some(name) = mount
@@ -90,7 +110,7 @@ impl ContainerService {
                 });
                 supervisor.take_over(task, io);
                 self.set_going(&container, supervisor);
-                return;
+                return None;
             }
             // An exit status older than what the record says is that of an earlier run.
             Ok(Recovered::Exited(exit))
@@ -140,14 +160,61 @@ impl ContainerService {
         };
         if auto_remove && started_before {
             supervisor.finish_removal().await;
-            return;
+            return None;
         }
         let can_start = matches!(state, ContainerState::Exited { .. }) && started_before;
-        if can_start && restart_policy::starts_with_engine(policy, was_running, exit_code, by_hand)
-        {
-            supervisor.publish(|status| status.stopped_by_hand = false);
-            supervisor.restart_soon();
-        }
+        let start = can_start
+            && restart_policy::starts_with_engine(policy, was_running, exit_code, by_hand);
         self.set_going(&container, supervisor);
+        start.then_some(container)
     }
+}
+
+/// In the order in which they were made, but what another one needs (its network, say) before it.
+fn in_order(mut containers: Vec<Arc<Container>>) -> Vec<Arc<Container>> {
+    containers.sort_by(|a, b| a.created.cmp(&b.created).then_with(|| a.id.cmp(&b.id)));
+    let mut ordered: Vec<Arc<Container>> = Vec::with_capacity(containers.len());
+    let mut waiting: Vec<Arc<Container>> = containers.clone();
+    waiting.reverse();
+    // A container that waits for one that comes later is looked at again after it; circles cannot be made.
+    let mut seen = std::collections::HashSet::new();
+    while let Some(container) = waiting.pop() {
+        if ordered.iter().any(|one| one.id == container.id) {
+            continue;
+        }
+        let needed = needs(&container).find_map(|id| {
+            let other = containers.iter().find(|one| one.id.as_str() == id)?;
+            let started = ordered.iter().any(|one| one.id == other.id);
+            (!started).then(|| other.clone())
+        });
+        match needed {
+            Some(other) if seen.insert((container.id.clone(), other.id.clone())) => {
+                waiting.push(container);
+                waiting.push(other);
+            }
+            _ => ordered.push(container),
+        }
+    }
+    ordered
+}
+
+/// Ids of the containers whose namespaces it joins.
+fn needs(container: &Container) -> impl Iterator<Item = &str> {
+    let host = &container.spec.host;
+    let network = match &host.network {
+        NetworkChoice::Container(id) => Some(id),
+        _ => None,
+    };
+    let pid = match &host.pid {
+        NamespaceMode::Container(id) => Some(id),
+        _ => None,
+    };
+    let ipc = match &host.ipc {
+        IpcMode::Container(id) => Some(id),
+        _ => None,
+    };
+    [network, pid, ipc]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
 }

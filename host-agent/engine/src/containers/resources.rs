@@ -6,11 +6,20 @@ use crate::runtime::{ResourcePlan, RuntimeFacts};
 /// Docker's smallest memory limit.
 const LEAST_MEMORY: i64 = 6 << 20;
 
+/// What limits are checked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Create,
+    /// Only what is to change is there; what it changes is looked at by [`super::update`].
+    Update,
+}
+
 /// Checks, and completes what depends on each other. Returns warnings for what this host cannot do, and takes it out.
 pub fn settle(
     host: &mut HostSettings,
     facts: &RuntimeFacts,
     processors: u32,
+    purpose: Purpose,
 ) -> Result<Vec<String>, String> {
     let mut warnings = Vec::new();
     let limits = &mut host.resources;
@@ -35,14 +44,16 @@ pub fn settle(
                 "Minimum memoryswap limit should be larger than memory limit, see usage".into(),
             );
         }
-        (None, Some(swap)) if swap > 0 && facts.memory_limit => {
+        (None, Some(swap)) if swap > 0 && facts.memory_limit && purpose == Purpose::Create => {
             return Err(
                 "You should always set the Memory limit when using Memoryswap limit, see usage"
                     .into(),
             );
         }
         // Docker's default: as much swap as memory.
-        (Some(memory), None) => limits.memory_swap = memory.checked_mul(2),
+        (Some(memory), None) if purpose == Purpose::Create => {
+            limits.memory_swap = memory.checked_mul(2)
+        }
         _ => {}
     }
     if limits.memory.is_some()
@@ -181,10 +192,14 @@ fn largest(list: &str) -> Option<u32> {
 pub fn plan(host: &HostSettings) -> ResourcePlan {
     let mut plan = host.resources.clone();
     if host.nano_cpus > 0 {
-        plan.cpu_period = Some(100_000);
-        plan.cpu_quota = Some(host.nano_cpus / 10_000);
+        (plan.cpu_period, plan.cpu_quota) = quota(host.nano_cpus);
     }
     plan
+}
+
+/// Period and quota, both in microseconds, of billionths of a processor.
+pub fn quota(nano_cpus: i64) -> (Option<u64>, Option<i64>) {
+    (Some(100_000), Some(nano_cpus / 10_000))
 }
 
 #[cfg(test)]
@@ -206,7 +221,7 @@ mod tests {
     fn refused(change: impl FnOnce(&mut HostSettings), expected: &str) {
         let mut host = HostSettings::default();
         change(&mut host);
-        let why = settle(&mut host, &facts(), 2).expect_err("Docker refuses this");
+        let why = settle(&mut host, &facts(), 2, Purpose::Create).expect_err("Docker refuses this");
         assert!(why.contains(expected), "{why}");
     }
 
@@ -265,7 +280,10 @@ mod tests {
             ..HostSettings::default()
         };
         host.resources.memory = Some(64 << 20);
-        assert_eq!(settle(&mut host, &facts(), 2), Ok(Vec::new()));
+        assert_eq!(
+            settle(&mut host, &facts(), 2, Purpose::Create),
+            Ok(Vec::new())
+        );
         assert_eq!(host.resources.memory_swap, Some(128 << 20));
         assert_eq!(plan(&host).cpu_quota, Some(150_000));
     }
@@ -274,7 +292,7 @@ mod tests {
     fn what_the_host_cannot_do_is_a_warning() {
         let mut host = HostSettings::default();
         host.resources.oom_kill_disable = Some(true);
-        let warnings = settle(&mut host, &facts(), 2).expect("only a warning");
+        let warnings = settle(&mut host, &facts(), 2, Purpose::Create).expect("only a warning");
         assert!(warnings[0].contains("OomKillDisable discarded"));
         assert_eq!(host.resources.oom_kill_disable, None);
     }

@@ -166,7 +166,11 @@ impl ContainerService {
                 "Renaming a container with the same name as its current name",
             ));
         }
-        self.registry.reserve(name, &container.id)?;
+        self.registry
+            .reserve(name, &container.id)
+            .map_err(|error| ContainerError::Conflict {
+                why: format!("Error when allocating new name: {error}"),
+            })?;
         let name = name.to_owned();
         let renamed = container
             .ask(|reply| super::container::Command::Rename {
@@ -225,6 +229,13 @@ impl ContainerService {
                 removed.push(container.id.clone());
             }
         }
+        self.deps.events.publish(Event {
+            kind: EventKind::Container,
+            action: "prune".into(),
+            actor: String::new(),
+            attributes: [("reclaimed".to_owned(), reclaimed.to_string())].into(),
+            at: self.deps.clock.now(),
+        });
         Ok((removed, reclaimed))
     }
 

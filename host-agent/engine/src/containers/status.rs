@@ -1,6 +1,8 @@
 //! The changing part of a container, as everybody sees it.
 
+use super::health::Health;
 use super::lifecycle::ContainerState;
+use super::spec::ContainerSpec;
 use crate::networks::Attached;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -20,6 +22,10 @@ pub struct Status {
     /// Somebody asked for its end: the restart policy keeps quiet.
     pub stopped_by_hand: bool,
     pub network: Option<Arc<Attached>>,
+    /// `None` where there is no health check, or no run yet.
+    pub health: Option<Arc<Health>>,
+    /// The settings once `docker update` has changed them.
+    pub updated: Option<Arc<ContainerSpec>>,
     /// Runs that have ended since this engine process knows the container.
     pub exits: u64,
     /// It is gone.
@@ -38,6 +44,8 @@ impl Default for Status {
             restart_count: 0,
             stopped_by_hand: false,
             network: None,
+            health: None,
+            updated: None,
             exits: 0,
             removed: false,
         }

@@ -1,5 +1,6 @@
 //! Where containers are remembered: `containers/<id>/container.json`.
 
+use super::health::Health;
 use super::lifecycle::ContainerState;
 use super::spec::ContainerSpec;
 use super::status::Status;
@@ -29,6 +30,8 @@ pub struct ContainerRecord {
     pub restart_count: u32,
     pub stopped_by_hand: bool,
     pub network: Option<Attached>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
 }
 
 impl ContainerRecord {
@@ -47,6 +50,7 @@ impl ContainerRecord {
             restart_count: self.restart_count,
             stopped_by_hand: self.stopped_by_hand,
             network: self.network.clone().map(std::sync::Arc::new),
+            health: self.health.clone().map(std::sync::Arc::new),
             ..Status::default()
         }
     }

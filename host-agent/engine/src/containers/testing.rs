@@ -4,7 +4,7 @@
 //! (until a signal), `stubborn` (until SIGKILL), `exit CODE`; `missing` and `forbidden` cannot be started. What it runs goes
 //! on when the service over it is dropped, as real containers do.
 
-use super::host::{HostFiles, ProcessFacts};
+use super::host::{HostFiles, HostLoad, InterfaceCounters, ProcessFacts};
 use super::lifecycle::ContainerState;
 use super::service::{ContainerService, Dependencies, Settings};
 use super::spec::{Config, ContainerSpec, CreateRequest, HostSettings};
@@ -83,6 +83,7 @@ pub fn record(name: &str) -> ContainerRecord {
         restart_count: 0,
         stopped_by_hand: false,
         network: None,
+        health: None,
     }
 }
 
@@ -366,6 +367,24 @@ impl HostFiles for FakeFiles {
     async fn copy_up(&self, _: &Path, target: &str, volume: &Path) -> std::io::Result<()> {
         locked(&self.copied).push((target.to_owned(), volume.to_owned()));
         Ok(())
+    }
+
+    async fn interfaces(&self, _: u32) -> BTreeMap<String, InterfaceCounters> {
+        let counters = InterfaceCounters {
+            received_bytes: 1000,
+            sent_bytes: 500,
+            ..InterfaceCounters::default()
+        };
+        BTreeMap::from([("eth0".to_owned(), counters)])
+    }
+
+    async fn load(&self) -> std::io::Result<HostLoad> {
+        let now = OffsetDateTime::now_utc().unix_timestamp_nanos();
+        Ok(HostLoad {
+            processor_time: u64::try_from(now).unwrap_or(0),
+            processors: 1,
+            memory: 1 << 30,
+        })
     }
 
     async fn processes(&self, pids: Vec<u32>) -> Vec<ProcessFacts> {

@@ -20,6 +20,7 @@ use engine_api::Filters;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod life;
 mod many;
 
 const STOP_NOW: StopOptions = StopOptions {

@@ -5,13 +5,15 @@
 //!                     '-- could not --> Ended (126, 127)
 //! ```
 
+mod attached;
+
 use crate::clock::Clock;
 use crate::containers::container::Container;
 use crate::containers::lifecycle::Request;
 use crate::containers::plan::{self, ExecSettings};
 use crate::containers::{ContainerError, ContainerService};
 use crate::id::{ContainerId, ExecId};
-use crate::runtime::{ExecPlan, ExecTask, ProcessIo, TtySize};
+use crate::runtime::{ExecPlan, ExecTask, ProcessIo, RuntimeError, TtySize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -166,7 +168,7 @@ impl ExecService {
         options: ExecStartOptions,
     ) -> Result<(), ContainerError> {
         let claim = self.claim(asked)?;
-        let io = self.start(claim, options, false).await?;
+        let (_, io) = self.start(claim, options, false).await?;
         let mut output = io.output;
         tokio::spawn(async move { while output.recv().await.is_some() {} });
         Ok(())
@@ -198,11 +200,13 @@ impl ExecService {
 
     /// Starts it for a client that gets its streams.
     pub async fn start_attached(
-        &self,
+        self: &Arc<Self>,
         claim: Claim,
         options: ExecStartOptions,
     ) -> Result<ProcessIo, ContainerError> {
-        self.start(claim, options, true).await
+        let exec = claim.exec.clone();
+        let (task, io) = self.start(claim, options, true).await?;
+        Ok(attached::connect(self.clone(), exec, task, io))
     }
 
     async fn start(
@@ -210,7 +214,7 @@ impl ExecService {
         claim: Claim,
         options: ExecStartOptions,
         attached: bool,
-    ) -> Result<ProcessIo, ContainerError> {
+    ) -> Result<(Arc<dyn ExecTask>, ProcessIo), ContainerError> {
         let started = self.run(&claim.exec, options, attached).await;
         if let Err(error) = &started {
             let code = error.exit_code();
@@ -225,15 +229,17 @@ impl ExecService {
         exec: &Arc<Exec>,
         options: ExecStartOptions,
         attached: bool,
-    ) -> Result<ProcessIo, ContainerError> {
+    ) -> Result<(Arc<dyn ExecTask>, ProcessIo), ContainerError> {
         let container = &exec.container;
+        // It may have ended since the exec was made.
+        let not_running = || ContainerError::Conflict {
+            why: format!("container {} is not running", container.id),
+        };
         let Some(task) = container.task() else {
             return Err(container
                 .decide(Request::Exec, container.id.as_str())
                 .err()
-                .unwrap_or(ContainerError::Conflict {
-                    why: format!("container {} is not running", container.id),
-                }));
+                .unwrap_or_else(not_running));
         };
         let request = &exec.request;
         let settings = ExecSettings {
@@ -256,15 +262,16 @@ impl ExecService {
             process,
             privileged: request.privileged,
         };
-        let (started, io) = task
-            .exec(plan)
-            .await
-            .map_err(|cause| ContainerError::Exec { cause })?;
+        let (started, io) = task.exec(plan).await.map_err(|cause| match cause {
+            RuntimeError::NotRunning => not_running(),
+            cause => ContainerError::Exec { cause },
+        })?;
         let started: Arc<dyn ExecTask> = Arc::from(started);
         *exec.state() = State::Running {
             task: started.clone(),
         };
         self.tell(container, "exec_start", request, &exec.id);
+        let running = started.clone();
         let (exec, containers, clock) = (exec.clone(), self.containers.clone(), self.clock.clone());
         tokio::spawn(async move {
             let exit = started.wait().await;
@@ -281,7 +288,7 @@ impl ExecService {
                 .deps()
                 .tell(&exec.container, "exec_die", attributes);
         });
-        Ok(io)
+        Ok((running, io))
     }
 
     /// What is known of an exec.
@@ -305,19 +312,12 @@ impl ExecService {
         Ok(facts(&exec))
     }
 
-    /// Resolves when the process has ended; the routes end a client's stream only then, because the client asks for the exit
-    /// code right after.
-    pub async fn ended(&self, asked: &str) {
-        let Ok(exec) = self.find(asked) else { return };
-        let task = match &*exec.state() {
-            State::Running { task } => task.clone(),
-            _ => return,
-        };
-        let exit = task.wait().await;
+    /// Notes the end of a process; whoever hears of it first.
+    fn settle(&self, exec: &Exec, task: &dyn ExecTask, code: i32) {
         let mut state = exec.state();
         if let State::Running { .. } = &*state {
             *state = State::Ended {
-                code: exit.code,
+                code,
                 pid: task.pid(),
                 at: self.clock.now(),
             };

@@ -1,6 +1,6 @@
 use super::*;
 
-async fn start(execs: &ExecService, id: &ExecId) -> Result<ProcessIo, ContainerError> {
+async fn start(execs: &Arc<ExecService>, id: &ExecId) -> Result<ProcessIo, ContainerError> {
     let claim = execs.claim(id.as_str())?;
     execs
         .start_attached(claim, ExecStartOptions::default())
@@ -40,7 +40,6 @@ async fn an_exec_runs_and_its_exit_code_can_be_read() {
     let io = start(&execs, &id).await.expect("start");
     let mut output = io.output;
     while output.recv().await.is_some() {}
-    execs.ended(id.as_str()).await;
     assert_eq!(execs.inspect(id.as_str()).expect("kept").exit_code, Some(3));
     let again = start(&execs, &id).await;
     assert!(matches!(again, Err(ContainerError::Conflict { .. })));

@@ -1,20 +1,18 @@
-//! `/containers/{id}/{attach,logs,wait}`: answers that go on.
+//! `/containers/{id}/{logs,wait}`: answers that go on.
 
 use crate::serve::error::{ApiError, ApiResult};
 use crate::serve::extract::Query;
 use crate::serve::hijack::{self, StreamFormat};
 use crate::serve::state::AppState;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use bytes::{Bytes, BytesMut};
 use engine::containers::ContainerService;
-use engine::containers::attach::AttachOptions;
 use engine::containers::list::parse_time;
-use engine::containers::logs::{LogOptions, LogStream};
-use engine::containers::output::Chunk;
+use engine::containers::logs::LogOptions;
 use engine::containers::wait::WaitCondition;
 use engine::logs::LogEntry;
 use engine_api::ApiVersion;
@@ -24,67 +22,13 @@ use serde_json::json;
 use std::sync::Arc;
 use time::OffsetDateTime;
 use time::macros::format_description;
-use tokio::sync::mpsc;
 
 type Containers = State<Arc<ContainerService>>;
 
 pub fn router() -> Router<AppState> {
     Router::new()
-        .route("/containers/{id}/attach", post(attach))
         .route("/containers/{id}/logs", get(logs))
         .route("/containers/{id}/wait", post(wait))
-}
-
-async fn attach(
-    State(containers): Containers,
-    Path(id): Path<String>,
-    Extension(version): Extension<ApiVersion>,
-    query: Query,
-    request: Request,
-) -> ApiResult<Response> {
-    let options = AttachOptions {
-        stdin: query.flag("stdin"),
-        stdout: query.flag("stdout"),
-        stderr: query.flag("stderr"),
-        stream: query.flag("stream"),
-        logs: query.flag("logs"),
-        detach_keys: query.text("detachKeys").unwrap_or_default().to_owned(),
-    };
-    let attachment = containers.attach(&id, &options).await?;
-    let format = StreamFormat::of_terminal(attachment.tty);
-    let output = joined(attachment.past, attachment.output);
-    let (response, connection) = hijack::upgrade(request, format.content_type(version));
-    tokio::spawn(async move {
-        if let Ok(hijacked) = connection.await
-            && hijack::pump(hijacked, format, attachment.stdin, output).await
-                == hijack::PumpEnd::Client
-        {
-            containers.detached(&attachment.container);
-        }
-    });
-    Ok(response)
-}
-
-/// First what was logged, then what comes.
-fn joined(past: Option<LogStream>, live: Option<mpsc::Receiver<Chunk>>) -> mpsc::Receiver<Chunk> {
-    let Some(mut past) = past else {
-        return live.unwrap_or_else(|| mpsc::channel(1).1);
-    };
-    let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(async move {
-        while let Some(Ok(entry)) = past.entries.recv().await {
-            if sender.send((entry.stream, entry.line)).await.is_err() {
-                return;
-            }
-        }
-        let Some(mut live) = live else { return };
-        while let Some(chunk) = live.recv().await {
-            if sender.send(chunk).await.is_err() {
-                return;
-            }
-        }
-    });
-    receiver
 }
 
 async fn wait(
@@ -99,7 +43,11 @@ async fn wait(
     // The head goes out at once: clients take it as "the wait has begun" and only then start the container.
     let body = stream::once(async move {
         let answer = waiting.done().await;
-        let text = format!("{}\n", json!({ "StatusCode": answer.exit_code }));
+        let mut shown = json!({ "StatusCode": answer.exit_code });
+        if !answer.error.is_empty() {
+            shown["Error"] = json!({ "Message": answer.error });
+        }
+        let text = format!("{shown}\n");
         Ok::<_, std::convert::Infallible>(Bytes::from(text))
     });
     let mut response = Response::new(Body::from_stream(body));
@@ -190,7 +138,12 @@ fn write_line(text: &mut BytesMut, entry: &LogEntry, form: LineForm) {
         let attributes: Vec<String> = entry
             .attributes
             .iter()
-            .map(|(name, value)| format!("{name}={value}"))
+            .map(|(name, value)| {
+                let escaped = |text: &str| -> String {
+                    form_urlencoded::byte_serialize(text.as_bytes()).collect()
+                };
+                format!("{}={}", escaped(name), escaped(value))
+            })
             .collect();
         prefix.push_str(&attributes.join(","));
         prefix.push(' ');

@@ -181,10 +181,10 @@ async fn bad_creates() {
     let warned = post(
         &state,
         "/containers/create",
-        r#"{"Image":"busybox","Healthcheck":{"Test":["CMD","true"]}}"#,
+        r#"{"Image":"busybox","Healthcheck":{"Test":["HTTP","true"]}}"#,
     )
     .await;
-    check(&warned, 201, "Health checks are not run");
+    check(&warned, 201, "Unknown healthcheck type 'HTTP'");
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn programs_that_cannot_be_started() {
 async fn what_is_not_built_yet_says_so() {
     let state = state();
     make(&state, "web", "sleep").await;
-    for path in ["stats", "changes", "export", "archive?path=/"] {
+    for path in ["changes", "export", "archive?path=/"] {
         check(
             &get(&state, &format!("/containers/web/{path}")).await,
             501,
@@ -216,7 +216,7 @@ async fn what_is_not_built_yet_says_so() {
         );
     }
     check(
-        &get(&state, "/containers/nobody/stats").await,
+        &get(&state, "/containers/nobody/stats?stream=0").await,
         404,
         "No such container: nobody",
     );
@@ -462,4 +462,119 @@ async fn inspect_echoes_the_settings() {
     assert_eq!(volume.expect("the volume")["RW"], false);
     let list = get(&state, "/containers/json").await.json();
     assert_eq!(list[0]["Ports"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn stats_in_dockers_form() {
+    let state = state();
+    let id = make(&state, "web", "sleep").await;
+    let zero = get(&state, "/containers/web/stats?stream=0").await.json();
+    assert_eq!(zero["read"], "0001-01-01T00:00:00Z");
+    assert_eq!((&zero["name"], &zero["id"]), (&json!("/web"), &json!(id)));
+    assert_eq!(zero["memory_stats"], json!({}));
+    assert_eq!(zero["cpu_stats"]["cpu_usage"]["total_usage"], 0);
+    check(
+        &get(&state, "/containers/web/stats?one-shot=1").await,
+        400,
+        "cannot have stream=true and one-shot=true",
+    );
+    check(&post(&state, "/containers/web/start", "").await, 204, "");
+    let once = get(&state, "/containers/web/stats?stream=0&one-shot=1")
+        .await
+        .json();
+    assert_eq!(once["preread"], "0001-01-01T00:00:00Z");
+    assert_eq!(once["memory_stats"]["limit"], 1 << 30);
+    assert_eq!(once["networks"]["eth0"]["rx_bytes"], 1000);
+    let twice = get(&state, "/containers/web/stats?stream=0").await.json();
+    let number = |path: &[&str]| -> f64 {
+        let found = path.iter().fold(&twice, |value, key| &value[key]);
+        found
+            .as_f64()
+            .unwrap_or_else(|| panic!("{path:?} in {twice}"))
+    };
+    // As the docker client computes it: the fake has half of the only processor.
+    let used = number(&["cpu_stats", "cpu_usage", "total_usage"])
+        - number(&["precpu_stats", "cpu_usage", "total_usage"]);
+    let all =
+        number(&["cpu_stats", "system_cpu_usage"]) - number(&["precpu_stats", "system_cpu_usage"]);
+    let percent = used / all * number(&["cpu_stats", "online_cpus"]) * 100.0;
+    assert!((45.0..55.0).contains(&percent), "{percent}: {twice}");
+    assert_ne!(twice["preread"], "0001-01-01T00:00:00Z");
+}
+
+#[tokio::test]
+async fn a_stream_of_stats_goes_on_until_the_removal() {
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+    let state = state();
+    make(&state, "web", "sleep").await;
+    check(&post(&state, "/containers/web/start", "").await, 204, "");
+    let request = http::Request::get("/containers/web/stats").body(Body::empty());
+    let router = crate::serve::routes::router(state.clone());
+    let response = router
+        .oneshot(request.expect("good"))
+        .await
+        .expect("answer");
+    let mut body = response.into_body();
+    let mut line = async || {
+        let frame = body.frame().await?.expect("no error").into_data();
+        serde_json::from_slice::<Value>(&frame.expect("data")).ok()
+    };
+    let first = line().await.expect("one at once");
+    assert_eq!(first["preread"], "0001-01-01T00:00:00Z");
+    let second = line().await.expect("one after a second");
+    assert_eq!(second["preread"], first["read"]);
+    let removed = send_to(
+        &state,
+        Method::DELETE,
+        "/containers/web?force=1",
+        Body::empty(),
+    );
+    check(&removed.await, 204, "");
+    while line().await.is_some() {}
+}
+
+#[tokio::test]
+async fn updates_and_what_is_said_about_them() {
+    let state = state();
+    make(&state, "web", "sleep").await;
+    let update =
+        async |body: Value| post(&state, "/containers/web/update", &body.to_string()).await;
+    let both = json!({"Memory": 64 << 20, "MemorySwap": 128 << 20, "PidsLimit": 10});
+    check(&update(both).await, 200, r#"{"Warnings":null}"#);
+    let shown = get(&state, "/containers/web/json").await.json();
+    assert_eq!(shown["HostConfig"]["Memory"], 64 << 20);
+    assert_eq!(shown["HostConfig"]["PidsLimit"], 10);
+    check(&update(json!({"PidsLimit": 0})).await, 200, "");
+    let shown = get(&state, "/containers/web/json").await.json();
+    assert_eq!(shown["HostConfig"]["PidsLimit"], Value::Null);
+    let policy = json!({"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}});
+    check(&update(policy).await, 200, "");
+    let shown = get(&state, "/containers/web/json").await.json();
+    assert_eq!(shown["HostConfig"]["RestartPolicy"]["MaximumRetryCount"], 3);
+    check(
+        &update(json!({"Memory": 1 << 30})).await,
+        409,
+        "Memory limit should be smaller than already set memoryswap limit",
+    );
+    check(
+        &update(json!({"Memory": 1000})).await,
+        400,
+        "Minimum memory limit allowed is 6MB",
+    );
+    check(
+        &update(json!({"RestartPolicy": {"Name": "perhaps"}})).await,
+        400,
+        "unknown policy 'perhaps'",
+    );
+    check(
+        &update(json!({"OomKillDisable": true, "Devices": [{"PathOnHost": "/dev/null"}]})).await,
+        200,
+        "Devices of a container cannot be changed",
+    );
+    check(
+        &post(&state, "/containers/nobody/update", "{}").await,
+        404,
+        "No such container: nobody",
+    );
 }

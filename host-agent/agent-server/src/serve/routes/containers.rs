@@ -13,7 +13,7 @@ use engine::containers::remove::RemoveOptions;
 use engine::containers::stop::StopOptions;
 use engine::execs::ExecService;
 use engine::runtime::TtySize;
-use engine_api::containers::ContainerCreate;
+use engine_api::containers::{ContainerCreate, HostConfigBody};
 use http::StatusCode;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -40,9 +40,7 @@ pub fn router() -> Router<AppState> {
         .route("/containers/{id}/archive", any(not_yet))
         .route("/containers/{id}/changes", get(not_yet))
         .route("/containers/{id}/export", get(not_yet))
-        .route("/containers/{id}/stats", get(not_yet))
-        .route("/containers/{id}/update", post(not_yet))
-        .route("/containers/{id}/attach/ws", get(not_yet))
+        .route("/containers/{id}/update", post(update))
 }
 
 /// Parts of the API that are not built yet.
@@ -59,9 +57,7 @@ async fn not_yet(
         "archive" => "copying files from and to containers (docker cp)",
         "changes" => "listing changed files (docker diff)",
         "export" => "exporting a container's files (docker export)",
-        "stats" => "statistics (docker stats)",
-        "update" => "changing limits (docker update)",
-        _ => "attaching through a websocket",
+        _ => "this",
     };
     ApiError::unsupported(format!(
         "{what} is not implemented in this version of the engine"
@@ -179,6 +175,18 @@ async fn kill(
 ) -> ApiResult<StatusCode> {
     containers.kill(&id, query.text("signal")).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn update(
+    State(containers): Containers,
+    Path(id): Path<String>,
+    Json(body): Json<HostConfigBody>,
+) -> ApiResult<Json<Value>> {
+    let warnings = containers
+        .update(&id, translate::update_request(body)?)
+        .await?;
+    let warnings = (!warnings.is_empty()).then_some(warnings);
+    Ok(Json(json!({ "Warnings": warnings })))
 }
 
 async fn pause(State(containers): Containers, Path(id): Path<String>) -> ApiResult<StatusCode> {

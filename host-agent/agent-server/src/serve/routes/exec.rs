@@ -14,7 +14,7 @@ use axum::{Extension, Router};
 use bytes::Bytes;
 use engine::containers::ContainerError;
 use engine::containers::output::Chunk;
-use engine::execs::{ExecFacts, ExecRequest, ExecService, ExecStartOptions};
+use engine::execs::{ExecRequest, ExecService, ExecStartOptions};
 use engine::runtime::StreamKind;
 use engine_api::ApiVersion;
 use engine_api::containers::{ExecCreate, ExecStart};
@@ -85,7 +85,7 @@ async fn start(
             return;
         };
         let (stdin, output) = match execs.start_attached(claim, options).await {
-            Ok(io) => (io.stdin, until_ended(execs, facts, io.output)),
+            Ok(io) => (io.stdin, io.output),
             // As in Docker, an attached client reads in the stream of a program that could not be started, and gets its
             // exit code (126, 127) where it asks for that of any program.
             Err(error) => (None, one_line(&error)),
@@ -93,29 +93,6 @@ async fn start(
         hijack::pump(hijacked, format, stdin, output).await;
     });
     Ok(response)
-}
-
-/// The output the client asked for. Ends only when the exit code is known, because the client asks for it right after.
-fn until_ended(
-    execs: Arc<ExecService>,
-    facts: ExecFacts,
-    mut output: mpsc::Receiver<Chunk>,
-) -> mpsc::Receiver<Chunk> {
-    let (sender, receiver) = mpsc::channel(4);
-    tokio::spawn(async move {
-        while let Some((stream, data)) = output.recv().await {
-            let wanted = match stream {
-                StreamKind::Stdout => facts.request.attach_stdout,
-                StreamKind::Stderr => facts.request.attach_stderr,
-            };
-            // A client that left does not end the process: its output goes nowhere, as in Docker.
-            if wanted {
-                let _ = sender.send((stream, data)).await;
-            }
-        }
-        execs.ended(facts.id.as_str()).await;
-    });
-    receiver
 }
 
 fn one_line(error: &ContainerError) -> mpsc::Receiver<Chunk> {

@@ -5,6 +5,7 @@
 //! ```
 
 mod absent;
+mod attach;
 mod container_streams;
 #[cfg(test)]
 mod container_tests;
@@ -14,6 +15,7 @@ mod events;
 pub mod exec;
 pub mod images;
 mod networks;
+mod stats;
 mod system;
 mod volumes;
 
@@ -37,7 +39,9 @@ pub fn router(state: AppState) -> Router {
         .merge(disk_usage::router())
         .merge(events::router())
         .merge(containers::router())
+        .merge(attach::router())
         .merge(container_streams::router())
+        .merge(stats::router())
         .merge(exec::router())
         .merge(images::router())
         .merge(networks::router())

@@ -1,9 +1,12 @@
 //! Containers as Docker shows them: every key dockerd 28 fills is there, with its zero value where there is nothing to say.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use engine::clock::{ZERO_TIME, rfc3339};
 use engine::containers::Container;
 use engine::containers::etc_files;
+use engine::containers::health::HealthStatus;
 use engine::containers::lifecycle::ContainerState;
+use engine::containers::output::DetachKeys;
 use engine::containers::plan;
 use engine::containers::security;
 use engine::containers::spec::{
@@ -38,7 +41,7 @@ pub fn inspect(
     execs: &[ExecId],
     size: Option<ContainerDiskUsage>,
 ) -> Value {
-    let spec = &*container.spec;
+    let spec = &*container.latest_spec();
     let args = spec.args();
     let (path, args) = args
         .split_first()
@@ -86,7 +89,7 @@ fn state(status: &Status) -> Value {
         ContainerState::Dead { why } => why,
         _ => &status.error,
     };
-    json!({
+    let mut shown = json!({
         "Status": state.name(),
         "Running": state.is_running(),
         "Paused": matches!(state, ContainerState::Paused { .. }),
@@ -98,7 +101,23 @@ fn state(status: &Status) -> Value {
         "Error": why,
         "StartedAt": time_or_zero(status.started_at),
         "FinishedAt": time_or_zero(status.finished_at),
-    })
+    });
+    if let Some(health) = &status.health {
+        let log = health.log.iter().map(|probe| {
+            json!({
+                "Start": rfc3339(probe.start),
+                "End": rfc3339(probe.end),
+                "ExitCode": probe.exit_code,
+                "Output": probe.output,
+            })
+        });
+        shown["Health"] = json!({
+            "Status": health.status.name(),
+            "FailingStreak": health.failing_streak,
+            "Log": log.collect::<Vec<_>>(),
+        });
+    }
+    shown
 }
 
 /// `{"80/tcp": {}}`
@@ -550,7 +569,15 @@ fn status_text(status: &Status, now: OffsetDateTime) -> String {
         |at: Option<OffsetDateTime>| human_duration(at.map_or(0, |at| (now - at).whole_seconds()));
     match &status.state {
         ContainerState::Created => "Created".into(),
-        ContainerState::Running { started, .. } => format!("Up {}", since(Some(*started))),
+        ContainerState::Running { started, .. } => {
+            let health = match status.health.as_ref().map(|health| health.status) {
+                None => "",
+                Some(HealthStatus::Starting) => " (health: starting)",
+                Some(HealthStatus::Healthy) => " (healthy)",
+                Some(HealthStatus::Unhealthy) => " (unhealthy)",
+            };
+            format!("Up {}{health}", since(Some(*started)))
+        }
         ContainerState::Paused { started, .. } => format!("Up {} (Paused)", since(Some(*started))),
         ContainerState::Restarting { code } => {
             format!("Restarting ({code}) {} ago", since(status.finished_at))
@@ -599,6 +626,13 @@ pub fn exec(facts: &ExecFacts) -> Value {
         "arguments": args,
         "privileged": request.privileged,
     });
+    // Go writes bytes so.
+    let detach_keys = match request.detach_keys.as_str() {
+        "" => String::new(),
+        text => DetachKeys::parse(text)
+            .map(|keys| BASE64_STANDARD.encode(keys.bytes()))
+            .unwrap_or_default(),
+    };
     if !request.user.is_empty() {
         process["user"] = request.user.as_str().into();
     }
@@ -612,7 +646,7 @@ pub fn exec(facts: &ExecFacts) -> Value {
         "OpenStdout": request.attach_stdout,
         "CanRemove": false,
         "ContainerID": facts.container,
-        "DetachKeys": request.detach_keys,
+        "DetachKeys": detach_keys,
         "Pid": facts.pid,
     })
 }

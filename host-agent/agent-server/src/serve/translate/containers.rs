@@ -7,6 +7,7 @@ use engine::containers::spec::{
     MountRequest, NamespaceMode, NetworkChoice, PortBinding, RestartPolicy, TmpfsOptions,
     VolumeOptions,
 };
+use engine::containers::update::UpdateRequest;
 use engine::images::Healthcheck;
 use engine::runtime::{DevicePlan, ResourcePlan, Rlimit, TtySize};
 use engine_api::containers::{
@@ -33,6 +34,71 @@ pub fn create_request(
         platform: platform.map(str::to_owned),
         config: config(body),
         host,
+        warnings,
+    })
+}
+
+/// The body of an update: what of it can be changed, and a warning for what cannot.
+pub fn update_request(mut body: HostConfigBody) -> ApiResult<UpdateRequest> {
+    let mut warnings = Vec::new();
+    refuse_unsupported(&body, &mut warnings)?;
+    let restart = body.restart_policy.take().unwrap_or_default();
+    let restart = match restart.name.as_deref().unwrap_or_default() {
+        "" => None,
+        name => Some(
+            RestartPolicy::parse(name, restart.maximum_retry_count.unwrap_or(0))
+                .map_err(ApiError::invalid)?,
+        ),
+    };
+    fn any<T>(list: &Option<Vec<T>>) -> bool {
+        list.as_ref().is_some_and(|list| !list.is_empty())
+    }
+    for (given, name) in [
+        (any(&body.blkio_weight_device), "BlkioWeightDevice"),
+        (any(&body.blkio_device_read_bps), "BlkioDeviceReadBps"),
+        (any(&body.blkio_device_write_bps), "BlkioDeviceWriteBps"),
+        (any(&body.blkio_device_read_iops), "BlkioDeviceReadIOps"),
+        (any(&body.blkio_device_write_iops), "BlkioDeviceWriteIOps"),
+        (any(&body.devices), "Devices"),
+        (any(&body.device_cgroup_rules), "DeviceCgroupRules"),
+        (any(&body.ulimits), "Ulimits"),
+        (
+            body.memory_swappiness.is_some_and(|value| value >= 0),
+            "MemorySwappiness",
+        ),
+        (body.oom_kill_disable.is_some(), "OomKillDisable"),
+        (
+            body.cgroup_parent
+                .as_ref()
+                .is_some_and(|path| !path.is_empty()),
+            "CgroupParent",
+        ),
+    ] {
+        if given {
+            warnings.push(format!(
+                "{name} of a container cannot be changed: it stays as it is."
+            ));
+        }
+    }
+    // 0 and every negative number are "without limit" here.
+    let pids = body
+        .pids_limit
+        .map(|limit| if limit > 0 { limit } else { -1 });
+    let resources = resources(&mut body)?;
+    Ok(UpdateRequest {
+        resources: ResourcePlan {
+            pids,
+            memory_swappiness: None,
+            oom_kill_disable: None,
+            blkio_weight_devices: Vec::new(),
+            blkio_read_bps: Vec::new(),
+            blkio_write_bps: Vec::new(),
+            blkio_read_iops: Vec::new(),
+            blkio_write_iops: Vec::new(),
+            ..resources
+        },
+        nano_cpus: body.nano_cpus.unwrap_or(0),
+        restart,
         warnings,
     })
 }

@@ -3,3 +3,4 @@
 pub mod container_views;
 pub mod containers;
 pub mod images;
+pub mod stats;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 impl Supervisor {
     pub(super) async fn exited(&mut self, exit: ExitStatus) -> Flow {
         self.set_task(None);
+        self.end_health();
         if let Some(pump) = self.pump.take() {
             // Dropping the handle lets the pump go on by itself.
             let _ = tokio::time::timeout(LAST_OUTPUT, pump).await;
@@ -36,7 +37,7 @@ impl Supervisor {
             .load(std::sync::atomic::Ordering::Relaxed);
         let again = !(auto_remove || closing)
             && restart_policy::wants_restart(
-                self.container.spec.host.restart,
+                self.container.latest_spec().host.restart,
                 exit.code,
                 restarts,
                 by_hand,

@@ -9,12 +9,14 @@
 //! A run's three parts are in files of their own: [`start`], [`running`], [`end`]; [`removal`] is the end of it all.
 
 mod end;
+mod health;
 mod removal;
 mod running;
 mod start;
 
 use super::container::{Command, Container};
 use super::error::ContainerError;
+use super::health::{Beat, Monitor};
 use super::lifecycle::{self, Request};
 use super::registry::Registry;
 use super::service::Dependencies;
@@ -41,6 +43,8 @@ pub(super) struct Supervisor {
     pump: Option<JoinHandle<()>>,
     restart_at: Option<Instant>,
     last_pause: Option<Duration>,
+    /// While it runs and has a health check.
+    monitor: Option<Monitor>,
 }
 
 /// Whether the supervisor goes on.
@@ -55,6 +59,7 @@ enum Flow {
 enum Wake {
     Exit(ExitStatus),
     Restart,
+    Health(Beat),
     Command(Option<Command>),
 }
 
@@ -76,17 +81,14 @@ impl Supervisor {
             pump: None,
             restart_at: None,
             last_pause: None,
+            monitor: None,
         }
     }
 
     /// Takes over a container that runs already.
     pub(super) fn take_over(&mut self, task: Box<dyn Task>, io: ProcessIo) {
         self.connect(task, io);
-    }
-
-    /// A container found ended when the engine starts.
-    pub(super) fn restart_soon(&mut self) {
-        self.restart_at = Some(Instant::now());
+        self.watch_health();
     }
 
     pub(super) async fn run(mut self) {
@@ -106,16 +108,28 @@ impl Supervisor {
                         None => std::future::pending().await,
                     }
                 };
+                let monitor = &mut self.monitor;
+                let health = async {
+                    match monitor {
+                        Some(monitor) => monitor.beat().await,
+                        None => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
                     biased;
                     status = exit => Wake::Exit(status),
                     () = restart => Wake::Restart,
+                    beat = health => Wake::Health(beat),
                     command = self.commands.recv() => Wake::Command(command),
                 }
             };
             let flow = match wake {
                 Wake::Exit(status) => self.exited(status).await,
                 Wake::Restart => self.restart().await,
+                Wake::Health(beat) => {
+                    self.health(beat).await;
+                    Flow::GoOn
+                }
                 Wake::Command(Some(command)) => self.obey(command).await,
                 Wake::Command(None) => Flow::Ended,
             };
@@ -148,16 +162,28 @@ impl Supervisor {
                 self.save(Durability::Written).await;
             }
             Command::Rename { name, reply } => {
-                *self
-                    .container
-                    .name
-                    .write()
-                    .expect("no code panics while it holds this lock") = name;
-                let _ = reply.send(self.store(Durability::Synced).await);
+                let old = self.container.name();
+                self.set_name(name);
+                let stored = self.store(Durability::Synced).await;
+                if stored.is_err() {
+                    self.set_name(old);
+                }
+                let _ = reply.send(stored);
+            }
+            Command::Update { request, reply } => {
+                let _ = reply.send(self.update(&request).await);
             }
             Command::Remove { volumes, reply } => return self.remove(volumes, reply).await,
         }
         Flow::GoOn
+    }
+
+    fn set_name(&self, name: String) {
+        *self
+            .container
+            .name
+            .write()
+            .expect("no code panics while it holds this lock") = name;
     }
 
     /// The state may have changed since the caller looked.
@@ -173,7 +199,7 @@ impl Supervisor {
             id: container.id.clone(),
             name: container.name(),
             created: container.created,
-            spec: (*container.spec).clone(),
+            spec: (*container.latest_spec()).clone(),
             state: status.state,
             started_at: status.started_at,
             finished_at: status.finished_at,
@@ -183,6 +209,7 @@ impl Supervisor {
             restart_count: status.restart_count,
             stopped_by_hand: status.stopped_by_hand,
             network: status.network.map(|network| (*network).clone()),
+            health: status.health.map(|health| (*health).clone()),
         }
     }
 

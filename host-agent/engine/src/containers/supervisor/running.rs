@@ -1,9 +1,12 @@
-//! What can be done to a container that runs: signals, freezing.
+//! What can be done to a container that runs: signals, freezing, new limits.
 
 use super::Supervisor;
 use crate::containers::error::ContainerError;
 use crate::containers::lifecycle::{ContainerState, Denied, Request};
 use crate::containers::store::Durability;
+use crate::containers::update::{self, UpdateRequest};
+use crate::runtime::{ResourcePlan, RuntimeError};
+use std::sync::Arc;
 
 impl Supervisor {
     pub(super) async fn signal(
@@ -23,7 +26,7 @@ impl Supervisor {
                 .send_modify(|status| status.stopped_by_hand = true);
         }
         match task.signal(signal).await {
-            Err(crate::runtime::RuntimeError::NotRunning) => return Err(denied()),
+            Err(RuntimeError::NotRunning) => return Err(denied()),
             result => result?,
         }
         self.deps
@@ -42,6 +45,7 @@ impl Supervisor {
         task.pause().await?;
         self.status
             .send_modify(|status| status.state = ContainerState::Paused { pid, started });
+        self.rest_health();
         self.deps.tell(&self.container, "pause", []);
         self.save(Durability::Written).await;
         Ok(())
@@ -58,8 +62,37 @@ impl Supervisor {
         task.resume().await?;
         self.status
             .send_modify(|status| status.state = ContainerState::Running { pid, started });
+        self.schedule_probe();
         self.deps.tell(&self.container, "unpause", []);
         self.save(Durability::Written).await;
+        Ok(())
+    }
+
+    /// Limits and restart policy: the kernel first, which may refuse, then the record.
+    pub(super) async fn update(&mut self, request: &UpdateRequest) -> Result<(), ContainerError> {
+        let cannot = |why: String| ContainerError::Conflict {
+            why: format!("Cannot update container {}: {why}", self.container.id),
+        };
+        let mut spec = (*self.container.latest_spec()).clone();
+        let plan = update::apply(&mut spec.host, request).map_err(cannot)?;
+        if let Some(task) = &self.task
+            && plan != ResourcePlan::default()
+        {
+            match task.update(plan).await {
+                // It has just ended: the next run has the new limits.
+                Ok(()) | Err(RuntimeError::NotRunning) => {}
+                Err(error) => {
+                    return Err(ContainerError::storage(
+                        format!("update container {}", self.container.id),
+                        error,
+                    ));
+                }
+            }
+        }
+        self.status
+            .send_modify(|status| status.updated = Some(Arc::new(spec)));
+        self.store(Durability::Synced).await?;
+        self.deps.tell(&self.container, "update", []);
         Ok(())
     }
 

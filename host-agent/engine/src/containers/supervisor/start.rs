@@ -30,7 +30,7 @@ impl Supervisor {
                 self.deps.tell(&self.container, "start", []);
                 let _ = reply.send(Ok(()));
                 // The answer does not wait for the disk: a running container is found again by its shim.
-                let policy = self.container.spec.host.restart;
+                let policy = self.container.latest_spec().host.restart;
                 let durability = if policy == RestartPolicy::No {
                     Durability::Written
                 } else {
@@ -90,7 +90,7 @@ impl Supervisor {
     pub(super) async fn launch(&mut self) -> Result<(), ContainerError> {
         let deps = self.deps.clone();
         let container = self.container.clone();
-        let spec = &container.spec;
+        let spec = &container.latest_spec();
         let pid_of = match &spec.host.pid {
             NamespaceMode::Container(id) => Some(self.pid_of(id, "PID")?),
             _ => None,
@@ -160,6 +160,7 @@ impl Supervisor {
             status.oom_killed = false;
             status.network = attached.map(Arc::new);
         });
+        self.begin_health();
         self.tell_network("connect");
         Ok(())
     }

@@ -1,0 +1,257 @@
+//! Health checks, changed limits, and the order in which a host's containers come back.
+
+use super::*;
+use crate::containers::health::HealthStatus;
+use crate::containers::update::UpdateRequest;
+use crate::images::Healthcheck;
+use crate::runtime::ResourcePlan;
+
+fn with_check(name: &str, test: &[&str], milliseconds: i64) -> CreateRequest {
+    let mut request = request(name, &["sleep"]);
+    request.config.healthcheck = Some(Healthcheck {
+        test: test.iter().map(|word| (*word).to_owned()).collect(),
+        interval: milliseconds * 1_000_000,
+        timeout: 100_000_000,
+        retries: 2,
+        ..Healthcheck::default()
+    });
+    request
+}
+
+async fn health_becomes(service: &ContainerService, name: &str, wanted: HealthStatus) {
+    let mut status = service.find(name).expect("it is there").watch();
+    let reached = status.wait_for(|status| {
+        let health = status.health.as_ref();
+        health.is_some_and(|health| health.status == wanted)
+    });
+    let reached = tokio::time::timeout(Duration::from_secs(20), reached).await;
+    reached.expect("in time").expect("the supervisor lives");
+}
+
+#[tokio::test]
+async fn a_check_makes_a_container_healthy_and_its_end_makes_it_unhealthy() {
+    let world = World::default();
+    let service = world.service();
+    create(&service, with_check("web", &["CMD", "exit", "0"], 20)).await;
+    assert!(
+        service
+            .find("web")
+            .expect("there")
+            .status()
+            .health
+            .is_none()
+    );
+    service.start("web").await.expect("start");
+    health_becomes(&service, "web", HealthStatus::Healthy).await;
+    let listed = async |health: &str| {
+        let options = ListOptions {
+            filters: Filters::of([("health", health)]),
+            ..ListOptions::default()
+        };
+        service.list(&options).await.expect("a good filter").len()
+    };
+    assert_eq!((listed("healthy").await, listed("none").await), (1, 0));
+    let actions = world.actions();
+    for action in ["exec_create: exit 0", "exec_die", "health_status: healthy"] {
+        assert!(actions.iter().any(|one| one == action), "{actions:?}");
+    }
+
+    // Nothing is asked of a container that is frozen.
+    service.pause("web").await.expect("pause");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let probes = || world.runtime.execs.lock().unwrap().len();
+    let before = probes();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(probes(), before);
+    service.unpause("web").await.expect("unpause");
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while probes() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("it is asked again");
+
+    // What is known outlives the engine.
+    drop(service);
+    let service = world.service();
+    service.recover().await.expect("recover");
+    let health = service.find("web").expect("there").status().health;
+    assert_eq!(health.expect("remembered").status, HealthStatus::Healthy);
+    let before = probes();
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while probes() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the next engine goes on asking");
+    service.stop("web", &STOP_NOW).await.expect("stop");
+    let health = service.find("web").expect("there").status().health;
+    assert_eq!(health.expect("remembered").status, HealthStatus::Unhealthy);
+}
+
+#[tokio::test]
+async fn failures_and_hanging_checks_make_a_container_unhealthy() {
+    let world = World::default();
+    let service = world.service();
+    for (name, test, part) in [
+        ("fails", &["CMD", "exit", "7"][..], ""),
+        (
+            "hangs",
+            &["CMD", "sleep"][..],
+            "Health check exceeded timeout (100ms)",
+        ),
+        (
+            "missing",
+            &["CMD", "missing"][..],
+            "executable file not found in $PATH",
+        ),
+    ] {
+        create(&service, with_check(name, test, 20)).await;
+        service.start(name).await.expect("start");
+        health_becomes(&service, name, HealthStatus::Unhealthy).await;
+        let health = service.find(name).expect("there").status().health;
+        let health = health.expect("it is watched");
+        assert!(health.failing_streak >= 2);
+        let last = health.log.last().expect("it was asked");
+        assert_ne!(last.exit_code, 0);
+        assert!(last.output.contains(part), "{}", last.output);
+    }
+    let mut bad = with_check("bad", &["CMD", "exit"], 0);
+    bad.config.healthcheck.as_mut().expect("set").timeout = 1;
+    let error = refused(&service, bad).await;
+    assert_eq!(
+        error.to_string(),
+        "Timeout in Healthcheck cannot be less than 1ms"
+    );
+}
+
+#[tokio::test]
+async fn limits_are_changed_while_it_runs_and_remembered() {
+    let world = World::default();
+    let service = world.service();
+    create(&service, request("web", &["sleep"])).await;
+    service.start("web").await.expect("start");
+    let update = UpdateRequest {
+        resources: ResourcePlan {
+            memory: Some(64 << 20),
+            memory_swap: Some(128 << 20),
+            ..ResourcePlan::default()
+        },
+        nano_cpus: 500_000_000,
+        restart: Some(RestartPolicy::Always),
+        ..UpdateRequest::default()
+    };
+    service.update("web", update).await.expect("update");
+    let told = world.runtime.updates.lock().unwrap().clone();
+    assert_eq!(told[0].memory, Some(64 << 20));
+    assert_eq!(told[0].cpu_quota, Some(50_000));
+    assert!(world.actions().contains(&"update".to_owned()));
+    let alone = |memory: i64| UpdateRequest {
+        resources: ResourcePlan {
+            memory: Some(memory),
+            ..ResourcePlan::default()
+        },
+        ..UpdateRequest::default()
+    };
+    let error = service.update("web", alone(256 << 20)).await;
+    let error = error.expect_err("over its swap");
+    assert!(error.to_string().starts_with("Cannot update container "));
+    let error = service.update("web", alone(1 << 20)).await;
+    assert_eq!(
+        error.expect_err("too small").to_string(),
+        "Minimum memory limit allowed is 6MB"
+    );
+    drop(service);
+    let service = world.service();
+    service.recover().await.expect("recover");
+    let spec = service.find("web").expect("there").latest_spec();
+    assert_eq!(spec.host.restart, RestartPolicy::Always);
+    assert_eq!(spec.host.resources.memory_swap, Some(128 << 20));
+    // The new policy counts, and the next run has the new limits.
+    let plans = || world.runtime.plans.lock().unwrap().clone();
+    let before = plans().len();
+    service.kill("web", Some("TERM")).await.expect("kill");
+    service.start("web").await.ok();
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while plans().len() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("it runs again");
+    let last = plans().pop().expect("one");
+    assert_eq!(last.resources.memory, Some(64 << 20));
+}
+
+#[tokio::test]
+async fn after_the_hosts_start_containers_start_in_order_and_what_they_need_first() {
+    let world = World::default();
+    let service = world.service();
+    let owner = create(
+        &service,
+        with_restart("owner", &["sleep"], RestartPolicy::Always),
+    )
+    .await;
+    let mut joined = with_restart("joined", &["sleep"], RestartPolicy::Always);
+    joined.host.network = NetworkChoice::Container(owner.id.to_string());
+    create(&service, joined).await;
+    for name in ["one", "two", "three"] {
+        create(
+            &service,
+            with_restart(name, &["sleep"], RestartPolicy::UnlessStopped),
+        )
+        .await;
+    }
+    for name in ["owner", "joined", "three", "one", "two"] {
+        service.start(name).await.expect("start");
+    }
+    service.stop("two", &STOP_NOW).await.expect("stop");
+    drop(service);
+    world.runtime.power_off();
+    world.runtime.plans.lock().unwrap().clear();
+    // "owner" is now the youngest of all.
+    for mut record in world.store.load().await.expect("load") {
+        if record.id == owner.id {
+            record.created += time::Duration::hours(1);
+            let durability = crate::containers::store::Durability::Written;
+            world.store.save(&record, durability).await.expect("save");
+        }
+    }
+    let service = world.service();
+    service.recover().await.expect("recover");
+    for name in ["owner", "joined", "one", "three"] {
+        reaches(&service, name, "running").await;
+    }
+    assert_eq!(state(&service, "two").name(), "exited");
+    let plans = world.runtime.plans.lock().unwrap().clone();
+    let order: Vec<String> = plans
+        .iter()
+        .map(|plan| service.find(plan.id.as_str()).expect("there").name())
+        .collect();
+    assert_eq!(order, ["owner", "joined", "one", "three"]);
+}
+
+#[tokio::test]
+async fn a_prune_is_told_and_a_taken_name_is_refused_in_dockers_words() {
+    let world = World::default();
+    let service = world.service();
+    create(&service, request("one", &["sleep"])).await;
+    create(&service, request("two", &["sleep"])).await;
+    let error = service.rename("one", "two").await.expect_err("taken");
+    assert!(
+        error
+            .to_string()
+            .starts_with("Error when allocating new name: Conflict. The container name \"/two\""),
+        "{error}"
+    );
+    let (removed, bytes) = service.prune(&Filters::default()).await.expect("prune");
+    assert_eq!((removed.len(), bytes), (2, 20));
+    let (past, _) = world.events.subscribe();
+    let told = past.last().expect("an event");
+    assert_eq!(
+        (told.action.as_str(), told.attributes["reclaimed"].as_str()),
+        ("prune", "20")
+    );
+}
