@@ -2,8 +2,9 @@
 
 use crate::SecretPem;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -178,19 +179,29 @@ impl Authority {
         names: &[SubjectAlternativeName],
         validity: Validity,
     ) -> Result<Issued, CertificateError> {
-        let mut params = parameters(machine, "Berth machine", validity);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        for name in names {
-            params.subject_alt_names.push(match name {
-                SubjectAlternativeName::Address(address) => SanType::IpAddress(*address),
-                SubjectAlternativeName::Dns(dns) => SanType::DnsName(
-                    dns.clone()
-                        .try_into()
-                        .map_err(|_| CertificateError::BadName { name: dns.clone() })?,
-                ),
-            });
-        }
-        self.issue(params, machine)
+        self.issue(server_parameters(machine, names, validity)?, machine)
+    }
+
+    /// Signs the request of a machine that made its key itself, see [`request_server`]. Of the request only the key counts:
+    /// who the machine is and what its certificate is good for is decided here.
+    pub fn sign_server_request(
+        &self,
+        request: &str,
+        machine: &str,
+        names: &[SubjectAlternativeName],
+        validity: Validity,
+    ) -> Result<String, CertificateError> {
+        let issue = |source| CertificateError::Issue {
+            subject: machine.to_owned(),
+            source,
+        };
+        let request = CertificateSigningRequestParams::from_pem(request).map_err(issue)?;
+        let mut params = server_parameters(machine, names, validity)?;
+        finish_leaf(&mut params);
+        let certificate = params
+            .signed_by(&request.public_key, &self.issuer)
+            .map_err(issue)?;
+        Ok(certificate.pem())
     }
 
     fn issue(
@@ -202,8 +213,7 @@ impl Authority {
             subject: subject.to_owned(),
             source,
         };
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.use_authority_key_identifier_extension = true;
+        finish_leaf(&mut params);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(issue)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(issue)?;
         Ok(Issued {
@@ -211,6 +221,56 @@ impl Authority {
             key: SecretPem::new(key.serialize_pem()),
         })
     }
+}
+
+/// A key made where it is used, and the request (PEM, PKCS #10) that an authority elsewhere signs.
+pub fn request_server(machine: &str) -> Result<Requested, CertificateError> {
+    let issue = |source| CertificateError::Issue {
+        subject: machine.to_owned(),
+        source,
+    };
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(issue)?;
+    let now = Validity::days(Validity::LEAF_DAYS);
+    let mut params = parameters(machine, "Berth machine", now);
+    // A request has no serial number.
+    params.serial_number = None;
+    let request = params.serialize_request(&key).map_err(issue)?;
+    Ok(Requested {
+        request: request.pem().map_err(issue)?,
+        key: SecretPem::new(key.serialize_pem()),
+    })
+}
+
+/// A request for a certificate and its key.
+#[derive(Debug, Clone)]
+pub struct Requested {
+    pub request: String,
+    pub key: SecretPem,
+}
+
+fn server_parameters(
+    machine: &str,
+    names: &[SubjectAlternativeName],
+    validity: Validity,
+) -> Result<CertificateParams, CertificateError> {
+    let mut params = parameters(machine, "Berth machine", validity);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    for name in names {
+        params.subject_alt_names.push(match name {
+            SubjectAlternativeName::Address(address) => SanType::IpAddress(*address),
+            SubjectAlternativeName::Dns(dns) => SanType::DnsName(
+                dns.clone()
+                    .try_into()
+                    .map_err(|_| CertificateError::BadName { name: dns.clone() })?,
+            ),
+        });
+    }
+    Ok(params)
+}
+
+fn finish_leaf(params: &mut CertificateParams) {
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
 }
 
 /// What all our certificates share. `CertificateParams::default` would give every one the same subject.

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! Authority::create ──┬── issue_client ──> cert.pem, key.pem          (who may talk to the engine)
-//!   ca.pem, ca-key.pem└── issue_server ──> server.pem, server-key.pem (who the engine is: its SANs)
+//!   ca.pem, ca-key.pem├── issue_server ──> server.pem, server-key.pem (who the engine is: its SANs)
+//!                     └── sign_server_request: the same for a machine that made its key itself
 //! ```
 //!
 //! Names matter: OpenSSL takes a leaf whose subject equals its issuer's for self-signed and refuses the chain, so
@@ -14,6 +15,9 @@ mod expiry;
 pub mod files;
 mod secret;
 
-pub use authority::{Authority, CertificateError, Issued, SubjectAlternativeName, Validity};
+pub use authority::{
+    Authority, CertificateError, Issued, Requested, SubjectAlternativeName, Validity,
+    request_server,
+};
 pub use expiry::{Expiry, expiry_of, subject_alternative_names_of};
 pub use secret::SecretPem;

@@ -1,10 +1,12 @@
-//! `host-agent`: the engine (`serve`), the owner of one container (`shim`), a guest's PID 1 (`init`) and its `sshd`.
+//! `host-agent`: the engine (`serve`), the owner of one container (`shim`), a guest's PID 1 (`init`) and its `sshd`,
+//! and the `certificate-request` of a host that gets its certificate from elsewhere.
 //!
 //! The first argument chooses; `shim` is looked at before anything else because one is started for every container.
 
 // `json!` recurses once for each token of `/info`'s answer.
 #![recursion_limit = "512"]
 
+mod certificate_request;
 mod init;
 mod serve;
 mod sshd;
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         Some("shim") => engine_linux::shim::main(rest),
         Some("init") => init::main(rest),
         Some("sshd") => sshd::main(rest),
+        Some("certificate-request") => certificate_request::main(rest),
         // `serve`, `--help`, `--version` and whatever is wrong: clap answers.
         _ => serve::main(),
     }

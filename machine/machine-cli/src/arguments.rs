@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser};
 use machine_core::MachineStore;
 use machine_core::certificates::CertificatePaths;
-use machine_core::driver::{Driver, FlagValues};
+use machine_core::driver::{Driver, DriverError, FlagValues};
 use machine_drivers::DEFAULT_DRIVER;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -138,14 +138,18 @@ pub(crate) fn grammar() -> clap::Command {
 /// Parses; help, version and complaints are printed here.
 pub(crate) fn parse(
     arguments: Vec<OsString>,
-    drivers: &[Arc<dyn Driver>],
+    drivers: &mut Vec<Arc<dyn Driver>>,
 ) -> anyhow::Result<Outcome> {
     let program = program_name(&arguments);
     let mut command = grammar().bin_name(program.clone());
     let mut flags = Vec::new();
     if let Some(name) = driver_for_create(&arguments) {
+        if !drivers.iter().any(|driver| driver.name() == name) {
+            // Kept in the list: `create` goes on with the very plug-in that was asked for its flags.
+            drivers.extend(machine_drivers::plugin::find(&name));
+        }
         match drivers.iter().find(|driver| driver.name() == name) {
-            Some(driver) => flags = driver.flags(),
+            Some(driver) => flags = driver.flags().map_err(|source| unusable(&name, source))?,
             // The bare `create --help` is of use even to a program without the default driver.
             None if asks_for_help(&arguments) && name == DEFAULT_DRIVER => {}
             None => {
@@ -205,6 +209,10 @@ fn say(error: &clap::Error, program: &str, verb: Option<&str>) -> u8 {
             exit_code::FAILURE
         }
     }
+}
+
+fn unusable(name: &str, source: DriverError) -> anyhow::Error {
+    anyhow::Error::new(source).context(format!("the driver \"{name}\" cannot be used"))
 }
 
 /// How people called us: `machine`, or `docker-machine` through a link.

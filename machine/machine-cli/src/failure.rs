@@ -4,6 +4,7 @@ use crate::exit_code;
 use machine_core::docker_context::ContextError;
 use machine_core::driver::DriverError;
 use machine_core::error::chain;
+use machine_core::remote::RemoteError;
 use machine_core::{MachineError, StoreError};
 
 /// A failure of the command line itself, with what to try.
@@ -46,6 +47,17 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
     {
         eprintln!("The console's last lines:");
         for line in console {
+            eprintln!("  | {line}");
+        }
+    }
+    if let Some(MachineError::Remote {
+        source: RemoteError::Engine { log, .. },
+        ..
+    }) = machine_error
+        && !log.is_empty()
+    {
+        eprintln!("The engine's last lines:");
+        for line in log {
             eprintln!("  | {line}");
         }
     }

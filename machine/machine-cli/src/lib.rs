@@ -42,12 +42,12 @@ pub fn run(arguments: Vec<OsString>, drivers: Vec<Arc<dyn Driver>>) -> u8 {
     }
 }
 
-fn try_run(arguments: Vec<OsString>, drivers: Vec<Arc<dyn Driver>>) -> anyhow::Result<u8> {
+fn try_run(arguments: Vec<OsString>, mut drivers: Vec<Arc<dyn Driver>>) -> anyhow::Result<u8> {
     let typed = arguments
         .iter()
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
-    let Parsed { cli, driver_values } = match arguments::parse(arguments, &drivers)? {
+    let Parsed { cli, driver_values } = match arguments::parse(arguments, &mut drivers)? {
         arguments::Outcome::Parsed(parsed) => *parsed,
         arguments::Outcome::Said(code) => return Ok(code),
     };
@@ -63,9 +63,33 @@ fn try_run(arguments: Vec<OsString>, drivers: Vec<Arc<dyn Driver>>) -> anyhow::R
         .global
         .certificate_paths(CertificatePaths::in_store(&store));
     let context = Context {
-        machines: Machines::new(store, paths, drivers),
+        machines: Machines::new(store, paths, drivers).with_finder(machine_drivers::plugin::find),
         console: Console::new(cli.verb.speaks_on_stderr()),
         typed,
     };
     cli.verb.run(&context, driver_values)
+}
+
+/// Serves one of our drivers as a plug-in, for docker-machine and whatever else speaks its protocol.
+pub fn serve_driver(name: &str) -> std::process::ExitCode {
+    let found = machine_drivers::all()
+        .into_iter()
+        .find(|driver| driver.name() == name);
+    let Some(driver) = found else {
+        eprintln!("this program has no driver {name:?}");
+        return std::process::ExitCode::FAILURE;
+    };
+    let for_seed = driver.clone();
+    machine_drivers::plugin::serve::serve(
+        driver,
+        Box::new(move |place, state| {
+            let store = MachineStore::new(place.store.clone());
+            let paths = CertificatePaths::in_store(&store);
+            Machines::new(store, paths, vec![for_seed.clone()])
+                .seed_for(for_seed.clone(), place, state)
+                .map_err(|error| {
+                    machine_core::driver::DriverError::failed("prepare the guest", error)
+                })
+        }),
+    )
 }

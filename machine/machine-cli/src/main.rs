@@ -13,5 +13,9 @@ fn main() -> ExitCode {
     {
         return machine_drivers::qemu::keeper::main(arguments[2..].to_vec());
     }
+    // Started by docker-machine, or by ourselves, as the plug-in of one of our drivers.
+    if let Some(name) = machine_drivers::plugin::serve::asked_for() {
+        return machine_cli::serve_driver(&name);
+    }
     machine_cli::run(arguments, machine_drivers::all()).into()
 }

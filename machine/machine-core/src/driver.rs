@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What a driver remembers of one machine: the `Driver` object of config.json. Keys are the driver's own, except
 /// those docker-machine's tools read (`IPAddress`, `MachineName`, `SSHUser`, `SSHPort`, `SSHKeyPath`, `StorePath`).
@@ -148,6 +149,17 @@ pub trait Checkpoint {
     fn save(&mut self, state: &DriverState) -> Result<(), DriverError>;
 }
 
+/// How the engine gets onto a host over ssh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteSettings {
+    /// The agent to install; `None`: the one that came with this program.
+    pub agent: Option<PathBuf>,
+    /// An engine of ours that trusts another authority may be taken over.
+    pub take_over: bool,
+    /// How long the host may take until somebody can log in.
+    pub patience: Duration,
+}
+
 /// How to reach a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
@@ -167,7 +179,8 @@ pub struct Address {
 pub trait Driver: Send + Sync {
     fn name(&self) -> &'static str;
     fn capabilities(&self) -> Capabilities;
-    fn flags(&self) -> Vec<Flag>;
+    /// Fails where a plug-in must be asked and does not answer.
+    fn flags(&self) -> Result<Vec<Flag>, DriverError>;
 
     /// Before anything is made: is the program there, are the values sensible?
     fn check(&self, place: &MachinePlace, values: &FlagValues) -> Result<(), DriverError>;
@@ -212,6 +225,15 @@ pub trait Driver: Send + Sync {
     fn status(&self, place: &MachinePlace, state: &DriverState) -> Result<Status, DriverError>;
 
     fn address(&self, place: &MachinePlace, state: &DriverState) -> Result<Address, DriverError>;
+
+    /// Asked of drivers that provision over ssh. A cloud's host needs minutes until somebody can log in.
+    fn remote(&self, _place: &MachinePlace, _state: &DriverState) -> RemoteSettings {
+        RemoteSettings {
+            agent: None,
+            take_over: false,
+            patience: Duration::from_secs(300),
+        }
+    }
 }
 
 /// Why a driver could not. `hint` says what to try.

@@ -4,6 +4,8 @@ use crate::certificates::CertificatesError;
 use crate::driver::{DriverError, Status};
 use crate::engine_client::EngineError;
 use crate::engine_settings::EngineOptionError;
+use crate::remote::RemoteError;
+use crate::ssh::SshError;
 use crate::store::StoreError;
 
 /// Why a use case ended early.
@@ -53,6 +55,12 @@ pub enum MachineError {
         #[source]
         source: EngineError,
     },
+    #[error("cannot set up the engine of machine \"{machine}\"")]
+    Remote {
+        machine: String,
+        #[source]
+        source: RemoteError,
+    },
     #[error("interrupted")]
     Interrupted,
     #[error("{first}; and what was made of machine \"{machine}\" could not be removed: {second}")]
@@ -74,11 +82,13 @@ impl MachineError {
             MachineError::Store(error) => error.hint(),
             MachineError::Certificates(error) => error.hint(),
             MachineError::UnknownDriver { .. } => Some(
-                "choose a driver with -d; `machine create -d DRIVER --help` shows its options"
+                "choose a driver with -d, or put its plug-in docker-machine-driver-NAME on the PATH; `machine create -d DRIVER \
+                 --help` shows its options"
                     .into(),
             ),
             MachineError::DriverMissing { machine, .. } => Some(format!(
-                "use the program that made it; `machine rm -f {machine}` only forgets it"
+                "put its plug-in docker-machine-driver-NAME on the PATH, or use the program that made it; `machine rm -f {machine}` \
+                 only forgets it"
             )),
             MachineError::Check { source, .. } | MachineError::Driver { source, .. } => {
                 source.hint().map(str::to_owned)
@@ -95,6 +105,7 @@ impl MachineError {
             MachineError::Engine { machine, .. } => {
                 Some(format!("restart it: machine restart {machine}"))
             }
+            MachineError::Remote { source, .. } => source.hint(),
             MachineError::NotUndone { machine, .. } => {
                 Some(format!("try again: machine rm {machine}"))
             }
@@ -109,6 +120,13 @@ impl MachineError {
             self,
             MachineError::Interrupted
                 | MachineError::Store(StoreError::Interrupted { .. })
+                | MachineError::Remote {
+                    source: RemoteError::Ssh {
+                        source: SshError::Interrupted,
+                        ..
+                    },
+                    ..
+                }
                 | MachineError::Driver {
                     source: DriverError::Interrupted,
                     ..

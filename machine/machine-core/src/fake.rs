@@ -146,8 +146,8 @@ impl Driver for FakeDriver {
         }
     }
 
-    fn flags(&self) -> Vec<Flag> {
-        vec![
+    fn flags(&self) -> Result<Vec<Flag>, DriverError> {
+        Ok(vec![
             Flag {
                 name: "fake-memory",
                 aliases: &["memory"],
@@ -176,7 +176,7 @@ impl Driver for FakeDriver {
                 environment: None,
                 kind: FlagKind::Bool,
             },
-        ]
+        ])
     }
 
     fn check(&self, _place: &MachinePlace, values: &FlagValues) -> Result<(), DriverError> {

@@ -11,6 +11,7 @@ pub mod engine_settings;
 pub mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+pub mod remote;
 pub mod seed;
 pub mod ssh;
 pub mod ssh_key;

@@ -1,6 +1,8 @@
 //! The ways of making machines. The list is written out: to add a driver, add its module and its line in [`all`].
 
+pub mod generic;
 pub mod none;
+pub mod plugin;
 #[cfg(unix)]
 pub mod qemu;
 
@@ -15,6 +17,7 @@ pub fn all() -> Vec<Arc<dyn Driver>> {
     vec![
         #[cfg(unix)]
         Arc::new(qemu::QemuDriver::new()),
+        Arc::new(generic::GenericDriver),
         Arc::new(none::NoneDriver),
     ]
 }

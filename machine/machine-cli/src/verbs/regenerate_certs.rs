@@ -21,9 +21,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
     let console = &context.console;
     super::refuse_unknown(context, &arguments.names)?;
     if !arguments.force {
-        match console.ask(
-            "Regenerate TLS machine certs?  Running machines are restarted; this is irreversible.",
-        )? {
+        match console.ask("Regenerate TLS machine certs?  Warning: this is irreversible.")? {
             Some(true) => {}
             Some(false) => return Ok(()),
             None => {

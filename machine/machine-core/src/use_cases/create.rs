@@ -8,16 +8,18 @@
 //! A `create` that is killed leaves a record in stage "Creating" with the last checkpoint: `rm` and the next `create` of that
 //! name remove what it made.
 
+use super::remote::Purpose;
 use super::{ForMachine, Machine, Machines};
 use crate::MachineError;
 use crate::certificates::{self, CertificatesError};
 use crate::driver::{
-    Checkpoint, DriverError, DriverState, FlagValues, MachinePlace, Progress, SeedFiles,
+    Checkpoint, Driver, DriverError, DriverState, FlagValues, MachinePlace, Progress, SeedFiles,
 };
 use crate::engine_settings::daemon_json;
 use crate::error::chain;
 use crate::store::record::{EngineOptions, MachineRecord, Stage, SwarmOptions};
 use crate::store::{MachineStore, StoreError, layout};
+use std::sync::Arc;
 
 /// What `create` was asked for.
 #[derive(Debug, Clone, Default)]
@@ -40,7 +42,7 @@ impl Machines {
         progress: &dyn Progress,
     ) -> Result<Machine, MachineError> {
         let place = self.store.place(&request.name)?;
-        let driver = self.driver(&request.driver)?.clone();
+        let driver = self.driver(&request.driver)?;
         daemon_json(&request.engine, driver.name())?;
         for name in &request.tls_sans {
             name.parse::<certs::SubjectAlternativeName>()
@@ -64,7 +66,7 @@ impl Machines {
 
         progress.say("Creating machine...");
         let mut machine = Machine {
-            record: self.plan(&place, request)?,
+            record: self.plan(&driver, &place, request)?,
             place,
             driver,
         };
@@ -97,10 +99,10 @@ impl Machines {
     /// Lets the driver choose an address and records it, all under the store's lock: two creates must not choose the same.
     fn plan(
         &self,
+        driver: &Arc<dyn Driver>,
         place: &MachinePlace,
         request: &CreateRequest,
     ) -> Result<MachineRecord, MachineError> {
-        let driver = self.driver(&request.driver)?;
         let _lock = self.store.lock()?;
         let state = driver
             .plan(place, &request.values)
@@ -157,7 +159,12 @@ impl Machines {
                 .create(&machine.place, &mut state, &seed, &mut checkpoint, &named);
         machine.record.driver = state;
         created.map_err(|source| machine.failed("create", source))?;
+        self.store.save(&machine.record)?;
 
+        if machine.driver.capabilities().provisions_over_ssh {
+            progress.say("Provisioning with Berth...");
+            self.install_over_ssh(machine, shared, Purpose::Create, progress)?;
+        }
         if boots_our_image {
             progress.say("Checking connection to Docker...");
             let version = machine.wait_for_engine(progress)?;

@@ -6,10 +6,13 @@ pub mod list;
 pub mod power;
 pub mod provision;
 pub mod regenerate;
+mod remote;
 pub mod remove;
 
 use crate::certificates::{self, CertificatePaths, SharedCertificates};
-use crate::driver::{Address, Driver, DriverError, MachinePlace, Progress, SeedFiles, Status};
+use crate::driver::{
+    Address, Driver, DriverError, DriverState, MachinePlace, Progress, SeedFiles, Status,
+};
 use crate::engine_client::{EngineClient, EngineVersion};
 use crate::engine_settings::{DaemonJson, daemon_json};
 use crate::seed::{self, SeedContents};
@@ -34,7 +37,11 @@ pub struct Machines {
     store: MachineStore,
     certificates: CertificatePaths,
     drivers: Vec<Arc<dyn Driver>>,
+    find_driver: FindDriver,
 }
+
+/// Finds a driver that is not in the list, by its name: a plug-in.
+pub type FindDriver = fn(&str) -> Option<Arc<dyn Driver>>;
 
 /// One machine, loaded.
 #[derive(Clone)]
@@ -63,7 +70,14 @@ impl Machines {
             store,
             certificates,
             drivers,
+            find_driver: |_| None,
         }
+    }
+
+    /// Also looks for drivers that are not in the list.
+    pub fn with_finder(mut self, find_driver: FindDriver) -> Machines {
+        self.find_driver = find_driver;
+        self
     }
 
     pub fn store(&self) -> &MachineStore {
@@ -74,10 +88,11 @@ impl Machines {
         &self.drivers
     }
 
-    pub fn driver(&self, name: &str) -> Result<&Arc<dyn Driver>, MachineError> {
-        self.drivers
-            .iter()
-            .find(|driver| driver.name() == name)
+    pub fn driver(&self, name: &str) -> Result<Arc<dyn Driver>, MachineError> {
+        let listed = self.drivers.iter().find(|driver| driver.name() == name);
+        listed
+            .cloned()
+            .or_else(|| (self.find_driver)(name))
             .ok_or_else(|| MachineError::UnknownDriver {
                 name: name.to_owned(),
                 known: self.drivers.iter().map(|d| d.name().to_owned()).collect(),
@@ -95,7 +110,7 @@ impl Machines {
             })?;
         Ok(Machine {
             place: self.store.place(name)?,
-            driver: driver.clone(),
+            driver,
             record,
         })
     }
@@ -148,6 +163,25 @@ impl Machines {
         }))
     }
 
+    /// A seed for a machine whose record somebody else keeps: the caller of a driver that is served as a plug-in.
+    pub fn seed_for(
+        &self,
+        driver: Arc<dyn Driver>,
+        place: &MachinePlace,
+        state: &mut DriverState,
+    ) -> Result<SeedFiles, MachineError> {
+        let mut machine = Machine {
+            record: MachineRecord::new(place, driver.name(), state.clone()),
+            place: place.clone(),
+            driver,
+        };
+        let shared = certificates::load_or_make(&self.store, &self.certificates, &Unseen)?;
+        let daemon = machine.daemon_json()?;
+        let seed = self.prepare_seed(&mut machine, &shared, &daemon)?;
+        *state = machine.record.driver;
+        Ok(seed)
+    }
+
     /// The machine's public key; makes a pair where there is none.
     fn ssh_public_key(&self, machine: &mut Machine) -> Result<String, MachineError> {
         if let Some(private) = machine.ssh_key() {
@@ -178,7 +212,8 @@ impl Machines {
 impl Machine {
     /// Whether there is an engine whose answer `create` waited for; a host that is only remembered was not asked.
     pub fn engine_was_asked(&self) -> bool {
-        self.driver.capabilities().boots_our_image
+        let capabilities = self.driver.capabilities();
+        capabilities.boots_our_image || capabilities.provisions_over_ssh
     }
 
     pub fn name(&self) -> &str {
@@ -313,6 +348,19 @@ impl Progress for ForMachine<'_> {
 
     fn interrupted(&self) -> bool {
         self.progress.interrupted()
+    }
+}
+
+/// Nobody watches.
+struct Unseen;
+
+impl Progress for Unseen {
+    fn say(&self, line: &str) {
+        tracing::debug!(line);
+    }
+
+    fn interrupted(&self) -> bool {
+        false
     }
 }
 

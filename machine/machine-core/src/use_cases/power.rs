@@ -1,5 +1,6 @@
 //! Starting and stopping. Each verb holds the machine's lock, except `kill`, which is the way out when another verb hangs.
 
+use super::remote::Purpose;
 use super::{ForMachine, Machine, Machines};
 use crate::MachineError;
 use crate::certificates;
@@ -43,6 +44,13 @@ impl Machines {
     /// Stops a running machine, then starts it.
     pub fn restart(&self, name: &str, progress: &dyn Progress) -> Result<(), MachineError> {
         let (mut machine, _lock) = self.open_locked(name, progress)?;
+        let capabilities = machine.driver.capabilities();
+        if capabilities.provisions_over_ssh && !capabilities.start_stop {
+            progress.say(&format!("Restarting \"{name}\"..."));
+            self.reboot(&machine, progress)?;
+            progress.say(&format!("Machine \"{name}\" was restarted."));
+            return Ok(());
+        }
         machine.require_power("restart")?;
         progress.say(&format!("Restarting \"{name}\"..."));
         if machine.status()? != Status::Stopped {
@@ -114,6 +122,10 @@ impl Machines {
         started.map_err(|source| machine.failed("start", source))?;
         if boots_our_image {
             machine.wait_for_engine(progress)?;
+        } else if machine.driver.capabilities().provisions_over_ssh {
+            // A cloud's machine may have come back with another address: then its certificate does not fit.
+            let shared = certificates::load_or_make(&self.store, &self.certificates, progress)?;
+            self.install_over_ssh(machine, &shared, Purpose::Again, progress)?;
         }
         Ok(())
     }

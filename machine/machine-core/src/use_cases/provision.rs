@@ -1,20 +1,29 @@
 //! The engine set up anew, and brought to this program's version.
 //!
 //! In a machine that boots our image the engine is part of the image, and what is set up is the seed: both come with a
-//! boot.
+//! boot. A host that is reached over ssh gets the agent uploaded, and containers go on meanwhile.
 
 use super::Machines;
+use super::remote::Purpose;
 use crate::MachineError;
+use crate::certificates;
 use crate::driver::{Progress, Status};
 
 impl Machines {
     /// Gives the engine its settings and certificates again.
     pub fn provision(&self, name: &str, progress: &dyn Progress) -> Result<(), MachineError> {
         let (mut machine, _lock) = self.open_locked(name, progress)?;
-        if !machine.driver.capabilities().boots_our_image {
+        let capabilities = machine.driver.capabilities();
+        if !capabilities.boots_our_image && !capabilities.provisions_over_ssh {
             return Err(machine.unsupported("provision"));
         }
         machine.require_running()?;
+        if capabilities.provisions_over_ssh {
+            let shared = certificates::load_or_make(&self.store, &self.certificates, progress)?;
+            self.install_over_ssh(&mut machine, &shared, Purpose::Again, progress)?;
+            progress.say(&format!("Machine \"{name}\" was provisioned."));
+            return Ok(());
+        }
         progress.say(&format!(
             "Restarting \"{name}\", which reads its settings and certificates..."
         ));
@@ -27,11 +36,19 @@ impl Machines {
     /// Brings the engine to the version that this program comes with. A stopped machine is started.
     pub fn upgrade(&self, name: &str, progress: &dyn Progress) -> Result<(), MachineError> {
         let (mut machine, _lock) = self.open_locked(name, progress)?;
-        if !machine.driver.capabilities().boots_our_image {
+        let capabilities = machine.driver.capabilities();
+        if !capabilities.boots_our_image && !capabilities.provisions_over_ssh {
             return Err(machine.unsupported("upgrade"));
         }
         let mut before = None;
-        if machine.status()? != Status::Stopped {
+        if capabilities.provisions_over_ssh {
+            if machine.status()? != Status::Running && capabilities.start_stop {
+                self.start_opened(&mut machine, progress)?;
+            }
+            before = machine.engine()?.version(super::ENGINE_ATTEMPT).ok();
+            let shared = certificates::load_or_make(&self.store, &self.certificates, progress)?;
+            self.install_over_ssh(&mut machine, &shared, Purpose::Again, progress)?;
+        } else if machine.status()? != Status::Stopped {
             // A machine whose engine is ill is upgraded all the same.
             before = machine.engine()?.version(super::ENGINE_ATTEMPT).ok();
             progress.say(&format!(
@@ -39,7 +56,9 @@ impl Machines {
             ));
             self.stop_opened(&mut machine, progress)?;
         }
-        self.start_opened(&mut machine, progress)?;
+        if capabilities.boots_our_image {
+            self.start_opened(&mut machine, progress)?;
+        }
         let after = machine.connect(super::ENGINE_ATTEMPT)?;
         progress.say(&match before {
             Some(before) if before != after => format!(

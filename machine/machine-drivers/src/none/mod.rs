@@ -23,14 +23,14 @@ impl Driver for NoneDriver {
         Capabilities::default()
     }
 
-    fn flags(&self) -> Vec<Flag> {
-        vec![Flag {
+    fn flags(&self) -> Result<Vec<Flag>, DriverError> {
+        Ok(vec![Flag {
             name: URL_FLAG,
             aliases: &[],
             help: "URL of the host's engine, for example tcp://192.0.2.7:2376",
             environment: None,
             kind: FlagKind::Text(""),
-        }]
+        }])
     }
 
     fn check(&self, _place: &MachinePlace, values: &FlagValues) -> Result<(), DriverError> {

@@ -136,8 +136,8 @@ impl Driver for QemuDriver {
         }
     }
 
-    fn flags(&self) -> Vec<Flag> {
-        flags::all()
+    fn flags(&self) -> Result<Vec<Flag>, DriverError> {
+        Ok(flags::all())
     }
 
     fn check(&self, place: &MachinePlace, values: &FlagValues) -> Result<(), DriverError> {

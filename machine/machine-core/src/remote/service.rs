@@ -1,0 +1,188 @@
+//! The engine as a service of the host. The files are told in one place.
+
+use super::InitSystem;
+use crate::ssh::shell_word;
+
+pub(super) const AGENT: &str = "/usr/local/bin/host-agent";
+pub(super) const CONFIG: &str = "/etc/berth/daemon.json";
+pub(super) const TLS: &str = "/etc/berth/tls";
+pub(super) const AUTHORITY: &str = "/etc/berth/tls/ca.pem";
+pub(super) const CERTIFICATE: &str = "/etc/berth/tls/server.pem";
+pub(super) const KEY: &str = "/etc/berth/tls/server-key.pem";
+const UNIT: &str = "/etc/systemd/system/berth.service";
+const OPENRC: &str = "/etc/init.d/berth";
+const PID_FILE: &str = "/run/berth-agent.pid";
+const LOG: &str = "/var/log/berth.log";
+
+/// The engine's command line. What people may set is in the file, what makes it a machine of ours is here: the engine refuses an
+/// option that both have.
+pub(super) fn command(port: u16) -> Vec<String> {
+    [
+        AGENT,
+        "serve",
+        "--config-file",
+        CONFIG,
+        "-H",
+        "unix:///run/berth.sock",
+        "-H",
+        &format!("tcp://0.0.0.0:{port}"),
+        "--tlsverify",
+        "--tlscacert",
+        AUTHORITY,
+        "--tlscert",
+        CERTIFICATE,
+        "--tlskey",
+        KEY,
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// The service's file and its contents; `None` where there is no init system to read one.
+pub(super) fn file(init: InitSystem, port: u16) -> Option<(&'static str, String)> {
+    let command = command(port);
+    match init {
+        InitSystem::Systemd => Some((
+            UNIT,
+            format!(
+                "[Unit]\n\
+                 Description=Berth container engine\n\
+                 After=network-online.target\n\
+                 Wants=network-online.target\n\
+                 \n\
+                 [Service]\n\
+                 Type=notify\n\
+                 ExecStart={}\n\
+                 ExecReload=/bin/kill -HUP $MAINPID\n\
+                 # Containers outlive the engine.\n\
+                 KillMode=process\n\
+                 Restart=always\n\
+                 Delegate=yes\n\
+                 \n\
+                 [Install]\n\
+                 WantedBy=multi-user.target\n",
+                command.join(" ")
+            ),
+        )),
+        InitSystem::OpenRc => Some((
+            OPENRC,
+            format!(
+                "#!/sbin/openrc-run\n\
+                 description=\"Berth container engine\"\n\
+                 supervisor=supervise-daemon\n\
+                 command={}\n\
+                 command_args=\"{}\"\n\
+                 output_log={LOG}\n\
+                 error_log={LOG}\n\
+                 extra_started_commands=reload\n\
+                 \n\
+                 depend() {{\n\
+                 \tneed net\n\
+                 \tafter firewall\n\
+                 }}\n\
+                 \n\
+                 reload() {{\n\
+                 \tpkill -HUP -o -f \"{AGENT} serve\"\n\
+                 }}\n",
+                command[0],
+                command[1..].join(" ")
+            ),
+        )),
+        InitSystem::None => None,
+    }
+}
+
+/// Starts the engine, or starts it anew with what is installed now. Containers go on meanwhile.
+pub(super) fn start(init: InitSystem, port: u16) -> String {
+    match init {
+        InitSystem::Systemd => {
+            "systemctl daemon-reload && systemctl enable --quiet berth && systemctl restart berth"
+                .into()
+        }
+        InitSystem::OpenRc => format!(
+            "chmod 755 {OPENRC} && rc-update -q add berth default && rc-service berth restart"
+        ),
+        InitSystem::None => {
+            let words: Vec<String> = command(port).iter().map(|word| shell_word(word)).collect();
+            // Its own session, away from ssh's pipes, or the log-in would not end.
+            format!(
+                "{stop}\nsetsid=; command -v setsid >/dev/null 2>&1 && setsid=setsid\n\
+                 $setsid nohup {} --pidfile {PID_FILE} >>{LOG} 2>&1 </dev/null &",
+                words.join(" "),
+                stop = stop(init)
+            )
+        }
+    }
+}
+
+/// Ends the engine; containers go on.
+pub(super) fn stop(init: InitSystem) -> String {
+    match init {
+        InitSystem::Systemd => "systemctl disable --quiet --now berth || true".into(),
+        InitSystem::OpenRc => {
+            "rc-service berth stop || true; rc-update -q del berth default || true".into()
+        }
+        InitSystem::None => format!(
+            "if [ -s {PID_FILE} ]; then\n\
+             pid=$(cat {PID_FILE})\n\
+             if [ \"$(readlink /proc/$pid/exe | cut -d' ' -f1)\" = {AGENT} ]; then\n\
+             kill $pid\n\
+             n=0; while kill -0 $pid 2>/dev/null && [ $n -lt 100 ]; do sleep 0.1; n=$((n+1)); done\n\
+             fi\nfi"
+        ),
+    }
+}
+
+/// Exit code 0 while the engine runs.
+pub(super) fn is_up(init: InitSystem) -> String {
+    match init {
+        InitSystem::Systemd => "systemctl is-active --quiet berth".into(),
+        InitSystem::OpenRc => "rc-service -q berth status".into(),
+        InitSystem::None => {
+            // A moment after its start the file is not there yet.
+            format!(
+                "n=0; while [ ! -s {PID_FILE} ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done; kill -0 \"$(cat {PID_FILE})\""
+            )
+        }
+    }
+}
+
+/// Prints the last lines of the engine's log.
+pub(super) fn log(init: InitSystem) -> String {
+    match init {
+        InitSystem::Systemd => "journalctl -u berth -n 20 --no-pager -o cat".into(),
+        _ => format!("tail -n 20 {LOG}"),
+    }
+}
+
+/// Takes away what was installed; data and running containers stay.
+pub(super) fn remove(init: InitSystem) -> String {
+    let reload = match init {
+        InitSystem::Systemd => "\nsystemctl daemon-reload",
+        _ => "",
+    };
+    format!(
+        "{}\nrm -rf {UNIT} {OPENRC} {AGENT} {PID_FILE} /etc/berth{reload}",
+        stop(init)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_start_the_same_engine() {
+        for init in [InitSystem::Systemd, InitSystem::OpenRc] {
+            let (_, text) = file(init, 2376).unwrap();
+            assert!(text.contains("-H tcp://0.0.0.0:2376 --tlsverify"), "{text}");
+        }
+        assert!(
+            file(InitSystem::Systemd, 1)
+                .unwrap()
+                .1
+                .contains("KillMode=process")
+        );
+        assert!(start(InitSystem::None, 2376).contains("tcp://0.0.0.0:2376"));
+    }
+}
