@@ -1,6 +1,7 @@
 //! The engine's domain: what containers, images, networks and volumes are, the rules they follow, and the traits a
 //! host must offer. No HTTP and no system calls in here: `agent-server` translates, `engine-linux` does.
 
+pub mod builds;
 pub mod clock;
 pub mod containers;
 pub mod error;

@@ -1,0 +1,167 @@
+//! `ARG`: which build arguments a stage may use, and what they are.
+
+use crate::images::Platform;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// May be given without an `ARG` and stay out of the history and the cache: proxies differ from place to place.
+const PROXIES: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+/// The build arguments as one stage sees them.
+#[derive(Debug, Clone, Default)]
+pub struct Arguments {
+    /// `--build-arg`.
+    given: BTreeMap<String, String>,
+    /// `ARG` before the first `FROM`, and the platform's arguments.
+    global: BTreeMap<String, Option<String>>,
+    /// `ARG` in this stage.
+    declared: BTreeMap<String, Option<String>>,
+}
+
+impl Arguments {
+    /// For the part before the first `FROM`.
+    pub fn new(given: BTreeMap<String, String>, target: &Platform) -> Arguments {
+        let native = Platform::host();
+        let mut global = BTreeMap::new();
+        for (prefix, platform) in [("TARGET", target), ("BUILD", &native)] {
+            for (name, value) in [
+                ("PLATFORM", platform.to_string()),
+                ("OS", platform.os.clone()),
+                ("ARCH", platform.architecture.clone()),
+                ("VARIANT", platform.variant.clone()),
+            ] {
+                global.insert(format!("{prefix}{name}"), Some(value));
+            }
+        }
+        Arguments {
+            given,
+            global,
+            declared: BTreeMap::new(),
+        }
+    }
+
+    /// An `ARG` before the first `FROM`.
+    pub fn declare_global(&mut self, name: String, default: Option<String>) {
+        // The platform's arguments have values of their own.
+        if default.is_some() || !self.global.contains_key(&name) {
+            self.global.insert(name, default);
+        }
+    }
+
+    /// An `ARG` in a stage.
+    pub fn declare(&mut self, name: String, default: Option<String>) {
+        self.declared.insert(name, default);
+    }
+
+    /// For a new stage: nothing is declared yet.
+    pub fn for_stage(&self) -> Arguments {
+        Arguments {
+            declared: BTreeMap::new(),
+            ..self.clone()
+        }
+    }
+
+    /// For a stage that goes on where another ended.
+    pub fn inherit(&mut self, base: &Arguments) {
+        self.declared.clone_from(&base.declared);
+    }
+
+    /// What a `FROM` may use.
+    pub fn global(&self, name: &str) -> Option<String> {
+        let default = self.global.get(name)?;
+        self.given.get(name).cloned().or_else(|| default.clone())
+    }
+
+    /// What an instruction of the stage may use.
+    pub fn get(&self, name: &str) -> Option<String> {
+        let default = match self.declared.get(name) {
+            Some(default) => default,
+            None if PROXIES.contains(&name) => return self.given.get(name).cloned(),
+            None => return None,
+        };
+        self.given
+            .get(name)
+            .or(default.as_ref())
+            .or_else(|| self.global.get(name).and_then(Option::as_ref))
+            .cloned()
+    }
+
+    /// Variables for a `RUN` beside those of `ENV` (whose names are in `taken`): all, and those that belong to the
+    /// history and the cache.
+    pub fn for_run(&self, taken: &BTreeSet<&str>) -> (Vec<String>, Vec<String>) {
+        let declared = self.declared.keys().map(String::as_str);
+        let names: BTreeSet<&str> = declared
+            .chain(PROXIES)
+            .filter(|name| !taken.contains(name))
+            .collect();
+        let mut all = Vec::new();
+        let mut recorded = Vec::new();
+        for name in names {
+            let Some(value) = self.get(name) else {
+                continue;
+            };
+            let variable = format!("{name}={value}");
+            if self.declared.contains_key(name) {
+                recorded.push(variable.clone());
+            }
+            all.push(variable);
+        }
+        (all, recorded)
+    }
+
+    /// Names given by `--build-arg` that `is_known` does not know: a spelling mistake, most often.
+    pub fn unused<'a>(&'a self, is_known: &'a BTreeSet<String>) -> Vec<&'a str> {
+        self.given
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !is_known.contains(*name) && !PROXIES.contains(name))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(given: &[(&str, &str)]) -> Arguments {
+        let given = given
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .collect();
+        Arguments::new(given, &Platform::host())
+    }
+
+    #[test]
+    fn a_stage_sees_only_what_it_declares() {
+        let mut arguments = arguments(&[("B", "given"), ("HTTP_PROXY", "p")]);
+        arguments.declare_global("A".into(), Some("1".into()));
+        arguments.declare_global("B".into(), Some("1".into()));
+        assert_eq!(arguments.global("A").as_deref(), Some("1"));
+        assert_eq!(arguments.global("B").as_deref(), Some("given"));
+        let mut stage = arguments.for_stage();
+        assert_eq!(stage.get("A"), None);
+        stage.declare("A".into(), None);
+        assert_eq!(stage.get("A").as_deref(), Some("1"));
+        stage.declare("A".into(), Some("2".into()));
+        assert_eq!(stage.get("A").as_deref(), Some("2"));
+        stage.declare("B".into(), None);
+        stage.declare("TARGETOS".into(), None);
+        assert_eq!(stage.get("TARGETOS").as_deref(), Some("linux"));
+        let (all, recorded) = stage.for_run(&BTreeSet::from(["A"]));
+        assert_eq!(all, ["B=given", "HTTP_PROXY=p", "TARGETOS=linux"]);
+        assert_eq!(recorded, ["B=given", "TARGETOS=linux"]);
+        assert_eq!(stage.get("HTTP_PROXY").as_deref(), Some("p"));
+        assert_eq!(arguments.unused(&BTreeSet::from(["B".to_owned()])), [""; 0]);
+        assert_eq!(arguments.unused(&BTreeSet::new()), ["B"]);
+    }
+}

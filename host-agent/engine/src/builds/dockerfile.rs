@@ -1,0 +1,815 @@
+//! Reads a Dockerfile: stages, their instructions with line numbers, parser directives.
+
+use super::here::{self, HereDocument};
+use super::instruction::{Command, CopyFiles, Healthcheck, Here, Instruction, Run, Source, Step};
+use super::pairs::{name_value_pairs, split_words};
+use parse_dockerfile as parser;
+
+/// What is accepted at most, bytes. Docker reads any; people's files are a few KiB.
+pub const TEXT_MAX: usize = 4 * 1024 * 1024;
+const STAGES_MAX: usize = 1000;
+const STEPS_MAX: usize = 10_000;
+
+/// A Dockerfile that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dockerfile {
+    /// `\` unless a parser directive says otherwise.
+    pub escape: char,
+    /// `# syntax=`: told to people, not obeyed.
+    pub syntax: Option<String>,
+    /// `ARG` before the first `FROM`.
+    pub arguments: Vec<Step>,
+    /// Never empty.
+    pub stages: Vec<Stage>,
+}
+
+/// From one `FROM` to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    pub line: usize,
+    /// The `FROM` as it was written.
+    pub text: String,
+    /// An image, an earlier stage or `scratch`; variables are not expanded yet.
+    pub base: String,
+    /// `AS name`, lower case.
+    pub name: Option<String>,
+    /// `--platform`, not expanded.
+    pub platform: Option<String>,
+    pub steps: Vec<Step>,
+}
+
+/// What is wrong with a Dockerfile.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DockerfileError {
+    #[error("the Dockerfile cannot be empty")]
+    Empty,
+    #[error("the Dockerfile is larger than {TEXT_MAX} bytes")]
+    TooLarge,
+    #[error("the Dockerfile has too many {what}")]
+    TooMany { what: &'static str },
+    #[error("the Dockerfile is not UTF-8 text")]
+    NotText,
+    /// `shown` is the line itself.
+    #[error("dockerfile parse error on line {line}: {message}{}", quoted_line(.line, .shown))]
+    Line {
+        line: usize,
+        message: String,
+        shown: String,
+    },
+}
+
+fn quoted_line(line: &usize, shown: &str) -> String {
+    if shown.is_empty() {
+        String::new()
+    } else {
+        format!("\n{line:>4} | {shown}")
+    }
+}
+
+impl Dockerfile {
+    pub fn parse(bytes: &[u8]) -> Result<Dockerfile, DockerfileError> {
+        if bytes.len() > TEXT_MAX {
+            return Err(DockerfileError::TooLarge);
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| DockerfileError::NotText)?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        Reader {
+            text,
+            escape: escape(text),
+        }
+        .dockerfile()
+    }
+}
+
+/// The error for a line of a Dockerfile's text.
+fn wrong(text: &str, line: usize, message: impl Into<String>) -> DockerfileError {
+    DockerfileError::Line {
+        line,
+        message: message.into(),
+        shown: text
+            .lines()
+            .nth(line.saturating_sub(1))
+            .unwrap_or_default()
+            .trim_end()
+            .to_owned(),
+    }
+}
+
+/// The escape directive. The parser refuses wrong ones.
+fn escape(text: &str) -> char {
+    for line in text.lines() {
+        let Some((name, value)) = line
+            .trim()
+            .strip_prefix('#')
+            .and_then(|rest| rest.split_once('='))
+        else {
+            break;
+        };
+        match name.trim().to_ascii_lowercase().as_str() {
+            "escape" => return if value.trim() == "`" { '`' } else { '\\' },
+            "syntax" | "check" => {}
+            _ => break,
+        }
+    }
+    '\\'
+}
+
+struct Reader<'t> {
+    text: &'t str,
+    escape: char,
+}
+
+impl<'t> Reader<'t> {
+    fn line_of(&self, at: usize) -> usize {
+        self.text.as_bytes()[..at]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1
+    }
+
+    fn wrong_at(&self, at: usize, message: impl Into<String>) -> DockerfileError {
+        wrong(self.text, self.line_of(at), message)
+    }
+
+    fn dockerfile(&self) -> Result<Dockerfile, DockerfileError> {
+        let masked = here::mask(self.text, self.escape).map_err(|unterminated| {
+            self.wrong_at(
+                unterminated.at,
+                format!(
+                    "unterminated heredoc: there is no line {:?}",
+                    unterminated.name
+                ),
+            )
+        })?;
+        let told = |error: parser::Error| match error.line() {
+            0 if self.text.trim().is_empty() => DockerfileError::Empty,
+            0 => wrong("", 0, "no build stage in current context"),
+            line => wrong(self.text, line, format!("{error:#}")),
+        };
+        let parsed = parser::parse(&masked.text).map_err(told)?;
+        let mut file = Dockerfile {
+            escape: self.escape,
+            syntax: parsed
+                .parser_directives
+                .syntax
+                .as_ref()
+                .map(|d| d.value.value.to_owned()),
+            arguments: Vec::new(),
+            stages: Vec::new(),
+        };
+        if parsed.instructions.len() > STEPS_MAX {
+            return Err(DockerfileError::TooMany {
+                what: "instructions",
+            });
+        }
+        let starts: Vec<usize> = parsed.instructions.iter().map(start).collect();
+        for (at, instruction) in parsed.instructions.iter().enumerate() {
+            let end = starts.get(at + 1).copied().unwrap_or(self.text.len());
+            let span = starts[at]..end;
+            let line = self.line_of(span.start);
+            let documents: Vec<&HereDocument> = masked
+                .documents
+                .iter()
+                .filter(|document| span.contains(&document.marker.start))
+                .collect();
+            let text_end = documents
+                .first()
+                .map_or(end, |document| document.body.start);
+            let text = self.joined(&self.text[span.start..text_end]);
+            if let parser::Instruction::From(from) = instruction {
+                file.stages.push(self.stage(from, line, text)?);
+                if file.stages.len() > STAGES_MAX {
+                    return Err(DockerfileError::TooMany { what: "stages" });
+                }
+                continue;
+            }
+            let step = Step {
+                line,
+                text,
+                instruction: self
+                    .instruction(instruction, &documents)
+                    .map_err(|message| wrong(self.text, line, message))?,
+            };
+            match file.stages.last_mut() {
+                Some(stage) => stage.steps.push(step),
+                None => file.arguments.push(step),
+            }
+        }
+        Ok(file)
+    }
+
+    fn stage(
+        &self,
+        from: &parser::FromInstruction<'_>,
+        line: usize,
+        text: String,
+    ) -> Result<Stage, DockerfileError> {
+        let mut platform = None;
+        for flag in &from.options {
+            match (&*flag.name.value, &flag.value) {
+                ("platform", Some(value)) => platform = Some(value.value.to_string()),
+                (name, _) => return Err(wrong(self.text, line, unknown_flag(name, &["platform"]))),
+            }
+        }
+        let name = from
+            .as_
+            .as_ref()
+            .map(|(_, name)| name.value.to_ascii_lowercase());
+        if let Some(name) = &name
+            && !is_stage_name(name)
+        {
+            return Err(wrong(
+                self.text,
+                line,
+                format!(
+                    "invalid name for build stage: {name:?}, name can't start with a number or contain symbols"
+                ),
+            ));
+        }
+        Ok(Stage {
+            line,
+            text,
+            base: from.image.value.to_string(),
+            name,
+            platform,
+            steps: Vec::new(),
+        })
+    }
+
+    fn instruction(
+        &self,
+        instruction: &parser::Instruction<'_>,
+        documents: &[&HereDocument],
+    ) -> Result<Instruction, String> {
+        use parser::Instruction as Parsed;
+        let pairs = |keyword: &str, text: &str| name_value_pairs(keyword, text, self.escape);
+        Ok(match instruction {
+            Parsed::Add(add) => {
+                Instruction::Add(self.copy("ADD", &add.options, &add.src, &add.dest, documents)?)
+            }
+            Parsed::Copy(copy) => Instruction::Copy(self.copy(
+                "COPY",
+                &copy.options,
+                &copy.src,
+                &copy.dest,
+                documents,
+            )?),
+            Parsed::Arg(arg) => Instruction::Arg(
+                split_words(&arg.arguments.value, self.escape)
+                    .into_iter()
+                    .map(|word| match word.split_once('=') {
+                        Some(("", _)) => Err("ARG names can not be blank".to_owned()),
+                        Some((name, value)) => Ok((name.to_owned(), Some(value.to_owned()))),
+                        None => Ok((word, None)),
+                    })
+                    .collect::<Result<_, _>>()?,
+            ),
+            Parsed::Cmd(cmd) => Instruction::Cmd(self.command(&cmd.arguments)),
+            Parsed::Entrypoint(entrypoint) => {
+                Instruction::Entrypoint(self.command(&entrypoint.arguments))
+            }
+            Parsed::Env(env) => Instruction::Env(pairs("ENV", &env.arguments.value)?),
+            Parsed::Label(label) => Instruction::Label(pairs("LABEL", &label.arguments.value)?),
+            Parsed::Expose(expose) => Instruction::Expose(strings(&expose.arguments)),
+            Parsed::Healthcheck(check) => Instruction::Healthcheck(self.healthcheck(check)?),
+            Parsed::Maintainer(maintainer) => {
+                Instruction::Maintainer(maintainer.name.value.to_string())
+            }
+            Parsed::Onbuild(onbuild) => match &*onbuild.instruction {
+                Parsed::From(_) => return Err("FROM isn't allowed as an ONBUILD trigger".into()),
+                Parsed::Maintainer(_) => {
+                    return Err("MAINTAINER isn't allowed as an ONBUILD trigger".into());
+                }
+                inner => {
+                    // A wrong trigger is told here, not when somebody builds on the image.
+                    self.instruction(inner, documents)?;
+                    let end = documents
+                        .last()
+                        .map_or(usize::MAX, |document| document.body.end);
+                    Instruction::Onbuild(self.trigger(start(inner), end))
+                }
+            },
+            Parsed::Run(run) => Instruction::Run(self.run(run, documents)?),
+            Parsed::Shell(shell) => Instruction::Shell(strings(&shell.arguments)),
+            Parsed::Stopsignal(signal) => {
+                Instruction::Stopsignal(signal.arguments.value.to_string())
+            }
+            Parsed::User(user) => Instruction::User(user.arguments.value.to_string()),
+            Parsed::Volume(volume) => Instruction::Volume(match &volume.arguments {
+                parser::JsonOrStringArray::Json(array) => strings(&array.value),
+                parser::JsonOrStringArray::String(array) => strings(array),
+            }),
+            Parsed::Workdir(workdir) => Instruction::Workdir(workdir.arguments.value.to_string()),
+            other => return Err(format!("this instruction is not known: {other:?}")),
+        })
+    }
+
+    /// The text of an `ONBUILD`'s instruction: one line, or up to the end of its here-documents.
+    fn trigger(&self, start: usize, documents_end: usize) -> String {
+        if documents_end != usize::MAX {
+            return self.text[start..documents_end].trim_end().to_owned();
+        }
+        self.joined(&self.text[start..])
+    }
+
+    fn copy(
+        &self,
+        keyword: &str,
+        options: &[parser::Flag<'_>],
+        sources: &[parser::Source<'_>],
+        destination: &parser::UnescapedString<'_>,
+        documents: &[&HereDocument],
+    ) -> Result<CopyFiles, String> {
+        let add = keyword == "ADD";
+        let known: &[&str] = if add {
+            &[
+                "chown",
+                "chmod",
+                "link",
+                "exclude",
+                "checksum",
+                "keep-git-dir",
+                "unpack",
+            ]
+        } else {
+            &["from", "chown", "chmod", "link", "parents", "exclude"]
+        };
+        let mut copy = CopyFiles {
+            destination: destination.value.to_string(),
+            ..CopyFiles::default()
+        };
+        for flag in options {
+            let name = &*flag.name.value;
+            if !known.contains(&name) {
+                return Err(unknown_flag(name, known));
+            }
+            let text = || match &flag.value {
+                Some(value) if !value.value.is_empty() => Ok(value.value.to_string()),
+                _ => Err(format!("missing a value on flag: {name}")),
+            };
+            let boolean = || match flag.value.as_ref().map(|value| &*value.value) {
+                None | Some("true") => Ok(true),
+                Some("false") => Ok(false),
+                Some(value) => Err(format!(
+                    "expecting boolean value for flag {name}, not: {value}"
+                )),
+            };
+            match name {
+                "from" => copy.from = Some(text()?),
+                "chown" => copy.chown = Some(text()?),
+                "chmod" => copy.chmod = Some(text()?),
+                "checksum" => copy.checksum = Some(text()?),
+                "exclude" => copy.exclude.push(text()?),
+                "link" => copy.link = boolean()?,
+                "parents" => copy.parents = boolean()?,
+                "keep-git-dir" => copy.keep_git_folder = boolean()?,
+                _ => copy.unpack = Some(boolean()?),
+            }
+        }
+        for source in sources {
+            let parser::Source::Path(path) = source else {
+                return Err("a here-document could not be read".to_owned());
+            };
+            let document = documents
+                .iter()
+                .find(|document| document.marker.start == path.span.start);
+            copy.sources.push(match document {
+                Some(document) => Source::Here(here_of(document)),
+                None => Source::Path(path.value.to_string()),
+            });
+        }
+        Ok(copy)
+    }
+
+    fn command(&self, command: &parser::Command<'_>) -> Command {
+        match command {
+            parser::Command::Exec(array) => Command::Exec(strings(&array.value)),
+            parser::Command::Shell(line) => match self.joined(&self.text[line.span.clone()]) {
+                line if here::is_empty_array(&line) => Command::Exec(Vec::new()),
+                line => Command::Shell(line),
+            },
+            // The type may grow.
+            _ => Command::Exec(Vec::new()),
+        }
+    }
+
+    fn run(
+        &self,
+        run: &parser::RunInstruction<'_>,
+        documents: &[&HereDocument],
+    ) -> Result<Run, String> {
+        let known = ["mount", "network", "security"];
+        let mut read = Run {
+            command: self.command(&run.arguments),
+            script: None,
+            mounts: Vec::new(),
+            network: None,
+            security: None,
+        };
+        for flag in &run.options {
+            let name = &*flag.name.value;
+            let value = match &flag.value {
+                _ if !known.contains(&name) => return Err(unknown_flag(name, &known)),
+                Some(value) if !value.value.is_empty() => value.value.to_string(),
+                _ => return Err(format!("missing a value on flag: {name}")),
+            };
+            match name {
+                "mount" => read.mounts.push(value),
+                "network" => read.network = Some(value),
+                _ => read.security = Some(value),
+            }
+        }
+        if let Command::Shell(line) = &mut read.command {
+            match documents {
+                [] => {}
+                // Nothing but the document: it is the script.
+                [document] if line.as_str() == &self.text[document.marker.clone()] => {
+                    read.script = Some(here_of(document));
+                }
+                // The shell reads the documents itself.
+                documents => {
+                    for document in documents {
+                        line.push('\n');
+                        line.push_str(self.text[document.body.clone()].trim_end_matches('\n'));
+                    }
+                }
+            }
+            if line.is_empty() {
+                return Err("RUN requires at least one argument".to_owned());
+            }
+        }
+        Ok(read)
+    }
+
+    fn healthcheck(
+        &self,
+        check: &parser::HealthcheckInstruction<'_>,
+    ) -> Result<Healthcheck, String> {
+        let known = [
+            "interval",
+            "timeout",
+            "start-period",
+            "start-interval",
+            "retries",
+        ];
+        let mut values: [Option<String>; 5] = Default::default();
+        for flag in &check.options {
+            let name = &*flag.name.value;
+            let Some(at) = known.iter().position(|known| *known == name) else {
+                return Err(unknown_flag(name, &known));
+            };
+            match &flag.value {
+                Some(value) if !value.value.is_empty() => {
+                    values[at] = Some(value.value.to_string())
+                }
+                _ => return Err(format!("missing a value on flag: {name}")),
+            }
+        }
+        match &check.arguments {
+            parser::HealthcheckArguments::Cmd { arguments, .. } => {
+                let command = self.command(arguments);
+                let [interval, timeout, start_period, start_interval, retries] = values;
+                Ok(Healthcheck::Command {
+                    command,
+                    interval,
+                    timeout,
+                    start_period,
+                    start_interval,
+                    retries,
+                })
+            }
+            _ if values.iter().any(Option::is_some) => {
+                Err("HEALTHCHECK NONE takes no options".to_owned())
+            }
+            _ => Ok(Healthcheck::None),
+        }
+    }
+
+    /// The first logical line of some text as one line: continued lines are joined, comments between them go.
+    fn joined(&self, text: &str) -> String {
+        let mut joined = String::new();
+        for (at, line) in text.lines().enumerate() {
+            let trimmed = line.trim();
+            if at > 0 && (trimmed.is_empty() || trimmed.starts_with('#')) {
+                continue;
+            }
+            match line.trim_end().strip_suffix(self.escape) {
+                Some(line) => joined.push_str(line),
+                None => {
+                    joined.push_str(line);
+                    break;
+                }
+            }
+        }
+        joined.trim().to_owned()
+    }
+}
+
+fn here_of(document: &HereDocument) -> Here {
+    Here {
+        name: document.name.clone(),
+        content: document.content.clone(),
+        expand: document.expand,
+    }
+}
+
+fn strings(array: &[parser::UnescapedString<'_>]) -> Vec<String> {
+    array.iter().map(|text| text.value.to_string()).collect()
+}
+
+/// With the nearest one that there is.
+fn unknown_flag(name: &str, known: &[&str]) -> String {
+    let mut text = format!("unknown flag: --{name}");
+    if let Some(near) = known
+        .iter()
+        .find(|known| known.starts_with(name) || name.starts_with(**known))
+    {
+        text.push_str(&format!(" (did you mean {near}?)"));
+    } else {
+        text.push_str(&format!(" (there are: {})", known.join(", ")));
+    }
+    text
+}
+
+fn is_stage_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|first| first.is_ascii_lowercase())
+        && bytes.all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte)
+        })
+}
+
+/// Where an instruction's keyword begins.
+fn start(instruction: &parser::Instruction<'_>) -> usize {
+    use parser::Instruction as Parsed;
+    match instruction {
+        Parsed::Add(i) => i.add.span.start,
+        Parsed::Arg(i) => i.arg.span.start,
+        Parsed::Cmd(i) => i.cmd.span.start,
+        Parsed::Copy(i) => i.copy.span.start,
+        Parsed::Entrypoint(i) => i.entrypoint.span.start,
+        Parsed::Env(i) => i.env.span.start,
+        Parsed::Expose(i) => i.expose.span.start,
+        Parsed::From(i) => i.from.span.start,
+        Parsed::Healthcheck(i) => i.healthcheck.span.start,
+        Parsed::Label(i) => i.label.span.start,
+        Parsed::Maintainer(i) => i.maintainer.span.start,
+        Parsed::Onbuild(i) => i.onbuild.span.start,
+        Parsed::Run(i) => i.run.span.start,
+        Parsed::Shell(i) => i.shell.span.start,
+        Parsed::Stopsignal(i) => i.stopsignal.span.start,
+        Parsed::User(i) => i.user.span.start,
+        Parsed::Volume(i) => i.volume.span.start,
+        Parsed::Workdir(i) => i.workdir.span.start,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Dockerfile {
+        Dockerfile::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn only(text: &str) -> Instruction {
+        let file = parse(&format!("FROM scratch\n{text}"));
+        assert_eq!(file.stages[0].steps.len(), 1, "{file:?}");
+        file.stages[0].steps[0].instruction.clone()
+    }
+
+    fn shell(text: &str) -> Command {
+        Command::Shell(text.to_owned())
+    }
+
+    #[test]
+    fn stages_have_names_bases_and_lines() {
+        let file = parse(
+            "# syntax=docker/dockerfile:1\nARG V=1\n\nFROM --platform=$BUILDPLATFORM a:$V AS Build\nRUN x\nFROM scratch\nCOPY --from=build /x /\n",
+        );
+        assert_eq!(file.syntax.as_deref(), Some("docker/dockerfile:1"));
+        assert_eq!(
+            file.arguments[0].instruction,
+            Instruction::Arg(vec![("V".into(), Some("1".into()))])
+        );
+        let [build, last] = &file.stages[..] else {
+            panic!()
+        };
+        assert_eq!((build.line, build.base.as_str()), (4, "a:$V"));
+        assert_eq!(build.name.as_deref(), Some("build"));
+        assert_eq!(build.platform.as_deref(), Some("$BUILDPLATFORM"));
+        assert_eq!(
+            (last.steps[0].line, last.steps[0].text.as_str()),
+            (7, "COPY --from=build /x /")
+        );
+    }
+
+    #[test]
+    fn lines_are_joined_and_comments_between_them_go() {
+        let Instruction::Run(run) = only("RUN a && \\\n# no\n\n  b \\\n  c\n") else {
+            panic!()
+        };
+        assert_eq!(run.command, shell("a &&   b   c"));
+        let file = parse("# escape=`\nFROM scratch\nRUN dir c:\\ && `\n  b\n");
+        let Instruction::Run(run) = &file.stages[0].steps[0].instruction else {
+            panic!()
+        };
+        assert_eq!(run.command, shell("dir c:\\ &&   b"));
+    }
+
+    #[test]
+    fn commands_have_two_forms() {
+        assert_eq!(
+            only("CMD [\"a\", \"b c\"]"),
+            Instruction::Cmd(Command::Exec(vec!["a".into(), "b c".into()]))
+        );
+        assert_eq!(only("CMD a  'b"), Instruction::Cmd(shell("a  'b")));
+        assert_eq!(
+            only("ENTRYPOINT [\"a\", b]"),
+            Instruction::Entrypoint(shell("[\"a\", b]"))
+        );
+        assert_eq!(
+            only("ENTRYPOINT []"),
+            Instruction::Entrypoint(Command::Exec(vec![]))
+        );
+    }
+
+    #[test]
+    fn here_documents_reach_the_shell_or_are_the_script() {
+        let Instruction::Run(run) = only("RUN <<EOF\na\nb $x\nEOF\n") else {
+            panic!()
+        };
+        assert_eq!(run.script.unwrap().content, "a\nb $x\n");
+        let Instruction::Run(run) = only("RUN cat <<A <<B > /x\n1\nA\n2\nB\n") else {
+            panic!()
+        };
+        assert_eq!(run.command, shell("cat <<A <<B > /x\n1\nA\n2\nB"));
+        let Instruction::Run(run) = only("RUN --network=none python3 <<'E'\nprint()\nE\n") else {
+            panic!()
+        };
+        assert_eq!(run.command, shell("python3 <<'E'\nprint()\nE"));
+        assert_eq!(run.network.as_deref(), Some("none"));
+        let Instruction::Copy(copy) =
+            only("COPY --chmod=755 <<run.sh a /bin/\n#!/bin/sh\nrun.sh\n")
+        else {
+            panic!()
+        };
+        let Source::Here(here) = &copy.sources[0] else {
+            panic!("{copy:?}")
+        };
+        assert_eq!(
+            (here.name.as_str(), here.content.as_str(), here.expand),
+            ("run.sh", "#!/bin/sh\n", true)
+        );
+        assert_eq!(copy.sources[1], Source::Path("a".into()));
+        assert_eq!(
+            (copy.destination.as_str(), copy.chmod.as_deref()),
+            ("/bin/", Some("755"))
+        );
+    }
+
+    #[test]
+    fn every_instruction_is_read() {
+        assert_eq!(
+            only("ENV a=1 b=\"x y\""),
+            Instruction::Env(vec![
+                ("a".into(), "1".into()),
+                ("b".into(), "\"x y\"".into())
+            ])
+        );
+        assert_eq!(
+            only("ENV a  1 2"),
+            Instruction::Env(vec![("a".into(), "1 2".into())])
+        );
+        assert_eq!(
+            only("EXPOSE 80 81/udp"),
+            Instruction::Expose(vec!["80".into(), "81/udp".into()])
+        );
+        assert_eq!(
+            only("VOLUME /a /b"),
+            Instruction::Volume(vec!["/a".into(), "/b".into()])
+        );
+        assert_eq!(
+            only("VOLUME [\"/a b\"]"),
+            Instruction::Volume(vec!["/a b".into()])
+        );
+        assert_eq!(
+            only("SHELL [\"/bin/sh\", \"-ec\"]"),
+            Instruction::Shell(vec!["/bin/sh".into(), "-ec".into()])
+        );
+        assert_eq!(
+            only("HEALTHCHECK NONE"),
+            Instruction::Healthcheck(Healthcheck::None)
+        );
+        assert_eq!(
+            only("onbuild run  a \\\n b"),
+            Instruction::Onbuild("run  a  b".into())
+        );
+        assert_eq!(
+            only("ONBUILD RUN <<E\nx\nE\n"),
+            Instruction::Onbuild("RUN <<E\nx\nE".into())
+        );
+        let Instruction::Healthcheck(Healthcheck::Command {
+            command,
+            interval,
+            retries,
+            ..
+        }) = only("HEALTHCHECK --interval=5s --retries=2 CMD test -f /x")
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (command, interval.as_deref(), retries.as_deref()),
+            (shell("test -f /x"), Some("5s"), Some("2"))
+        );
+        assert_eq!(
+            only("ARG a=1 b"),
+            Instruction::Arg(vec![("a".into(), Some("1".into())), ("b".into(), None)])
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_names_its_line_and_shows_it() {
+        for (text, expected) in [
+            ("", "the Dockerfile cannot be empty"),
+            ("ARG x\n", "no build stage in current context"),
+            (
+                "RUN x\n",
+                "dockerfile parse error on line 1: expected FROM\n   1 | RUN x",
+            ),
+            (
+                "FROM a\n\nFOO bar\n",
+                "dockerfile parse error on line 3: unknown instruction 'FOO'\n   3 | FOO bar",
+            ),
+            (
+                "FROM a\nCOPY x\n",
+                "COPY instruction requires at least two arguments",
+            ),
+            (
+                "FROM a\nCOPY --frm=b x y\n",
+                "unknown flag: --frm (there are: from, chown, chmod, link, parents, exclude)",
+            ),
+            (
+                "FROM a\nCOPY --chow=b x y\n",
+                "unknown flag: --chow (did you mean chown?)",
+            ),
+            (
+                "FROM a\nCOPY --link=maybe x y\n",
+                "expecting boolean value for flag link, not: maybe",
+            ),
+            ("FROM a\nCOPY --from x y\n", "missing a value on flag: from"),
+            (
+                "FROM a\nRUN <<EOF\nx\n",
+                "line 2: unterminated heredoc: there is no line \"EOF\"",
+            ),
+            ("FROM a\nENV x\n", "ENV must have two arguments"),
+            (
+                "FROM a\nENV a=1 b\n",
+                "Syntax error - can't find = in \"b\". Must be of the form: name=value",
+            ),
+            ("FROM a\nLABEL =x\n", "LABEL names can not be blank"),
+            (
+                "FROM a\nONBUILD FROM b\n",
+                "FROM isn't allowed as an ONBUILD trigger",
+            ),
+            (
+                "FROM a\nONBUILD ONBUILD RUN x\n",
+                "ONBUILD ONBUILD is not allowed",
+            ),
+            ("FROM a AS 1st\n", "invalid name for build stage: \"1st\""),
+            ("FROM a AS b\nFROM a AS b\n", "duplicate stage name"),
+            (
+                "FROM a\nHEALTHCHECK --retries=1 NONE\n",
+                "HEALTHCHECK NONE takes no options",
+            ),
+            ("FROM --what=b a\n", "unknown flag: --what"),
+            ("# escape=x\nFROM a\n", "invalid escape"),
+        ] {
+            let error = Dockerfile::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+        assert_eq!(
+            Dockerfile::parse(b"FROM \xff"),
+            Err(DockerfileError::NotText)
+        );
+        let many = format!("FROM a\n{}", "RUN x\n".repeat(STEPS_MAX));
+        assert_eq!(
+            Dockerfile::parse(many.as_bytes()),
+            Err(DockerfileError::TooMany {
+                what: "instructions"
+            })
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(
+            text in "(FROM a\n)?((RUN|COPY|ADD|ENV|ARG|CMD|HEALTHCHECK|ONBUILD|LABEL|VOLUME|SHELL|USER) |<<E|E\n|\\[\"|\"\\]|--a=|[a-z$ {}\\\\\n\"'=,-]){0,40}"
+        ) {
+            let _ = Dockerfile::parse(text.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Building images from Dockerfiles.
+
+pub mod arguments;
+pub mod dockerfile;
+pub mod duration;
+mod here;
+pub mod ignore;
+pub mod instruction;
+pub mod mount;
+mod pairs;
+pub mod pattern;
+pub mod stage_state;
+pub mod words;
+
+pub use dockerfile::{Dockerfile, DockerfileError};
