@@ -15,7 +15,7 @@ use engine::runtime::Runtime;
 use engine::volumes::VolumeService;
 use engine_linux::archive::DiskArchives;
 use engine_linux::blobs::{DiskBlobs, DiskImages};
-use engine_linux::containers::{DiskContainerStore, HostFilesystem};
+use engine_linux::containers::{DiskContainerStore, HostFilesystem, ViewedFiles};
 use engine_linux::host::{self, HostFacts};
 use engine_linux::layers::OverlayLayers;
 use engine_linux::logs::JsonFileReader;
@@ -53,6 +53,7 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
         volumes: volumes.clone(),
         store: Arc::new(store),
         files: Arc::new(HostFilesystem),
+        container_files: Arc::new(ViewedFiles),
         logs: Arc::new(JsonFileReader),
         events: events.clone(),
         clock: clock.clone(),

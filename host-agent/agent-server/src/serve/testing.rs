@@ -22,7 +22,11 @@ use tower::ServiceExt;
 
 /// Services of which every one is a fake.
 pub fn services() -> Services {
-    let world = World::default();
+    services_over(&World::default())
+}
+
+/// The same over containers' fakes that the test looks at.
+pub fn services_over(world: &World) -> Services {
     let containers = world.service();
     let events = world.events.clone();
     let config = Config::from_options(Options::default()).expect("the defaults are good");

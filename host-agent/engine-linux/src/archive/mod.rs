@@ -5,6 +5,8 @@
 
 pub mod decode;
 pub mod tar;
+pub mod tree;
+pub mod write;
 
 use self::tar::{TarLimits, TarReader};
 use crate::blobs::stream_file;

@@ -2,9 +2,11 @@
 
 mod copy_up;
 mod counters;
+mod files;
 mod host_files;
 mod processes;
 mod store;
 
+pub use files::ViewedFiles;
 pub use host_files::HostFilesystem;
 pub use store::DiskContainerStore;

@@ -13,21 +13,23 @@
 //! Nothing here is synced one by one: [`LayerStore::sync`] makes everything durable before the record of an image is
 //! written, and layers that no record names are removed at the next start.
 
+mod changes;
+mod containers;
 pub(crate) mod mount;
 mod unpack;
 
-pub use unpack::{UnpackError, UnpackLimits, Unpacked, normalise, remove_path, unpack};
+pub use unpack::{
+    UnpackError, UnpackLimits, Unpacked, normalise, remove_path, remove_tree, unpack,
+};
 
 use crate::archive::decode::{StreamReader, decoded, on_own_thread};
-use crate::files::{self, CONTAINER_LAYER, CONTAINERS, LAYER_DIFF, LAYER_RECORD, LAYERS};
+use crate::files::{CONTAINER_LAYER, CONTAINERS, LAYER_DIFF, LAYER_RECORD, LAYERS};
 use async_trait::async_trait;
 use engine::id::ContainerId;
 use engine::images::{
-    ByteStream, ContainerDiskUsage, Digest, LayerError, LayerInfo, LayerSpec, LayerStore, Layers,
-    StagedLayer,
+    ByteStream, Digest, LayerError, LayerInfo, LayerSpec, LayerStore, StagedLayer,
 };
 use engine::record;
-use mount::Overlay;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -35,7 +37,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -97,6 +99,10 @@ struct State {
     /// Containers that have a writable layer, and the top layer below it.
     containers: HashMap<ContainerId, Option<Digest>>,
     mounted: HashSet<ContainerId>,
+    /// Mounted for their own sake and not only because somebody borrowed them.
+    wanted: HashSet<ContainerId>,
+    /// How many borrowers a container's root has.
+    borrowers: HashMap<ContainerId, usize>,
 }
 
 impl OverlayLayers {
@@ -139,7 +145,7 @@ impl OverlayLayers {
             .join(CONTAINER_LAYER)
     }
 
-    fn diff(&self, chain_id: &Digest) -> PathBuf {
+    fn files_of(&self, chain_id: &Digest) -> PathBuf {
         self.inner.folder.join(chain_id.hex()).join(LAYER_DIFF)
     }
 
@@ -149,7 +155,7 @@ impl OverlayLayers {
         let mut next = top;
         let mut diffs = Vec::new();
         while let Some(chain_id) = next {
-            diffs.push(self.diff(chain_id).display().to_string());
+            diffs.push(self.files_of(chain_id).display().to_string());
             next = state
                 .layers
                 .get(chain_id)
@@ -174,68 +180,6 @@ impl OverlayLayers {
             links.push(format!("../{EMPTY}"));
         }
         Ok(links)
-    }
-
-    fn lock_of(&self, container: &ContainerId) -> Arc<Mutex<()>> {
-        let mut locks = self
-            .inner
-            .container_locks
-            .lock()
-            .expect("no code panics while it holds this lock");
-        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-        locks.entry(container.clone()).or_default().clone()
-    }
-
-    /// Makes the folders of a container's own layer. The lock of the container is held.
-    fn make_rw(&self, container: &ContainerId, top: Option<&Digest>) -> io::Result<()> {
-        let rw = self.rw(container);
-        if rw.join(LOWER).exists() {
-            return Ok(());
-        }
-        // Others than root need to pass through where a container's user is another user of the host.
-        DirBuilder::new().recursive(true).mode(0o701).create(&rw)?;
-        let model = match top {
-            Some(top) => self.diff(top),
-            None => self.inner.folder.join(EMPTY),
-        };
-        for name in [UPPER, WORK, MERGED] {
-            match DirBuilder::new().mode(0o700).create(rw.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
-        }
-        // The merged root shows the upper folder's owner and mode.
-        let facts = fs::metadata(model)?;
-        let upper = rw.join(UPPER);
-        std::os::unix::fs::chown(&upper, Some(facts.uid()), Some(facts.gid()))?;
-        fs::set_permissions(&upper, fs::Permissions::from_mode(facts.mode() & 0o7777))?;
-        fs::write(rw.join(LOWER), top.map_or("", |top| top.as_str()))
-    }
-
-    /// Notes that the container stands on these layers, if they are there.
-    fn claim(&self, container: &ContainerId, top: Option<&Digest>) -> Result<(), LayerError> {
-        let mut state = self.state();
-        if let Some(top) = top
-            && !state.layers.contains_key(top)
-        {
-            return Err(LayerError::Missing {
-                chain_id: top.clone(),
-            });
-        }
-        state.containers.insert(container.clone(), top.cloned());
-        Ok(())
-    }
-
-    fn mount_now(&self, container: &ContainerId, links: &[String]) -> io::Result<()> {
-        let rw = self.rw(container);
-        Overlay {
-            links: &self.inner.folder.join(LINKS),
-            lower: links,
-            upper: &rw.join(UPPER),
-            work: &rw.join(WORK),
-            target: &rw.join(MERGED),
-        }
-        .mount()
     }
 }
 
@@ -302,6 +246,7 @@ fn open(data_root: &Path, limits: UnpackLimits) -> io::Result<OverlayLayers> {
                     .strip_suffix(&format!("/{CONTAINER_LAYER}/{MERGED}"))
             })
             .and_then(ContainerId::parse);
+        state.wanted.extend(mounted.clone());
         state.mounted.extend(mounted);
     }
     Ok(OverlayLayers {
@@ -510,7 +455,7 @@ impl OverlayLayers {
         let mut below = Vec::new();
         let mut next = staged.spec.parent.clone();
         while let Some(chain_id) = next {
-            below.push(open_path(&self.diff(&chain_id))?);
+            below.push(open_path(&self.files_of(&chain_id))?);
             next = self
                 .state()
                 .layers
@@ -649,172 +594,6 @@ impl LayerStore for OverlayLayers {
 pub(crate) fn sync_file_system(folder: &Path) -> io::Result<()> {
     rustix::fs::syncfs(fs::File::open(folder)?)?;
     Ok(())
-}
-
-#[async_trait]
-impl Layers for OverlayLayers {
-    async fn prepare(
-        &self,
-        container: &ContainerId,
-        top_layer: Option<&Digest>,
-    ) -> Result<(), LayerError> {
-        self.claim(container, top_layer)?;
-        let (id, top) = (container.clone(), top_layer.cloned());
-        self.blocking(
-            || format!("make the writable layer of container {}", container.short()),
-            move |this| {
-                let lock = this.lock_of(&id);
-                let _guard = lock
-                    .lock()
-                    .expect("no code panics while it holds this lock");
-                this.make_rw(&id, top.as_ref())
-            },
-        )
-        .await
-    }
-
-    async fn mount(
-        &self,
-        container: &ContainerId,
-        top_layer: Option<&Digest>,
-    ) -> Result<PathBuf, LayerError> {
-        let merged = self.rw(container).join(MERGED);
-        if self.state().mounted.contains(container) {
-            return Ok(merged);
-        }
-        self.claim(container, top_layer)?;
-        let links = self.links(top_layer)?;
-        let (id, top) = (container.clone(), top_layer.cloned());
-        self.blocking(
-            || {
-                format!(
-                    "mount the root file system of container {}",
-                    container.short()
-                )
-            },
-            move |this| {
-                let lock = this.lock_of(&id);
-                let _guard = lock
-                    .lock()
-                    .expect("no code panics while it holds this lock");
-                if this.state().mounted.contains(&id) {
-                    return Ok(());
-                }
-                this.make_rw(&id, top.as_ref())?;
-                this.mount_now(&id, &links)?;
-                this.state().mounted.insert(id);
-                Ok(())
-            },
-        )
-        .await?;
-        Ok(merged)
-    }
-
-    async fn unmount(&self, container: &ContainerId) -> Result<(), LayerError> {
-        let id = container.clone();
-        self.blocking(
-            || {
-                format!(
-                    "unmount the root file system of container {}",
-                    container.short()
-                )
-            },
-            move |this| {
-                let lock = this.lock_of(&id);
-                let _guard = lock
-                    .lock()
-                    .expect("no code panics while it holds this lock");
-                if this.state().mounted.contains(&id) {
-                    mount::unmount(&this.rw(&id).join(MERGED))?;
-                    this.state().mounted.remove(&id);
-                }
-                Ok(())
-            },
-        )
-        .await
-    }
-
-    async fn remove(&self, container: &ContainerId) -> Result<(), LayerError> {
-        self.unmount(container).await?;
-        let id = container.clone();
-        self.blocking(
-            || {
-                format!(
-                    "remove the writable layer of container {}",
-                    container.short()
-                )
-            },
-            move |this| {
-                let lock = this.lock_of(&id);
-                let _guard = lock
-                    .lock()
-                    .expect("no code panics while it holds this lock");
-                remove_path(&this.rw(&id))?;
-                this.state().containers.remove(&id);
-                Ok(())
-            },
-        )
-        .await
-    }
-
-    async fn usage(
-        &self,
-        container: &ContainerId,
-        top_layer: Option<&Digest>,
-    ) -> Result<ContainerDiskUsage, LayerError> {
-        let mut below = 0u64;
-        {
-            let state = self.state();
-            let mut next = top_layer.cloned();
-            while let Some(chain_id) = next {
-                let Some(layer) = state.layers.get(&chain_id) else {
-                    return Err(LayerError::Missing { chain_id });
-                };
-                below += layer.size;
-                next = layer.parent.clone();
-            }
-        }
-        let upper = self.rw(container).join(UPPER);
-        let writable = self
-            .blocking(
-                || {
-                    format!(
-                        "measure the writable layer of container {}",
-                        container.short()
-                    )
-                },
-                move |_| match files::content_bytes(&upper) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-                    outcome => outcome,
-                },
-            )
-            .await?;
-        Ok(ContainerDiskUsage {
-            writable,
-            total: writable + below,
-        })
-    }
-
-    fn folders(
-        &self,
-        container: &ContainerId,
-        top_layer: Option<&Digest>,
-    ) -> BTreeMap<String, String> {
-        let rw = self.rw(container);
-        let mut folders: BTreeMap<String, String> = [
-            ("UpperDir", UPPER),
-            ("WorkDir", WORK),
-            ("MergedDir", MERGED),
-        ]
-        .map(|(key, name)| (key.to_owned(), rw.join(name).display().to_string()))
-        .into();
-        let mut lower = self.diffs(top_layer);
-        if lower.is_empty() {
-            lower.push(self.inner.folder.join(EMPTY).display().to_string());
-        }
-        folders.insert("LowerDir".to_owned(), lower.join(":"));
-        folders
-    }
 }
 
 #[cfg(test)]

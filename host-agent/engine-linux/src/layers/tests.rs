@@ -1,8 +1,12 @@
+mod changes;
+
+use super::mount::Overlay;
 use super::*;
+use engine::images::Layers;
 use engine::images::blobs::stream_of;
 use engine::images::config::{chain_ids, digest_of};
 use harness::image::LayerTar;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 /// Whether this host lets us make devices, trusted attributes and mounts; if not, says so.
 fn is_possible() -> bool {
@@ -180,7 +184,7 @@ async fn layers_are_merged_with_whiteouts_and_opaque_folders() {
     assert_eq!(mode("kept"), 0o750);
     assert_eq!(mode("kept/implied/deep"), 0o4755);
     assert_eq!(mode(""), 0o755);
-    let whiteout = layers.diff(&chain[1]).join("gone");
+    let whiteout = layers.files_of(&chain[1]).join("gone");
     let facts = fs::symlink_metadata(whiteout).expect("there");
     assert!(facts.file_type().is_char_device() && facts.rdev() == 0);
 
@@ -234,7 +238,7 @@ async fn layers_are_merged_with_whiteouts_and_opaque_folders() {
     assert!(!layers.rw(&container).exists());
     // The layers stay as they were.
     assert_eq!(
-        fs::read(layers.diff(&chain[0]).join("file")).expect("there"),
+        fs::read(layers.files_of(&chain[0]).join("file")).expect("there"),
         b"old"
     );
 }
@@ -378,7 +382,7 @@ async fn nothing_leads_out_of_a_layer() {
     // Absolute names are names inside.
     let (outcome, root) = attack(Hostile::new().file("/etc/x")).await;
     let chain = outcome.expect("good");
-    assert_eq!(names(&root.open().diff(&chain[0])), ["etc/", "etc/x"]);
+    assert_eq!(names(&root.open().files_of(&chain[0])), ["etc/", "etc/x"]);
 }
 
 #[tokio::test]
@@ -411,13 +415,13 @@ async fn links_inside_a_layer_end_inside() {
     .await;
     let chain = outcome.expect("inside");
     assert_eq!(
-        names(&root.open().diff(&chain[0])),
+        names(&root.open().files_of(&chain[0])),
         ["link", "outside/", "outside/precious"]
     );
     // A link replaced by a file of the same name is replaced, not followed.
     let (outcome, root) = attack(Hostile::new().symlink("x", "/outside/precious").file("x")).await;
     let chain = outcome.expect("inside");
-    let file = root.open().diff(&chain[0]).join("x");
+    let file = root.open().files_of(&chain[0]).join("x");
     assert!(fs::symlink_metadata(file).expect("there").is_file());
     // A hard link to a link links the link.
     let (outcome, root) = attack(
@@ -428,7 +432,7 @@ async fn links_inside_a_layer_end_inside() {
     )
     .await;
     let chain = outcome.expect("inside");
-    assert_eq!(names(&root.open().diff(&chain[0])), ["x", "y"]);
+    assert_eq!(names(&root.open().files_of(&chain[0])), ["x", "y"]);
     // A folder replaced by a link, then used as a folder.
     let (outcome, _root) = attack(
         Hostile::new()
@@ -566,7 +570,7 @@ async fn owners_attributes_and_special_files_come_through_and_overlayfs_own_mark
     }
     let tar = builder.into_inner().expect("memory");
     let chain = put(&layers, &[tar]).await.expect("good");
-    let diff = layers.diff(&chain[0]);
+    let diff = layers.files_of(&chain[0]);
     let facts = fs::metadata(diff.join("ping")).expect("there");
     assert_eq!(
         (

@@ -29,7 +29,7 @@ mod report;
 pub mod seccomp;
 mod server;
 mod spec;
-mod users;
+pub(crate) mod users;
 
 use crate::cgroup::{Cgroup, Version};
 use engine::runtime::{MountPlan, MountSource, TtySize};

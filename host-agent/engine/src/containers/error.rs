@@ -14,6 +14,10 @@ pub enum ContainerError {
     NotFound { name: String },
     #[error("cannot kill container: {name}: No such container: {name}")]
     NotFoundForKill { name: String },
+    #[error("Could not find the file {path} in container {container}")]
+    NoSuchFile { path: String, container: String },
+    #[error(transparent)]
+    File(#[from] super::files::FileError),
     #[error("No such exec instance: {name}")]
     NoSuchExec { name: String },
     #[error("multiple IDs found with provided prefix: {name}")]
@@ -143,6 +147,7 @@ impl Classify for ContainerError {
             ContainerError::NotFound { .. }
             | ContainerError::NotFoundForKill { .. }
             | ContainerError::NoSuchExec { .. }
+            | ContainerError::NoSuchFile { .. }
             | ContainerError::Gone { .. } => Class::NotFound,
             ContainerError::Ambiguous { .. }
             | ContainerError::Invalid { .. }
@@ -150,6 +155,7 @@ impl Classify for ContainerError {
             ContainerError::NameInUse { .. } | ContainerError::Conflict { .. } => Class::Conflict,
             ContainerError::Unsupported { .. } => Class::Invalid,
             ContainerError::Denied(inner) => inner.class(),
+            ContainerError::File(inner) => inner.class(),
             ContainerError::Image(inner) => inner.class(),
             ContainerError::Layer(inner) => inner.class(),
             ContainerError::Network(inner) => inner.class(),

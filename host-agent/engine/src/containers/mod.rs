@@ -16,6 +16,7 @@ pub mod container;
 pub mod create;
 pub mod error;
 pub mod etc_files;
+pub mod files;
 pub mod health;
 pub mod host;
 pub mod lifecycle;

@@ -2,6 +2,7 @@
 
 use super::container::Container;
 use super::error::ContainerError;
+use super::files::ContainerFiles;
 use super::host::HostFiles;
 use super::lifecycle::{Request, Step};
 use super::registry::Registry;
@@ -27,6 +28,7 @@ pub struct Dependencies {
     pub volumes: Arc<VolumeService>,
     pub store: Arc<dyn ContainerStore>,
     pub files: Arc<dyn HostFiles>,
+    pub container_files: Arc<dyn ContainerFiles>,
     pub logs: Arc<dyn LogReader>,
     pub events: EventBus,
     pub clock: Arc<dyn Clock>,

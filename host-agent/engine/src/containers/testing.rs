@@ -4,6 +4,10 @@
 //! (until a signal), `stubborn` (until SIGKILL), `exit CODE`; `missing` and `forbidden` cannot be started. What it runs goes
 //! on when the service over it is dropped, as real containers do.
 
+mod files;
+
+pub use files::FakeContainerFiles;
+
 use super::host::{HostFiles, HostLoad, InterfaceCounters, ProcessFacts};
 use super::lifecycle::ContainerState;
 use super::service::{ContainerService, Dependencies, Settings};
@@ -13,8 +17,8 @@ use crate::clock::SystemClock;
 use crate::events::EventBus;
 use crate::id::{ContainerId, NetworkId};
 use crate::images::{
-    ContainerDiskUsage, Digest, Image, ImageConfig, ImageLookupError, ImageSource, LayerError,
-    Layers,
+    BorrowedRoot, ByteStream, Change, ContainerDiskUsage, Digest, Image, ImageConfig,
+    ImageLookupError, ImageSource, LayerError, Layers,
 };
 use crate::logs::{LogEntry, LogQuery, LogReader};
 use crate::networks::{
@@ -107,6 +111,7 @@ pub struct World {
     pub networks: Arc<FakeNetworks>,
     pub store: Arc<MemoryStore>,
     pub files: Arc<FakeFiles>,
+    pub container_files: Arc<FakeContainerFiles>,
     pub volumes: Arc<VolumeService>,
     pub events: EventBus,
 }
@@ -125,6 +130,7 @@ impl Default for World {
             networks: Arc::default(),
             store: Arc::default(),
             files: Arc::default(),
+            container_files: Arc::default(),
             volumes: Arc::new(volumes),
             events,
         }
@@ -142,6 +148,7 @@ impl World {
             volumes: self.volumes.clone(),
             store: self.store.clone(),
             files: self.files.clone(),
+            container_files: self.container_files.clone(),
             logs: Arc::new(FakeLogs {
                 runtime: self.runtime.clone(),
             }),
@@ -196,6 +203,8 @@ pub struct FakeLayers {
     pub mounted: Mutex<BTreeSet<ContainerId>>,
     /// The next removal fails.
     pub fail_removal: Mutex<bool>,
+    /// What every container is said to have changed.
+    pub changes: Mutex<Vec<Change>>,
 }
 
 #[async_trait]
@@ -212,6 +221,27 @@ impl Layers for FakeLayers {
     ) -> Result<PathBuf, LayerError> {
         locked(&self.mounted).insert(container.clone());
         Ok(PathBuf::from("/fake/rootfs"))
+    }
+
+    async fn borrow(
+        &self,
+        container: &ContainerId,
+        _: Option<&Digest>,
+    ) -> Result<BorrowedRoot, LayerError> {
+        let path = PathBuf::from("/fake/rootfs").join(container.as_str());
+        Ok(BorrowedRoot::new(path, ()))
+    }
+
+    async fn changes(
+        &self,
+        _: &ContainerId,
+        _: Option<&Digest>,
+    ) -> Result<Vec<Change>, LayerError> {
+        Ok(locked(&self.changes).clone())
+    }
+
+    async fn diff(&self, _: &ContainerId, _: Option<&Digest>) -> Result<ByteStream, LayerError> {
+        Ok(crate::images::blobs::stream_of(vec![0; 1024]))
     }
 
     async fn unmount(&self, container: &ContainerId) -> Result<(), LayerError> {

@@ -7,7 +7,10 @@ use super::layer_store::{LayerInfo, LayerSpec, LayerStore, StagedLayer};
 use super::records::{ImageRecords, ImageStore, ImageStoreError, LoadedRecords};
 use super::registry::{Credentials, FetchedManifest, Registry, RegistryError};
 use super::service::{ImageBackends, ImageOptions, ImageService};
-use super::{ContainerDiskUsage, Digest, ImageUsers, LayerError, Layers, Reference, Repository};
+use super::{
+    BorrowedRoot, Change, ContainerDiskUsage, Digest, ImageUsers, LayerError, Layers, Reference,
+    Repository,
+};
 use crate::clock::SystemClock;
 use crate::events::EventBus;
 use crate::id::ContainerId;
@@ -289,6 +292,28 @@ impl Layers for MemoryLayers {
         self.prepare(container, top_layer).await?;
         lock(&self.state).mounted.insert(container.clone());
         Ok(PathBuf::from("/containers").join(container.as_str()))
+    }
+
+    async fn borrow(
+        &self,
+        container: &ContainerId,
+        _: Option<&Digest>,
+    ) -> Result<BorrowedRoot, LayerError> {
+        let path = PathBuf::from("/containers").join(container.as_str());
+        Ok(BorrowedRoot::new(path, ()))
+    }
+
+    async fn changes(
+        &self,
+        _: &ContainerId,
+        _: Option<&Digest>,
+    ) -> Result<Vec<Change>, LayerError> {
+        Ok(Vec::new())
+    }
+
+    async fn diff(&self, _: &ContainerId, _: Option<&Digest>) -> Result<ByteStream, LayerError> {
+        // Nobody writes into these containers: the empty tar.
+        Ok(stream_of(vec![0; 1024]))
     }
 
     async fn unmount(&self, container: &ContainerId) -> Result<(), LayerError> {

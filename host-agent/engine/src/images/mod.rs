@@ -131,6 +131,38 @@ pub struct ContainerDiskUsage {
     pub total: u64,
 }
 
+/// A mounted root file system that stays mounted while this is held, whether its container runs or not.
+pub struct BorrowedRoot {
+    pub path: PathBuf,
+    _lender: Box<dyn std::any::Any + Send + Sync>,
+}
+
+impl BorrowedRoot {
+    /// `lender` is dropped when the root is not needed any more.
+    pub fn new(path: PathBuf, lender: impl std::any::Any + Send + Sync) -> BorrowedRoot {
+        BorrowedRoot {
+            path,
+            _lender: Box::new(lender),
+        }
+    }
+}
+
+/// What happened to a path since the container was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    Modified,
+    Added,
+    Deleted,
+}
+
+/// One line of `docker diff`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub kind: ChangeKind,
+    /// Absolute in the container; what is no UTF-8 is shown as the replacement character.
+    pub path: String,
+}
+
 /// Root file systems: image layers below, the container's own writable layer on top.
 #[async_trait]
 pub trait Layers: Send + Sync + 'static {
@@ -148,7 +180,30 @@ pub trait Layers: Send + Sync + 'static {
         top_layer: Option<&Digest>,
     ) -> Result<PathBuf, LayerError>;
 
-    /// Unmounts. Not being mounted is no error.
+    /// Mounts the root file system for as long as the answer is held. The container may be started, stopped and removed
+    /// meanwhile; after a removal reading gives errors.
+    async fn borrow(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> Result<BorrowedRoot, LayerError>;
+
+    /// What the container changed, by path; what the engine itself puts into every container is left out.
+    async fn changes(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> Result<Vec<Change>, LayerError>;
+
+    /// The container's writable layer as an image layer: a plain tar with `.wh.` entries for what was removed. Without
+    /// changes it is the empty tar.
+    async fn diff(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> Result<ByteStream, LayerError>;
+
+    /// Unmounts, once nobody holds a [`BorrowedRoot`] of it. Not being mounted is no error.
     async fn unmount(&self, container: &ContainerId) -> Result<(), LayerError>;
 
     /// Unmounts and removes the writable layer. Not being there is no error.

@@ -6,7 +6,7 @@ use crate::serve::state::AppState;
 use crate::serve::translate::{container_views, containers as translate};
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::routing::{any, get, post};
+use axum::routing::{get, post};
 use engine::containers::ContainerService;
 use engine::containers::list::ListOptions;
 use engine::containers::remove::RemoveOptions;
@@ -37,31 +37,7 @@ pub fn router() -> Router<AppState> {
         .route("/containers/{id}/rename", post(rename))
         .route("/containers/{id}/resize", post(resize))
         .route("/containers/{id}/top", get(top))
-        .route("/containers/{id}/archive", any(not_yet))
-        .route("/containers/{id}/changes", get(not_yet))
-        .route("/containers/{id}/export", get(not_yet))
         .route("/containers/{id}/update", post(update))
-}
-
-/// Parts of the API that are not built yet.
-async fn not_yet(
-    State(containers): Containers,
-    Path(id): Path<String>,
-    uri: http::Uri,
-) -> ApiError {
-    if let Err(error) = containers.find(&id) {
-        return error.into();
-    }
-    let what = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
-    let what = match what.as_str() {
-        "archive" => "copying files from and to containers (docker cp)",
-        "changes" => "listing changed files (docker diff)",
-        "export" => "exporting a container's files (docker export)",
-        _ => "this",
-    };
-    ApiError::unsupported(format!(
-        "{what} is not implemented in this version of the engine"
-    ))
 }
 
 async fn create(

@@ -6,6 +6,7 @@
 
 mod absent;
 mod attach;
+mod container_files;
 mod container_streams;
 #[cfg(test)]
 mod container_tests;
@@ -40,6 +41,7 @@ pub fn router(state: AppState) -> Router {
         .merge(events::router())
         .merge(containers::router())
         .merge(attach::router())
+        .merge(container_files::router())
         .merge(container_streams::router())
         .merge(stats::router())
         .merge(exec::router())
