@@ -1,6 +1,7 @@
 //! CPU time of a group of processes, from the kernel's own books: cgroup v1's cpuacct or v2's cpu.stat.
 
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,9 @@ pub(crate) struct Group {
     folder: PathBuf,
     version: u8,
 }
+
+/// The engine's own group on v2.
+const DAEMON: &str = "daemon";
 
 impl Group {
     /// Makes it. v1 hosts charge CPU in the cpuacct hierarchy.
@@ -41,18 +45,48 @@ impl Group {
         if self.version == 1 {
             return Ok(self.folder.join("cgroup.procs"));
         }
-        let daemon = self.folder.join("daemon");
+        let daemon = self.folder.join(DAEMON);
         fs::create_dir_all(&daemon).context("cannot make the daemon's cgroup")?;
         Ok(daemon.join("cgroup.procs"))
     }
 
     /// Milliseconds charged so far.
     pub(crate) fn cpu_ms(&self) -> Result<f64> {
+        self.charged(&self.folder)
+    }
+
+    /// Milliseconds charged to one container whose parent this is.
+    pub(crate) fn cpu_ms_of(&self, container: &str) -> Result<f64> {
+        self.charged(&self.folder.join(container))
+    }
+
+    /// Names of the groups of containers.
+    pub(crate) fn children(&self) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for entry in fs::read_dir(&self.folder)?.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                names.insert(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// How many processes containers have.
+    pub(crate) fn processes(&self) -> Result<usize> {
+        let mut count = 0;
+        for name in self.children()?.iter().filter(|name| *name != DAEMON) {
+            let list = fs::read_to_string(self.folder.join(name).join("cgroup.procs"))?;
+            count += list.lines().count();
+        }
+        Ok(count)
+    }
+
+    fn charged(&self, folder: &Path) -> Result<f64> {
         if self.version == 1 {
-            let text = fs::read_to_string(self.folder.join("cpuacct.usage"))?;
+            let text = fs::read_to_string(folder.join("cpuacct.usage"))?;
             return Ok(text.trim().parse::<f64>()? / 1e6);
         }
-        let text = fs::read_to_string(self.folder.join("cpu.stat"))?;
+        let text = fs::read_to_string(folder.join("cpu.stat"))?;
         let Some(usage) = text
             .lines()
             .find_map(|line| line.strip_prefix("usage_usec "))

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 pub(crate) enum Kind {
     Berth,
     Dockerd,
+    Podman,
 }
 
 /// A running engine.
@@ -45,6 +46,14 @@ pub(crate) fn obstacle() -> Option<String> {
     })
 }
 
+/// Why podman is left out.
+pub(crate) fn podman_obstacle() -> Option<String> {
+    ["podman", "runc"]
+        .into_iter()
+        .find(|program| find(program).is_none())
+        .map(|program| format!("there is no {program} here"))
+}
+
 const AGENT: &str = "x86_64-unknown-linux-musl/release/host-agent";
 
 impl Engine {
@@ -52,6 +61,7 @@ impl Engine {
         let name = match kind {
             Kind::Berth => "berth",
             Kind::Dockerd => "dockerd",
+            Kind::Podman => "podman",
         };
         let folder = tempfile::tempdir()?;
         let group = Group::create(name)?;
@@ -60,24 +70,13 @@ impl Engine {
         run(Command::new("ip").args(["-n", &namespace, "link", "set", "lo", "up"]))?;
         let path = |file: &str| folder.path().join(file);
         let log = File::create(path("log"))?;
-        let mut words: Vec<String> = match kind {
-            Kind::Berth => vec![target().join(AGENT).display().to_string(), "serve".into()],
-            Kind::Dockerd => vec![find("dockerd").context("no dockerd")?.display().to_string()],
+        let socket = format!("unix://{}", path("sock").display());
+        let words = match kind {
+            Kind::Podman => podman_words(&socket, &path)?,
+            _ => daemon_words(kind, &socket, &path)?,
         };
-        words.extend([
-            "--host".into(),
-            format!("unix://{}", path("sock").display()),
-        ]);
-        for (flag, file) in [
-            ("--data-root", "data"),
-            ("--exec-root", "run"),
-            ("--pidfile", "pid"),
-        ] {
-            words.extend([flag.into(), path(file).display().to_string()]);
-        }
-        // A network namespace has no route yet: both choose what they like best. The mounts of `ip netns exec` would
+        // A network namespace has no route yet: all choose what they like best. The mounts of `ip netns exec` would
         // hide the cgroups, so nsenter's plain call is used, after the shell has moved itself into the group.
-        words.extend(["--bip".into(), "10.99.0.1/16".into()]);
         let script = format!(
             "echo $$ > {} && exec \"$@\"",
             group.processes_file()?.display()
@@ -134,6 +133,49 @@ impl Engine {
     pub(crate) fn folder(&self) -> PathBuf {
         self.folder.path().to_path_buf()
     }
+}
+
+fn daemon_words(kind: Kind, socket: &str, path: &dyn Fn(&str) -> PathBuf) -> Result<Vec<String>> {
+    let mut words: Vec<String> = match kind {
+        Kind::Berth => vec![target().join(AGENT).display().to_string(), "serve".into()],
+        _ => vec![find("dockerd").context("no dockerd")?.display().to_string()],
+    };
+    words.extend(["--host".into(), socket.to_owned()]);
+    for (flag, file) in [
+        ("--data-root", "data"),
+        ("--exec-root", "run"),
+        ("--pidfile", "pid"),
+    ] {
+        words.extend([flag.into(), path(file).display().to_string()]);
+    }
+    words.extend(["--bip".into(), "10.99.0.1/16".into()]);
+    Ok(words)
+}
+
+/// podman's service with Docker's API. runc, because crun 1.8 refuses hosts with both kinds of control groups.
+fn podman_words(socket: &str, path: &dyn Fn(&str) -> PathBuf) -> Result<Vec<String>> {
+    let mut words = vec![find("podman").context("no podman")?.display().to_string()];
+    for (flag, file) in [
+        ("--root", "data"),
+        ("--runroot", "run"),
+        ("--tmpdir", "tmp"),
+    ] {
+        words.extend([flag.into(), path(file).display().to_string()]);
+    }
+    words.extend(
+        [
+            "--cgroup-manager=cgroupfs",
+            "--runtime=runc",
+            "--storage-driver=overlay",
+            "--events-backend=file",
+            "system",
+            "service",
+            "--time=0",
+            socket,
+        ]
+        .map(str::to_owned),
+    );
+    Ok(words)
 }
 
 impl Drop for Engine {

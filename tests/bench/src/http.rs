@@ -22,6 +22,21 @@ impl Api<'_> {
         self.call("POST", path, body.as_bytes(), "application/json")
     }
 
+    /// The answer's text, streams with their frames.
+    pub(crate) fn text(&self, path: &str) -> Result<String> {
+        let (_, body) = self.exchange("GET", path, b"", "application/json")?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Reads an answer and counts its bytes.
+    pub(crate) fn download(&self, path: &str) -> Result<usize> {
+        let (status, body) = self.exchange("GET", path, b"", "application/json")?;
+        if status != 200 {
+            bail!("GET {path}: {status}");
+        }
+        Ok(body.len())
+    }
+
     pub(crate) fn delete(&self, path: &str) -> Result<Value> {
         self.call("DELETE", path, b"", "application/json")
     }

@@ -29,15 +29,19 @@ fn run() -> Result<()> {
     let wants = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
     if let Some(unknown) = words
         .iter()
-        .find(|word| !["engine", "vm"].contains(&word.as_str()))
+        .find(|word| *word != "vm" && !rows::NAMES.contains(&word.as_str()))
     {
-        bail!("unknown benchmark '{unknown}': it is engine or vm, or nothing for both");
+        bail!(
+            "unknown benchmark '{unknown}': it is vm or one of {}, or nothing for all",
+            rows::NAMES.join(", ")
+        );
     }
     let mut table = table::Table::default();
-    if wants("engine") {
+    let chosen: Vec<&str> = rows::NAMES.into_iter().filter(|name| wants(name)).collect();
+    if !chosen.is_empty() {
         match engines::obstacle() {
             Some(why) => println!("skipped: engine rows: {why}"),
-            None => rows::measure(&mut table)?,
+            None => rows::measure(&chosen, &mut table)?,
         }
     }
     if wants("vm") {

@@ -8,7 +8,7 @@ mod files;
 mod parse;
 
 use async_trait::async_trait;
-use engine::logs::{LogEntry, LogQuery, LogReader};
+use engine::logs::{LogBatch, LogEntry, LogQuery, LogReader};
 use engine::runtime::StreamKind;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use std::io;
@@ -18,8 +18,14 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
-/// Entries between the file and its reader.
-const AHEAD: usize = 256;
+/// Entries that are handed over at once: for each alone it would cost more than reading it.
+const BATCH: usize = 256;
+
+/// Bytes of text after which a batch is full as well.
+const BATCH_BYTES: usize = 64 << 10;
+
+/// Batches between the file and its reader.
+const AHEAD: usize = 4;
 
 /// Reads json-file logs.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,7 +37,7 @@ impl LogReader for JsonFileReader {
         &self,
         query: LogQuery,
         follow: Option<watch::Receiver<bool>>,
-    ) -> io::Result<mpsc::Receiver<io::Result<LogEntry>>> {
+    ) -> io::Result<mpsc::Receiver<LogBatch>> {
         let (sender, receiver) = mpsc::channel(AHEAD);
         // Before the first read, so that nothing written after it is missed.
         let changes = follow
@@ -51,17 +57,21 @@ async fn stream(
     query: LogQuery,
     follow: Option<watch::Receiver<bool>>,
     changes: Option<Changes>,
-    sender: &mpsc::Sender<io::Result<LogEntry>>,
+    sender: &mpsc::Sender<LogBatch>,
 ) -> io::Result<()> {
     let path = query.path.clone();
     let tail = query.tail;
     let mut outlet = Outlet {
         query,
         sender: sender.clone(),
+        parser: parse::Parser::default(),
+        batch: Vec::new(),
+        bytes: 0,
         more: true,
     };
     let (mut cursor, mut outlet) = blocking(move || {
         let cursor = files::read_written(&path, tail, &mut |line| outlet.line(line))?;
+        outlet.flush();
         Ok((cursor, outlet))
     })
     .await?;
@@ -73,6 +83,7 @@ async fn stream(
         let ended = *follow.borrow_and_update() || follow.has_changed().is_err();
         (cursor, outlet) = blocking(move || {
             cursor.advance(&mut |line| outlet.line(line))?;
+            outlet.flush();
             Ok((cursor, outlet))
         })
         .await?;
@@ -99,7 +110,11 @@ async fn blocking<T: Send + 'static>(
 /// Where lines go: parsed, filtered, sent.
 struct Outlet {
     query: LogQuery,
-    sender: mpsc::Sender<io::Result<LogEntry>>,
+    sender: mpsc::Sender<LogBatch>,
+    parser: parse::Parser,
+    batch: Vec<LogEntry>,
+    /// Bytes of text in the batch.
+    bytes: usize,
     /// Somebody still wants entries.
     more: bool,
 }
@@ -107,7 +122,7 @@ struct Outlet {
 impl Outlet {
     /// Takes a line; false ends the reading.
     fn line(&mut self, line: &[u8]) -> bool {
-        let Some(entry) = parse::line(line) else {
+        let Some(entry) = self.parser.line(line) else {
             tracing::warn!(path = %self.query.path.display(), "a line of a log is not an entry; left out");
             return true;
         };
@@ -120,9 +135,22 @@ impl Outlet {
             StreamKind::Stderr => self.query.stderr,
         };
         if wanted && self.query.since.is_none_or(|since| entry.at >= since) {
-            self.more = self.sender.blocking_send(Ok(entry)).is_ok();
+            self.bytes += entry.line.len();
+            self.batch.push(entry);
+            if self.batch.len() >= BATCH || self.bytes >= BATCH_BYTES {
+                self.flush();
+            }
         }
         self.more
+    }
+
+    /// Hands over what there is.
+    fn flush(&mut self) {
+        if !self.batch.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
+            self.bytes = 0;
+            self.more &= self.sender.blocking_send(Ok(batch)).is_ok();
+        }
     }
 }
 

@@ -1,69 +1,96 @@
 //! One line of a json-file log. Lines as the shim and Docker write them are taken apart by hand; any other form that
 //! JSON allows goes through serde.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use engine::logs::LogEntry;
 use engine::runtime::StreamKind;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time};
 
-/// Reads a line, without its newline. `None` where it is not an entry, as after a crash in mid-write.
-pub fn line(line: &[u8]) -> Option<LogEntry> {
-    quick(line).or_else(|| general(line))
+/// Bytes of text that share one allocation.
+const TEXT_BLOCK: usize = 64 << 10;
+
+/// Takes lines apart, one after the other.
+#[derive(Debug, Default)]
+pub struct Parser {
+    /// The text of many lines; each entry holds a piece of it.
+    text: BytesMut,
+    /// What is written at once has one time.
+    last_time: Option<(Vec<u8>, OffsetDateTime)>,
 }
 
-fn quick(line: &[u8]) -> Option<LogEntry> {
-    let rest = line.strip_prefix(b"{\"log\":\"")?;
-    let (text, rest) = string(rest)?;
-    let rest = rest.strip_prefix(b",\"stream\":\"std")?;
-    let (stream, rest) = if let Some(rest) = rest.strip_prefix(b"out\",") {
-        (StreamKind::Stdout, rest)
-    } else {
-        (StreamKind::Stderr, rest.strip_prefix(b"err\",")?)
-    };
-    // Attributes are rare: serde reads them.
-    let at = rest.strip_prefix(b"\"time\":\"")?.strip_suffix(b"\"}")?;
-    Some(LogEntry {
-        stream,
-        at: timestamp(at)?,
-        line: text,
-        attributes: BTreeMap::new(),
-    })
-}
-
-/// A JSON string whose opening quote is behind us: its text, and what follows the closing quote.
-fn string(bytes: &[u8]) -> Option<(Bytes, &[u8])> {
-    let first = memchr::memchr2(b'"', b'\\', bytes)?;
-    if bytes[first] == b'"' {
-        return Some((Bytes::copy_from_slice(&bytes[..first]), &bytes[first + 1..]));
+impl Parser {
+    /// Reads a line, without its newline. `None` where it is not an entry, as after a crash in mid-write.
+    pub fn line(&mut self, line: &[u8]) -> Option<LogEntry> {
+        self.quick(line).or_else(|| {
+            self.text.clear();
+            general(line)
+        })
     }
-    let mut text = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    loop {
-        let at = memchr::memchr2(b'"', b'\\', rest)?;
-        text.extend_from_slice(&rest[..at]);
-        if rest[at] == b'"' {
-            return Some((Bytes::from(text), &rest[at + 1..]));
+
+    fn quick(&mut self, line: &[u8]) -> Option<LogEntry> {
+        if self.text.capacity() < line.len() {
+            self.text.reserve(line.len().max(TEXT_BLOCK));
         }
-        let escape = *rest.get(at + 1)?;
-        rest = &rest[at + 2..];
-        match escape {
-            b'n' => text.push(b'\n'),
-            b'r' => text.push(b'\r'),
-            b't' => text.push(b'\t'),
-            b'b' => text.push(8),
-            b'f' => text.push(12),
-            b'"' | b'\\' | b'/' => text.push(escape),
-            b'u' => {
-                let digits = std::str::from_utf8(rest.get(..4)?).ok()?;
-                let number = u32::from_str_radix(digits, 16).ok()?;
-                // A pair of surrogates is left to serde.
-                let one = char::from_u32(number)?;
-                text.extend_from_slice(one.encode_utf8(&mut [0; 4]).as_bytes());
-                rest = &rest[4..];
+        let rest = line.strip_prefix(b"{\"log\":\"")?;
+        let rest = self.string(rest)?;
+        let rest = rest.strip_prefix(b",\"stream\":\"std")?;
+        let (stream, rest) = if let Some(rest) = rest.strip_prefix(b"out\",") {
+            (StreamKind::Stdout, rest)
+        } else {
+            (StreamKind::Stderr, rest.strip_prefix(b"err\",")?)
+        };
+        // Attributes are rare: serde reads them.
+        let at = rest.strip_prefix(b"\"time\":\"")?.strip_suffix(b"\"}")?;
+        Some(LogEntry {
+            stream,
+            at: self.time(at)?,
+            line: self.text.split().freeze(),
+            attributes: BTreeMap::new(),
+        })
+    }
+
+    fn time(&mut self, text: &[u8]) -> Option<OffsetDateTime> {
+        match &self.last_time {
+            Some((last, at)) if last == text => Some(*at),
+            _ => {
+                let at = timestamp(text)?;
+                self.last_time = Some((text.to_owned(), at));
+                Some(at)
             }
-            _ => return None,
+        }
+    }
+
+    /// A JSON string whose opening quote is behind us: its text is appended; returns what follows the closing quote.
+    fn string<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let text = &mut self.text;
+        let mut rest = bytes;
+        loop {
+            let at = memchr::memchr2(b'"', b'\\', rest)?;
+            text.extend_from_slice(&rest[..at]);
+            if rest[at] == b'"' {
+                return Some(&rest[at + 1..]);
+            }
+            let escape = *rest.get(at + 1)?;
+            rest = &rest[at + 2..];
+            match escape {
+                b'n' => text.put_u8(b'\n'),
+                b'r' => text.put_u8(b'\r'),
+                b't' => text.put_u8(b'\t'),
+                b'b' => text.put_u8(8),
+                b'f' => text.put_u8(12),
+                b'"' | b'\\' | b'/' => text.put_u8(escape),
+                b'u' => {
+                    let digits = std::str::from_utf8(rest.get(..4)?).ok()?;
+                    let number = u32::from_str_radix(digits, 16).ok()?;
+                    // A pair of surrogates is left to serde.
+                    let one = char::from_u32(number)?;
+                    text.extend_from_slice(one.encode_utf8(&mut [0; 4]).as_bytes());
+                    rest = &rest[4..];
+                }
+                _ => return None,
+            }
         }
     }
 }
@@ -141,14 +168,14 @@ mod tests {
             r#"{"log":"a\"b\\c\u003c\u0001\r\n\t€\ufffd","stream":"stderr","time":"2026-11-20T22:00:00.5Z"}"#,
             r#"{"log":"","stream":"stdout","time":"2026-11-20T22:00:00Z"}"#,
         ] {
-            let quick = quick(text.as_bytes()).expect(text);
+            let quick = Parser::default().quick(text.as_bytes()).expect(text);
             assert_eq!(Some(quick), general(text.as_bytes()));
         }
     }
 
     #[test]
     fn other_forms_and_rubbish() {
-        let entry = line(br#"{"stream":"stderr", "log":"x\ud83d\ude00\n","attrs":{"tag":"t"},"time":"2026-11-20T23:00:00+01:00"}"#).unwrap();
+        let entry = Parser::default().line(br#"{"stream":"stderr", "log":"x\ud83d\ude00\n","attrs":{"tag":"t"},"time":"2026-11-20T23:00:00+01:00"}"#).unwrap();
         assert_eq!(entry.line, "x😀\n");
         assert_eq!(entry.attributes["tag"], "t");
         assert_eq!(
@@ -162,7 +189,12 @@ mod tests {
             "\0\0\0",
             r#"{"log":"x","stream":"stdout","time":"then"}"#,
         ] {
-            assert_eq!(line(rubbish.as_bytes()), None, "{rubbish}");
+            let mut parser = Parser::default();
+            assert_eq!(parser.line(rubbish.as_bytes()), None, "{rubbish}");
+            // What of it was read is not left for the next.
+            let next =
+                parser.line(br#"{"log":"ok\n","stream":"stdout","time":"2026-11-20T22:00:00Z"}"#);
+            assert_eq!(next.unwrap().line, "ok\n");
         }
     }
 
@@ -179,8 +211,9 @@ mod tests {
             log.finish().unwrap();
             let bytes = std::fs::read(&path).unwrap();
             let mut back = Vec::new();
+            let mut parser = Parser::default();
             for one in bytes.split(|byte| *byte == b'\n').filter(|one| !one.is_empty()) {
-                let quick = quick(one);
+                let quick = parser.quick(one);
                 prop_assert!(quick.is_some());
                 prop_assert_eq!(&quick, &general(one));
                 back.extend_from_slice(&quick.unwrap().line);

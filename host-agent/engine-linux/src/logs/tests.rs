@@ -51,11 +51,15 @@ impl Log {
     }
 }
 
+fn text(entry: &LogEntry) -> String {
+    String::from_utf8(entry.line.to_vec()).unwrap()
+}
+
 async fn texts(query: LogQuery) -> Vec<String> {
     let mut entries = JsonFileReader.read(query, None).await.unwrap();
     let mut texts = Vec::new();
-    while let Some(entry) = entries.recv().await {
-        texts.push(String::from_utf8(entry.unwrap().line.to_vec()).unwrap());
+    while let Some(batch) = entries.recv().await {
+        texts.extend(batch.unwrap().iter().map(text));
     }
     texts
 }
@@ -150,7 +154,7 @@ async fn follows_across_rotation_until_the_end() {
         .await
         .unwrap();
     let first = entries.recv().await.unwrap().unwrap();
-    assert_eq!(first.line, "line 1\n");
+    assert_eq!(first[0].line, "line 1\n");
     let writer = std::thread::spawn(move || {
         for number in 2..500 {
             log.line(number);
@@ -162,11 +166,11 @@ async fn follows_across_rotation_until_the_end() {
         log
     });
     let mut texts = Vec::new();
-    while let Some(entry) = tokio::time::timeout(Duration::from_secs(20), entries.recv())
+    while let Some(batch) = tokio::time::timeout(Duration::from_secs(20), entries.recv())
         .await
         .unwrap()
     {
-        texts.push(String::from_utf8(entry.unwrap().line.to_vec()).unwrap());
+        texts.extend(batch.unwrap().iter().map(text));
     }
     assert!(
         texts == lines(2..500),

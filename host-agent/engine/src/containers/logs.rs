@@ -3,7 +3,7 @@
 use super::error::ContainerError;
 use super::plan;
 use super::service::ContainerService;
-use crate::logs::{LogEntry, LogQuery};
+use crate::logs::{LogBatch, LogQuery};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 
@@ -22,7 +22,7 @@ pub struct LogOptions {
 pub struct LogStream {
     /// Entries have no stdcopy frames then.
     pub tty: bool,
-    pub entries: mpsc::Receiver<std::io::Result<LogEntry>>,
+    pub entries: mpsc::Receiver<LogBatch>,
 }
 
 impl ContainerService {

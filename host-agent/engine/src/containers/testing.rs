@@ -20,7 +20,7 @@ use crate::images::{
     BorrowedRoot, ByteStream, Change, ContainerDiskUsage, Digest, Image, ImageConfig,
     ImageLookupError, ImageSource, LayerError, Layers,
 };
-use crate::logs::{LogEntry, LogQuery, LogReader};
+use crate::logs::{LogBatch, LogEntry, LogQuery, LogReader};
 use crate::networks::{
     Attached, Attachment, Endpoint, NetworkBackend, NetworkError, NetworkFacts, NetworkMode,
     PublishedPort,
@@ -790,7 +790,7 @@ impl LogReader for FakeLogs {
         &self,
         query: LogQuery,
         follow: Option<watch::Receiver<bool>>,
-    ) -> std::io::Result<mpsc::Receiver<std::io::Result<LogEntry>>> {
+    ) -> std::io::Result<mpsc::Receiver<LogBatch>> {
         let logs = self.runtime.logs.clone();
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
@@ -808,10 +808,10 @@ impl LogReader for FakeLogs {
             let skip = query
                 .tail
                 .map_or(0, |tail| wanted.len().saturating_sub(tail));
-            for entry in wanted.into_iter().skip(skip) {
-                if sender.send(Ok(entry)).await.is_err() {
-                    return;
-                }
+            let batch: Vec<LogEntry> = wanted.into_iter().skip(skip).collect();
+            if !batch.is_empty() {
+                // Whoever asked may have gone.
+                let _ = sender.send(Ok(batch)).await;
             }
         });
         Ok(receiver)

@@ -1,6 +1,6 @@
 //! Logs in memory, for tests of what reads them.
 
-use super::{LogEntry, LogQuery, LogReader};
+use super::{LogBatch, LogEntry, LogQuery, LogReader};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ impl LogReader for FakeLogs {
         &self,
         query: LogQuery,
         follow: Option<watch::Receiver<bool>>,
-    ) -> std::io::Result<mpsc::Receiver<std::io::Result<LogEntry>>> {
+    ) -> std::io::Result<mpsc::Receiver<LogBatch>> {
         let (sender, receiver) = mpsc::channel(16);
         let logs = self.clone();
         tokio::spawn(async move {
@@ -70,10 +70,8 @@ impl LogReader for FakeLogs {
                     fresh.drain(..fresh.len().saturating_sub(tail));
                 }
                 first = false;
-                for entry in fresh {
-                    if sender.send(Ok(entry)).await.is_err() {
-                        return;
-                    }
+                if !fresh.is_empty() && sender.send(Ok(fresh)).await.is_err() {
+                    return;
                 }
                 let Some(follow) = follow.as_mut().filter(|_| !ended) else {
                     return;
@@ -122,9 +120,9 @@ mod tests {
         };
         let (stop, follow) = watch::channel(false);
         let mut entries = logs.read(query, Some(follow)).await.unwrap();
-        assert_eq!(entries.recv().await.unwrap().unwrap().line, "two");
+        assert_eq!(entries.recv().await.unwrap().unwrap()[0].line, "two");
         logs.push(path, entry("three"));
-        assert_eq!(entries.recv().await.unwrap().unwrap().line, "three");
+        assert_eq!(entries.recv().await.unwrap().unwrap()[0].line, "three");
         stop.send(true).unwrap();
         assert!(entries.recv().await.is_none());
     }

@@ -33,14 +33,17 @@ pub struct LogQuery {
     pub tail: Option<usize>,
 }
 
+/// Entries that follow each other, at least one; or why the reading ends.
+pub type LogBatch = std::io::Result<Vec<LogEntry>>;
+
 /// Reads logs.
 #[async_trait]
 pub trait LogReader: Send + Sync + 'static {
-    /// Streams entries in order. With `follow`, goes on with new ones until that channel's sender is dropped or says
+    /// Streams entries in order, as many at a time as are at hand. With `follow`, goes on with new ones until that channel's sender is dropped or says
     /// `true` (the container has ended), after which everything written so far is still delivered.
     async fn read(
         &self,
         query: LogQuery,
         follow: Option<tokio::sync::watch::Receiver<bool>>,
-    ) -> std::io::Result<mpsc::Receiver<std::io::Result<LogEntry>>>;
+    ) -> std::io::Result<mpsc::Receiver<LogBatch>>;
 }

@@ -146,9 +146,11 @@ fn output(attachment: &mut Attachment) -> mpsc::Receiver<Chunk> {
 fn joined(mut past: LogStream, mut live: mpsc::Receiver<Chunk>) -> mpsc::Receiver<Chunk> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        while let Some(Ok(entry)) = past.entries.recv().await {
-            if sender.send((entry.stream, entry.line)).await.is_err() {
-                return;
+        while let Some(Ok(entries)) = past.entries.recv().await {
+            for entry in entries {
+                if sender.send((entry.stream, entry.line)).await.is_err() {
+                    return;
+                }
             }
         }
         while let Some(chunk) = live.recv().await {

@@ -98,21 +98,14 @@ async fn logs(
         details: query.flag("details"),
     };
     let lines = stream::unfold(log.entries, move |mut entries| async move {
-        let mut entry = entries.recv().await?;
-        let mut text = BytesMut::new();
-        // Everything that is there already goes out in one piece.
-        loop {
-            match entry {
-                Ok(line) => write_line(&mut text, &line, form),
-                Err(error) => return Some((Err(error), entries)),
-            }
-            if text.len() > 32 * 1024 {
-                break;
-            }
-            match entries.try_recv() {
-                Ok(next) => entry = next,
-                Err(_) => break,
-            }
+        let batch = match entries.recv().await? {
+            Ok(batch) => batch,
+            Err(error) => return Some((Err(error), entries)),
+        };
+        let lines = batch.iter().map(|entry| entry.line.len() + 16).sum();
+        let mut text = BytesMut::with_capacity(lines);
+        for entry in &batch {
+            write_line(&mut text, entry, form);
         }
         Some((Ok(text.freeze()), entries))
     });

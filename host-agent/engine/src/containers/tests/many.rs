@@ -79,13 +79,13 @@ async fn logs_and_top() {
     service.start("job").await.expect("start");
     done.done().await;
     let mut log = service.logs("job", &follow).await.expect("the log");
-    let entry = log
+    let entries = log
         .entries
         .recv()
         .await
         .expect("one line")
         .expect("readable");
-    assert_eq!(entry.line, Bytes::from_static(b"line\n"));
+    assert_eq!(entries[0].line, Bytes::from_static(b"line\n"));
     let none = service
         .logs("job", &LogOptions::default())
         .await
