@@ -1,30 +1,83 @@
-//! A [`NetworkBackend`] that touches no kernel: it lends addresses and ports, and remembers who has them.
+//! A [`NetworkBackend`] and a [`NetworkStore`] that touch no kernel and no disk: addresses and ports are lent, and who has
+//! them is remembered.
 
+use super::ipam::Leases;
+use super::link::LinkSettings;
+use super::store::{NetworkStore, NetworkStoreError};
 use super::{
-    Attached, Attachment, Endpoint, NetworkBackend, NetworkError, NetworkFacts, NetworkMode,
-    Protocol, PublishedPort, Subnet,
+    Attached, Attachment, Driver, Endpoint, EndpointRequest, Network, NetworkBackend, NetworkError,
+    NetworkService, Protocol, PublishedPort, Subnet,
 };
 use crate::id::{ContainerId, NetworkId};
 use async_trait::async_trait;
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
+use time::OffsetDateTime;
 
 const FIRST_EPHEMERAL: u16 = 49153;
-const PREFIX_LENGTH: u8 = 24;
+/// Ports of the fake host that somebody else has: those below.
+const FIRST_FREE: u16 = 80;
+
+/// A bridge network of this name with a subnet of its own.
+pub fn network(name: &str) -> Network {
+    let id = NetworkId::random();
+    Network {
+        name: name.into(),
+        driver: Driver::Bridge,
+        created: OffsetDateTime::UNIX_EPOCH,
+        ipv4: true,
+        ipv6: false,
+        internal: false,
+        attachable: false,
+        subnets: vec![Subnet::of(
+            "198.51.100.0/24".parse().expect("a range"),
+            Ipv4Addr::new(198, 51, 100, 1).into(),
+        )],
+        options: BTreeMap::new(),
+        ipam_options: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        link: LinkSettings::new(Driver::Bridge, &id),
+        id,
+    }
+}
 
 /// Networks in memory.
 pub struct FakeNetwork {
-    ids: [NetworkId; 3],
-    attached: Mutex<BTreeMap<ContainerId, Attached>>,
+    predefined: Vec<Network>,
+    books: Mutex<Books>,
+}
+
+#[derive(Default)]
+struct Books {
+    networks: BTreeMap<NetworkId, (Arc<Network>, Leases)>,
+    attached: BTreeMap<ContainerId, Attached>,
 }
 
 impl Default for FakeNetwork {
     fn default() -> FakeNetwork {
+        let mut predefined = Vec::new();
+        let mut books = Books::default();
+        for (name, driver) in [("bridge", Driver::Bridge), ("host", Driver::Host), ("none", Driver::Null)] {
+            let mut network = network(name);
+            network.driver = driver;
+            if driver == Driver::Bridge {
+                network.link.name = "berth0".into();
+                network.subnets[0].range = "172.17.0.0/16".parse().expect("a range");
+                network.subnets[0].gateway = Some(Ipv4Addr::new(172, 17, 0, 1).into());
+                let shared = Arc::new(network.clone());
+                let leases = Leases::new(&shared);
+                books.networks.insert(network.id.clone(), (shared, leases));
+            } else {
+                network.subnets.clear();
+            }
+            predefined.push(network);
+        }
         FakeNetwork {
-            ids: std::array::from_fn(|_| NetworkId::random()),
-            attached: Mutex::default(),
+            predefined,
+            books: Mutex::new(books),
         }
     }
 }
@@ -34,18 +87,25 @@ impl FakeNetwork {
         FakeNetwork::default()
     }
 
+    /// A service over this backend that remembers in memory.
+    pub fn service(self: &Arc<Self>, events: crate::events::EventBus) -> NetworkService {
+        NetworkService::empty(
+            self.clone(),
+            Arc::new(MemoryNetworks::default()),
+            events,
+            Arc::new(crate::clock::SystemClock),
+            None,
+        )
+    }
+
     /// Who is attached now.
     pub fn attached(&self) -> Vec<ContainerId> {
-        self.lock().keys().cloned().collect()
+        self.lock().attached.keys().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Attached>> {
-        self.attached.lock().expect("no panic while locked")
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().expect("no panic while locked")
     }
-}
-
-fn gateway() -> Ipv4Addr {
-    Ipv4Addr::new(198, 51, 100, 1)
 }
 
 fn clash(one: IpAddr, other: IpAddr) -> bool {
@@ -53,150 +113,273 @@ fn clash(one: IpAddr, other: IpAddr) -> bool {
         && (one == other || one.is_unspecified() || other.is_unspecified())
 }
 
+impl Books {
+    fn endpoint(&mut self, request: &EndpointRequest, slot: u8) -> Result<Endpoint, NetworkError> {
+        let id = &request.network.id;
+        let Some((network, leases)) = self.networks.get_mut(id) else {
+            return Err(NetworkError::NotFound {
+                name: request.network.name.clone(),
+            });
+        };
+        let settings = &request.settings;
+        let mut lend = |ipv4: bool, wanted: Option<IpAddr>| {
+            leases
+                .lease(ipv4, wanted, &request.preferred)
+                .map_err(|refusal| NetworkError::of_lease(refusal, network, wanted))
+        };
+        let v4 = network.ipv4.then(|| lend(true, settings.ipv4.map(Into::into))).transpose()?;
+        let v6 = network.ipv6.then(|| lend(false, settings.ipv6.map(Into::into))).transpose()?;
+        let mac = match v4.map(|lease| lease.address) {
+            Some(IpAddr::V4(address)) => {
+                let [a, b, c, d] = address.octets();
+                format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+            }
+            _ => "02:42:00:00:00:02".into(),
+        };
+        let outside = network.is_way_out();
+        Ok(Endpoint {
+            network: id.clone(),
+            network_name: network.name.clone(),
+            endpoint_id: NetworkId::random().to_string(),
+            mac_address: settings.mac_address.clone().unwrap_or(mac),
+            address: v4.map(|lease| lease.address),
+            prefix_length: v4.map_or(0, |lease| lease.prefix_length),
+            gateway: v4.and_then(|lease| lease.gateway).filter(|_| outside),
+            ipv6_address: v6.map(|lease| lease.address),
+            ipv6_prefix_length: v6.map_or(0, |lease| lease.prefix_length),
+            ipv6_gateway: v6.and_then(|lease| lease.gateway).filter(|_| outside),
+            interface: format!("eth{slot}"),
+            slot,
+            gateway_priority: settings.gateway_priority,
+            names: request.names.clone(),
+            links: request.links.clone(),
+        })
+    }
+
+    fn give_back(&mut self, endpoint: &Endpoint) {
+        if let Some((_, leases)) = self.networks.get_mut(&endpoint.network) {
+            for address in endpoint.addresses() {
+                leases.give_back(address);
+            }
+        }
+    }
+
+    fn ports(&self, attachment: &Attachment) -> Result<Vec<PublishedPort>, NetworkError> {
+        let mut ports: Vec<PublishedPort> = Vec::new();
+        for request in &attachment.ports {
+            let addresses = match request.host_address {
+                Some(address) => vec![address],
+                None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+            };
+            let (first, last) = match request.host_ports {
+                (0, 0) => (FIRST_EPHEMERAL, u16::MAX),
+                range => range,
+            };
+            let free = |port: u16| {
+                let all = self.attached.values().flat_map(|other| &other.ports).chain(&ports);
+                port >= FIRST_FREE
+                    && !all.into_iter().any(|other| {
+                        other.host_port == port
+                            && other.protocol == request.protocol
+                            && addresses.iter().any(|one| clash(*one, other.host_address))
+                    })
+            };
+            let host_port = (first..=last).find(|port| free(*port)).ok_or_else(|| {
+                NetworkError::PortTaken {
+                    address: addresses[0].to_string(),
+                    port: first,
+                }
+            })?;
+            ports.extend(addresses.iter().filter(|address| address.is_ipv4() || request.protocol != Protocol::Sctp).map(
+                |host_address| PublishedPort {
+                    container_port: request.container_port,
+                    protocol: request.protocol,
+                    host_address: *host_address,
+                    host_port,
+                },
+            ));
+        }
+        Ok(ports)
+    }
+}
+
 #[async_trait]
 impl NetworkBackend for FakeNetwork {
+    fn predefined(&self) -> Vec<Network> {
+        self.predefined.clone()
+    }
+
+    async fn used(&self) -> Result<Vec<IpNet>, NetworkError> {
+        Ok(vec!["203.0.113.0/24".parse().expect("a range")])
+    }
+
+    async fn create(&self, network: Arc<Network>) -> Result<(), NetworkError> {
+        let mut books = self.lock();
+        if network.driver == Driver::Ipvlan {
+            return Err(NetworkError::Unsupported {
+                what: "the network driver ipvlan".into(),
+                why: "the fake kernel does not have it".into(),
+            });
+        }
+        let leases = Leases::new(&network);
+        books.networks.entry(network.id.clone()).or_insert((network, leases));
+        Ok(())
+    }
+
+    async fn remove(&self, id: &NetworkId) -> Result<(), NetworkError> {
+        let active: Vec<ContainerId> = self.endpoints(id).into_iter().map(|(container, _)| container).collect();
+        let mut books = self.lock();
+        if let Some((network, _)) = books.networks.get(id)
+            && !active.is_empty()
+        {
+            return Err(NetworkService::has_active_endpoints(network, &active));
+        }
+        books.networks.remove(id);
+        Ok(())
+    }
+
+    fn endpoints(&self, network: &NetworkId) -> Vec<(ContainerId, Endpoint)> {
+        let books = self.lock();
+        let of_network = books.attached.iter().filter_map(|(container, attached)| {
+            Some((container.clone(), attached.endpoint(network)?.clone()))
+        });
+        of_network.collect()
+    }
+
     async fn attach(&self, attachment: Attachment) -> Result<Attached, NetworkError> {
-        let container = attachment.container;
-        let mut attached = self.lock();
-        if attached.contains_key(&container) {
+        let mut books = self.lock();
+        if books.attached.contains_key(&attachment.container) {
             return Err(NetworkError::Failed {
-                step: format!("connect container {}", container.short()),
+                step: format!("connect container {}", attachment.container.short()),
                 source: "it is connected already".into(),
             });
         }
-        let namespace = PathBuf::from(format!("/nonexistent/netns/{}", container.short()));
-        let new = match attachment.mode {
-            NetworkMode::None => Attached {
-                namespace,
-                endpoint: None,
-                ports: Vec::new(),
-                warnings: Vec::new(),
-            },
-            NetworkMode::Named(name) => return Err(NetworkError::NotFound { name }),
-            NetworkMode::Host | NetworkMode::Container(_) => {
-                return Err(NetworkError::Unsupported {
-                    what: "a network namespace of its own".into(),
-                    why: "the container shares another's".into(),
-                });
-            }
-            NetworkMode::Bridge => {
-                let taken = |address: IpAddr| {
-                    attached
-                        .values()
-                        .filter_map(|other| other.endpoint.as_ref())
-                        .any(|endpoint| endpoint.address == address)
-                };
-                let address = (2..255)
-                    .map(|last| IpAddr::from([198, 51, 100, last]))
-                    .find(|address| !taken(*address))
-                    .ok_or_else(|| NetworkError::NoAddress {
-                        network: "bridge".into(),
-                    })?;
-                let mut ports: Vec<PublishedPort> = Vec::new();
-                for request in &attachment.ports {
-                    let addresses = match (request.host_address, request.protocol) {
-                        (Some(address), _) => vec![address],
-                        (None, Protocol::Sctp) => vec![Ipv4Addr::UNSPECIFIED.into()],
-                        (None, _) => {
-                            vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
-                        }
-                    };
-                    let (first, last) = match request.host_ports {
-                        (0, 0) => (FIRST_EPHEMERAL, u16::MAX),
-                        range => range,
-                    };
-                    let free = |port: u16| {
-                        let all = attached
-                            .values()
-                            .flat_map(|other| &other.ports)
-                            .chain(&ports);
-                        !all.into_iter().any(|other| {
-                            other.host_port == port
-                                && other.protocol == request.protocol
-                                && addresses.iter().any(|one| clash(*one, other.host_address))
-                        })
-                    };
-                    let host_port = (first..=last).find(|port| free(*port)).ok_or_else(|| {
-                        NetworkError::PortTaken {
-                            address: addresses[0].to_string(),
-                            port: first,
-                        }
-                    })?;
-                    ports.extend(addresses.iter().map(|host_address| PublishedPort {
-                        container_port: request.container_port,
-                        protocol: request.protocol,
-                        host_address: *host_address,
-                        host_port,
-                    }));
-                }
-                let IpAddr::V4(v4) = address else {
-                    unreachable!("only IPv4 addresses are lent");
-                };
-                let [a, b, c, d] = v4.octets();
-                Attached {
-                    namespace,
-                    endpoint: Some(Endpoint {
-                        network: self.ids[0].clone(),
-                        network_name: "bridge".into(),
-                        endpoint_id: NetworkId::random().to_string(),
-                        mac_address: attachment
-                            .mac_address
-                            .unwrap_or_else(|| format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")),
-                        address,
-                        prefix_length: PREFIX_LENGTH,
-                        gateway: Some(gateway().into()),
-                        ipv6_address: None,
-                        ipv6_prefix_length: 0,
-                        ipv6_gateway: None,
-                    }),
-                    ports,
-                    warnings: Vec::new(),
-                }
-            }
+        let ports = books.ports(&attachment)?;
+        let mut attached = Attached {
+            namespace: PathBuf::from(format!("/nonexistent/netns/{}", attachment.container.short())),
+            endpoints: Vec::new(),
+            ports: Vec::new(),
+            dns: attachment.dns.clone(),
+            warnings: Vec::new(),
         };
-        attached.insert(container, new.clone());
-        Ok(new)
+        for (slot, request) in attachment.endpoints.iter().enumerate() {
+            match books.endpoint(request, slot as u8) {
+                Ok(endpoint) => attached.endpoints.push(endpoint),
+                Err(error) => {
+                    for endpoint in &attached.endpoints {
+                        books.give_back(endpoint);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        if attached.way_out().is_some() {
+            attached.ports = ports;
+        }
+        books.attached.insert(attachment.container, attached.clone());
+        Ok(attached)
+    }
+
+    async fn connect(
+        &self,
+        container: &ContainerId,
+        request: EndpointRequest,
+    ) -> Result<Attached, NetworkError> {
+        let mut books = self.lock();
+        let Some(attached) = books.attached.get(container).cloned() else {
+            return Err(NetworkError::Failed {
+                step: format!("connect container {}", container.short()),
+                source: "it has no network".into(),
+            });
+        };
+        let slot = attached.endpoints.iter().map(|endpoint| endpoint.slot + 1).max().unwrap_or(0);
+        let endpoint = books.endpoint(&request, slot)?;
+        let attached = books.attached.get_mut(container).expect("it was there a moment ago");
+        attached.endpoints.push(endpoint);
+        Ok(attached.clone())
+    }
+
+    async fn disconnect(
+        &self,
+        container: &ContainerId,
+        network: &NetworkId,
+    ) -> Result<Attached, NetworkError> {
+        let mut books = self.lock();
+        let not_there = || NetworkError::Failed {
+            step: format!("disconnect container {}", container.short()),
+            source: "it is not in this network".into(),
+        };
+        let attached = books.attached.get_mut(container).ok_or_else(not_there)?;
+        let place = attached.endpoints.iter().position(|endpoint| endpoint.network == *network);
+        let endpoint = attached.endpoints.remove(place.ok_or_else(not_there)?);
+        let after = attached.clone();
+        books.give_back(&endpoint);
+        Ok(after)
+    }
+
+    fn rename(&self, container: &ContainerId, names: &BTreeMap<NetworkId, Vec<String>>) {
+        if let Some(attached) = self.lock().attached.get_mut(container) {
+            for endpoint in &mut attached.endpoints {
+                if let Some(names) = names.get(&endpoint.network) {
+                    endpoint.names.clone_from(names);
+                }
+            }
+        }
     }
 
     async fn detach(&self, container: &ContainerId) -> Result<(), NetworkError> {
-        self.lock().remove(container);
+        let mut books = self.lock();
+        if let Some(attached) = books.attached.remove(container) {
+            for endpoint in &attached.endpoints {
+                books.give_back(endpoint);
+            }
+        }
         Ok(())
     }
 
     async fn recover(&self, running: Vec<(ContainerId, Attached)>) -> Result<(), NetworkError> {
-        self.lock().extend(running);
+        let mut books = self.lock();
+        for (_, attached) in &running {
+            for endpoint in &attached.endpoints {
+                if let Some((_, leases)) = books.networks.get_mut(&endpoint.network) {
+                    for address in endpoint.addresses() {
+                        leases.hold(address);
+                    }
+                }
+            }
+        }
+        books.attached = running.into_iter().collect();
         Ok(())
-    }
-
-    fn networks(&self) -> Vec<NetworkFacts> {
-        let fact = |index: usize, name: &str, driver: &str| NetworkFacts {
-            id: self.ids[index].clone(),
-            name: name.into(),
-            driver: driver.into(),
-            subnets: Vec::new(),
-            options: BTreeMap::new(),
-            endpoints: Vec::new(),
-            created: time::OffsetDateTime::UNIX_EPOCH,
-        };
-        let mut bridge = fact(0, "bridge", "bridge");
-        bridge.subnets = vec![Subnet {
-            range: "198.51.100.0/24".into(),
-            gateway: Some(gateway().to_string()),
-        }];
-        let attached = self.lock();
-        bridge.endpoints = attached
-            .iter()
-            .filter_map(|(container, attached)| {
-                Some((container.clone(), attached.endpoint.clone()?))
-            })
-            .collect();
-        vec![bridge, fact(1, "host", "host"), fact(2, "none", "null")]
     }
 
     async fn close(&self) {}
 
     fn resolv_conf(&self) -> String {
-        "nameserver 198.51.100.53\n".into()
+        "nameserver 192.0.2.53\n".into()
+    }
+}
+
+/// Records in memory.
+#[derive(Default)]
+pub struct MemoryNetworks {
+    records: Mutex<BTreeMap<NetworkId, Network>>,
+}
+
+#[async_trait]
+impl NetworkStore for MemoryNetworks {
+    async fn save(&self, network: &Network) -> Result<(), NetworkStoreError> {
+        let mut records = self.records.lock().expect("no panic while locked");
+        records.insert(network.id.clone(), network.clone());
+        Ok(())
+    }
+
+    async fn remove(&self, id: &NetworkId) -> Result<(), NetworkStoreError> {
+        self.records.lock().expect("no panic while locked").remove(id);
+        Ok(())
+    }
+
+    async fn load(&self) -> Result<Vec<Network>, NetworkStoreError> {
+        Ok(self.records.lock().expect("no panic while locked").values().cloned().collect())
     }
 }
 
@@ -205,7 +388,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_fake_keeps_the_contract() {
+    async fn the_fakes_keep_their_contracts() {
         super::super::contract::check(&FakeNetwork::new()).await;
+        super::super::store::contract::check(&MemoryNetworks::default()).await;
     }
 }

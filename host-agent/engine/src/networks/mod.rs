@@ -1,31 +1,35 @@
 //! Networks: which there are, who is attached, and what the host has to do for it.
 //!
 //! ```text
-//! ContainerService --Attachment--> NetworkBackend::attach -> a namespace with addresses, published ports
+//! routes --> NetworkService (which there are: records, subnets, rules)
+//!                  |
+//! supervisor --Attachment--> NetworkBackend::attach -> a namespace with links, addresses, names, published ports
 //! ```
+//!
+//! Who is in a network is the backend's knowledge: it changes with every start and end of a container, and nothing of it
+//! outlives them but what the container's own record says.
 
 pub mod contract;
+pub mod create;
 pub mod fake;
+pub mod ipam;
+pub mod link;
+pub mod network;
+pub mod service;
+pub mod store;
 
+pub use network::{Driver, Network, Subnet};
+pub use service::NetworkService;
+
+use crate::error::Class;
 use crate::id::{ContainerId, NetworkId};
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
-
-/// How a container is connected, as its creator asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NetworkMode {
-    /// `default` and `bridge`: the default bridge. Another network by name or id: issue 6.
-    Bridge,
-    Host,
-    /// Only loopback.
-    None,
-    /// The namespace of another container.
-    Container(ContainerId),
-    /// A user-defined network by the name or id given.
-    Named(String),
-}
+use std::sync::Arc;
 
 /// TCP, UDP or SCTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -76,15 +80,44 @@ pub struct PublishedPort {
     pub host_port: u16,
 }
 
-/// What a container wants of the network when it starts.
+/// What a container's creator (or `network connect`) asks of one network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointSettings {
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
+    pub link_local: Vec<IpAddr>,
+    /// `container[:alias]`, as given.
+    pub links: Vec<String>,
+    pub aliases: Vec<String>,
+    pub mac_address: Option<String>,
+    pub driver_options: BTreeMap<String, String>,
+    /// The network with the highest one is the way out.
+    pub gateway_priority: i64,
+}
+
+/// A container's wish to be in one network, made complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointRequest {
+    pub network: Arc<Network>,
+    pub settings: EndpointSettings,
+    /// Addresses it had before: it gets them again if they are free.
+    pub preferred: Vec<IpAddr>,
+    /// What it is called in this network: its name, aliases, short id and host name.
+    pub names: Vec<String>,
+    /// Private names: alias -> name of another container.
+    pub links: BTreeMap<String, String>,
+}
+
+/// What a container wants of the networks when it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
     pub container: ContainerId,
-    /// Never `Host` or `Container`: these need no backend.
-    pub mode: NetworkMode,
-    /// A fixed hardware address, `02:42:...`.
-    pub mac_address: Option<String>,
+    /// In the order of its links: `eth0`, `eth1`. None: only loopback.
+    pub endpoints: Vec<EndpointRequest>,
     pub ports: Vec<PortRequest>,
+    /// DNS servers that names are asked of which no network of the container has; empty: the host's own.
+    pub dns: Vec<IpAddr>,
 }
 
 /// One container's place in one network.
@@ -95,12 +128,35 @@ pub struct Endpoint {
     /// 64 hex digits.
     pub endpoint_id: String,
     pub mac_address: String,
-    pub address: IpAddr,
+    pub address: Option<IpAddr>,
     pub prefix_length: u8,
     pub gateway: Option<IpAddr>,
     pub ipv6_address: Option<IpAddr>,
     pub ipv6_prefix_length: u8,
     pub ipv6_gateway: Option<IpAddr>,
+    /// Name of its link inside.
+    #[serde(default = "first_interface")]
+    pub interface: String,
+    /// Counts the links of the container: the host's end is named after it.
+    #[serde(default)]
+    pub slot: u8,
+    #[serde(default)]
+    pub gateway_priority: i64,
+    #[serde(default)]
+    pub names: Vec<String>,
+    #[serde(default)]
+    pub links: BTreeMap<String, String>,
+}
+
+fn first_interface() -> String {
+    "eth0".into()
+}
+
+impl Endpoint {
+    /// Its address of either family, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.address.into_iter().chain(self.ipv6_address)
+    }
 }
 
 /// What [`NetworkBackend::attach`] made.
@@ -108,52 +164,95 @@ pub struct Endpoint {
 pub struct Attached {
     /// The namespace, bound to a file.
     pub namespace: PathBuf,
-    /// `None` in mode `None`.
-    pub endpoint: Option<Endpoint>,
+    /// In the order of their slots. Records of the first version of the agent have one or `null`, as `endpoint`.
+    #[serde(alias = "endpoint", deserialize_with = "one_or_many")]
+    pub endpoints: Vec<Endpoint>,
     pub ports: Vec<PublishedPort>,
+    /// As asked for, so that a port follows its container to another network.
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
     /// For people: a port that is only reachable by some addresses, say.
     pub warnings: Vec<String>,
 }
 
-/// A network for `GET /networks`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NetworkFacts {
-    pub id: NetworkId,
-    pub name: String,
-    /// `bridge`, `host`, `null`.
-    pub driver: String,
-    pub subnets: Vec<Subnet>,
-    pub options: std::collections::BTreeMap<String, String>,
-    pub endpoints: Vec<(ContainerId, Endpoint)>,
-    pub created: time::OffsetDateTime,
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Many(Vec<Endpoint>),
+        One(Option<Box<Endpoint>>),
+    }
+    Ok(match Either::deserialize(deserializer)? {
+        Either::Many(many) => many,
+        Either::One(one) => one.into_iter().map(|one| *one).collect(),
+    })
 }
 
-/// An address range of a network and its gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subnet {
-    /// `172.17.0.0/16`
-    pub range: String,
-    pub gateway: Option<String>,
+impl Attached {
+    /// The place in the network of this id.
+    pub fn endpoint(&self, network: &NetworkId) -> Option<&Endpoint> {
+        self.endpoints
+            .iter()
+            .find(|endpoint| endpoint.network == *network)
+    }
+
+    /// The place that leads out: the highest priority, then the first name. Published ports lead to it.
+    pub fn way_out(&self) -> Option<&Endpoint> {
+        self.endpoints
+            .iter()
+            .filter(|endpoint| endpoint.gateway.is_some() || endpoint.ipv6_gateway.is_some())
+            .min_by_key(|endpoint| (-endpoint.gateway_priority, endpoint.network_name.as_str()))
+    }
 }
 
 /// Makes the host do what networks need.
 #[async_trait]
 pub trait NetworkBackend: Send + Sync + 'static {
+    /// The networks that are there without anybody's doing: bridge, host, none.
+    fn predefined(&self) -> Vec<Network>;
+
+    /// Ranges the host uses for other things than the networks made here: its addresses, routes and resolvers.
+    async fn used(&self) -> Result<Vec<IpNet>, NetworkError>;
+
+    /// Makes a network on the host. One that is there is repaired. After an error nothing is left.
+    async fn create(&self, network: Arc<Network>) -> Result<(), NetworkError>;
+
+    /// Removes a network from the host; refused while somebody is in it. Idempotent.
+    async fn remove(&self, network: &NetworkId) -> Result<(), NetworkError>;
+
+    /// Who is in a network now, in order of their ids.
+    fn endpoints(&self, network: &NetworkId) -> Vec<(ContainerId, Endpoint)>;
+
     /// Gives a container its namespace, addresses and ports. After an error nothing is left.
     async fn attach(&self, attachment: Attachment) -> Result<Attached, NetworkError>;
+
+    /// Puts an attached container into one more network; what it has then.
+    async fn connect(
+        &self,
+        container: &ContainerId,
+        request: EndpointRequest,
+    ) -> Result<Attached, NetworkError>;
+
+    /// Takes an attached container out of one of its networks; what it has then.
+    async fn disconnect(
+        &self,
+        container: &ContainerId,
+        network: &NetworkId,
+    ) -> Result<Attached, NetworkError>;
+
+    /// An attached container is called otherwise from now on: its names by network.
+    fn rename(&self, container: &ContainerId, names: &BTreeMap<NetworkId, Vec<String>>);
 
     /// Takes everything back. Idempotent; the slow parts may go on after the answer.
     async fn detach(&self, container: &ContainerId) -> Result<(), NetworkError>;
 
     /// Told at start of the engine, for containers that still run: takes what they have into its books and listens
-    /// again on their published ports. Namespaces of containers not named here are removed.
+    /// again on their published ports. Namespaces of containers not named here are removed. Their networks have been
+    /// made before.
     async fn recover(&self, running: Vec<(ContainerId, Attached)>) -> Result<(), NetworkError>;
 
     /// Told at the engine's orderly end: what was only kept ready goes, what containers use stays.
     async fn close(&self);
-
-    /// The networks there are.
-    fn networks(&self) -> Vec<NetworkFacts>;
 
     /// The host's own DNS servers and search domains for a container's /etc/resolv.conf, loopback resolvers replaced.
     fn resolv_conf(&self) -> String;
@@ -170,8 +269,15 @@ pub enum NetworkError {
     PortTaken { address: String, port: u16 },
     #[error("no available IPv4 addresses on this network's address pools: {network}")]
     NoAddress { network: String },
+    #[error("Address already in use")]
+    AddressTaken,
     #[error("{what} is not supported: {why}")]
     Unsupported { what: String, why: String },
+    /// The sentence is complete, and Docker's where Docker has one.
+    #[error("{why}")]
+    Refused { class: Class, why: String },
+    #[error(transparent)]
+    Filter(#[from] engine_api::filters::FilterError),
     #[error("{step}")]
     Failed {
         step: String,
@@ -180,16 +286,62 @@ pub enum NetworkError {
     },
 }
 
+impl NetworkError {
+    pub fn invalid(why: impl Into<String>) -> NetworkError {
+        NetworkError::refused(Class::Invalid, why)
+    }
+
+    pub fn refused(class: Class, why: impl Into<String>) -> NetworkError {
+        NetworkError::Refused {
+            class,
+            why: why.into(),
+        }
+    }
+
+    /// What a lease was refused for.
+    pub fn of_lease(refusal: ipam::Refusal, network: &Network, wanted: Option<IpAddr>) -> Self {
+        match (refusal, wanted) {
+            (ipam::Refusal::InUse, _) => NetworkError::AddressTaken,
+            (ipam::Refusal::OutOfRange, Some(address)) => NetworkError::invalid(format!(
+                "invalid endpoint settings:\nno configured subnet contains IP address {address}"
+            )),
+            _ => NetworkError::NoAddress {
+                network: network.name.clone(),
+            },
+        }
+    }
+}
+
 impl crate::error::Classify for NetworkError {
-    fn class(&self) -> crate::error::Class {
-        use crate::error::Class;
+    fn class(&self) -> Class {
         match self {
             NetworkError::NotFound { .. } => Class::NotFound,
             // Docker answers 500 to a taken port; scripts look for the text.
             NetworkError::PortTaken { .. } => Class::Internal,
-            NetworkError::NoAddress { .. } => Class::Denied,
-            NetworkError::Unsupported { .. } => Class::Invalid,
+            NetworkError::NoAddress { .. } | NetworkError::AddressTaken => Class::Denied,
+            NetworkError::Unsupported { .. } | NetworkError::Filter(_) => Class::Invalid,
+            NetworkError::Refused { class, .. } => *class,
             NetworkError::Failed { .. } => Class::Internal,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_first_agent_stored_is_read() {
+        let old = r#"{"namespace":"/run/berth/netns/a","endpoint":{"network":"NET","network_name":"bridge","endpoint_id":"e",
+            "mac_address":"02:42:ac:11:00:02","address":"172.17.0.2","prefix_length":16,"gateway":"172.17.0.1","ipv6_address":null,
+            "ipv6_prefix_length":0,"ipv6_gateway":null},"ports":[],"warnings":[]}"#;
+        let attached: Attached = serde_json::from_str(&old.replace("NET", &"1f".repeat(32))).unwrap();
+        assert_eq!(attached.endpoints[0].interface, "eth0");
+        assert_eq!(attached.way_out(), attached.endpoints.first());
+        let none: Attached =
+            serde_json::from_str(r#"{"namespace":"/x","endpoint":null,"ports":[],"warnings":[]}"#).unwrap();
+        assert_eq!(none.endpoints, []);
+        let text = serde_json::to_string(&attached).unwrap();
+        assert_eq!(serde_json::from_str::<Attached>(&text).unwrap(), attached);
     }
 }
