@@ -271,6 +271,7 @@ pub struct EndpointBody {
     pub aliases: Option<Vec<String>>,
     pub mac_address: Option<String>,
     pub driver_opts: Option<BTreeMap<String, String>>,
+    pub gw_priority: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,9 +2,8 @@
 //! that tests cannot meet each other or the real host, and the kernel cleans up whatever happens.
 
 use engine::id::ContainerId;
-use engine::networks::{
-    Attached, Attachment, NetworkBackend, NetworkError, NetworkMode, PortRequest, Protocol,
-};
+use engine::networks::contract::{bridge, place};
+use engine::networks::{Attached, Attachment, NetworkBackend, NetworkError, PortRequest, Protocol};
 use engine_linux::network::{LinuxNetwork, NetworkConfig};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -203,13 +202,8 @@ fn ask_udp(to: SocketAddr) -> String {
     "nothing".into()
 }
 
-fn wish(ports: Vec<PortRequest>) -> Attachment {
-    Attachment {
-        container: ContainerId::random(),
-        mode: NetworkMode::Bridge,
-        mac_address: None,
-        ports,
-    }
+fn wish(network: &LinuxNetwork, ports: Vec<PortRequest>) -> Attachment {
+    engine::networks::contract::wish(vec![place(&bridge(network))], ports)
 }
 
 fn port(
@@ -226,8 +220,17 @@ fn port(
     }
 }
 
+/// Who is on the default bridge.
+fn members(network: &LinuxNetwork) -> Vec<ContainerId> {
+    let endpoints = network.endpoints(&bridge(network).id);
+    endpoints
+        .into_iter()
+        .map(|(container, _)| container)
+        .collect()
+}
+
 fn address(attached: &Attached) -> IpAddr {
-    attached.endpoint.as_ref().unwrap().address
+    attached.endpoints[0].address.unwrap()
 }
 
 /// Waits until `done`, within reason.
@@ -264,13 +267,10 @@ fn containers_reach_the_host_each_other_and_the_world() {
         let neighbour = Neighbour::new();
         let network = LinuxNetwork::new(root.config()).unwrap();
         assert_eq!(network.bridge_address().to_string(), "172.17.0.1/16");
-        let one = network.attach(wish(vec![])).await.unwrap();
-        let other = network.attach(wish(vec![])).await.unwrap();
+        let one = network.attach(wish(&network, vec![])).await.unwrap();
+        let other = network.attach(wish(&network, vec![])).await.unwrap();
         assert_eq!(address(&one).to_string(), "172.17.0.2");
-        assert_eq!(
-            one.endpoint.as_ref().unwrap().mac_address,
-            "02:42:ac:11:00:02"
-        );
+        assert_eq!(one.endpoints[0].mac_address, "02:42:ac:11:00:02");
         let other_address = SocketAddr::new(address(&other), 80);
         inside(&other.namespace, || serve_tcp(other_address));
         serve_tcp("172.17.0.1:81".parse().unwrap());
@@ -329,12 +329,15 @@ fn published_ports(bridged_frames_pass_the_firewall: &'static str) {
         let neighbour = Neighbour::new();
         let network = LinuxNetwork::new(root.config()).unwrap();
         let attached = network
-            .attach(wish(vec![
-                port(80, None, 8080, Protocol::Tcp),
-                port(80, Some("127.0.0.1"), 8081, Protocol::Tcp),
-                port(80, Some("192.0.2.1"), 8082, Protocol::Tcp),
-                port(53, None, 5353, Protocol::Udp),
-            ]))
+            .attach(wish(
+                &network,
+                vec![
+                    port(80, None, 8080, Protocol::Tcp),
+                    port(80, Some("127.0.0.1"), 8081, Protocol::Tcp),
+                    port(80, Some("192.0.2.1"), 8082, Protocol::Tcp),
+                    port(53, None, 5353, Protocol::Udp),
+                ],
+            ))
             .await
             .unwrap();
         assert_eq!(attached.warnings, Vec::<String>::new());
@@ -368,7 +371,7 @@ fn published_ports(bridged_frames_pass_the_firewall: &'static str) {
         }
 
         // Containers: another one, and the container itself, by the host's address.
-        let other = network.attach(wish(vec![])).await.unwrap();
+        let other = network.attach(wish(&network, vec![])).await.unwrap();
         for namespace in [&other.namespace, &attached.namespace] {
             inside(namespace, || {
                 assert_eq!(ask_tcp(host(8080), LONG).unwrap(), "172.17.0.1 hello");
@@ -406,7 +409,10 @@ fn a_port_on_loopback_is_closed_to_neighbours_even_with_route_localnet() {
         serve_tcp("127.0.0.1:7000".parse().unwrap());
         assert!(reaches(&neighbour, 7000), "the test's own way in");
         let attached = network
-            .attach(wish(vec![port(80, Some("127.0.0.1"), 7001, Protocol::Tcp)]))
+            .attach(wish(
+                &network,
+                vec![port(80, Some("127.0.0.1"), 7001, Protocol::Tcp)],
+            ))
             .await
             .unwrap();
         let container = address(&attached);
@@ -426,7 +432,7 @@ fn a_port_of_another_program_is_taken() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = listener.local_addr().unwrap().port();
         let error = network
-            .attach(wish(vec![port(80, None, taken, Protocol::Tcp)]))
+            .attach(wish(&network, vec![port(80, None, taken, Protocol::Tcp)]))
             .await
             .unwrap_err();
         assert_eq!(
@@ -436,7 +442,10 @@ fn a_port_of_another_program_is_taken() {
             )
         );
         let error = network
-            .attach(wish(vec![port(80, Some("203.0.113.9"), 80, Protocol::Tcp)]))
+            .attach(wish(
+                &network,
+                vec![port(80, Some("203.0.113.9"), 80, Protocol::Tcp)],
+            ))
             .await
             .unwrap_err();
         let text = engine::error::full_message(&error);
@@ -444,11 +453,11 @@ fn a_port_of_another_program_is_taken() {
             text.contains("failed to bind port 203.0.113.9:80/tcp"),
             "{text}"
         );
-        let mut wrong = wish(vec![]);
-        wrong.mac_address = Some("ff:ff:ff:ff:ff:ff".into());
+        let mut wrong = wish(&network, vec![]);
+        wrong.endpoints[0].settings.mac_address = Some("ff:ff:ff:ff:ff:ff".into());
         let error = network.attach(wrong).await.unwrap_err();
         assert!(matches!(error, NetworkError::Unsupported { .. }));
-        assert!(network.networks()[0].endpoints.is_empty());
+        assert!(members(&network).is_empty());
     });
 }
 
@@ -462,19 +471,19 @@ fn a_subnet_that_the_host_uses_is_not_taken_and_a_choice_stays() {
         run("ip link set other up");
         run("ip route add 172.18.9.0/24 dev other");
         let network = LinuxNetwork::new(root.config()).unwrap();
-        let first = network.networks();
-        assert_eq!(first[0].subnets[0].range, "172.19.0.0/16");
+        let first = network.predefined();
+        assert_eq!(first[0].subnets[0].range.to_string(), "172.19.0.0/16");
         drop(network);
         // As after a reboot: the bridge is gone, the record is not.
         run("ip link del berth0");
         run("ip link del other");
         let network = LinuxNetwork::new(root.config()).unwrap();
-        assert_eq!(network.networks(), first);
+        assert_eq!(network.predefined(), first);
         drop(network);
         let mut config = root.config();
         config.address = Some("10.77.0.1/24".parse().unwrap());
         let network = LinuxNetwork::new(config).unwrap();
-        assert_eq!(network.networks()[0].id, first[0].id);
+        assert_eq!(network.predefined()[0].id, first[0].id);
         assert_eq!(network.bridge_address().to_string(), "10.77.0.1/24");
         let addresses = run("ip -o -4 addr show berth0");
         assert!(addresses.contains("10.77.0.1/24"), "{addresses}");
@@ -495,11 +504,14 @@ fn detaching_leaves_nothing() {
         let spares = root.config().spares;
         let mut containers = Vec::new();
         for index in 0..5 {
-            let wish = wish(vec![
-                port(80, None, 9000 + index, Protocol::Tcp),
-                port(80, Some("127.0.0.1"), 9100 + index, Protocol::Udp),
-                port(80, None, 9000 + index, Protocol::Sctp),
-            ]);
+            let wish = wish(
+                &network,
+                vec![
+                    port(80, None, 9000 + index, Protocol::Tcp),
+                    port(80, Some("127.0.0.1"), 9100 + index, Protocol::Udp),
+                    port(80, None, 9000 + index, Protocol::Sctp),
+                ],
+            );
             network.attach(wish.clone()).await.unwrap();
             containers.push(wish.container);
         }
@@ -512,12 +524,9 @@ fn detaching_leaves_nothing() {
         eventually("only spares are left", || {
             container_links() == spares && root.namespaces() == 2 * spares
         });
-        let first = network.attach(wish(vec![])).await.unwrap();
+        let first = network.attach(wish(&network, vec![])).await.unwrap();
         assert_eq!(address(&first), IpAddr::from(Ipv4Addr::new(172, 17, 0, 2)));
-        network
-            .detach(&network.networks()[0].endpoints[0].0)
-            .await
-            .unwrap();
+        network.detach(&members(&network)[0]).await.unwrap();
         drop(network);
         assert_eq!((container_links(), root.namespaces()), (0, 0));
     });
@@ -529,28 +538,26 @@ fn a_crashed_agent_is_followed_by_one_that_knows_what_runs() {
         let root = Root::new();
         let neighbour = Neighbour::new();
         let config = root.config();
-        let (stays, goes) = (
-            wish(vec![port(80, None, 8080, Protocol::Tcp)]),
-            wish(vec![port(80, None, 8081, Protocol::Tcp)]),
-        );
-        let wishes = [stays.clone(), goes.clone()];
         // The first agent: its runtime, with the sockets it held, vanishes without a word to the backend.
-        let attached: Vec<Attached> = std::thread::spawn(move || {
+        let (wishes, attached) = std::thread::spawn(move || {
             let runtime = runtime();
-            let attached = runtime.block_on(async {
+            let done = runtime.block_on(async {
                 let network = LinuxNetwork::new(config).unwrap();
+                let wishes = [8080, 8081]
+                    .map(|host| wish(&network, vec![port(80, None, host, Protocol::Tcp)]));
                 let mut attached = Vec::new();
-                for wish in wishes {
+                for wish in wishes.clone() {
                     attached.push(network.attach(wish).await.unwrap());
                 }
                 std::mem::forget(network);
-                attached
+                (wishes, attached)
             });
             runtime.shutdown_timeout(LONG);
-            attached
+            done
         })
         .join()
         .unwrap();
+        let [stays, goes] = wishes;
         let container = address(&attached[0]);
         inside(&attached[0].namespace, move || {
             serve_tcp(SocketAddr::new(container, 80));
@@ -572,12 +579,12 @@ fn a_crashed_agent_is_followed_by_one_that_knows_what_runs() {
         neighbour.there(move || ask_tcp(published, LONG).unwrap());
         ask_tcp(loopback, LONG).unwrap();
         assert!(!attached[1].namespace.exists());
-        assert_eq!(network.networks()[0].endpoints.len(), 1);
+        assert_eq!(members(&network).len(), 1);
         eventually("one spare and one container", || container_links() == 2);
         let next = network.attach(goes.clone()).await.unwrap();
         assert_ne!(address(&next), container);
         let error = network
-            .attach(wish(vec![port(80, None, 8080, Protocol::Tcp)]))
+            .attach(wish(&network, vec![port(80, None, 8080, Protocol::Tcp)]))
             .await
             .unwrap_err();
         assert!(matches!(error, NetworkError::PortTaken { port: 8080, .. }));
@@ -597,7 +604,7 @@ fn the_firewall_is_what_nft_reads() {
         let root = Root::new();
         let network = LinuxNetwork::new(root.config()).unwrap();
         network
-            .attach(wish(vec![port(80, None, 8080, Protocol::Tcp)]))
+            .attach(wish(&network, vec![port(80, None, 8080, Protocol::Tcp)]))
             .await
             .unwrap();
         if Command::new("nft").arg("--version").output().is_err() {
@@ -609,8 +616,11 @@ fn the_firewall_is_what_nft_reads() {
             "elements = { tcp . 8080 : 172.17.0.2 . 80 }",
             "fib daddr type != local return",
             "dnat ip to meta l4proto . th dport map @published",
-            "ip saddr 172.17.0.0/16 oifname != \"berth0\" masquerade",
-            "oifname \"berth0\" ct status dnat accept",
+            "ip saddr @masqueraded oifname != @bridges masquerade",
+            "elements = { 172.17.0.0/16 }",
+            "elements = { \"berth0\" . \"berth0\" }",
+            "iifname . oifname @same accept",
+            "oifname @bridges ct status dnat accept",
             "ip daddr . meta l4proto . th dport @loopback drop",
         ] {
             assert!(
@@ -627,7 +637,7 @@ fn two_agents_share_a_host() {
         let (root, other_root) = (Root::new(), Root::new());
         let network = LinuxNetwork::new(root.config()).unwrap();
         let attached = network
-            .attach(wish(vec![port(80, None, 8080, Protocol::Tcp)]))
+            .attach(wish(&network, vec![port(80, None, 8080, Protocol::Tcp)]))
             .await
             .unwrap();
         let mut config = other_root.config();
@@ -635,7 +645,7 @@ fn two_agents_share_a_host() {
         let other = LinuxNetwork::new(config).unwrap();
         other.recover(vec![]).await.unwrap();
         assert_eq!(other.bridge_address().to_string(), "172.18.0.1/16");
-        let theirs = other.attach(wish(vec![])).await.unwrap();
+        let theirs = other.attach(wish(&other, vec![])).await.unwrap();
         let there = SocketAddr::new(address(&theirs), 80);
         inside(&theirs.namespace, move || serve_tcp(there));
         // Neither removed what is the other's, and nobody goes around the published ports.
@@ -662,8 +672,8 @@ fn a_udp_client_follows_its_port_to_the_next_container() {
         let network = LinuxNetwork::new(root.config()).unwrap();
         let published = SocketAddr::from(([192, 0, 2, 1], 5353));
         let (first, second) = (
-            wish(vec![port(53, None, 5353, Protocol::Udp)]),
-            wish(vec![port(53, None, 5353, Protocol::Udp)]),
+            wish(&network, vec![port(53, None, 5353, Protocol::Udp)]),
+            wish(&network, vec![port(53, None, 5353, Protocol::Udp)]),
         );
         let one = network.attach(first.clone()).await.unwrap();
         let address_of_one = SocketAddr::new(address(&one), 53);
@@ -691,7 +701,7 @@ fn a_udp_client_follows_its_port_to_the_next_container() {
         answered.recv_timeout(LONG).expect("the first answers");
         network.detach(&first.container).await.unwrap();
         // Another address than the first had.
-        network.attach(wish(vec![])).await.unwrap();
+        network.attach(wish(&network, vec![])).await.unwrap();
         let two = network.attach(second).await.unwrap();
         let address_of_two = SocketAddr::new(address(&two), 53);
         assert_ne!(address_of_one, address_of_two);
@@ -711,7 +721,7 @@ fn many_at_once_get_different_addresses_and_ports() {
             .map(|_| {
                 let network = network.clone();
                 tokio::spawn(async move {
-                    let wish = wish(vec![port(80, None, 0, Protocol::Tcp)]);
+                    let wish = wish(&network, vec![port(80, None, 0, Protocol::Tcp)]);
                     let attached = network.attach(wish.clone()).await.unwrap();
                     (wish.container, attached)
                 })
@@ -770,7 +780,10 @@ fn attaching_is_quick() {
         };
         let before = cpu();
         for index in 0..50 {
-            let wish = wish(vec![port(80, None, 20_000 + index, Protocol::Tcp)]);
+            let wish = wish(
+                &network,
+                vec![port(80, None, 20_000 + index, Protocol::Tcp)],
+            );
             let start = Instant::now();
             network.attach(wish.clone()).await.unwrap();
             attach.push(start.elapsed());

@@ -10,7 +10,7 @@ use engine::containers::{ContainerError, ContainerService, Dependencies, Setting
 use engine::events::EventBus;
 use engine::execs::ExecService;
 use engine::images::{ImageBackends, ImageOptions, ImageService};
-use engine::networks::NetworkBackend;
+use engine::networks::NetworkService;
 use engine::runtime::Runtime;
 use engine::volumes::VolumeService;
 use engine_linux::archive::DiskArchives;
@@ -19,7 +19,7 @@ use engine_linux::containers::{DiskContainerStore, HostFilesystem, ViewedFiles};
 use engine_linux::host::{self, HostFacts};
 use engine_linux::layers::OverlayLayers;
 use engine_linux::logs::JsonFileReader;
-use engine_linux::network::{LinuxNetwork, NetworkConfig};
+use engine_linux::network::{DiskNetworks, LinuxNetwork, NetworkConfig};
 use engine_linux::registry::{HttpRegistry, RegistryOptions};
 use engine_linux::runtime::{LinuxRuntime, RuntimeConfig};
 use engine_linux::volumes::DiskVolumeStore;
@@ -43,7 +43,15 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
     let layers = OverlayLayers::open(&data_root)?;
     let images = images(&config, &layers, events.clone()).await?;
     let runtime: Arc<dyn Runtime> = Arc::new(runtime);
-    let networks: Arc<dyn NetworkBackend> = Arc::new(LinuxNetwork::new(network_config(&config))?);
+    let backend = LinuxNetwork::new(network_config(&config))?;
+    let networks = NetworkService::open(
+        Arc::new(backend),
+        Arc::new(DiskNetworks::open(&data_root)?),
+        events.clone(),
+        clock.clone(),
+        None,
+    );
+    let networks = Arc::new(networks.await?);
     let volumes = Arc::new(volumes);
     let containers = ContainerService::new(Dependencies {
         runtime: runtime.clone(),

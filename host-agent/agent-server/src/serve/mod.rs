@@ -29,7 +29,7 @@ use claim::Claim;
 use clap::{Parser, Subcommand};
 use config::Config;
 use engine::containers::ContainerService;
-use engine::networks::NetworkBackend;
+use engine::networks::NetworkService;
 use engine_linux::host;
 use guest_contract::ENGINE_SHUTDOWN_SIGNAL;
 use listen::Listeners;
@@ -157,7 +157,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let state = compose::services(config, Stopping(stop.clone())).await?;
     let containers = Arc::<ContainerService>::from_ref(&state);
-    let networks = Arc::<dyn NetworkBackend>::from_ref(&state);
+    let networks = Arc::<NetworkService>::from_ref(&state);
     let serving = listeners.serve(routes::router(state), stop.clone());
     tokio::pin!(serving);
     tracing::info!(version = system::VERSION, "API listens on {hosts}");
@@ -184,7 +184,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         notify_manager("STOPPING=1");
         stop.cancel();
     }
-    networks.close().await;
+    networks.backend().close().await;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use engine::containers::ContainerService;
 use engine::events::EventBus;
 use engine::execs::ExecService;
 use engine::images::ImageService;
-use engine::networks::NetworkBackend;
+use engine::networks::NetworkService;
 use engine::volumes::VolumeService;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ pub struct Services {
     pub system: Arc<System>,
     pub events: EventBus,
     pub images: ImageService,
-    pub networks: Arc<dyn NetworkBackend>,
+    pub networks: Arc<NetworkService>,
     pub volumes: Arc<VolumeService>,
     pub containers: Arc<ContainerService>,
     pub execs: Arc<ExecService>,
@@ -53,7 +53,7 @@ extractable! {
     system: Arc<System>,
     events: EventBus,
     images: ImageService,
-    networks: Arc<dyn NetworkBackend>,
+    networks: Arc<NetworkService>,
     volumes: Arc<VolumeService>,
     containers: Arc<ContainerService>,
     execs: Arc<ExecService>,

@@ -11,7 +11,6 @@ use engine::clock::SystemClock;
 use engine::containers::testing::World;
 use engine::execs::ExecService;
 use engine::images::fake::FakeImages;
-use engine::networks::fake::FakeNetwork;
 use engine::runtime::RuntimeFacts;
 use engine_linux::host::HostFacts;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -44,7 +43,7 @@ pub fn services_over(world: &World) -> Services {
         volumes: world.volumes.clone(),
         execs: ExecService::new(containers.clone(), Arc::new(SystemClock)),
         containers,
-        networks: Arc::new(FakeNetwork::new()),
+        networks: world.network_service.clone(),
     }
 }
 

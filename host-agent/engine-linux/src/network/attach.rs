@@ -1,17 +1,28 @@
-//! Connecting a container: an address, a namespace, the published ports; and the undoing of what was done when a later step
-//! fails.
+//! Connecting a container: addresses, a namespace, links, names, the published ports; and the undoing of what was done when
+//! a later step fails.
 
 use super::link;
-use super::namespace::{self, Namespace, failed};
+use super::namespace::{self, Namespace, Wiring, failed};
+use super::netlink::Socket;
+use super::networks::{on_parent, refusal};
 use super::nftables::Forward;
 use super::ports::Taken;
 use super::proxy::Proxy;
-use super::{Chore, Entry, Holding, Inner, Kernel, conntrack, forward, lock, v4};
-use engine::id::NetworkId;
-use engine::networks::{Attached, Attachment, Endpoint, NetworkError, NetworkMode, Protocol};
-use ipnet::Ipv4Net;
-use std::net::{Ipv4Addr, SocketAddr};
+use super::{Chore, Entry, Holding, Inner, Kernel, conntrack, leases_of, lock};
+use engine::id::{ContainerId, NetworkId};
+use engine::networks::link::GatewayMode;
+use engine::networks::{
+    Attached, Attachment, Driver, Endpoint, EndpointRequest, NetworkError, PortRequest, Protocol,
+};
+use ipnet::IpNet;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::mpsc;
+
+/// Docker's option of an endpoint: the name of its link inside.
+const INTERFACE_NAME: &str = "com.docker.network.endpoint.ifname";
 
 impl Inner {
     pub(super) fn attach(
@@ -29,61 +40,61 @@ impl Inner {
                 ));
             }
         }
-        let outcome = match &attachment.mode {
-            NetworkMode::Bridge => self.attach_to_bridge(attachment, chores),
-            NetworkMode::None => self.attach_to_none(attachment),
-            NetworkMode::Named(name) => Err(NetworkError::NotFound { name: name.clone() }),
-            NetworkMode::Host | NetworkMode::Container(_) => Err(NetworkError::Unsupported {
-                what: "a network namespace of its own".into(),
-                why: "the container shares another's".into(),
-            }),
-        };
+        let outcome = self.lend_all(&attachment.endpoints).and_then(|endpoints| {
+            let networks: Vec<NetworkId> = endpoints
+                .iter()
+                .map(|endpoint| endpoint.network.clone())
+                .collect();
+            let built = self.build(attachment, endpoints, chores);
+            Ok((networks, built))
+        });
         let mut books = lock(&self.books);
         books.arriving.remove(container);
-        outcome.map(|entry| {
+        let (networks, built) = outcome?;
+        for id in &networks {
+            if let Some(network) = books.networks.get_mut(id) {
+                network.arriving -= 1;
+            }
+        }
+        built.map(|entry| {
             let attached = entry.attached.clone();
+            for endpoint in &attached.endpoints {
+                self.directory.add(container, endpoint);
+            }
             books.attached.insert(container.clone(), entry);
             attached
         })
     }
 
-    fn attach_to_none(&self, attachment: &Attachment) -> Result<Entry, NetworkError> {
-        let spare = lock(&self.spares).bare.pop();
-        let namespace = match spare {
-            Some(namespace) => namespace,
-            None => {
-                let mut kernel = lock(&self.kernel);
-                one(namespace::make(
-                    &self.namespaces,
-                    1,
-                    None,
-                    &mut kernel.route,
-                )?)?
+    /// All or nothing. The networks count the containers that arrive until the caller takes them off.
+    fn lend_all(&self, requests: &[EndpointRequest]) -> Result<Vec<Endpoint>, NetworkError> {
+        let mut endpoints = Vec::new();
+        for (slot, request) in requests.iter().enumerate() {
+            match self.lend(request, slot as u8) {
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(error) => {
+                    self.give_back(&leases_of(&endpoints));
+                    let mut books = lock(&self.books);
+                    for endpoint in &endpoints {
+                        if let Some(network) = books.networks.get_mut(&endpoint.network) {
+                            network.arriving -= 1;
+                        }
+                    }
+                    return Err(error);
+                }
             }
-        };
-        let mut warnings = Vec::new();
-        if !attachment.ports.is_empty() {
-            warnings.push("Published ports are discarded when using network mode none".to_owned());
         }
-        Ok(Entry {
-            attached: Attached {
-                namespace: namespace.path,
-                endpoint: None,
-                ports: Vec::new(),
-                warnings,
-            },
-            forwards: Vec::new(),
-            holding: Vec::new(),
-        })
+        Ok(endpoints)
     }
 
-    fn attach_to_bridge(
+    /// Addresses for one place, which the network counts as arriving.
+    pub(super) fn lend(
         &self,
-        attachment: &Attachment,
-        chores: &mpsc::Sender<Chore>,
-    ) -> Result<Entry, NetworkError> {
-        // Checks first, then what can be undone by dropping, then the kernel.
-        let fixed_mac = match &attachment.mac_address {
+        request: &EndpointRequest,
+        slot: u8,
+    ) -> Result<Endpoint, NetworkError> {
+        let settings = &request.settings;
+        let fixed_mac = match &settings.mac_address {
             Some(text) => Some(
                 link::parse_mac(text).ok_or_else(|| NetworkError::Unsupported {
                     what: format!("the MAC address {text:?}"),
@@ -92,149 +103,392 @@ impl Inner {
             ),
             None => None,
         };
-        let taken = self
-            .ports
-            .take(&attachment.ports, self.config.userland_proxy)?;
-        let address = lock(&self.books).leases.lease();
-        let Some(address) = address else {
-            self.free(&taken);
-            return Err(NetworkError::NoAddress {
-                network: self.bridge.name.clone(),
+        let interface = match settings.driver_options.get(INTERFACE_NAME) {
+            Some(name) if engine::networks::link::is_link_name(name) => name.clone(),
+            Some(name) => {
+                return Err(NetworkError::invalid(format!(
+                    "invalid endpoint settings:\ninvalid value for {INTERFACE_NAME}: {name:?} is no name of a link"
+                )));
+            }
+            None => format!("{}{slot}", request.network.link.interface_prefix),
+        };
+        let mut books = lock(&self.books);
+        let Some(entry) = books.networks.get_mut(&request.network.id) else {
+            return Err(NetworkError::NotFound {
+                name: request.network.name.clone(),
             });
         };
-        let give_back = |taken: &[Taken]| {
-            self.free(taken);
-            lock(&self.books).leases.give_back(address);
+        let network = entry.network.clone();
+        let mut lend = |ipv4: bool, wanted: Option<IpAddr>| {
+            entry
+                .leases
+                .lease(ipv4, wanted, &request.preferred)
+                .map_err(|refusal| NetworkError::of_lease(refusal, &network, wanted))
         };
-
-        let spare = lock(&self.spares).wired.pop();
-        let namespace = match spare {
-            Some(namespace) => Ok(namespace),
-            None => {
-                let mut kernel = lock(&self.kernel);
-                namespace::make(&self.namespaces, 1, Some(&self.wiring()), &mut kernel.route)
-                    .and_then(one)
-            }
-        };
-        let namespace = match namespace {
-            Ok(namespace) => namespace,
+        let ipv4 = network
+            .ipv4
+            .then(|| lend(true, settings.ipv4.map(Into::into)))
+            .transpose()?;
+        let ipv6 = network
+            .ipv6
+            .then(|| lend(false, settings.ipv6.map(Into::into)))
+            .transpose();
+        let ipv6 = match ipv6 {
+            Ok(ipv6) => ipv6,
             Err(error) => {
-                give_back(&taken);
+                if let Some(lease) = ipv4 {
+                    entry.leases.give_back(lease.address);
+                }
                 return Err(error);
             }
         };
-        let path = namespace.path.clone();
-        let configured = self
-            .configure(namespace, address, fixed_mac)
-            .and_then(|mac| {
-                self.publish(&taken, address)
-                    .map(|forwards| (mac, forwards))
-            });
-        let (mac, forwards) = match configured {
-            Ok(done) => done,
-            Err(error) => {
-                self.free(&taken);
-                // The address comes back when the links are gone.
-                let _ = chores.send(Chore::Remove {
-                    namespace: path,
-                    lease: Some(address),
-                });
-                return Err(error);
-            }
+        let way_out = network.is_way_out();
+        let of_address = match (ipv4, ipv6) {
+            (Some(lease), _) => mac_for(lease.address),
+            (None, Some(lease)) => mac_for(lease.address),
+            (None, None) => link::mac_of(Ipv4Addr::UNSPECIFIED),
         };
-
-        let mut ports = Vec::new();
-        let mut holding = Vec::new();
-        let mut warnings = Vec::new();
-        for one in taken {
-            ports.push(one.published.clone());
-            if let Err(warning) = self.hold(one, address, &mut holding) {
-                warnings.push(warning);
-            }
-        }
-        Ok(Entry {
-            attached: Attached {
-                namespace: path,
-                endpoint: Some(Endpoint {
-                    network: self.bridge.id.clone(),
-                    network_name: self.bridge.name.clone(),
-                    endpoint_id: NetworkId::random().to_string(),
-                    mac_address: link::mac_text(mac),
-                    address: address.into(),
-                    prefix_length: self.gateway.prefix_len(),
-                    gateway: Some(self.gateway.addr().into()),
-                    ipv6_address: None,
-                    ipv6_prefix_length: 0,
-                    ipv6_gateway: None,
-                }),
-                ports,
-                warnings,
-            },
-            forwards,
-            holding,
+        // In layer 3 there is nobody to ask for a gateway.
+        let layer3 = network.driver == Driver::Ipvlan && network.link.mode.starts_with("l3");
+        let gateway = |gateway: Option<IpAddr>| gateway.filter(|_| way_out && !layer3);
+        entry.arriving += 1;
+        Ok(Endpoint {
+            network: network.id.clone(),
+            network_name: network.name.clone(),
+            endpoint_id: NetworkId::random().to_string(),
+            mac_address: link::mac_text(fixed_mac.unwrap_or(of_address)),
+            address: ipv4.map(|lease| lease.address),
+            prefix_length: ipv4.map_or(0, |lease| lease.prefix_length),
+            gateway: gateway(ipv4.and_then(|lease| lease.gateway)),
+            ipv6_address: ipv6.map(|lease| lease.address),
+            ipv6_prefix_length: ipv6.map_or(0, |lease| lease.prefix_length),
+            ipv6_gateway: gateway(ipv6.and_then(|lease| lease.gateway)),
+            interface,
+            slot,
+            gateway_priority: settings.gateway_priority,
+            names: request.names.clone(),
+            links: request.links.clone(),
         })
     }
 
-    fn free(&self, taken: &[Taken]) {
+    pub(super) fn give_back(&self, leases: &[(NetworkId, IpAddr)]) {
+        let mut books = lock(&self.books);
+        for (network, address) in leases {
+            if let Some(network) = books.networks.get_mut(network) {
+                network.leases.give_back(*address);
+            }
+        }
+    }
+
+    /// Everything but the books. After an error nothing is left, or the janitor has been told.
+    fn build(
+        &self,
+        attachment: &Attachment,
+        endpoints: Vec<Endpoint>,
+        chores: &mpsc::Sender<Chore>,
+    ) -> Result<Entry, NetworkError> {
+        let mut attached = Attached {
+            namespace: Default::default(),
+            endpoints,
+            ports: Vec::new(),
+            dns: attachment.dns.clone(),
+            warnings: Vec::new(),
+        };
+        let wishes = self.port_wishes(&attachment.ports, &mut attached);
+        let taken = match self.ports.take(&wishes, self.config.userland_proxy) {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.give_back(&leases_of(&attached.endpoints));
+                return Err(error);
+            }
+        };
+        let namespace = match self.namespace_for(&attached.endpoints) {
+            Ok(namespace) => namespace,
+            Err(error) => {
+                self.free(&taken);
+                self.give_back(&leases_of(&attached.endpoints));
+                return Err(error);
+            }
+        };
+        attached.namespace.clone_from(&namespace.path);
+        attached.ports = taken.iter().map(|one| one.published.clone()).collect();
+        let made = self
+            .join_all(attachment, &attached, namespace)
+            .and_then(|()| self.serve_dns(&attached))
+            .and_then(|dns| {
+                let forwards = self.forwards(&attached);
+                self.publish(&forwards)?;
+                Ok((dns, forwards))
+            });
+        match made {
+            Ok((dns, forwards)) => {
+                let mut holding = Vec::new();
+                for one in taken {
+                    if let Err(warning) = self.hold(one, &attached, &mut holding) {
+                        attached.warnings.push(warning);
+                    }
+                }
+                Ok(Entry {
+                    attached,
+                    forwards,
+                    holding,
+                    dns,
+                })
+            }
+            Err(error) => {
+                self.free(&taken);
+                // The addresses come back when the links are gone.
+                let _ = chores.send(Chore::Remove {
+                    namespace: attached.namespace,
+                    leases: leases_of(&attached.endpoints),
+                });
+                Err(error)
+            }
+        }
+    }
+
+    /// Which ports are published, and where: only by a network that leads out can somebody come in.
+    fn port_wishes(&self, asked: &[PortRequest], attached: &mut Attached) -> Vec<PortRequest> {
+        if asked.is_empty() {
+            return Vec::new();
+        }
+        let way_out = attached.way_out().map(|endpoint| endpoint.network.clone());
+        let network =
+            way_out.and_then(|id| Some(lock(&self.books).networks.get(&id)?.network.clone()));
+        let Some(network) = network.filter(|network| network.driver == Driver::Bridge) else {
+            let why = match attached.endpoints.first() {
+                None => "Published ports are discarded when using network mode none".to_owned(),
+                Some(endpoint) => format!(
+                    "Published ports are discarded: network {} has no way in from the host",
+                    endpoint.network_name
+                ),
+            };
+            attached.warnings.push(why);
+            return Vec::new();
+        };
+        let mut wishes = asked.to_vec();
+        for wish in &mut wishes {
+            if wish.host_address.is_none() {
+                wish.host_address = network
+                    .link
+                    .host_binding
+                    .filter(|address| !address.is_unspecified());
+            }
+        }
+        wishes
+    }
+
+    /// A spare that is on the default bridge already where that is the first link, else one that is on none.
+    fn namespace_for(&self, endpoints: &[Endpoint]) -> Result<Namespace, NetworkError> {
+        let on_default = endpoints.first().is_some_and(|endpoint| {
+            endpoint.network == self.predefined[0].id && endpoint.interface == "eth0"
+        });
+        if on_default {
+            let mut kernel = lock(&self.kernel);
+            self.check_link(&self.default_id(), &mut kernel)?;
+        }
+        let spare = {
+            let mut spares = lock(&self.spares);
+            if on_default {
+                spares.wired.pop()
+            } else {
+                spares.bare.pop()
+            }
+        };
+        if let Some(namespace) = spare {
+            return Ok(namespace);
+        }
+        let wiring = on_default.then(|| self.wiring());
+        let mut kernel = lock(&self.kernel);
+        let mut made = namespace::make(&self.namespaces, 1, wiring.as_ref(), &mut kernel.route)?;
+        made.pop()
+            .ok_or_else(|| failed("make a network namespace", "none was made"))
+    }
+
+    fn join_all(
+        &self,
+        attachment: &Attachment,
+        attached: &Attached,
+        mut namespace: Namespace,
+    ) -> Result<(), NetworkError> {
+        let path = namespace.path.clone();
+        let mut wired = namespace.inside;
+        for (request, endpoint) in attachment.endpoints.iter().zip(&attached.endpoints) {
+            let socket = &mut namespace.socket;
+            self.join(request, endpoint, &path, socket, wired.take())?;
+        }
+        if attached.endpoints.len() == 1 && attached.endpoints[0].network == self.predefined[0].id {
+            // Its default route is set already.
+            return Ok(());
+        }
+        set_routes(attached, &mut namespace.socket)
+    }
+
+    /// Puts a link of a network into a namespace and gives it its addresses. `wired`: the index of the one that is there.
+    pub(super) fn join(
+        &self,
+        request: &EndpointRequest,
+        endpoint: &Endpoint,
+        path: &Path,
+        socket: &mut Socket,
+        wired: Option<u32>,
+    ) -> Result<(), NetworkError> {
+        let network = &request.network;
+        let step = || format!("configure the network of {}", path.display());
+        let index = match wired {
+            Some(index) => index,
+            None => {
+                let mut kernel = lock(&self.kernel);
+                let on = self.check_link(&network.id, &mut kernel)?;
+                let mtu = network.link.mtu.or(self.config.mtu);
+                match on_parent(network) {
+                    Some(kind) => {
+                        let file = File::open(path)
+                            .map_err(|error| failed(format!("open {}", path.display()), error))?;
+                        let name = &endpoint.interface;
+                        link::create_on_parent(
+                            &mut kernel.route,
+                            kind,
+                            on,
+                            mtu,
+                            name,
+                            file.as_fd(),
+                        )
+                        .map_err(|error| refusal(network, error))?;
+                        namespace::index_of(socket, name)?
+                    }
+                    None => {
+                        let wiring = Wiring {
+                            bridge_index: on,
+                            mtu,
+                            isolated: !network.link.icc,
+                        };
+                        let slot = endpoint.slot;
+                        namespace::connect(
+                            path,
+                            socket,
+                            &wiring,
+                            &endpoint.interface,
+                            slot,
+                            &mut kernel.route,
+                        )?
+                    }
+                }
+            }
+        };
+        let has_ipv6 = endpoint.ipv6_address.is_some()
+            || request.settings.link_local.iter().any(IpAddr::is_ipv6);
+        if has_ipv6 {
+            namespace::enable_ipv6(path, &endpoint.interface)?;
+        }
+        let mut changes = Vec::new();
+        let fixed_mac = request.settings.mac_address.is_some();
+        // All ipvlan links have their parent's.
+        if network.driver != Driver::Ipvlan
+            && let Some(mac) = link::parse_mac(&endpoint.mac_address)
+        {
+            changes.push(link::set_mac(index, mac));
+        }
+        let lengths = [
+            (endpoint.address, endpoint.prefix_length),
+            (endpoint.ipv6_address, endpoint.ipv6_prefix_length),
+        ];
+        for (address, length) in lengths {
+            if let Some(address) = address {
+                let net = IpNet::new(address, length).map_err(|error| failed(step(), error))?;
+                changes.push(link::add_address(index, net));
+            }
+        }
+        for address in &request.settings.link_local {
+            let length = if address.is_ipv4() { 16 } else { 64 };
+            let net = IpNet::new(*address, length).map_err(|error| failed(step(), error))?;
+            changes.push(link::add_address(index, net));
+        }
+        changes.push(link::up(index));
+        if wired.is_some()
+            && let Some(gateway) = endpoint.gateway
+        {
+            changes.push(link::set_default_route(index, gateway));
+        }
+        socket
+            .execute(changes)
+            .map_err(|error| failed(step(), error))?;
+        if let Some(IpAddr::V4(address)) = endpoint.address
+            && fixed_mac
+            && network.driver == Driver::Bridge
+        {
+            // The host may remember another hardware address for it; that there is nothing to forget is no error.
+            let mut kernel = lock(&self.kernel);
+            let bridge = lock(&self.books)
+                .networks
+                .get(&network.id)
+                .map_or(0, |entry| entry.index);
+            let forget = link::forget_neighbour(bridge, address);
+            let _ = kernel.route.execute(vec![forget]);
+        }
+        Ok(())
+    }
+
+    pub(super) fn free(&self, taken: &[Taken]) {
         for one in taken {
             self.ports.give_back(&one.published);
         }
     }
 
-    /// Gives the link inside its addresses and the way out.
-    fn configure(
-        &self,
-        mut namespace: Namespace,
-        address: Ipv4Addr,
-        fixed_mac: Option<link::Mac>,
-    ) -> Result<link::Mac, NetworkError> {
-        let step = || format!("configure the network of {}", namespace.path.display());
-        let inside = namespace
-            .inside
-            .ok_or_else(|| failed(step(), "it has no link"))?;
-        let net = Ipv4Net::new(address, self.gateway.prefix_len())
-            .map_err(|error| failed(step(), error))?;
-        let mac = fixed_mac.unwrap_or_else(|| link::mac_of(address));
-        namespace
-            .socket
-            .execute(vec![
-                link::set_mac(inside, mac),
-                link::add_address(inside, net),
-                link::add_default_route(inside, self.gateway.addr()),
-            ])
-            .map_err(|error| failed(step(), error))?;
-        if fixed_mac.is_some() {
-            // The host may remember another hardware address for it; that there is nothing to forget is no error.
-            let forget = link::forget_neighbour(self.bridge_index, address);
-            let _ = lock(&self.kernel).route.execute(vec![forget]);
-        }
-        Ok(mac)
+    /// What the firewall does for a container's ports. A port on an IPv6 address of a container without one is the proxy's
+    /// alone.
+    pub(super) fn forwards(&self, attached: &Attached) -> Vec<Forward> {
+        let Some(way_out) = attached.way_out() else {
+            return Vec::new();
+        };
+        let modes = {
+            let books = lock(&self.books);
+            let network = books.networks.get(&way_out.network);
+            network.map_or((GatewayMode::Nat, GatewayMode::Nat), |entry| {
+                let link = &entry.network.link;
+                (link.gateway_mode_ipv4, link.gateway_mode_ipv6)
+            })
+        };
+        let forward = |port: &engine::networks::PublishedPort| {
+            let (container_address, mode) = if port.host_address.is_ipv4() {
+                (way_out.address?, modes.0)
+            } else {
+                (way_out.ipv6_address?, modes.1)
+            };
+            Some(Forward {
+                host_address: port.host_address,
+                host_port: port.host_port,
+                protocol: port.protocol,
+                container_address,
+                container_port: port.container_port,
+                routed: mode == GatewayMode::Routed,
+            })
+        };
+        attached.ports.iter().filter_map(forward).collect()
     }
 
-    pub(super) fn publish(
-        &self,
-        taken: &[Taken],
-        address: Ipv4Addr,
-    ) -> Result<Vec<Forward>, NetworkError> {
-        let forwards: Vec<Forward> = taken
-            .iter()
-            .filter_map(|one| forward(&one.published, address))
-            .collect();
-        if !forwards.is_empty() {
-            let mut kernel = lock(&self.kernel);
-            self.table
-                .add(&mut kernel.netfilter, &forwards)
-                .map_err(|error| failed("publish ports in the firewall", error))?;
-            forget_flows(&mut kernel, &forwards);
+    pub(super) fn publish(&self, forwards: &[Forward]) -> Result<(), NetworkError> {
+        let mut kernel = lock(&self.kernel);
+        self.repair_firewall(&mut kernel)?;
+        if forwards.is_empty() {
+            return Ok(());
         }
-        Ok(forwards)
+        for table in self.tables(&kernel) {
+            table
+                .add(&mut kernel.netfilter, forwards)
+                .map_err(|error| failed("publish ports in the firewall", error))?;
+        }
+        forget_flows(&mut kernel, forwards);
+        Ok(())
     }
 
     pub(super) fn close(&self, forwards: &[Forward]) -> Result<(), NetworkError> {
         let mut kernel = lock(&self.kernel);
-        self.table
-            .remove(&mut kernel.netfilter, forwards)
-            .map_err(|error| failed("take published ports out of the firewall", error))?;
+        for table in self.tables(&kernel) {
+            table
+                .remove(&mut kernel.netfilter, forwards)
+                .map_err(|error| failed("take published ports out of the firewall", error))?;
+        }
         forget_flows(&mut kernel, forwards);
         Ok(())
     }
@@ -243,18 +497,22 @@ impl Inner {
     pub(super) fn hold(
         &self,
         taken: Taken,
-        container: Ipv4Addr,
+        attached: &Attached,
         holding: &mut Vec<Holding>,
     ) -> Result<(), String> {
         let Some(socket) = taken.socket else {
             return Ok(());
         };
         let published = taken.published;
+        let Some(target) = attached.way_out().and_then(proxied) else {
+            holding.push(Holding::Bound(socket));
+            return Ok(());
+        };
         if !self.config.userland_proxy || published.protocol == Protocol::Sctp {
             holding.push(Holding::Bound(socket));
             return Ok(());
         }
-        let target = SocketAddr::new(container.into(), published.container_port);
+        let target = SocketAddr::new(target, published.container_port);
         match Proxy::start(socket, published.protocol, target) {
             Ok(proxy) => {
                 holding.push(Holding::Proxy(proxy));
@@ -266,11 +524,67 @@ impl Inner {
             )),
         }
     }
+
+    /// Takes off a container from those that arrive.
+    pub(super) fn arrived(&self, network: &NetworkId) {
+        if let Some(network) = lock(&self.books).networks.get_mut(network) {
+            network.arriving -= 1;
+        }
+    }
 }
 
-fn one(mut made: Vec<Namespace>) -> Result<Namespace, NetworkError> {
-    made.pop()
-        .ok_or_else(|| failed("make a network namespace", "none was made"))
+/// Where the proxy reaches a container.
+pub(super) fn proxied(endpoint: &Endpoint) -> Option<IpAddr> {
+    endpoint.addresses().next()
+}
+
+fn mac_for(address: IpAddr) -> link::Mac {
+    match address {
+        IpAddr::V4(address) => link::mac_of(address),
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            link::mac_of(Ipv4Addr::new(a, b, c, d))
+        }
+    }
+}
+
+/// The default routes, as the container's networks have it now. `socket`: in its namespace.
+pub(super) fn set_routes(attached: &Attached, socket: &mut Socket) -> Result<(), NetworkError> {
+    let step = || format!("set the routes of {}", attached.namespace.display());
+    let mut ways: Vec<&Endpoint> = attached.endpoints.iter().collect();
+    ways.sort_by_key(|endpoint| (-endpoint.gateway_priority, &endpoint.network_name));
+    let mut changes = Vec::new();
+    let mut removals = Vec::new();
+    let gateway_of = |ipv4: bool| {
+        ways.iter().find_map(|endpoint| {
+            let gateway = if ipv4 {
+                endpoint.gateway
+            } else {
+                endpoint.ipv6_gateway
+            };
+            Some((*endpoint, gateway?))
+        })
+    };
+    for ipv4 in [true, false] {
+        match gateway_of(ipv4) {
+            Some((endpoint, gateway)) => {
+                let index = namespace::index_of(socket, &endpoint.interface)?;
+                if !ipv4 {
+                    // Replacing would add a second one of another link.
+                    removals.push(link::remove_default_route(false));
+                }
+                changes.push(link::set_default_route(index, gateway));
+            }
+            None => removals.push(link::remove_default_route(ipv4)),
+        }
+    }
+    // There may be none.
+    let _ = socket
+        .requests(removals)
+        .map_err(|error| failed(step(), error))?;
+    socket
+        .execute(changes)
+        .map_err(|error| failed(step(), error))
 }
 
 /// See [`conntrack`]. Only a help for UDP: where the kernel cannot list flows, they end by themselves.
@@ -284,11 +598,22 @@ fn forget_flows(kernel: &mut Kernel, forwards: &[Forward]) {
     let outcome = link::addresses(&mut kernel.route).and_then(|addresses| {
         let host = addresses
             .into_iter()
-            .filter_map(|address| v4(address.net.addr()))
+            .filter_map(|address| match address.net.addr() {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            })
             .collect();
         conntrack::forget(&mut kernel.netfilter, forwards, &host)
     });
     if let Err(error) = outcome {
         tracing::debug!(%error, "cannot forget the flows to a UDP port");
     }
+}
+
+/// For messages about a container that has no namespace here.
+pub(super) fn not_attached(container: &ContainerId) -> NetworkError {
+    failed(
+        format!("change the networks of container {}", container.short()),
+        "it is not connected",
+    )
 }

@@ -60,12 +60,13 @@ fn destination(tuple: &[u8]) -> Option<Destination> {
 
 fn goes_to(forward: &Forward, flow: &Destination, host: &BTreeSet<Ipv4Addr>) -> bool {
     forward.protocol == Protocol::Udp
+        && forward.host_address.is_ipv4()
         && flow.protocol == UDP
         && flow.port == forward.host_port
         && if forward.host_address.is_unspecified() {
             host.contains(&flow.address)
         } else {
-            forward.host_address == flow.address
+            forward.host_address == std::net::IpAddr::V4(flow.address)
         }
 }
 
@@ -113,6 +114,7 @@ mod tests {
             protocol,
             container_address: [172, 17, 0, 2].into(),
             container_port: 53,
+            routed: false,
         };
         let host = BTreeSet::from([[192, 0, 2, 1].into(), [127, 0, 0, 1].into()]);
         let flow = |protocol, address: [u8; 4], port| Destination {

@@ -3,15 +3,14 @@
 use super::namespace;
 use super::netlink::Socket;
 use super::{Chore, Inner, failed, link, lock};
-use engine::networks::NetworkError;
+use engine::networks::{Driver, NetworkError};
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
-use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 impl Inner {
-    /// Removes namespaces, and links on our bridge, that belong to none of the files in `keep`.
+    /// Removes namespaces, and links on our bridges, that belong to none of the files in `keep`.
     pub(super) fn remove_leftovers(
         &self,
         keep: &BTreeSet<OsString>,
@@ -24,14 +23,20 @@ impl Inner {
                 namespace::remove(&file.path(), route);
             }
         }
-        let kept: BTreeSet<String> = keep
-            .iter()
-            .filter_map(|name| namespace::outside_name(Path::new(name)))
+        let kept: Vec<&str> = keep.iter().filter_map(|name| name.to_str()).collect();
+        let bridges: Vec<u32> = lock(&self.books)
+            .networks
+            .values()
+            .filter(|entry| entry.network.driver == Driver::Bridge)
+            .map(|entry| entry.index)
             .collect();
         let links = link::list(route).map_err(|error| failed("list links", error))?;
         for other in links {
-            let ours = other.kind == "veth" && other.master == Some(self.bridge_index);
-            if ours && !kept.contains(&other.name) {
+            let on_ours = other.kind == "veth"
+                && other.master.is_some_and(|master| bridges.contains(&master));
+            let owned = namespace::of_outside_name(&other.name)
+                .is_some_and(|name| kept.iter().any(|kept| kept.starts_with(name)));
+            if on_ours && !owned {
                 link::remove(route, &other.name)
                     .map_err(|error| failed(format!("remove the link {}", other.name), error))?;
             }
@@ -56,8 +61,8 @@ impl Inner {
                     refill_at = Some(refill_at.map_or(at, |earlier| earlier.min(at)));
                     continue;
                 }
-                Ok(Chore::Remove { namespace, lease }) => {
-                    removals.push_back((namespace, lease));
+                Ok(Chore::Remove { namespace, leases }) => {
+                    removals.push_back((namespace, leases));
                     continue;
                 }
                 Ok(Chore::Stop) | Err(RecvTimeoutError::Disconnected) => {
@@ -69,11 +74,9 @@ impl Inner {
             if refill_at.is_some_and(|at| at <= Instant::now()) {
                 refill_at = None;
                 self.refill(route);
-            } else if let Some((namespace, lease)) = removals.pop_front() {
+            } else if let Some((namespace, leases)) = removals.pop_front() {
                 namespace::remove(&namespace, route);
-                if let Some(address) = lease {
-                    lock(&self.books).leases.give_back(address);
-                }
+                self.give_back(&leases);
             }
         }
         let spares = std::mem::take(&mut *lock(&self.spares));

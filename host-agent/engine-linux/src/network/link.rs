@@ -15,6 +15,7 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTM_DELNEIGH: u16 = 29;
 
@@ -23,17 +24,23 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK: u16 = 5;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const IFLA_IPVLAN_MODE: u16 = 1;
 const VETH_INFO_PEER: u16 = 1;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
+/// Usable at once: nobody else has the address.
+const IFA_F_NODAD: u8 = 2;
 
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
@@ -125,7 +132,12 @@ pub(crate) fn list(socket: &mut Socket) -> io::Result<Vec<Link>> {
 }
 
 /// A new bridge, up. Its hardware address is set so that it does not change with its ports.
-pub(crate) fn create_bridge(socket: &mut Socket, name: &str, mac: Mac) -> io::Result<()> {
+pub(crate) fn create_bridge(
+    socket: &mut Socket,
+    name: &str,
+    mac: Mac,
+    mtu: Option<u32>,
+) -> io::Result<()> {
     let mut message = Message::new(
         RTM_NEWLINK,
         NLM_F_CREATE | NLM_F_EXCL,
@@ -137,6 +149,9 @@ pub(crate) fn create_bridge(socket: &mut Socket, name: &str, mac: Mac) -> io::Re
         .nest(IFLA_LINKINFO, |info| {
             info.text(IFLA_INFO_KIND, "bridge");
         });
+    if let Some(mtu) = mtu {
+        message.number(IFLA_MTU, mtu);
+    }
     socket.execute(vec![message])
 }
 
@@ -187,16 +202,70 @@ pub(crate) fn up_by_name(name: &str) -> Message {
 }
 
 /// Sets a bridge's port up, in hairpin mode: where bridged frames pass the firewall (br_netfilter), a container that
-/// asks for its own published port has its frame sent back out of the port it came from.
-pub(crate) fn up_as_port(name: &str) -> Message {
+/// asks for its own published port has its frame sent back out of the port it came from. Isolated ports exchange frames,
+/// ARP too, with the bridge alone and not with each other.
+pub(crate) fn up_as_port(name: &str, isolated: bool) -> Message {
     let mut message = Message::new(RTM_NEWLINK, 0, &ifinfo(0, IFF_UP, IFF_UP));
     message.text(IFLA_IFNAME, name).nest(IFLA_LINKINFO, |info| {
         info.text(IFLA_INFO_SLAVE_KIND, "bridge")
             .nest(IFLA_INFO_SLAVE_DATA, |data| {
                 data.attribute(IFLA_BRPORT_MODE, &[1]);
+                if isolated {
+                    data.attribute(IFLA_BRPORT_ISOLATED, &[1]);
+                }
             });
     });
     message
+}
+
+/// Makes a link a port of a bridge.
+pub(crate) fn set_master(name: &str, master: u32) -> Message {
+    let mut message = Message::new(RTM_SETLINK, 0, &ifinfo(0, 0, 0));
+    message.text(IFLA_IFNAME, name).number(IFLA_MASTER, master);
+    message
+}
+
+/// A link of its own on the link `parent`, made in `namespace` under the name `name`, down.
+pub(crate) fn create_on_parent(
+    socket: &mut Socket,
+    kind: OnParent,
+    parent: u32,
+    mtu: Option<u32>,
+    name: &str,
+    namespace: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let mut message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfo(0, 0, 0));
+    message
+        .text(IFLA_IFNAME, name)
+        .number(IFLA_LINK, parent)
+        .number(IFLA_NET_NS_FD, namespace.as_raw_fd() as u32);
+    if let Some(mtu) = mtu {
+        message.number(IFLA_MTU, mtu);
+    }
+    message.nest(IFLA_LINKINFO, |info| match kind {
+        OnParent::Macvlan { mode } => {
+            info.text(IFLA_INFO_KIND, "macvlan")
+                .nest(IFLA_INFO_DATA, |data| {
+                    data.number(IFLA_MACVLAN_MODE, mode);
+                });
+        }
+        OnParent::Ipvlan { mode } => {
+            info.text(IFLA_INFO_KIND, "ipvlan")
+                .nest(IFLA_INFO_DATA, |data| {
+                    data.attribute(IFLA_IPVLAN_MODE, &mode.to_ne_bytes());
+                });
+        }
+    });
+    socket.execute(vec![message])
+}
+
+/// What a link on another link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnParent {
+    /// `MACVLAN_MODE_*`: 1 private, 2 vepa, 4 bridge, 8 passthru.
+    Macvlan { mode: u32 },
+    /// `IPVLAN_MODE_*`: 0 l2, 1 l3, 2 l3s.
+    Ipvlan { mode: u16 },
 }
 
 /// Gives a link another hardware address; a veth may be up.
@@ -216,43 +285,73 @@ pub(crate) fn remove(socket: &mut Socket, name: &str) -> io::Result<()> {
     }
 }
 
-fn address(kind: u16, flags: u16, index: u32, net: Ipv4Net) -> Message {
+fn bytes_of(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+fn family_of(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => AF_INET,
+        IpAddr::V6(_) => AF_INET6,
+    }
+}
+
+fn address(kind: u16, flags: u16, index: u32, net: IpNet) -> Message {
     let mut body = [0; 8];
-    body[0] = AF_INET;
+    body[0] = family_of(net.addr());
     body[1] = net.prefix_len();
+    if net.addr().is_ipv6() {
+        body[2] = IFA_F_NODAD;
+    }
     body[4..8].copy_from_slice(&index.to_ne_bytes());
     let mut message = Message::new(kind, flags, &body);
+    let address = bytes_of(net.addr());
     message
-        .attribute(IFA_LOCAL, &net.addr().octets())
-        .attribute(IFA_ADDRESS, &net.addr().octets());
-    if net.prefix_len() < 31 {
+        .attribute(IFA_LOCAL, &address)
+        .attribute(IFA_ADDRESS, &address);
+    if let IpNet::V4(net) = net
+        && net.prefix_len() < 31
+    {
         message.attribute(IFA_BROADCAST, &net.broadcast().octets());
     }
     message
 }
 
 /// Gives a link an address; the same again is no error.
-pub(crate) fn add_address(index: u32, net: Ipv4Net) -> Message {
+pub(crate) fn add_address(index: u32, net: IpNet) -> Message {
     address(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, index, net)
 }
 
 /// Takes an address from a link.
-pub(crate) fn remove_address(index: u32, net: Ipv4Net) -> Message {
+pub(crate) fn remove_address(index: u32, net: IpNet) -> Message {
     address(RTM_DELADDR, 0, index, net)
 }
 
-/// The default route.
-pub(crate) fn add_default_route(index: u32, gateway: Ipv4Addr) -> Message {
+fn default_route(kind: u16, flags: u16, family: u8) -> Message {
     let mut body = [0; 12];
-    body[0] = AF_INET;
+    body[0] = family;
     body[4] = RT_TABLE_MAIN;
     body[5] = RTPROT_BOOT;
     body[7] = RTN_UNICAST;
-    let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &body);
+    Message::new(kind, flags, &body)
+}
+
+/// The default route of the gateway's family, in place of the one there may be.
+pub(crate) fn set_default_route(index: u32, gateway: IpAddr) -> Message {
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    let mut message = default_route(RTM_NEWROUTE, flags, family_of(gateway));
     message
-        .attribute(RTA_GATEWAY, &gateway.octets())
+        .attribute(RTA_GATEWAY, &bytes_of(gateway))
         .number(RTA_OIF, index);
     message
+}
+
+/// Takes a default route away; that there is none is the kernel's error `ESRCH`.
+pub(crate) fn remove_default_route(ipv4: bool) -> Message {
+    default_route(RTM_DELROUTE, 0, if ipv4 { AF_INET } else { AF_INET6 })
 }
 
 /// Forgets which hardware address a neighbour had.

@@ -1,52 +1,60 @@
-//! Networks on Linux: the default bridge with NAT and published ports, and `none`.
+//! Networks on Linux: bridges with NAT and published ports, macvlan and ipvlan links, and `none`.
 //!
 //! ```text
 //!              attach                         detach                     agent starts again
-//!   janitor -> spare namespace -> container's -> janitor removes it      recover: books, firewall, ports
+//!   janitor -> spare namespace -> container's -> janitor removes it      recover: books, firewall, ports, DNS
 //!   (veth on   + address, route   namespace      and gives the address   from what runs; the rest is removed
 //!    bridge)   + ports                           back
 //! ```
 //!
-//! On the way of a container's start are four short exchanges with the kernel and no process: take a spare, configure
-//! it, bind the published ports, add them to the firewall. Making and removing namespaces, which costs more, is done by
-//! the janitor, a thread of our own, before and after.
+//! On the way of a start on the default bridge are four short exchanges with the kernel and no process: take a spare,
+//! configure it, bind the published ports, add them to the firewall. In another network the links are made then, too.
+//! Making and removing namespaces, which costs more, is done by the janitor, a thread of our own, before and after.
 //!
-//! Absent on purpose: user-defined networks and IPv6 inside networks (a `[::]` port is served by the proxy over IPv4).
+//! Everything that outsiders may take from us, a bridge, the firewall's table, is looked for before it is used, and made
+//! again where it is gone.
 
 mod attach;
+pub(crate) mod beside;
 mod bridge;
+mod connect;
 mod conntrack;
+mod dns;
 mod janitor;
 mod link;
 mod namespace;
 mod netlink;
+mod networks;
 mod nftables;
 mod ports;
 mod proxy;
 mod records;
+mod recover;
 mod resolver;
-mod subnet;
+
+pub use records::DiskNetworks;
 
 use async_trait::async_trait;
 use engine::id::{ContainerId, NetworkId};
+use engine::networks::ipam::{self, Pool};
+use engine::networks::link::{LinkSettings, is_link_name};
 use engine::networks::{
-    Attached, Attachment, NetworkBackend, NetworkError, NetworkFacts, PublishedPort, Subnet,
+    Attached, Attachment, Driver, Endpoint, EndpointRequest, Network, NetworkBackend, NetworkError,
+    Subnet,
 };
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use namespace::{Namespace, Wiring, failed};
 use netlink::Socket;
-use nftables::{Forward, Table};
+use nftables::{Family, Forward, Table};
 use ports::Ports;
 use proxy::Proxy;
 use records::{NetworkRecord, Records};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
-use subnet::Leases;
 
 const DEFAULT_BRIDGE: &str = "berth0";
 /// After a start of the agent there is more urgent work than spares.
@@ -60,7 +68,7 @@ pub struct NetworkConfig {
     /// Address and prefix of the default bridge (`--bip`). `None`: what it had, else the first of `pools` that fits.
     pub address: Option<Ipv4Net>,
     /// Ranges to choose a subnet from.
-    pub pools: Vec<Ipv4Net>,
+    pub pools: Vec<Pool>,
     /// Name of our nf_tables table. `None`: `berth`, and for another bridge than `berth0` one of its own, so that several
     /// agents can share a host.
     pub table: Option<String>,
@@ -70,6 +78,8 @@ pub struct NetworkConfig {
     pub userland_proxy: bool,
     /// Namespaces kept ready of each kind: connected to the bridge, and not.
     pub spares: usize,
+    /// DNS servers instead of those in the host's /etc/resolv.conf.
+    pub resolvers: Option<Vec<SocketAddr>>,
     pub data_root: PathBuf,
     pub exec_root: PathBuf,
 }
@@ -79,11 +89,12 @@ impl NetworkConfig {
         NetworkConfig {
             bridge: DEFAULT_BRIDGE.into(),
             address: None,
-            pools: subnet::default_pools(),
+            pools: ipam::default_pools(),
             table: None,
             mtu: None,
             userland_proxy: true,
             spares: 3,
+            resolvers: None,
             data_root,
             exec_root,
         }
@@ -109,24 +120,30 @@ pub struct LinuxNetwork {
 struct Inner {
     config: NetworkConfig,
     namespaces: PathBuf,
-    table: Table,
+    /// Name of our tables.
+    table: String,
+    /// Address of the default bridge.
     gateway: Ipv4Net,
-    bridge_index: u32,
-    bridge: NetworkRecord,
-    others: Vec<NetworkRecord>,
+    /// bridge, host, none.
+    predefined: [Arc<Network>; 3],
     kernel: Mutex<Kernel>,
     books: Mutex<Books>,
     spares: Mutex<Spares>,
     ports: Ports,
+    directory: Arc<dns::Directory>,
+    upstream: Arc<dns::Upstream>,
 }
 
+/// Never taken while `books` is held.
 struct Kernel {
     route: Socket,
     netfilter: Socket,
+    /// Whether there is a table for IPv6.
+    ipv6: bool,
 }
 
 struct Books {
-    leases: Leases,
+    networks: HashMap<NetworkId, networks::Entry>,
     attached: HashMap<ContainerId, Entry>,
     /// Being attached: a second request for the same container must not get in between.
     arriving: BTreeSet<ContainerId>,
@@ -136,6 +153,7 @@ struct Entry {
     attached: Attached,
     forwards: Vec<Forward>,
     holding: Vec<Holding>,
+    dns: Option<dns::Server>,
 }
 
 /// What keeps a published port ours.
@@ -157,7 +175,7 @@ enum Chore {
     },
     Remove {
         namespace: PathBuf,
-        lease: Option<Ipv4Addr>,
+        leases: Vec<(NetworkId, IpAddr)>,
     },
     Stop,
 }
@@ -190,10 +208,13 @@ impl LinuxNetwork {
     /// How many ports the firewall redirects or guards now.
     pub fn firewall_ports(&self) -> Result<usize, NetworkError> {
         let mut kernel = lock(&self.inner.kernel);
-        self.inner
-            .table
-            .count(&mut kernel.netfilter)
-            .map_err(|error| failed("list the firewall's ports", error))
+        let mut count = 0;
+        for table in self.inner.tables(&kernel) {
+            count += table
+                .count(&mut kernel.netfilter)
+                .map_err(|error| failed("list the firewall's ports", error))?;
+        }
+        Ok(count)
     }
 
     fn ask(&self, chore: Chore) {
@@ -223,6 +244,48 @@ impl LinuxNetwork {
 
 #[async_trait]
 impl NetworkBackend for LinuxNetwork {
+    fn predefined(&self) -> Vec<Network> {
+        let networks = self.inner.predefined.iter();
+        networks.map(|network| (**network).clone()).collect()
+    }
+
+    async fn used(&self) -> Result<Vec<IpNet>, NetworkError> {
+        let inner = self.inner.clone();
+        blocking(move || {
+            let ours: Vec<u32> = lock(&inner.books)
+                .networks
+                .values()
+                .filter(|entry| entry.network.driver == Driver::Bridge)
+                .map(|entry| entry.index)
+                .collect();
+            let mut kernel = lock(&inner.kernel);
+            bridge::used(&mut kernel.route, |link| {
+                link.is_some_and(|link| ours.contains(&link))
+            })
+        })
+        .await
+    }
+
+    async fn create(&self, network: Arc<Network>) -> Result<(), NetworkError> {
+        let inner = self.inner.clone();
+        blocking(move || inner.create_network(&network)).await
+    }
+
+    async fn remove(&self, network: &NetworkId) -> Result<(), NetworkError> {
+        let (inner, network) = (self.inner.clone(), network.clone());
+        blocking(move || inner.remove_network(&network)).await
+    }
+
+    fn endpoints(&self, network: &NetworkId) -> Vec<(ContainerId, Endpoint)> {
+        let books = lock(&self.inner.books);
+        let of_network = books.attached.iter().filter_map(|(container, entry)| {
+            Some((container.clone(), entry.attached.endpoint(network)?.clone()))
+        });
+        let mut endpoints: Vec<(ContainerId, Endpoint)> = of_network.collect();
+        endpoints.sort_by(|one, other| one.0.cmp(&other.0));
+        endpoints
+    }
+
     async fn attach(&self, attachment: Attachment) -> Result<Attached, NetworkError> {
         let inner = self.inner.clone();
         let chores = self.chores.clone();
@@ -236,10 +299,46 @@ impl NetworkBackend for LinuxNetwork {
         .await
     }
 
+    async fn connect(
+        &self,
+        container: &ContainerId,
+        request: EndpointRequest,
+    ) -> Result<Attached, NetworkError> {
+        let (inner, container) = (self.inner.clone(), container.clone());
+        blocking(move || inner.connect(&container, &request)).await
+    }
+
+    async fn disconnect(
+        &self,
+        container: &ContainerId,
+        network: &NetworkId,
+    ) -> Result<Attached, NetworkError> {
+        let (inner, container, network) = (self.inner.clone(), container.clone(), network.clone());
+        blocking(move || inner.disconnect(&container, &network)).await
+    }
+
+    fn rename(&self, container: &ContainerId, names: &BTreeMap<NetworkId, Vec<String>>) {
+        let mut books = lock(&self.inner.books);
+        let Some(entry) = books.attached.get_mut(container) else {
+            return;
+        };
+        for endpoint in &mut entry.attached.endpoints {
+            if let Some(names) = names.get(&endpoint.network) {
+                self.inner.directory.remove(container, endpoint);
+                endpoint.names.clone_from(names);
+                self.inner.directory.add(container, endpoint);
+            }
+        }
+    }
+
     async fn detach(&self, container: &ContainerId) -> Result<(), NetworkError> {
         let Some(entry) = lock(&self.inner.books).attached.remove(container) else {
             return Ok(());
         };
+        for endpoint in &entry.attached.endpoints {
+            self.inner.directory.remove(container, endpoint);
+        }
+        drop(entry.dns);
         for holding in entry.holding {
             match holding {
                 Holding::Proxy(proxy) => proxy.stop().await,
@@ -259,10 +358,7 @@ impl NetworkBackend for LinuxNetwork {
         };
         self.ask(Chore::Remove {
             namespace: entry.attached.namespace,
-            lease: entry
-                .attached
-                .endpoint
-                .and_then(|endpoint| v4(endpoint.address)),
+            leases: leases_of(&entry.attached.endpoints),
         });
         closed
     }
@@ -279,15 +375,21 @@ impl NetworkBackend for LinuxNetwork {
             // What it could not remove it has logged; the next start tries again.
             let _ = tokio::task::spawn_blocking(move || janitor.join()).await;
         }
-    }
-
-    fn networks(&self) -> Vec<NetworkFacts> {
-        self.inner.facts()
+        self.inner.leave_other_firewalls();
     }
 
     fn resolv_conf(&self) -> String {
         resolver::for_containers()
     }
+}
+
+fn leases_of(endpoints: &[Endpoint]) -> Vec<(NetworkId, IpAddr)> {
+    let each = endpoints.iter().flat_map(|endpoint| {
+        endpoint
+            .addresses()
+            .map(|address| (endpoint.network.clone(), address))
+    });
+    each.collect()
 }
 
 async fn blocking<T: Send + 'static>(
@@ -305,34 +407,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn v4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
-}
-
-/// What the firewall does for a port; the proxy alone serves IPv6.
-fn forward(published: &PublishedPort, container: Ipv4Addr) -> Option<Forward> {
-    Some(Forward {
-        host_address: v4(published.host_address)?,
-        host_port: published.host_port,
-        protocol: published.protocol,
-        container_address: container,
-        container_port: published.container_port,
-    })
-}
-
 impl Inner {
     fn open(config: NetworkConfig) -> Result<Inner, NetworkError> {
-        let named = |name: &str| {
-            !name.is_empty()
-                && name.len() <= 15
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        };
-        if !named(&config.bridge) {
+        if !is_link_name(&config.bridge) {
             return Err(NetworkError::Unsupported {
                 what: format!("the bridge name {:?}", config.bridge),
                 why: "a link's name has 1 to 15 letters, digits, '-', '_' or '.'".into(),
@@ -353,12 +430,12 @@ impl Inner {
             .map_err(|error| failed(format!("create {}", namespaces.display()), error))?;
         let records = Records::open(&config.data_root)?;
         let mut route = Socket::route().map_err(|error| failed("open rtnetlink", error))?;
-        let mut netfilter = Socket::netfilter()
+        let netfilter = Socket::netfilter()
             .map_err(|error| failed("open nf_tables (is the kernel module there?)", error))?;
         netfilter.widen();
 
         let remembered = records.read("bridge")?;
-        let (bridge_index, gateway) = bridge::set_up(
+        let (index, gateway) = bridge::set_up_default(
             &config,
             remembered.as_ref().and_then(|record| record.gateway),
             &mut route,
@@ -366,138 +443,132 @@ impl Inner {
         let bridge = remember(&records, remembered, "bridge", "bridge", Some(gateway))?;
         let host = remember(&records, records.read("host")?, "host", "host", None)?;
         let none = remember(&records, records.read("none")?, "none", "null", None)?;
-        bridge::enable_forwarding()?;
-        let table = Table {
-            name: config.table_name(),
-            bridge: config.bridge.clone(),
-            subnet: gateway.trunc(),
+        bridge::enable_forwarding(false)?;
+        let predefined = [
+            Arc::new(default_bridge(&config, &bridge, gateway)),
+            Arc::new(predefined(&host, Driver::Host)),
+            Arc::new(predefined(&none, Driver::Null)),
+        ];
+        let entry = networks::Entry::new(predefined[0].clone(), index);
+        let table = config.table_name();
+        let mut kernel = Kernel {
+            route,
+            netfilter,
+            ipv6: false,
         };
-        // An old table serves running containers until `recover` replaces it in one step.
-        let exists = table
-            .exists(&mut netfilter)
-            .map_err(|error| failed("ask nf_tables for our table", error))?;
-        if !exists {
-            table
-                .install(&mut netfilter, &[])
-                .map_err(|error| failed("install the firewall's table", error))?;
-        }
-        Ok(Inner {
+        // A table for IPv6 of an earlier agent serves its containers; it is kept up to date until nobody needs it.
+        let exists = |family: Family, kernel: &mut Kernel| {
+            let name = table.clone();
+            Table { name, family }
+                .exists(&mut kernel.netfilter)
+                .map_err(|error| failed("ask nf_tables for our table", error))
+        };
+        let there = exists(Family::Ipv4, &mut kernel)?;
+        kernel.ipv6 = exists(Family::Ipv6, &mut kernel)?;
+        beside::let_pass(&mut kernel.netfilter, &config.bridge);
+        let inner = Inner {
             namespaces,
             table,
             gateway,
-            bridge_index,
-            bridge,
-            others: vec![host, none],
-            kernel: Mutex::new(Kernel { route, netfilter }),
+            kernel: Mutex::new(kernel),
             books: Mutex::new(Books {
-                leases: Leases::new(gateway),
+                networks: HashMap::from([(predefined[0].id.clone(), entry)]),
                 attached: HashMap::new(),
                 arriving: BTreeSet::new(),
             }),
+            predefined,
             spares: Mutex::default(),
             ports: Ports::default(),
+            directory: Arc::default(),
+            upstream: Arc::new(dns::Upstream::new(config.resolvers.clone())),
             config,
-        })
-    }
-
-    fn wiring(&self) -> Wiring {
-        Wiring {
-            bridge_index: self.bridge_index,
-            mtu: self.config.mtu,
-        }
-    }
-
-    fn recover(&self, running: Vec<(ContainerId, Attached)>) -> Result<(), NetworkError> {
-        let mut keep: BTreeSet<OsString> = BTreeSet::new();
-        let mut all_forwards = Vec::new();
-        let mut entries = Vec::new();
-        for (container, attached) in running {
-            keep.extend(attached.namespace.file_name().map(ToOwned::to_owned));
-            let address = attached
-                .endpoint
-                .as_ref()
-                .and_then(|endpoint| v4(endpoint.address));
-            let mut entry = Entry {
-                attached,
-                forwards: Vec::new(),
-                holding: Vec::new(),
-            };
-            if let Some(address) = address {
-                lock(&self.books).leases.hold(address);
-                for published in &entry.attached.ports {
-                    entry.forwards.extend(forward(published, address));
-                    let listening = self.config.userland_proxy;
-                    let held = match self.ports.retake(published, listening) {
-                        Ok(taken) => self.hold(taken, address, &mut entry.holding),
-                        Err(error) => Err(engine::error::full_message(&error)),
-                    };
-                    if let Err(warning) = held {
-                        tracing::warn!(
-                            container = container.short(),
-                            warning,
-                            "a published port of a running container is served by the firewall alone"
-                        );
-                    }
-                }
-            }
-            all_forwards.extend(entry.forwards.iter().copied());
-            entries.push((container, entry));
-        }
-
-        let mut kernel = lock(&self.kernel);
-        self.table
-            .install(&mut kernel.netfilter, &all_forwards)
-            .map_err(|error| failed("install the firewall's table", error))?;
-        lock(&self.books).attached.extend(entries);
-
-        // Our own spares, should there be any yet, are not leftovers.
-        let spares = lock(&self.spares);
-        for spare in spares.wired.iter().chain(&spares.bare) {
-            keep.extend(spare.path.file_name().map(ToOwned::to_owned));
-        }
-        self.remove_leftovers(&keep, &mut kernel.route)
-    }
-
-    fn facts(&self) -> Vec<NetworkFacts> {
-        let fact = |record: &NetworkRecord| NetworkFacts {
-            id: record.id.clone(),
-            name: record.name.clone(),
-            driver: record.driver.clone(),
-            subnets: Vec::new(),
-            options: BTreeMap::new(),
-            endpoints: Vec::new(),
-            created: record.created,
         };
-        let mut bridge = fact(&self.bridge);
-        bridge.subnets = vec![Subnet {
-            range: self.gateway.trunc().to_string(),
-            gateway: Some(self.gateway.addr().to_string()),
-        }];
-        let mtu = self.config.mtu.unwrap_or(1500).to_string();
-        bridge.options = [
-            ("com.docker.network.bridge.default_bridge", "true"),
-            ("com.docker.network.bridge.enable_icc", "true"),
-            ("com.docker.network.bridge.enable_ip_masquerade", "true"),
-            ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0"),
-            ("com.docker.network.bridge.name", &self.config.bridge),
-            ("com.docker.network.driver.mtu", &mtu),
-        ]
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect();
-        bridge.endpoints = lock(&self.books)
-            .attached
-            .iter()
-            .filter_map(|(container, entry)| {
-                let endpoint = entry.attached.endpoint.clone()?;
-                (endpoint.network == self.bridge.id).then(|| (container.clone(), endpoint))
-            })
-            .collect();
-        bridge.endpoints.sort_by(|one, other| one.0.cmp(&other.0));
-        let mut facts = vec![bridge];
-        facts.extend(self.others.iter().map(fact));
-        facts
+        // An old table serves running containers until `recover` replaces it in one step.
+        if !there {
+            inner.install_firewall(&mut lock(&inner.kernel))?;
+        }
+        Ok(inner)
     }
+
+    fn default_id(&self) -> NetworkId {
+        self.predefined[0].id.clone()
+    }
+
+    /// How a spare is connected: to the default bridge.
+    fn wiring(&self) -> Wiring {
+        let books = lock(&self.books);
+        let index = books
+            .networks
+            .get(&self.predefined[0].id)
+            .map_or(0, |entry| entry.index);
+        Wiring {
+            bridge_index: index,
+            mtu: self.config.mtu,
+            isolated: false,
+        }
+    }
+
+    /// Where nobody is connected any more, rules in other firewalls go with us.
+    fn leave_other_firewalls(&self) {
+        let bridges: Vec<String> = {
+            let books = lock(&self.books);
+            if !books.attached.is_empty() {
+                return;
+            }
+            let bridges = books
+                .networks
+                .values()
+                .filter(|entry| entry.network.driver == Driver::Bridge);
+            bridges
+                .map(|entry| entry.network.link.name.clone())
+                .collect()
+        };
+        let mut kernel = lock(&self.kernel);
+        for bridge in bridges {
+            beside::take_back(&mut kernel.netfilter, &bridge);
+        }
+    }
+}
+
+fn predefined(record: &NetworkRecord, driver: Driver) -> Network {
+    Network {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        driver,
+        created: record.created,
+        ipv4: true,
+        ipv6: false,
+        internal: false,
+        attachable: false,
+        subnets: Vec::new(),
+        options: BTreeMap::new(),
+        ipam_options: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        link: LinkSettings::new(driver, &record.id),
+    }
+}
+
+fn default_bridge(config: &NetworkConfig, record: &NetworkRecord, gateway: Ipv4Net) -> Network {
+    let mut network = predefined(record, Driver::Bridge);
+    network.subnets = vec![Subnet::of(
+        IpNet::V4(gateway.trunc()),
+        gateway.addr().into(),
+    )];
+    network.link.name.clone_from(&config.bridge);
+    network.link.mtu = config.mtu;
+    let mtu = config.mtu.unwrap_or(1500).to_string();
+    network.options = [
+        ("com.docker.network.bridge.default_bridge", "true"),
+        ("com.docker.network.bridge.enable_icc", "true"),
+        ("com.docker.network.bridge.enable_ip_masquerade", "true"),
+        ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0"),
+        ("com.docker.network.bridge.name", &config.bridge),
+        ("com.docker.network.driver.mtu", &mtu),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect();
+    network
 }
 
 /// The record of a network as it is now; written when it is new or changed.

@@ -8,7 +8,7 @@ use super::link;
 use super::netlink::Socket;
 use engine::networks::NetworkError;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -39,6 +39,8 @@ pub(crate) struct Namespace {
 pub(crate) struct Wiring {
     pub bridge_index: u32,
     pub mtu: Option<u32>,
+    /// Away from the bridge's other ports.
+    pub isolated: bool,
 }
 
 /// Error of one step.
@@ -52,10 +54,53 @@ pub(crate) fn failed(
     }
 }
 
-/// The name of the host's end of the pair, from the namespace's file name.
-pub(crate) fn outside_name(path: &Path) -> Option<String> {
+/// The name of the host's end of a pair, from the namespace's file name and the number of the link.
+pub(crate) fn outside_name(path: &Path, slot: u8) -> Option<String> {
     let name = path.file_name()?.to_str()?;
-    (name.len() >= 8 && name.is_ascii()).then(|| format!("veth{}", &name[..8]))
+    let name = (name.len() >= 8 && name.is_ascii()).then(|| &name[..8])?;
+    Some(match slot {
+        0 => format!("veth{name}"),
+        slot => format!("veth{name}_{slot}"),
+    })
+}
+
+/// The namespace that a link's name was made from, if it was made so: the beginning of the file's name.
+pub(crate) fn of_outside_name(link: &str) -> Option<&str> {
+    let name = link.strip_prefix("veth")?;
+    let name = name.split_once('_').map_or(name, |(name, _)| name);
+    (name.len() == 8 && name.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(name)
+}
+
+/// Does `work` on a thread in the namespace: such a thread must never go back to a pool.
+pub(crate) fn within<T: Send>(
+    path: &Path,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, NetworkError> {
+    let step = || format!("enter the network namespace {}", path.display());
+    let file = File::open(path).map_err(|error| failed(step(), error))?;
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("in-netns".into())
+            .spawn_scoped(scope, || {
+                setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| failed(step(), error))?;
+                Ok(work())
+            })
+            .map_err(|error| failed(step(), error))?
+            .join()
+            .map_err(|_| failed(step(), "the thread panicked"))?
+    })
+}
+
+/// An rtnetlink socket in the namespace.
+pub(crate) fn socket_in(path: &Path) -> Result<Socket, NetworkError> {
+    within(path, Socket::route)?.map_err(|error| failed("open rtnetlink", error))
+}
+
+/// Lets a link in the namespace have IPv6 addresses: by default none has.
+pub(crate) fn enable_ipv6(path: &Path, interface: &str) -> Result<(), NetworkError> {
+    let file = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    within(path, || std::fs::write(&file, "0"))?
+        .map_err(|error| failed(format!("write 0 to {file}"), error))
 }
 
 /// Makes `count` namespaces with loopback up, connected as `wiring` says.
@@ -162,42 +207,64 @@ fn make_bare(directory: &Path) -> Result<Namespace, NetworkError> {
 }
 
 fn wire(namespace: &mut Namespace, wiring: &Wiring, host: &mut Socket) -> Result<(), NetworkError> {
-    let path = &namespace.path;
+    let (path, socket) = (&namespace.path, &mut namespace.socket);
+    let index = connect(path, socket, wiring, INSIDE, 0, host)?;
+    socket
+        .execute(vec![link::up(index)])
+        .map_err(|error| failed(format!("set {INSIDE} up"), error))?;
+    socket.rest();
+    namespace.inside = Some(index);
+    Ok(())
+}
+
+/// Connects a namespace and a bridge by a pair of links; the one inside, whose index is returned, is still down.
+pub(crate) fn connect(
+    path: &Path,
+    socket: &mut Socket,
+    wiring: &Wiring,
+    inside: &str,
+    slot: u8,
+    host: &mut Socket,
+) -> Result<u32, NetworkError> {
     let file =
         File::open(path).map_err(|error| failed(format!("open {}", path.display()), error))?;
-    let outside = outside_name(path).ok_or_else(|| failed("name a link", "bad file name"))?;
+    let outside = outside_name(path, slot).ok_or_else(|| failed("name a link", "bad file name"))?;
     link::create_pair(
         host,
         &outside,
         wiring.bridge_index,
         wiring.mtu,
-        INSIDE,
+        inside,
         file.as_fd(),
     )
-    .map_err(|error| failed(format!("create the links {outside} and {INSIDE}"), error))?;
+    .map_err(|error| failed(format!("create the links {outside} and {inside}"), error))?;
     // A bridge port needs no address of its own, and none of the chatter that IPv6 starts for one.
     let _ = std::fs::write(
         format!("/proc/sys/net/ipv6/conf/{outside}/disable_ipv6"),
         "1",
     );
-    host.execute(vec![link::up_as_port(&outside)])
-        .map_err(|error| failed(format!("set {outside} up"), error))?;
-    let inside = link::find(&mut namespace.socket, INSIDE)
-        .map_err(|error| failed(format!("look for {INSIDE}"), error))?
-        .ok_or_else(|| failed(format!("look for {INSIDE}"), "it is not there"))?;
-    namespace
-        .socket
-        .execute(vec![link::up(inside.index)])
-        .map_err(|error| failed(format!("set {INSIDE} up"), error))?;
-    namespace.socket.rest();
-    namespace.inside = Some(inside.index);
-    Ok(())
+    let up = host
+        .execute(vec![link::up_as_port(&outside, wiring.isolated)])
+        .map_err(|error| failed(format!("set {outside} up"), error))
+        .and_then(|()| index_of(socket, inside));
+    if up.is_err() {
+        let _ = link::remove(host, &outside);
+    }
+    up
+}
+
+/// The index of a link in the namespace of `socket`.
+pub(crate) fn index_of(socket: &mut Socket, name: &str) -> Result<u32, NetworkError> {
+    let step = || format!("look for {name}");
+    let link = link::find(socket, name).map_err(|error| failed(step(), error))?;
+    link.map(|link| link.index)
+        .ok_or_else(|| failed(step(), "it is not there"))
 }
 
 /// Removes a namespace and its links; what is gone already is no error, what cannot be removed is logged: the next
 /// start of the agent tries again.
 pub(crate) fn remove(path: &Path, host: &mut Socket) {
-    if let Some(outside) = outside_name(path)
+    if let Some(outside) = outside_name(path, 0)
         && let Err(error) = link::remove(host, &outside)
     {
         tracing::warn!(link = outside, %error, "cannot remove the link of a container");

@@ -153,6 +153,9 @@ impl Socket {
     pub(crate) fn requests(&mut self, messages: Vec<Message>) -> io::Result<Vec<io::Result<()>>> {
         let first = self.sequence;
         let count = messages.len();
+        if count == 0 {
+            return Ok(Vec::new());
+        }
         self.transmit(messages, |_| NLM_F_ACK)?;
         let mut answers: Vec<Option<io::Result<()>>> = (0..count).map(|_| None).collect();
         let mut open = count;

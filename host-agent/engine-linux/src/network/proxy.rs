@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::{JoinHandle, JoinSet};
@@ -23,6 +23,16 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A proxy of one published port; ends when dropped.
 pub(crate) struct Proxy {
     task: JoinHandle<()>,
+    target: Target,
+}
+
+/// Where connections go; it moves when the container leaves the network it was reached by.
+type Target = Arc<RwLock<SocketAddr>>;
+
+fn now(target: &Target) -> SocketAddr {
+    *target
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl Proxy {
@@ -32,19 +42,29 @@ impl Proxy {
         protocol: Protocol,
         target: SocketAddr,
     ) -> io::Result<Proxy> {
+        let target = Target::new(RwLock::new(target));
         let task = match protocol {
             Protocol::Udp => {
                 let socket = std::net::UdpSocket::from(socket);
                 socket.set_nonblocking(true)?;
-                tokio::spawn(datagrams(UdpSocket::from_std(socket)?, target))
+                tokio::spawn(datagrams(UdpSocket::from_std(socket)?, target.clone()))
             }
             Protocol::Tcp | Protocol::Sctp => {
                 let listener = std::net::TcpListener::from(socket);
                 listener.set_nonblocking(true)?;
-                tokio::spawn(streams(TcpListener::from_std(listener)?, target))
+                tokio::spawn(streams(TcpListener::from_std(listener)?, target.clone()))
             }
         };
-        Ok(Proxy { task })
+        Ok(Proxy { task, target })
+    }
+
+    /// New connections go there. UDP clients that are served keep their place until they are silent.
+    pub(crate) fn lead_to(&self, address: IpAddr) {
+        let mut target = self
+            .target
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        target.set_ip(address);
     }
 
     /// Ends it and waits until the port is free.
@@ -60,14 +80,14 @@ impl Drop for Proxy {
     }
 }
 
-async fn streams(listener: TcpListener, target: SocketAddr) {
+async fn streams(listener: TcpListener, target: Target) {
     // Dropped with this task: the connections end with the container's port.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
-                    connections.spawn(stream(client, target));
+                    connections.spawn(stream(client, now(&target)));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the proxy cannot accept");
@@ -96,7 +116,7 @@ struct Client {
     active: Arc<AtomicBool>,
 }
 
-async fn datagrams(listener: UdpSocket, target: SocketAddr) {
+async fn datagrams(listener: UdpSocket, target: Target) {
     let listener = Arc::new(listener);
     let mut clients: HashMap<SocketAddr, Client> = HashMap::new();
     let mut answers = JoinSet::new();
@@ -109,7 +129,7 @@ async fn datagrams(listener: UdpSocket, target: SocketAddr) {
                         if clients.len() >= UDP_CLIENTS {
                             continue;
                         }
-                        match connect(target).await {
+                        match connect(now(&target)).await {
                             Ok(socket) => {
                                 let client = Client { socket: Arc::new(socket), active: Arc::default() };
                                 answers.spawn(answer(
@@ -118,7 +138,7 @@ async fn datagrams(listener: UdpSocket, target: SocketAddr) {
                                 clients.insert(from, client);
                             }
                             Err(error) => {
-                                tracing::debug!(%target, %error, "the proxy cannot open a socket");
+                                tracing::debug!(%error, "the proxy cannot open a socket");
                                 continue;
                             }
                         }

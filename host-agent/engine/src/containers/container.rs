@@ -7,6 +7,7 @@ use super::spec::ContainerSpec;
 use super::status::Status;
 use super::update::UpdateRequest;
 use crate::id::ContainerId;
+use crate::networks::{EndpointSettings, Network};
 use crate::runtime::Task;
 use std::sync::{Arc, OnceLock, RwLock};
 use time::OffsetDateTime;
@@ -45,6 +46,17 @@ pub(super) enum Command {
     },
     Update {
         request: UpdateRequest,
+        reply: Reply,
+    },
+    Connect {
+        network: Arc<Network>,
+        settings: Box<EndpointSettings>,
+        reply: Reply,
+    },
+    /// By the network's name.
+    Disconnect {
+        network: String,
+        force: bool,
         reply: Reply,
     },
     Remove {

@@ -3,6 +3,7 @@
 use super::container::Container;
 use super::error::ContainerError;
 use super::lifecycle::ContainerState;
+use super::memberships::{self, Memberships, split_link};
 use super::output::OutputHub;
 use super::resources::Purpose;
 use super::service::ContainerService;
@@ -63,6 +64,8 @@ impl ContainerService {
         }
         self.resolve_references(&mut request.host)
             .map_err(missing_reference)?;
+        let memberships = memberships::resolve(&mut request.host, &self.deps.networks)
+            .map_err(|error| missing_reference(ContainerError::Connect(error)))?;
         if request.config.hostname.is_empty() && request.host.network == NetworkChoice::Host {
             request
                 .config
@@ -115,7 +118,7 @@ impl ContainerService {
             platform: image.os,
             mounts: points,
         };
-        match self.make(&id, &name, spec).await {
+        match self.make(&id, &name, spec, memberships).await {
             Ok(()) => Ok(Created { id, warnings }),
             Err(error) => {
                 self.registry.release(&name, &id);
@@ -193,19 +196,17 @@ impl ContainerService {
         if let NamespaceMode::Container(name) = &mut host.pid {
             *name = self.find(name)?.id.to_string();
         }
-        if let NetworkChoice::Named(name) = &host.network {
-            let known = self.deps.networks.networks();
-            let fits = |network: &crate::networks::NetworkFacts| {
-                network.name == *name
-                    || network.id.as_str() == name
-                    || network.id.as_str().starts_with(name.as_str())
+        for link in &host.links {
+            let Some((name, _)) = split_link(link) else {
+                return Err(ContainerError::invalid(format!(
+                    "bad format for links: {link}"
+                )));
             };
-            let Some(network) = known.iter().find(|network| fits(network)) else {
-                return Err(ContainerError::Network(
-                    crate::networks::NetworkError::NotFound { name: name.clone() },
-                ));
-            };
-            host.network = NetworkChoice::parse(&network.name);
+            if self.find(name).is_err() {
+                return Err(ContainerError::invalid(format!(
+                    "could not get container for {name}"
+                )));
+            }
         }
         Ok(())
     }
@@ -260,8 +261,9 @@ impl ContainerService {
         id: &ContainerId,
         name: &str,
         mut spec: ContainerSpec,
+        memberships: Memberships,
     ) -> Result<(), ContainerError> {
-        let result = self.build(id, name, &mut spec).await;
+        let result = self.build(id, name, &mut spec, memberships).await;
         if result.is_err() {
             self.discard_volumes(id, &spec.mounts).await;
             if let Err(error) = self.deps.layers.remove(id).await {
@@ -277,6 +279,7 @@ impl ContainerService {
         id: &ContainerId,
         name: &str,
         spec: &mut ContainerSpec,
+        memberships: Memberships,
     ) -> Result<(), ContainerError> {
         for mount in spec
             .mounts
@@ -311,6 +314,7 @@ impl ContainerService {
             stopped_by_hand: false,
             network: None,
             health: None,
+            memberships: Some(memberships),
         };
         // A container that goes when it ends would not outlive a crash of the host anyhow.
         let durability = if spec.host.auto_remove {
@@ -319,7 +323,7 @@ impl ContainerService {
             Durability::Synced
         };
         self.deps.store.save(&record, durability).await?;
-        let container = self.adopt(record, Status::default());
+        let container = self.adopt_new(record);
         self.deps.tell(&container, "create", []);
         Ok(())
     }
@@ -383,6 +387,12 @@ impl ContainerService {
     }
 
     /// Puts a container among the others and starts its supervisor.
+    fn adopt_new(&self, record: ContainerRecord) -> Arc<Container> {
+        let status = record.status();
+        self.adopt(record, status)
+    }
+
+    /// As it is said to be.
     pub(super) fn adopt(&self, record: ContainerRecord, status: Status) -> Arc<Container> {
         let (container, supervisor) = self.prepare_adoption(record, status);
         self.set_going(&container, supervisor);
@@ -430,7 +440,9 @@ fn missing_reference(error: ContainerError) -> ContainerError {
     match error.class() {
         Class::NotFound => {
             let text = match &error {
-                ContainerError::Network(inner) => inner.to_string(),
+                ContainerError::Network(inner) | ContainerError::Connect(inner) => {
+                    inner.to_string()
+                }
                 other => other.to_string(),
             };
             ContainerError::invalid(text)
@@ -514,6 +526,9 @@ fn check_host(
             ));
         }
     }
+    if host.network == NetworkChoice::Host && !host.links.is_empty() {
+        return Err("conflicting options: host type networking can't be used with links. This would result in undefined behavior".into());
+    }
     if host.uts == NamespaceMode::Host && !config.hostname.is_empty() {
         return Err("conflicting options: hostname and the UTS mode".into());
     }
@@ -532,6 +547,9 @@ fn check_host(
         if host.mac_address.is_some() {
             return conflict("mac-address");
         }
+        if !host.links.is_empty() {
+            return conflict("links");
+        }
         if !host.port_bindings.is_empty() || host.publish_all_ports {
             return conflict("port publishing");
         }
@@ -539,13 +557,12 @@ fn check_host(
             return conflict("port exposing");
         }
     }
-    if let Some(mac) = &host.mac_address {
-        let parts: Vec<&str> = mac.split(':').collect();
-        let good = parts.len() == 6
-            && parts
-                .iter()
-                .all(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        if !good {
+    let macs = host
+        .endpoints
+        .values()
+        .filter_map(|settings| settings.mac_address.as_ref());
+    for mac in host.mac_address.iter().chain(macs) {
+        if !is_mac_address(mac) {
             return Err(format!("{mac} is not a valid mac address"));
         }
     }
@@ -565,6 +582,14 @@ fn check_host(
         }
     }
     Ok(())
+}
+
+fn is_mac_address(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(':').collect();
+    parts.len() == 6
+        && parts
+            .iter()
+            .all(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// `c 10:200 rwm`, `a *:* rwm`.

@@ -45,6 +45,9 @@ pub enum ContainerError {
     Layer(#[from] LayerError),
     #[error("failed to set up container networking: {0}")]
     Network(#[source] NetworkError),
+    /// Of `network connect` and `disconnect`.
+    #[error(transparent)]
+    Connect(NetworkError),
     #[error(transparent)]
     Volume(#[from] crate::volumes::VolumeError),
     /// The container's program could not be started.
@@ -158,7 +161,7 @@ impl Classify for ContainerError {
             ContainerError::File(inner) => inner.class(),
             ContainerError::Image(inner) => inner.class(),
             ContainerError::Layer(inner) => inner.class(),
-            ContainerError::Network(inner) => inner.class(),
+            ContainerError::Network(inner) | ContainerError::Connect(inner) => inner.class(),
             ContainerError::Volume(inner) => inner.class(),
             ContainerError::Start { cause }
             | ContainerError::Exec { cause }

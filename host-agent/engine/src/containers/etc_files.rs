@@ -1,8 +1,10 @@
 //! The three files of /etc that belong to the container and not to its image.
 
+use super::links::Link;
 use super::spec::ContainerSpec;
 use crate::networks::Attached;
 use std::fmt::Write;
+use std::net::IpAddr;
 
 /// A container's host name: as asked, else its short id.
 pub fn hostname(spec: &ContainerSpec, short_id: &str) -> String {
@@ -13,38 +15,48 @@ pub fn hostname(spec: &ContainerSpec, short_id: &str) -> String {
     }
 }
 
-/// /etc/hosts, in Docker's order. `host.docker.internal:host-gateway` is the bridge's gateway.
-pub fn hosts(spec: &ContainerSpec, short_id: &str, attached: Option<&Attached>) -> String {
+/// What `host-gateway` stands for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gateways {
+    pub ipv4: Option<IpAddr>,
+    pub ipv6: Option<IpAddr>,
+}
+
+/// /etc/hosts, in Docker's order.
+pub fn hosts(
+    spec: &ContainerSpec,
+    short_id: &str,
+    attached: Option<&Attached>,
+    gateways: &Gateways,
+    links: &[Link],
+) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
-    let endpoint = attached.and_then(|attached| attached.endpoint.as_ref());
     for extra in &spec.host.extra_hosts {
-        if let Some((name, address)) = split_extra_host(extra) {
-            let gateway = endpoint.and_then(|endpoint| endpoint.gateway);
-            match (address, gateway) {
-                ("host-gateway", Some(gateway)) => {
+        match split_extra_host(extra) {
+            Some((name, "host-gateway")) => {
+                for gateway in gateways.ipv4.iter().chain(&gateways.ipv6) {
                     let _ = writeln!(text, "{gateway}\t{name}");
                 }
-                // Without a bridge the host is where we are.
-                ("host-gateway", None) => {
-                    let _ = writeln!(text, "127.0.0.1\t{name}");
-                }
-                (address, _) => {
-                    let _ = writeln!(text, "{address}\t{name}");
-                }
             }
+            Some((name, address)) => {
+                let _ = writeln!(text, "{address}\t{name}");
+            }
+            None => {}
         }
     }
-    if let Some(endpoint) = endpoint {
-        let name = hostname(spec, short_id);
-        let full = if spec.config.domain_name.is_empty() {
-            name
-        } else {
-            format!("{name}.{} {name}", spec.config.domain_name)
-        };
-        let _ = writeln!(text, "{}\t{full}", endpoint.address);
-        if let Some(address) = endpoint.ipv6_address {
+    for link in links {
+        let _ = writeln!(text, "{}\t{}", link.address, link.names.join(" "));
+    }
+    let name = hostname(spec, short_id);
+    let full = if spec.config.domain_name.is_empty() {
+        name
+    } else {
+        format!("{name}.{} {name}", spec.config.domain_name)
+    };
+    for endpoint in attached.iter().flat_map(|attached| &attached.endpoints) {
+        for address in endpoint.addresses() {
             let _ = writeln!(text, "{address}\t{full}");
         }
     }
@@ -121,6 +133,38 @@ pub fn resolv_conf(dns: &Dns, of_host: &str) -> String {
     text
 }
 
+/// /etc/resolv.conf in a network somebody made: all questions go to the engine's own server there, which asks the others.
+/// A name without a dot is a container's first, so it is never completed before it was asked for as it is.
+pub fn resolv_conf_of_network(dns: &Dns, of_host: &str) -> String {
+    let own = Dns {
+        servers: vec![DNS_SERVER.into()],
+        ..dns.clone()
+    };
+    let mut text = String::new();
+    let mut options = None;
+    for line in resolv_conf(&own, of_host).lines() {
+        match line.strip_prefix("options") {
+            Some(rest) => options = Some(rest.trim().to_owned()),
+            None => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    let mut options: Vec<&str> = options
+        .iter()
+        .flat_map(|text| text.split_whitespace())
+        .collect();
+    if !options.iter().any(|option| option.starts_with("ndots:")) {
+        options.push("ndots:0");
+    }
+    let _ = writeln!(text, "options {}", options.join(" "));
+    text
+}
+
+/// Where the engine's own DNS server is, in every namespace of a network somebody made.
+pub const DNS_SERVER: &str = "127.0.0.11";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,10 +194,42 @@ mod tests {
     }
 
     #[test]
+    fn in_a_network_the_engine_answers() {
+        let of_host = "nameserver 192.0.2.1\nsearch home\noptions timeout:1\n";
+        assert_eq!(
+            resolv_conf_of_network(&Dns::default(), of_host),
+            "nameserver 127.0.0.11\nsearch home\noptions timeout:1 ndots:0\n"
+        );
+        let dns = Dns {
+            servers: vec!["192.0.2.9".into()],
+            options: vec!["ndots:3".into()],
+            search: vec!["x".into()],
+        };
+        assert_eq!(
+            resolv_conf_of_network(&dns, of_host),
+            "nameserver 127.0.0.11\nsearch x\noptions ndots:3\n"
+        );
+    }
+
+    #[test]
     fn extra_hosts_are_written_and_checked() {
         let mut spec = testing::spec();
         spec.host.extra_hosts = vec!["db:192.0.2.7".into(), "six=[2001:db8::1]".into()];
-        let text = hosts(&spec, "0123456789ab", None);
+        let gateways = Gateways {
+            ipv4: Some([172, 17, 0, 1].into()),
+            ipv6: None,
+        };
+        spec.host
+            .extra_hosts
+            .push("host.docker.internal:host-gateway".into());
+        let link = Link {
+            address: [172, 17, 0, 9].into(),
+            names: vec!["db".into(), "0123".into()],
+            environment: Vec::new(),
+        };
+        let text = hosts(&spec, "0123456789ab", None, &gateways, &[link]);
+        assert!(text.contains("172.17.0.1\thost.docker.internal\n"));
+        assert!(text.contains("172.17.0.9\tdb 0123\n"));
         assert!(text.contains("192.0.2.7\tdb\n"));
         assert!(text.contains("2001:db8::1\tsix\n"));
         assert_eq!(split_extra_host("db:nowhere"), None);

@@ -137,13 +137,10 @@ impl ContainerService {
                         })
                 })
                 && in_any("network", &|value| {
-                    let endpoint = status
-                        .network
-                        .as_ref()
-                        .and_then(|network| network.endpoint.as_ref());
                     spec.host.network.text() == value
-                        || endpoint.is_some_and(|endpoint| {
-                            endpoint.network_name == value || endpoint.network.as_str() == value
+                        || status.memberships.iter().any(|(name, membership)| {
+                            let id = membership.network.as_ref();
+                            name == value || id.is_some_and(|id| id.as_str() == value)
                         })
                 })
                 && (exposed.is_empty()

@@ -35,6 +35,8 @@ pub struct Surroundings {
     pub ipc_of: Option<u32>,
     /// The container's own, or that of the container whose network it joins.
     pub hostname: String,
+    /// `NAME=value`, where the container's own settings do not say otherwise: its links.
+    pub environment: Vec<String>,
 }
 
 /// The whole plan.
@@ -66,7 +68,7 @@ pub fn launch(
         id: id.clone(),
         rootfs: around.rootfs,
         read_only_root: host.read_only_root,
-        process: first_process(spec, &hostname, &security),
+        process: first_process(spec, &hostname, around.environment, &security),
         domain_name: spec.config.domain_name.clone(),
         mounts: mounts(spec, &around.folder, around.ipc_of),
         namespaces: NamespacePlan {
@@ -102,12 +104,18 @@ pub fn launch(
     })
 }
 
-fn first_process(spec: &ContainerSpec, hostname: &str, security: &Security) -> ProcessPlan {
+fn first_process(
+    spec: &ContainerSpec,
+    hostname: &str,
+    mut environment: Vec<String>,
+    security: &Security,
+) -> ProcessPlan {
     let host = &spec.host;
     let config = &spec.config;
+    environment.extend(config.env.iter().cloned());
     ProcessPlan {
         args: spec.args(),
-        env: merge::process_env(hostname, config.tty, &config.env),
+        env: merge::process_env(hostname, config.tty, &environment),
         working_directory: working_directory(&config.working_directory),
         user: config.user.clone(),
         additional_groups: host.group_add.clone(),
@@ -158,7 +166,7 @@ pub fn exec_process(
 ) -> Result<ProcessPlan, String> {
     let security = security::parse(&spec.host.security)?;
     let hostname = etc_files::hostname(spec, id.short());
-    let mut process = first_process(spec, &hostname, &security);
+    let mut process = first_process(spec, &hostname, Vec::new(), &security);
     process.args.clone_from(&exec.args);
     process.env = merge::process_env(&hostname, exec.tty, &spec.config.env);
     merge::replace_env(&mut process.env, &exec.env);
@@ -352,6 +360,7 @@ mod tests {
             pid_of: None,
             ipc_of: None,
             hostname: "web".into(),
+            environment: Vec::new(),
         };
         launch(&ContainerId::random(), spec, around).expect("the settings are good")
     }

@@ -38,7 +38,7 @@ impl ContainerService {
             .filter(|(_, found)| matches!(found, Ok(Recovered::Running(..))))
             .filter_map(|(record, _)| Some((record.id.clone(), record.network.clone()?)))
             .collect();
-        if let Err(error) = self.deps.networks.recover(running).await {
+        if let Err(error) = self.deps.networks.backend().recover(running).await {
             // Containers go on without their ports; there is nothing better to do than to say so.
             tracing::error!(
                 error = crate::error::full_message(&error),

@@ -13,7 +13,7 @@ use crate::events::{Event, EventBus, EventKind};
 use crate::id::ContainerId;
 use crate::images::{Digest, ImageSource, ImageUsers, Layers};
 use crate::logs::LogReader;
-use crate::networks::NetworkBackend;
+use crate::networks::NetworkService;
 use crate::runtime::{Rlimit, Runtime, TtySize};
 use crate::volumes::VolumeService;
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub struct Dependencies {
     pub runtime: Arc<dyn Runtime>,
     pub images: Arc<dyn ImageSource>,
     pub layers: Arc<dyn Layers>,
-    pub networks: Arc<dyn NetworkBackend>,
+    pub networks: Arc<NetworkService>,
     pub volumes: Arc<VolumeService>,
     pub store: Arc<dyn ContainerStore>,
     pub files: Arc<dyn HostFiles>,

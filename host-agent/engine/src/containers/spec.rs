@@ -1,7 +1,7 @@
 //! What a container is made of: the settings its creator chose, merged with those of its image. Fixed at create.
 
 use crate::images::{Digest, Healthcheck};
-use crate::networks::PortRequest;
+use crate::networks::{EndpointSettings, PortRequest};
 use crate::runtime::{DevicePlan, ResourcePlan, Rlimit, TtySize};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,6 +91,12 @@ pub struct HostSettings {
     pub dns_options: Vec<String>,
     pub dns_search: Vec<String>,
     pub extra_hosts: Vec<String>,
+    /// `--link`, as given: `container[:alias]`.
+    #[serde(default)]
+    pub links: Vec<String>,
+    /// What was asked of networks when the container was made, by their names; what holds is in its memberships.
+    #[serde(default)]
+    pub endpoints: BTreeMap<String, EndpointSettings>,
     pub group_add: Vec<String>,
     pub ipc: IpcMode,
     pub pid: NamespaceMode,

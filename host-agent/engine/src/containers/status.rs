@@ -3,6 +3,7 @@
 use super::health::Health;
 use super::lifecycle::ContainerState;
 use super::spec::ContainerSpec;
+use super::memberships::Memberships;
 use crate::networks::Attached;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -21,11 +22,14 @@ pub struct Status {
     pub restart_count: u32,
     /// Somebody asked for its end: the restart policy keeps quiet.
     pub stopped_by_hand: bool,
+    /// While it runs.
     pub network: Option<Arc<Attached>>,
     /// `None` where there is no health check, or no run yet.
     pub health: Option<Arc<Health>>,
     /// The settings once `docker update` has changed them.
     pub updated: Option<Arc<ContainerSpec>>,
+    /// The networks it is in, or will be.
+    pub memberships: Arc<Memberships>,
     /// Runs that have ended since this engine process knows the container.
     pub exits: u64,
     /// It is gone.
@@ -46,6 +50,7 @@ impl Default for Status {
             network: None,
             health: None,
             updated: None,
+            memberships: Arc::default(),
             exits: 0,
             removed: false,
         }

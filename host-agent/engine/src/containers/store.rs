@@ -2,6 +2,7 @@
 
 use super::health::Health;
 use super::lifecycle::ContainerState;
+use super::memberships::{self, Memberships};
 use super::spec::ContainerSpec;
 use super::status::Status;
 use crate::id::ContainerId;
@@ -32,6 +33,9 @@ pub struct ContainerRecord {
     pub network: Option<Attached>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// `None` in records of the first version of the agent: the network of the mode.
+    #[serde(default)]
+    pub memberships: Option<Memberships>,
 }
 
 impl ContainerRecord {
@@ -51,6 +55,10 @@ impl ContainerRecord {
             stopped_by_hand: self.stopped_by_hand,
             network: self.network.clone().map(std::sync::Arc::new),
             health: self.health.clone().map(std::sync::Arc::new),
+            memberships: std::sync::Arc::new(match &self.memberships {
+                Some(memberships) => memberships.clone(),
+                None => memberships::of_mode(&self.spec),
+            }),
             ..Status::default()
         }
     }

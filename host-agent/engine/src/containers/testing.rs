@@ -15,16 +15,14 @@ use super::spec::{Config, ContainerSpec, CreateRequest, HostSettings};
 use super::store::{ContainerRecord, ContainerStore, ContainerStoreError, Durability};
 use crate::clock::SystemClock;
 use crate::events::EventBus;
-use crate::id::{ContainerId, NetworkId};
+use crate::id::ContainerId;
 use crate::images::{
     BorrowedRoot, ByteStream, Change, ContainerDiskUsage, Digest, Image, ImageConfig,
     ImageLookupError, ImageSource, LayerError, Layers,
 };
 use crate::logs::{LogBatch, LogEntry, LogQuery, LogReader};
-use crate::networks::{
-    Attached, Attachment, Endpoint, NetworkBackend, NetworkError, NetworkFacts, NetworkMode,
-    PublishedPort,
-};
+use crate::networks::NetworkService;
+use crate::networks::fake::FakeNetwork;
 use crate::runtime::{
     ExecPlan, ExecTask, ExitStatus, LaunchPlan, ProcessIo, ProcessPlan, Recovered, ResourcePlan,
     Runtime, RuntimeError, RuntimeFacts, Stats, StreamKind, Task, TtySize,
@@ -34,7 +32,6 @@ use crate::volumes::fake::FakeVolumeStore;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -88,6 +85,7 @@ pub fn record(name: &str) -> ContainerRecord {
         stopped_by_hand: false,
         network: None,
         health: None,
+        memberships: None,
     }
 }
 
@@ -108,7 +106,8 @@ pub fn request(name: &str, command: &[&str]) -> CreateRequest {
 pub struct World {
     pub runtime: Arc<FakeRuntime>,
     pub layers: Arc<FakeLayers>,
-    pub networks: Arc<FakeNetworks>,
+    pub networks: Arc<FakeNetwork>,
+    pub network_service: Arc<NetworkService>,
     pub store: Arc<MemoryStore>,
     pub files: Arc<FakeFiles>,
     pub container_files: Arc<FakeContainerFiles>,
@@ -124,10 +123,12 @@ impl Default for World {
             events.clone(),
             Arc::new(SystemClock),
         );
+        let networks = Arc::new(FakeNetwork::new());
         World {
             runtime: Arc::default(),
             layers: Arc::default(),
-            networks: Arc::default(),
+            network_service: Arc::new(networks.service(events.clone())),
+            networks,
             store: Arc::default(),
             files: Arc::default(),
             container_files: Arc::default(),
@@ -144,7 +145,7 @@ impl World {
             runtime: self.runtime.clone(),
             images: Arc::new(FakeImages),
             layers: self.layers.clone(),
-            networks: self.networks.clone(),
+            networks: self.network_service.clone(),
             volumes: self.volumes.clone(),
             store: self.store.clone(),
             files: self.files.clone(),
@@ -277,88 +278,6 @@ impl Layers for FakeLayers {
             .map(|name| (name.into(), format!("/fake/{container}/{name}")))
             .into()
     }
-}
-
-/// Remembers who is attached; ports 1 to 1023 of the host are taken.
-#[derive(Default)]
-pub struct FakeNetworks {
-    pub attached: Mutex<BTreeMap<ContainerId, Attached>>,
-}
-
-#[async_trait]
-impl NetworkBackend for FakeNetworks {
-    async fn close(&self) {}
-
-    async fn attach(&self, attachment: Attachment) -> Result<Attached, NetworkError> {
-        let mut ports = Vec::new();
-        for request in &attachment.ports {
-            let port = if request.host_ports.0 == 0 {
-                32768 + request.container_port
-            } else {
-                request.host_ports.0
-            };
-            if port < 1024 {
-                return Err(NetworkError::PortTaken {
-                    address: "0.0.0.0".into(),
-                    port,
-                });
-            }
-            ports.push(PublishedPort {
-                container_port: request.container_port,
-                protocol: request.protocol,
-                host_address: request
-                    .host_address
-                    .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-                host_port: port,
-            });
-        }
-        let endpoint = (attachment.mode != NetworkMode::None).then(|| Endpoint {
-            network: network_id(),
-            network_name: "bridge".into(),
-            endpoint_id: "e".repeat(64),
-            mac_address: attachment
-                .mac_address
-                .clone()
-                .unwrap_or_else(|| "02:42:ac:11:00:02".into()),
-            address: IpAddr::V4(Ipv4Addr::new(172, 17, 0, 2)),
-            prefix_length: 16,
-            gateway: Some(IpAddr::V4(Ipv4Addr::new(172, 17, 0, 1))),
-            ipv6_address: None,
-            ipv6_prefix_length: 0,
-            ipv6_gateway: None,
-        });
-        let attached = Attached {
-            namespace: "/run/netns/fake".into(),
-            endpoint,
-            ports,
-            warnings: Vec::new(),
-        };
-        locked(&self.attached).insert(attachment.container, attached.clone());
-        Ok(attached)
-    }
-
-    async fn detach(&self, container: &ContainerId) -> Result<(), NetworkError> {
-        locked(&self.attached).remove(container);
-        Ok(())
-    }
-
-    async fn recover(&self, running: Vec<(ContainerId, Attached)>) -> Result<(), NetworkError> {
-        *locked(&self.attached) = running.into_iter().collect();
-        Ok(())
-    }
-
-    fn networks(&self) -> Vec<NetworkFacts> {
-        Vec::new()
-    }
-
-    fn resolv_conf(&self) -> String {
-        "nameserver 192.0.2.53\n".into()
-    }
-}
-
-/// The fake bridge.
-pub fn network_id() -> NetworkId {
-    NetworkId::parse(&"1f".repeat(32)).expect("64 hex digits")
 }
 
 /// Remembers the files it was given; only paths below `/exists` are there.

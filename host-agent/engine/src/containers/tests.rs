@@ -215,7 +215,7 @@ async fn a_program_that_is_not_there() {
         "an attached client is let go"
     );
     assert!(world.layers.mounted.lock().unwrap().is_empty());
-    assert!(world.networks.attached.lock().unwrap().is_empty());
+    assert!(world.networks.attached().is_empty());
 
     create(&service, removing("gone", &["forbidden"])).await;
     let waiting = service.wait("gone", WaitCondition::Removed).expect("wait");

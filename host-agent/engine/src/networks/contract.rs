@@ -135,10 +135,7 @@ async fn ports_are_given_once(backend: &dyn NetworkBackend) {
     for taken in &attached.ports {
         let address = taken.host_address;
         let exactly = (taken.host_port, taken.host_port);
-        let rival = on_bridge(
-            backend,
-            vec![port(Some(address), exactly, taken.protocol)],
-        );
+        let rival = on_bridge(backend, vec![port(Some(address), exactly, taken.protocol)]);
         let error = backend.attach(rival).await.expect_err("the port is taken");
         let expected = format!(
             "driver failed programming external connectivity: Bind for {address}:{} failed: port is already allocated",
@@ -157,10 +154,7 @@ async fn ports_are_given_once(backend: &dyn NetworkBackend) {
     backend.detach(&range.container).await.expect("detach");
     backend.detach(&first.container).await.expect("detach");
 
-    let again = on_bridge(
-        backend,
-        vec![port(None, (low, low), Protocol::Tcp)],
-    );
+    let again = on_bridge(backend, vec![port(None, (low, low), Protocol::Tcp)]);
     let attached = backend.attach(again.clone()).await.expect("it is free now");
     assert_eq!(attached.ports[0].host_port, low);
     backend.detach(&again.container).await.expect("detach");
@@ -186,7 +180,10 @@ async fn an_error_leaves_nothing(backend: &dyn NetworkBackend) {
         .expect("nothing to do");
 
     let unknown = wish(
-        vec![place(&bridge(backend)), place(&Arc::new(fake::network("backend")))],
+        vec![
+            place(&bridge(backend)),
+            place(&Arc::new(fake::network("backend"))),
+        ],
         Vec::new(),
     );
     let error = backend.attach(unknown).await.expect_err("no such network");
@@ -243,10 +240,7 @@ async fn a_network_of_its_own(backend: &dyn NetworkBackend) {
     second.endpoints[0].settings.ipv4 = None;
     second.endpoints[0].preferred = vec![[10, 213, 7, 44].into()];
     let attached = backend.attach(second.clone()).await.expect("attach");
-    assert_eq!(
-        attached.endpoints[0].address,
-        Some([10, 213, 7, 44].into())
-    );
+    assert_eq!(attached.endpoints[0].address, Some([10, 213, 7, 44].into()));
     assert_eq!(backend.endpoints(&network.id).len(), 2);
     let error = backend.remove(&network.id).await.expect_err("in use");
     assert!(
@@ -282,11 +276,16 @@ async fn containers_come_and_go_while_they_run(backend: &dyn NetworkBackend) {
     assert_eq!(attached.endpoint(&hidden.id).expect("there").gateway, None);
     // By name: bridge comes before front.
     let way_out = |attached: &super::Attached| {
-        attached.way_out().map(|endpoint| endpoint.network_name.clone())
+        attached
+            .way_out()
+            .map(|endpoint| endpoint.network_name.clone())
     };
     assert_eq!(way_out(&attached).as_deref(), Some("bridge"));
     let bridge = bridge(backend);
-    let attached = backend.disconnect(id, &bridge.id).await.expect("disconnect");
+    let attached = backend
+        .disconnect(id, &bridge.id)
+        .await
+        .expect("disconnect");
     assert_eq!(way_out(&attached).as_deref(), Some("front"));
     assert!(backend.endpoints(&bridge.id).is_empty());
     backend
@@ -317,7 +316,10 @@ async fn a_lost_network_is_told_by_recover(backend: &dyn NetworkBackend) {
         .await
         .expect("recover");
     let endpoints = backend.endpoints(&network.id);
-    assert_eq!(endpoints, [(container.container.clone(), attached.endpoints[0].clone())]);
+    assert_eq!(
+        endpoints,
+        [(container.container.clone(), attached.endpoints[0].clone())]
+    );
     let other = wish(vec![place(&network)], Vec::new());
     let others = backend.attach(other.clone()).await.expect("attach");
     assert_ne!(others.endpoints[0].address, attached.endpoints[0].address);

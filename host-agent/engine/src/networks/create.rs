@@ -1,10 +1,10 @@
 //! `docker network create`: check everything, then change.
 
+use super::NetworkError;
 use super::ipam::{self, overlap};
 use super::link::{self, ENABLE_IPV4, ENABLE_IPV6, LinkSettings};
 use super::network::{Driver, Network, Subnet};
 use super::service::NetworkService;
-use super::NetworkError;
 use crate::error::Class;
 use crate::id::NetworkId;
 use ipnet::IpNet;
@@ -58,9 +58,21 @@ impl NetworkService {
         let id = NetworkId::random();
         let (link, warnings) = LinkSettings::parse(driver, &id, request.internal, &request.options)
             .map_err(NetworkError::invalid)?;
-        let by_option = |key: &str| request.options.get(key).map(|text| link::flag(key, text)).transpose();
-        let ipv4 = by_option(ENABLE_IPV4).map_err(NetworkError::invalid)?.or(request.ipv4).unwrap_or(true);
-        let ipv6 = by_option(ENABLE_IPV6).map_err(NetworkError::invalid)?.or(request.ipv6).unwrap_or(false);
+        let by_option = |key: &str| {
+            request
+                .options
+                .get(key)
+                .map(|text| link::flag(key, text))
+                .transpose()
+        };
+        let ipv4 = by_option(ENABLE_IPV4)
+            .map_err(NetworkError::invalid)?
+            .or(request.ipv4)
+            .unwrap_or(true);
+        let ipv6 = by_option(ENABLE_IPV6)
+            .map_err(NetworkError::invalid)?
+            .or(request.ipv6)
+            .unwrap_or(false);
         if !ipv4 && !ipv6 {
             return Err(NetworkError::invalid("IPv4 or IPv6 must be enabled"));
         }
@@ -95,7 +107,9 @@ impl NetworkService {
         }
         self.place(driver, ipv4, ipv6, &mut subnets).await?;
         if let Some(other) = self.all().into_iter().find(|other| {
-            driver == Driver::Bridge && other.driver == Driver::Bridge && other.link.name == link.name
+            driver == Driver::Bridge
+                && other.driver == Driver::Bridge
+                && other.link.name == link.name
         }) {
             return Err(NetworkError::refused(
                 Class::Denied,
@@ -145,7 +159,13 @@ impl NetworkService {
             .all()
             .iter()
             // The others use what the host's link has, and two of them may share it as Docker's do not: each is told.
-            .flat_map(|network| network.subnets.iter().map(|subnet| subnet.range).collect::<Vec<_>>())
+            .flat_map(|network| {
+                network
+                    .subnets
+                    .iter()
+                    .map(|subnet| subnet.range)
+                    .collect::<Vec<_>>()
+            })
             .collect();
         let overlapping = || {
             NetworkError::refused(
@@ -155,12 +175,18 @@ impl NetworkService {
         };
         for (index, subnet) in subnets.iter().enumerate() {
             let earlier = subnets[..index].iter().map(|other| &other.range);
-            if ours.iter().chain(earlier).any(|other| overlap(&subnet.range, other)) {
+            if ours
+                .iter()
+                .chain(earlier)
+                .any(|other| overlap(&subnet.range, other))
+            {
                 return Err(overlapping());
             }
         }
         let has = |subnets: &[Subnet], ipv4: bool| {
-            subnets.iter().any(|subnet| subnet.range.addr().is_ipv4() == ipv4)
+            subnets
+                .iter()
+                .any(|subnet| subnet.range.addr().is_ipv4() == ipv4)
         };
         let wants_ipv4 = ipv4 && !has(subnets, true);
         let on_bridge = driver == Driver::Bridge;
@@ -203,16 +229,25 @@ fn check(request: &CreateNetwork) -> Result<Driver, NetworkError> {
     if Network::is_predefined_name(&request.name) {
         return Err(NetworkError::refused(
             Class::Denied,
-            format!("operation is not permitted on predefined {} network", request.name),
+            format!(
+                "operation is not permitted on predefined {} network",
+                request.name
+            ),
         ));
     }
     // Docker takes nearly anything; a name that looks like a mode, or like a path, could not be asked for again.
     let odd = |byte: u8| byte == b'/' || byte.is_ascii_control() || byte == b':';
-    if request.name.len() > 255 || request.name.bytes().any(odd) || request.name.trim() != request.name {
+    if request.name.len() > 255
+        || request.name.bytes().any(odd)
+        || request.name.trim() != request.name
+    {
         return invalid(format!("invalid network name: {:?}", request.name));
     }
     if !matches!(request.scope.as_str(), "" | "local") {
-        return invalid(format!("network scope {} needs Swarm, which this engine does not have", request.scope));
+        return invalid(format!(
+            "network scope {} needs Swarm, which this engine does not have",
+            request.scope
+        ));
     }
     if request.ingress {
         return invalid("an ingress network needs Swarm, which this engine does not have".into());
@@ -226,7 +261,10 @@ fn check(request: &CreateNetwork) -> Result<Driver, NetworkError> {
     match Driver::parse(&request.driver) {
         Some(Driver::Host | Driver::Null) => Err(NetworkError::refused(
             Class::Denied,
-            format!("only one instance of \"{}\" network is allowed", request.driver),
+            format!(
+                "only one instance of \"{}\" network is allowed",
+                request.driver
+            ),
         )),
         Some(driver) => Ok(driver),
         None => Err(NetworkError::refused(
@@ -239,38 +277,64 @@ fn check(request: &CreateNetwork) -> Result<Driver, NetworkError> {
 /// The error is a sentence, for the one subnet.
 fn parse_subnet(request: &SubnetRequest) -> Result<Subnet, String> {
     let text = &request.subnet;
-    let range: IpNet = text.parse().map_err(|_| format!("invalid subnet {text}: invalid CIDR block notation"))?;
+    let range: IpNet = text
+        .parse()
+        .map_err(|_| format!("invalid subnet {text}: invalid CIDR block notation"))?;
     if range != range.trunc() {
-        return Err(format!("invalid subnet {text}: it should be {}", range.trunc()));
+        return Err(format!(
+            "invalid subnet {text}: it should be {}",
+            range.trunc()
+        ));
     }
-    let family = if range.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+    let family = if range.addr().is_ipv4() {
+        "IPv4"
+    } else {
+        "IPv6"
+    };
     let widest = if range.addr().is_ipv4() { 31 } else { 127 };
     if range.prefix_len() > widest || range.prefix_len() == 0 {
-        return Err(format!("invalid subnet {text}: it has no room for a gateway and a container"));
+        return Err(format!(
+            "invalid subnet {text}: it has no room for a gateway and a container"
+        ));
     }
     let lend = match request.range.as_str() {
         "" => None,
         text => {
-            let lend: IpNet = text.parse().map_err(|_| format!("invalid ip-range {text}: invalid CIDR block notation"))?;
+            let lend: IpNet = text
+                .parse()
+                .map_err(|_| format!("invalid ip-range {text}: invalid CIDR block notation"))?;
             if lend.addr().is_ipv4() != range.addr().is_ipv4() {
-                return Err(format!("invalid ip-range {text}: parent subnet is an {family} block"));
+                return Err(format!(
+                    "invalid ip-range {text}: parent subnet is an {family} block"
+                ));
             }
             if lend != lend.trunc() {
-                return Err(format!("invalid ip-range {text}: it should be {}", lend.trunc()));
+                return Err(format!(
+                    "invalid ip-range {text}: it should be {}",
+                    lend.trunc()
+                ));
             }
             if !range.contains(&lend) {
-                return Err(format!("invalid ip-range {text}: it is not contained in {range}"));
+                return Err(format!(
+                    "invalid ip-range {text}: it is not contained in {range}"
+                ));
             }
             Some(lend)
         }
     };
     let address = |what: &str, text: &str| -> Result<IpAddr, String> {
-        let address: IpAddr = text.parse().map_err(|_| format!("invalid {what} {text}: invalid address"))?;
+        let address: IpAddr = text
+            .parse()
+            .map_err(|_| format!("invalid {what} {text}: invalid address"))?;
         if address.is_ipv4() != range.addr().is_ipv4() {
-            return Err(format!("invalid {what} {text}: parent subnet is an {family} block"));
+            return Err(format!(
+                "invalid {what} {text}: parent subnet is an {family} block"
+            ));
         }
         if !range.contains(&address) {
-            return Err(format!("invalid {what} {text}: parent subnet {range} does not contain it"));
+            return Err(format!(
+                "invalid {what} {text}: parent subnet {range} does not contain it"
+            ));
         }
         Ok(address)
     };
@@ -280,7 +344,9 @@ fn parse_subnet(request: &SubnetRequest) -> Result<Subnet, String> {
     };
     // The first address of a smaller range than the subnet need not be the network's own.
     let gateway = match lend {
-        Some(lend) if request.gateway.is_empty() && lend.network() != range.network() => lend.network(),
+        Some(lend) if request.gateway.is_empty() && lend.network() != range.network() => {
+            lend.network()
+        }
         _ => gateway,
     };
     let mut auxiliary = BTreeMap::new();
@@ -288,7 +354,9 @@ fn parse_subnet(request: &SubnetRequest) -> Result<Subnet, String> {
         auxiliary.insert(name.clone(), address("auxiliary address", text)?);
     }
     if auxiliary.values().any(|address| *address == gateway) {
-        return Err(format!("invalid auxiliary address {gateway}: it is the gateway's"));
+        return Err(format!(
+            "invalid auxiliary address {gateway}: it is the gateway's"
+        ));
     }
     Ok(Subnet {
         range,

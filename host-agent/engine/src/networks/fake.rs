@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 
 const FIRST_EPHEMERAL: u16 = 49153;
 /// Ports of the fake host that somebody else has: those below.
-const FIRST_FREE: u16 = 80;
+const FIRST_FREE: u16 = 1024;
 
 /// A bridge network of this name with a subnet of its own.
 pub fn network(name: &str) -> Network {
@@ -60,7 +60,11 @@ impl Default for FakeNetwork {
     fn default() -> FakeNetwork {
         let mut predefined = Vec::new();
         let mut books = Books::default();
-        for (name, driver) in [("bridge", Driver::Bridge), ("host", Driver::Host), ("none", Driver::Null)] {
+        for (name, driver) in [
+            ("bridge", Driver::Bridge),
+            ("host", Driver::Host),
+            ("none", Driver::Null),
+        ] {
             let mut network = network(name);
             network.driver = driver;
             if driver == Driver::Bridge {
@@ -127,8 +131,14 @@ impl Books {
                 .lease(ipv4, wanted, &request.preferred)
                 .map_err(|refusal| NetworkError::of_lease(refusal, network, wanted))
         };
-        let v4 = network.ipv4.then(|| lend(true, settings.ipv4.map(Into::into))).transpose()?;
-        let v6 = network.ipv6.then(|| lend(false, settings.ipv6.map(Into::into))).transpose()?;
+        let v4 = network
+            .ipv4
+            .then(|| lend(true, settings.ipv4.map(Into::into)))
+            .transpose()?;
+        let v6 = network
+            .ipv6
+            .then(|| lend(false, settings.ipv6.map(Into::into)))
+            .transpose()?;
         let mac = match v4.map(|lease| lease.address) {
             Some(IpAddr::V4(address)) => {
                 let [a, b, c, d] = address.octets();
@@ -176,7 +186,11 @@ impl Books {
                 range => range,
             };
             let free = |port: u16| {
-                let all = self.attached.values().flat_map(|other| &other.ports).chain(&ports);
+                let all = self
+                    .attached
+                    .values()
+                    .flat_map(|other| &other.ports)
+                    .chain(&ports);
                 port >= FIRST_FREE
                     && !all.into_iter().any(|other| {
                         other.host_port == port
@@ -184,20 +198,24 @@ impl Books {
                             && addresses.iter().any(|one| clash(*one, other.host_address))
                     })
             };
-            let host_port = (first..=last).find(|port| free(*port)).ok_or_else(|| {
-                NetworkError::PortTaken {
-                    address: addresses[0].to_string(),
-                    port: first,
-                }
-            })?;
-            ports.extend(addresses.iter().filter(|address| address.is_ipv4() || request.protocol != Protocol::Sctp).map(
-                |host_address| PublishedPort {
-                    container_port: request.container_port,
-                    protocol: request.protocol,
-                    host_address: *host_address,
-                    host_port,
-                },
-            ));
+            let host_port =
+                (first..=last)
+                    .find(|port| free(*port))
+                    .ok_or_else(|| NetworkError::PortTaken {
+                        address: addresses[0].to_string(),
+                        port: first,
+                    })?;
+            ports.extend(
+                addresses
+                    .iter()
+                    .filter(|address| address.is_ipv4() || request.protocol != Protocol::Sctp)
+                    .map(|host_address| PublishedPort {
+                        container_port: request.container_port,
+                        protocol: request.protocol,
+                        host_address: *host_address,
+                        host_port,
+                    }),
+            );
         }
         Ok(ports)
     }
@@ -222,12 +240,19 @@ impl NetworkBackend for FakeNetwork {
             });
         }
         let leases = Leases::new(&network);
-        books.networks.entry(network.id.clone()).or_insert((network, leases));
+        books
+            .networks
+            .entry(network.id.clone())
+            .or_insert((network, leases));
         Ok(())
     }
 
     async fn remove(&self, id: &NetworkId) -> Result<(), NetworkError> {
-        let active: Vec<ContainerId> = self.endpoints(id).into_iter().map(|(container, _)| container).collect();
+        let active: Vec<ContainerId> = self
+            .endpoints(id)
+            .into_iter()
+            .map(|(container, _)| container)
+            .collect();
         let mut books = self.lock();
         if let Some((network, _)) = books.networks.get(id)
             && !active.is_empty()
@@ -256,7 +281,10 @@ impl NetworkBackend for FakeNetwork {
         }
         let ports = books.ports(&attachment)?;
         let mut attached = Attached {
-            namespace: PathBuf::from(format!("/nonexistent/netns/{}", attachment.container.short())),
+            namespace: PathBuf::from(format!(
+                "/nonexistent/netns/{}",
+                attachment.container.short()
+            )),
             endpoints: Vec::new(),
             ports: Vec::new(),
             dns: attachment.dns.clone(),
@@ -276,7 +304,9 @@ impl NetworkBackend for FakeNetwork {
         if attached.way_out().is_some() {
             attached.ports = ports;
         }
-        books.attached.insert(attachment.container, attached.clone());
+        books
+            .attached
+            .insert(attachment.container, attached.clone());
         Ok(attached)
     }
 
@@ -292,9 +322,17 @@ impl NetworkBackend for FakeNetwork {
                 source: "it has no network".into(),
             });
         };
-        let slot = attached.endpoints.iter().map(|endpoint| endpoint.slot + 1).max().unwrap_or(0);
+        let slot = attached
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.slot + 1)
+            .max()
+            .unwrap_or(0);
         let endpoint = books.endpoint(&request, slot)?;
-        let attached = books.attached.get_mut(container).expect("it was there a moment ago");
+        let attached = books
+            .attached
+            .get_mut(container)
+            .expect("it was there a moment ago");
         attached.endpoints.push(endpoint);
         Ok(attached.clone())
     }
@@ -310,7 +348,10 @@ impl NetworkBackend for FakeNetwork {
             source: "it is not in this network".into(),
         };
         let attached = books.attached.get_mut(container).ok_or_else(not_there)?;
-        let place = attached.endpoints.iter().position(|endpoint| endpoint.network == *network);
+        let place = attached
+            .endpoints
+            .iter()
+            .position(|endpoint| endpoint.network == *network);
         let endpoint = attached.endpoints.remove(place.ok_or_else(not_there)?);
         let after = attached.clone();
         books.give_back(&endpoint);
@@ -374,12 +415,21 @@ impl NetworkStore for MemoryNetworks {
     }
 
     async fn remove(&self, id: &NetworkId) -> Result<(), NetworkStoreError> {
-        self.records.lock().expect("no panic while locked").remove(id);
+        self.records
+            .lock()
+            .expect("no panic while locked")
+            .remove(id);
         Ok(())
     }
 
     async fn load(&self) -> Result<Vec<Network>, NetworkStoreError> {
-        Ok(self.records.lock().expect("no panic while locked").values().cloned().collect())
+        Ok(self
+            .records
+            .lock()
+            .expect("no panic while locked")
+            .values()
+            .cloned()
+            .collect())
     }
 }
 

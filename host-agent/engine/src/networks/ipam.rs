@@ -236,14 +236,28 @@ mod tests {
 
     #[test]
     fn the_first_pool_that_fits_is_chosen() {
-        let nets = |texts: &[&str]| -> Vec<IpNet> { texts.iter().map(|net| net.parse().unwrap()).collect() };
-        let chosen = |used: &[&str]| choose(&default_pools(), &nets(used)).map(|net| net.to_string());
+        let nets = |texts: &[&str]| -> Vec<IpNet> {
+            texts.iter().map(|net| net.parse().unwrap()).collect()
+        };
+        let chosen =
+            |used: &[&str]| choose(&default_pools(), &nets(used)).map(|net| net.to_string());
         assert_eq!(chosen(&[]).unwrap(), "172.17.0.0/16");
-        let used = ["172.17.0.1/16", "172.18.5.0/24", "172.19.9.9/32", "fd00::/8"];
+        let used = [
+            "172.17.0.1/16",
+            "172.18.5.0/24",
+            "172.19.9.9/32",
+            "fd00::/8",
+        ];
         assert_eq!(chosen(&used).unwrap(), "172.20.0.0/16");
-        assert_eq!(chosen(&["172.16.0.0/12", "192.168.0.0/18"]).unwrap(), "192.168.64.0/20");
+        assert_eq!(
+            chosen(&["172.16.0.0/12", "192.168.0.0/18"]).unwrap(),
+            "192.168.64.0/20"
+        );
         assert_eq!(chosen(&["0.0.0.0/0"]), None);
-        let small = [Pool { base: "10.9.0.0/16".parse().unwrap(), size: 24 }];
+        let small = [Pool {
+            base: "10.9.0.0/16".parse().unwrap(),
+            size: 24,
+        }];
         let second = choose(&small, &nets(&["10.9.0.7/32"])).unwrap();
         assert_eq!(second.to_string(), "10.9.1.0/24");
     }
@@ -266,7 +280,11 @@ mod tests {
     #[test]
     fn a_wanted_address_is_lent_or_refused_and_a_preferred_one_if_it_is_free() {
         let mut leases = leases("10.9.8.0/24", "10.9.8.1");
-        let mut want = |text: &str| leases.lease(true, Some(text.parse().unwrap()), &[]).map(|lease| lease.address.to_string());
+        let mut want = |text: &str| {
+            leases
+                .lease(true, Some(text.parse().unwrap()), &[])
+                .map(|lease| lease.address.to_string())
+        };
         assert_eq!(want("10.9.8.77").unwrap(), "10.9.8.77");
         assert_eq!(want("10.9.8.77"), Err(Refusal::InUse));
         assert_eq!(want("10.9.8.1"), Err(Refusal::InUse));
@@ -274,25 +292,40 @@ mod tests {
         assert_eq!(want("10.9.8.255"), Err(Refusal::OutOfRange));
         assert_eq!(want("10.9.9.1"), Err(Refusal::OutOfRange));
         let old = ["10.9.8.50".parse().unwrap()];
-        assert_eq!(leases.lease(true, None, &old).unwrap().address.to_string(), "10.9.8.50");
-        assert_eq!(leases.lease(true, None, &old).unwrap().address.to_string(), "10.9.8.2");
+        assert_eq!(
+            leases.lease(true, None, &old).unwrap().address.to_string(),
+            "10.9.8.50"
+        );
+        assert_eq!(
+            leases.lease(true, None, &old).unwrap().address.to_string(),
+            "10.9.8.2"
+        );
     }
 
     #[test]
     fn ranges_and_ipv6_are_kept_to() {
         let mut network = network("n");
-        network.subnets = vec![super::super::network::Subnet {
-            range: "10.9.0.0/16".parse().unwrap(),
-            gateway: Some("10.9.0.1".parse().unwrap()),
-            lend: Some("10.9.5.0/30".parse().unwrap()),
-            auxiliary: [("router".to_owned(), "10.9.5.1".parse().unwrap())].into(),
-            configured: true,
-        }, super::super::network::Subnet::of("fd00:1::/64".parse().unwrap(), "fd00:1::1".parse().unwrap())];
+        network.subnets = vec![
+            super::super::network::Subnet {
+                range: "10.9.0.0/16".parse().unwrap(),
+                gateway: Some("10.9.0.1".parse().unwrap()),
+                lend: Some("10.9.5.0/30".parse().unwrap()),
+                auxiliary: [("router".to_owned(), "10.9.5.1".parse().unwrap())].into(),
+                configured: true,
+            },
+            super::super::network::Subnet::of(
+                "fd00:1::/64".parse().unwrap(),
+                "fd00:1::1".parse().unwrap(),
+            ),
+        ];
         let mut leases = Leases::new(&network);
         let lent: Vec<String> = std::iter::from_fn(|| any(&mut leases, true)).collect();
         assert_eq!(lent, ["10.9.5.0", "10.9.5.2", "10.9.5.3"]);
         assert_eq!(any(&mut leases, false).unwrap(), "fd00:1::2");
-        assert_eq!(first_address(&"fd00:1::/64".parse().unwrap()).to_string(), "fd00:1::1");
+        assert_eq!(
+            first_address(&"fd00:1::/64".parse().unwrap()).to_string(),
+            "fd00:1::1"
+        );
         assert!(random_ipv6_subnet().to_string().starts_with("fd"));
     }
 

@@ -115,7 +115,9 @@ impl LinkSettings {
                 (_, PREFIX) => {
                     let good = !value.is_empty()
                         && value.len() <= 11
-                        && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+                        && value
+                            .bytes()
+                            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
                     if !good {
                         return wrong("it must have 1 to 11 letters, digits, '-', '_' or '.'");
                     }
@@ -167,7 +169,9 @@ impl LinkSettings {
                 },
                 (_, "com.docker.network.host_ipv4" | "com.docker.network.host_ipv6")
                 | (_, "com.docker.network.bridge.trusted_host_interfaces") => {
-                    return Err(format!("network option {key} is not supported by this engine"));
+                    return Err(format!(
+                        "network option {key} is not supported by this engine"
+                    ));
                 }
                 _ => warnings.push(format!(
                     "Network option {key} means nothing to the driver {}: it is only remembered.",
@@ -184,7 +188,9 @@ pub(crate) fn flag(key: &str, text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(format!("invalid value for {key}: {text:?} is neither true nor false")),
+        _ => Err(format!(
+            "invalid value for {key}: {text:?} is neither true nor false"
+        )),
     }
 }
 
@@ -203,7 +209,10 @@ pub fn is_link_name(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn parse(driver: Driver, pairs: &[(&str, &str)]) -> Result<(LinkSettings, Vec<String>), String> {
+    fn parse(
+        driver: Driver,
+        pairs: &[(&str, &str)],
+    ) -> Result<(LinkSettings, Vec<String>), String> {
         let options = pairs
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
@@ -216,13 +225,29 @@ mod tests {
     fn options_are_read() {
         let (link, warnings) = parse(
             Driver::Bridge,
-            &[(NAME, "br0"), (ICC, "false"), (MASQUERADE, "0"), (MTU, "1400"), (HOST_BINDING, "127.0.0.1"), ("mine", "1")],
+            &[
+                (NAME, "br0"),
+                (ICC, "false"),
+                (MASQUERADE, "0"),
+                (MTU, "1400"),
+                (HOST_BINDING, "127.0.0.1"),
+                ("mine", "1"),
+            ],
         )
         .unwrap();
-        assert_eq!((link.name.as_str(), link.icc, link.masquerade), ("br0", false, false));
-        assert_eq!((link.mtu, link.host_binding), (Some(1400), Some([127, 0, 0, 1].into())));
+        assert_eq!(
+            (link.name.as_str(), link.icc, link.masquerade),
+            ("br0", false, false)
+        );
+        assert_eq!(
+            (link.mtu, link.host_binding),
+            (Some(1400), Some([127, 0, 0, 1].into()))
+        );
         assert_eq!(warnings.len(), 1, "{warnings:?}");
-        assert_eq!(parse(Driver::Bridge, &[]).unwrap().0.name, "br-abababababab");
+        assert_eq!(
+            parse(Driver::Bridge, &[]).unwrap().0.name,
+            "br-abababababab"
+        );
         let (link, _) = parse(Driver::Macvlan, &[("parent", "eth0.10")]).unwrap();
         assert_eq!(link.name, "eth0.10");
     }

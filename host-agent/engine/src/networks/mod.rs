@@ -335,11 +335,13 @@ mod tests {
         let old = r#"{"namespace":"/run/berth/netns/a","endpoint":{"network":"NET","network_name":"bridge","endpoint_id":"e",
             "mac_address":"02:42:ac:11:00:02","address":"172.17.0.2","prefix_length":16,"gateway":"172.17.0.1","ipv6_address":null,
             "ipv6_prefix_length":0,"ipv6_gateway":null},"ports":[],"warnings":[]}"#;
-        let attached: Attached = serde_json::from_str(&old.replace("NET", &"1f".repeat(32))).unwrap();
+        let attached: Attached =
+            serde_json::from_str(&old.replace("NET", &"1f".repeat(32))).unwrap();
         assert_eq!(attached.endpoints[0].interface, "eth0");
         assert_eq!(attached.way_out(), attached.endpoints.first());
         let none: Attached =
-            serde_json::from_str(r#"{"namespace":"/x","endpoint":null,"ports":[],"warnings":[]}"#).unwrap();
+            serde_json::from_str(r#"{"namespace":"/x","endpoint":null,"ports":[],"warnings":[]}"#)
+                .unwrap();
         assert_eq!(none.endpoints, []);
         let text = serde_json::to_string(&attached).unwrap();
         assert_eq!(serde_json::from_str::<Attached>(&text).unwrap(), attached);

@@ -156,16 +156,24 @@ impl NetworkService {
 
     /// The networks that fit the filters `dangling`, `driver`, `id`, `label`, `name`, `scope`, `type`.
     pub fn list(&self, filters: &Filters) -> Result<Vec<Arc<Network>>, NetworkError> {
-        filters.only(&["dangling", "driver", "id", "label", "label!", "name", "scope", "type"])?;
+        filters.only(&[
+            "dangling", "driver", "id", "label", "label!", "name", "scope", "type",
+        ])?;
         let dangling = filters.flag("dangling")?;
         for kind in filters.values("type") {
             if !matches!(kind, "builtin" | "custom") {
-                return Err(NetworkError::invalid(format!("invalid filter: 'type'='{kind}'")));
+                return Err(NetworkError::invalid(format!(
+                    "invalid filter: 'type'='{kind}'"
+                )));
             }
         }
         let mut all = self.all();
         all.retain(|network| {
-            let kind = if network.is_predefined() { "builtin" } else { "custom" };
+            let kind = if network.is_predefined() {
+                "builtin"
+            } else {
+                "custom"
+            };
             filters.part_of("name", &network.name)
                 && filters.part_of("id", network.id.as_str())
                 && filters.exact("driver", network.driver.name())
@@ -193,7 +201,10 @@ impl NetworkService {
         if network.is_predefined() {
             return Err(NetworkError::refused(
                 Class::Denied,
-                format!("{} is a pre-defined network and cannot be removed", network.name),
+                format!(
+                    "{} is a pre-defined network and cannot be removed",
+                    network.name
+                ),
             ));
         }
         self.take_down(&network).await
@@ -208,7 +219,11 @@ impl NetworkService {
             .expect("no code panics while it holds this lock")
             .remove(&network.id);
         let removed = match self.backend.remove(&network.id).await {
-            Ok(()) => self.store.remove(&network.id).await.map_err(NetworkError::from),
+            Ok(()) => self
+                .store
+                .remove(&network.id)
+                .await
+                .map_err(NetworkError::from),
             Err(error) => Err(error),
         };
         match removed {
@@ -243,13 +258,21 @@ impl NetworkService {
         let mut removed = Vec::new();
         for network in self.all() {
             let old_enough = until.is_none_or(|until| network.created < until);
-            if network.is_predefined() || !old_enough || !filters.labels(&network.labels) || used(&network) {
+            if network.is_predefined()
+                || !old_enough
+                || !filters.labels(&network.labels)
+                || used(&network)
+            {
                 continue;
             }
             match self.take_down(&network).await {
                 Ok(()) => removed.push(network.name.clone()),
                 Err(error) => {
-                    tracing::debug!(network = network.name, error = crate::error::full_message(&error), "not pruned");
+                    tracing::debug!(
+                        network = network.name,
+                        error = crate::error::full_message(&error),
+                        "not pruned"
+                    );
                 }
             }
         }
@@ -297,7 +320,10 @@ impl NetworkService {
     }
 
     /// Whether a container may name an address of its own in this network. The error is Docker's sentence.
-    pub fn check_settings(network: &Network, settings: &super::EndpointSettings) -> Result<(), NetworkError> {
+    pub fn check_settings(
+        network: &Network,
+        settings: &super::EndpointSettings,
+    ) -> Result<(), NetworkError> {
         if network.driver == Driver::Host || network.driver == Driver::Null {
             return Ok(());
         }
@@ -329,7 +355,11 @@ impl NetworkService {
                 ));
             }
             if !of_family.any(|subnet| subnet.range.contains(address)) {
-                return Err(NetworkError::of_lease(ipam::Refusal::OutOfRange, network, Some(*address)));
+                return Err(NetworkError::of_lease(
+                    ipam::Refusal::OutOfRange,
+                    network,
+                    Some(*address),
+                ));
             }
         }
         for address in &settings.link_local {
@@ -338,7 +368,9 @@ impl NetworkService {
                 std::net::IpAddr::V6(address) => address.is_unicast_link_local(),
             };
             if !good {
-                return Err(NetworkError::invalid(format!("invalid link-local IP address: {address}")));
+                return Err(NetworkError::invalid(format!(
+                    "invalid link-local IP address: {address}"
+                )));
             }
         }
         Ok(())

@@ -1,222 +1,272 @@
-//! `/networks`: those there are. Making more comes later.
+//! `/networks`.
 
 use crate::serve::error::{ApiError, ApiResult};
 use crate::serve::extract::{Json, Query};
 use crate::serve::state::AppState;
+use crate::serve::translate::containers::endpoint_settings;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use engine::clock::rfc3339;
 use engine::containers::ContainerService;
-use engine::error::Class;
-use engine::networks::{NetworkBackend, NetworkFacts};
-use engine_api::Filters;
+use engine::networks::create::{CreateNetwork, SubnetRequest};
+use engine::networks::{Network, NetworkService};
+use engine_api::containers::EndpointBody;
+use http::StatusCode;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
+
+type Networks = State<Arc<NetworkService>>;
+type Containers = State<Arc<ContainerService>>;
 
 pub fn router() -> Router<AppState> {
     Router::new()
         .route("/networks", get(list))
-        .route("/networks/create", post(not_yet))
+        .route("/networks/create", post(create))
         .route("/networks/prune", post(prune))
         .route("/networks/{id}", get(inspect).delete(remove))
-        .route("/networks/{id}/connect", post(not_yet))
-        .route("/networks/{id}/disconnect", post(not_yet))
+        .route("/networks/{id}/connect", post(connect))
+        .route("/networks/{id}/disconnect", post(disconnect))
 }
 
-const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
-
-async fn list(
-    State(backend): State<Arc<dyn NetworkBackend>>,
-    query: Query,
-) -> ApiResult<Json<Value>> {
-    let filters = query.filters()?;
-    filters.only(FILTERS)?;
-    let dangling = filters.flag("dangling")?;
-    let networks = backend.networks();
-    let fitting = networks
-        .iter()
-        .filter(|network| fits(&filters, network))
-        // The predefined ones are in use by definition.
-        .filter(|_| dangling != Some(true))
-        // A list does not say who is connected.
-        .map(|network| shown(network, None));
-    Ok(Json(fitting.collect()))
+/// The body of `POST /networks/create`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct CreateBody {
+    name: Option<String>,
+    driver: Option<String>,
+    scope: Option<String>,
+    internal: Option<bool>,
+    attachable: Option<bool>,
+    ingress: Option<bool>,
+    config_only: Option<bool>,
+    config_from: Option<ConfigFrom>,
+    #[serde(rename = "EnableIPv4")]
+    enable_ipv4: Option<bool>,
+    #[serde(rename = "EnableIPv6")]
+    enable_ipv6: Option<bool>,
+    #[serde(rename = "IPAM")]
+    ipam: Option<IpamBody>,
+    options: Option<BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
 }
 
-fn fits(filters: &Filters, network: &NetworkFacts) -> bool {
-    filters.part_of("name", &network.name)
-        && filters.part_of("id", network.id.as_str())
-        && filters.exact("driver", &network.driver)
-        && filters.exact("scope", "local")
-        && filters.exact("type", "builtin")
-        && filters.labels(&BTreeMap::new())
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ConfigFrom {
+    network: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct IpamBody {
+    driver: Option<String>,
+    options: Option<BTreeMap<String, String>>,
+    config: Option<Vec<SubnetBody>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct SubnetBody {
+    subnet: Option<String>,
+    #[serde(rename = "IPRange")]
+    ip_range: Option<String>,
+    gateway: Option<String>,
+    /// `AuxiliaryAddresses` in the documentation, `AuxAddress` in Docker's own structure of older versions.
+    #[serde(alias = "AuxAddress")]
+    auxiliary_addresses: Option<BTreeMap<String, String>>,
+}
+
+/// The bodies of connect and disconnect.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ConnectBody {
+    container: Option<String>,
+    endpoint_config: Option<EndpointBody>,
+    force: Option<bool>,
+}
+
+async fn create(
+    State(networks): Networks,
+    Json(body): Json<CreateBody>,
+) -> ApiResult<(StatusCode, Json<Value>)> {
+    if body.config_only.unwrap_or(false) {
+        return Err(ApiError::invalid(
+            "configuration-only networks are not supported by this engine",
+        ));
+    }
+    let from = body.config_from.and_then(|from| from.network);
+    if from.is_some_and(|name| !name.is_empty()) {
+        return Err(ApiError::invalid(
+            "networks from a configuration-only network are not supported by this engine",
+        ));
+    }
+    let ipam = body.ipam.unwrap_or_default();
+    let subnets = ipam.config.unwrap_or_default().into_iter();
+    let created = networks
+        .create(CreateNetwork {
+            name: body.name.unwrap_or_default(),
+            driver: body.driver.unwrap_or_default(),
+            scope: body.scope.unwrap_or_default(),
+            internal: body.internal.unwrap_or(false),
+            attachable: body.attachable.unwrap_or(false),
+            ingress: body.ingress.unwrap_or(false),
+            ipv4: body.enable_ipv4,
+            ipv6: body.enable_ipv6,
+            ipam_driver: ipam.driver.unwrap_or_default(),
+            ipam_options: ipam.options.unwrap_or_default(),
+            subnets: subnets
+                .map(|subnet| SubnetRequest {
+                    subnet: subnet.subnet.unwrap_or_default(),
+                    range: subnet.ip_range.unwrap_or_default(),
+                    gateway: subnet.gateway.unwrap_or_default(),
+                    auxiliary: subnet.auxiliary_addresses.unwrap_or_default(),
+                })
+                .collect(),
+            options: body.options.unwrap_or_default(),
+            labels: body.labels.unwrap_or_default(),
+        })
+        .await?;
+    let warning = created.warnings.join(" ");
+    Ok((
+        StatusCode::CREATED,
+        Json(json!({ "Id": created.id, "Warning": warning })),
+    ))
+}
+
+async fn list(State(networks): Networks, query: Query) -> ApiResult<Json<Value>> {
+    let list = networks.list(&query.filters()?)?;
+    // A list does not say who is connected.
+    Ok(Json(list.iter().map(|network| shown(network)).collect()))
 }
 
 async fn inspect(
-    State(backend): State<Arc<dyn NetworkBackend>>,
-    State(containers): State<Arc<ContainerService>>,
+    State(networks): Networks,
+    State(containers): Containers,
     Path(id): Path<String>,
+    query: Query,
 ) -> ApiResult<Json<Value>> {
-    Ok(Json(shown(&find(&*backend, &id)?, Some(&containers))))
+    if query.text("scope").is_some_and(|scope| scope != "local") {
+        return Err(engine::networks::NetworkError::NotFound { name: id }.into());
+    }
+    let network = networks.find(&id)?;
+    let mut shown = shown(&network);
+    shown["Containers"] = connected(&networks, &containers, &network);
+    if query.flag("verbose") {
+        // Services are Swarm's.
+        shown["Services"] = json!({});
+    }
+    Ok(Json(shown))
 }
 
-/// By full id, name, or the beginning of an id.
-fn find(backend: &dyn NetworkBackend, asked: &str) -> ApiResult<NetworkFacts> {
-    let networks = backend.networks();
-    let exact = networks
-        .iter()
-        .find(|network| network.id.as_str() == asked || network.name == asked);
-    if let Some(network) = exact {
-        return Ok(network.clone());
-    }
-    let mut beginning = networks
-        .iter()
-        .filter(|network| !asked.is_empty() && network.id.as_str().starts_with(asked));
-    match (beginning.next(), beginning.next()) {
-        (Some(network), None) => Ok(network.clone()),
-        (Some(_), Some(_)) => Err(ApiError::invalid(format!(
-            "network {asked} is ambiguous (2 matches found on ID prefix)"
-        ))),
-        (None, _) => Err(ApiError::new(
-            Class::NotFound,
-            format!("network {asked} not found"),
-        )),
-    }
+async fn remove(State(networks): Networks, Path(id): Path<String>) -> ApiResult<StatusCode> {
+    networks.remove(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
-async fn remove(
-    State(backend): State<Arc<dyn NetworkBackend>>,
+async fn prune(
+    State(networks): Networks,
+    State(containers): Containers,
+    query: Query,
+) -> ApiResult<Json<Value>> {
+    let used = |network: &Network| containers.uses_network(network);
+    let removed = networks.prune(&query.filters()?, used).await?;
+    let removed = (!removed.is_empty()).then_some(removed);
+    Ok(Json(json!({ "NetworksDeleted": removed })))
+}
+
+async fn connect(
+    State(networks): Networks,
+    State(containers): Containers,
     Path(id): Path<String>,
-) -> ApiError {
-    match find(&*backend, &id) {
-        Ok(network) => ApiError::new(
-            Class::Denied,
-            format!(
-                "{} is a pre-defined network and cannot be removed",
-                network.name
-            ),
-        ),
-        Err(error) => error,
-    }
+    Json(body): Json<ConnectBody>,
+) -> ApiResult<StatusCode> {
+    let container = body.container.unwrap_or_default();
+    let settings = endpoint_settings(body.endpoint_config.unwrap_or_default())?;
+    let network = networks.find(&id)?;
+    containers.connect(&container, &network, settings).await?;
+    Ok(StatusCode::OK)
 }
 
-/// The predefined networks are never pruned, and there are no others.
-async fn prune() -> Json<Value> {
-    Json(json!({ "NetworksDeleted": null }))
+async fn disconnect(
+    State(containers): Containers,
+    Path(id): Path<String>,
+    Json(body): Json<ConnectBody>,
+) -> ApiResult<StatusCode> {
+    let container = body.container.unwrap_or_default();
+    let force = body.force.unwrap_or(false);
+    containers.disconnect(&container, &id, force).await?;
+    Ok(StatusCode::OK)
 }
 
-async fn not_yet() -> ApiError {
-    ApiError::unsupported(
-        "user-defined networks arrive in a later version of this engine; there are bridge, host and none",
-    )
+fn connected(networks: &NetworkService, containers: &ContainerService, network: &Network) -> Value {
+    let with_length = |address: Option<IpAddr>, length: u8| {
+        address.map_or_else(String::new, |address| format!("{address}/{length}"))
+    };
+    let each = networks
+        .endpoints(network)
+        .into_iter()
+        .map(|(id, endpoint)| {
+            let container = containers.find(id.as_str());
+            let name = container.map(|container| container.name());
+            let shown = json!({
+                "Name": name.unwrap_or_default(),
+                "EndpointID": endpoint.endpoint_id,
+                "MacAddress": endpoint.mac_address,
+                "IPv4Address": with_length(endpoint.address, endpoint.prefix_length),
+                "IPv6Address": with_length(endpoint.ipv6_address, endpoint.ipv6_prefix_length),
+            });
+            (id.to_string(), shown)
+        });
+    Value::Object(each.collect())
 }
 
-/// With the service, who is connected is shown, by name.
-fn shown(network: &NetworkFacts, names: Option<&ContainerService>) -> Value {
-    let ranges: Vec<Value> = network
-        .subnets
-        .iter()
-        .map(|subnet| match &subnet.gateway {
-            Some(gateway) => json!({ "Subnet": subnet.range, "Gateway": gateway }),
-            None => json!({ "Subnet": subnet.range }),
-        })
-        .collect();
-    let mut containers = Map::new();
-    if let Some(names) = names {
-        for (container, endpoint) in &network.endpoints {
-            let with_length = |address: Option<std::net::IpAddr>, length: u8| {
-                address.map_or_else(String::new, |address| format!("{address}/{length}"))
-            };
-            let name = names
-                .find(container.as_str())
-                .map(|container| container.name());
-            containers.insert(
-                container.to_string(),
-                json!({
-                    "Name": name.unwrap_or_default(),
-                    "EndpointID": endpoint.endpoint_id,
-                    "MacAddress": endpoint.mac_address,
-                    "IPv4Address": with_length(Some(endpoint.address), endpoint.prefix_length),
-                    "IPv6Address": with_length(endpoint.ipv6_address, endpoint.ipv6_prefix_length),
-                }),
-            );
+/// A network as Docker shows it, without who is in it.
+fn shown(network: &Network) -> Value {
+    let ranges = network.subnets.iter().map(|subnet| {
+        let mut range = Map::new();
+        range.insert("Subnet".into(), json!(subnet.range));
+        if let Some(lend) = subnet.lend {
+            range.insert("IPRange".into(), json!(lend));
         }
-    }
-    let ipv6 = network
-        .subnets
-        .iter()
-        .any(|subnet| subnet.range.contains(':'));
+        if let Some(gateway) = subnet.gateway {
+            range.insert("Gateway".into(), json!(gateway));
+        }
+        if !subnet.auxiliary.is_empty() {
+            range.insert("AuxiliaryAddresses".into(), json!(subnet.auxiliary));
+        }
+        Value::Object(range)
+    });
+    let ranges: Vec<Value> = ranges.collect();
+    // Docker shows "none given" of a network somebody made as an empty object.
+    let options = (!network.is_predefined()).then_some(&network.ipam_options);
     json!({
         "Name": network.name,
         "Id": network.id.as_str(),
         "Created": rfc3339(network.created),
         "Scope": "local",
-        "Driver": network.driver,
-        "EnableIPv4": true,
-        "EnableIPv6": ipv6,
+        "Driver": network.driver.name(),
+        "EnableIPv4": network.ipv4,
+        "EnableIPv6": network.ipv6,
         "IPAM": {
             "Driver": "default",
-            "Options": null,
+            "Options": options,
             "Config": if ranges.is_empty() { Value::Null } else { ranges.into() },
         },
-        "Internal": false,
-        "Attachable": false,
+        "Internal": network.internal,
+        "Attachable": network.attachable,
         "Ingress": false,
         "ConfigFrom": { "Network": "" },
         "ConfigOnly": false,
-        "Containers": containers,
+        "Containers": {},
         "Options": network.options,
-        "Labels": {},
+        "Labels": network.labels,
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::serve::testing::{self, send, send_to};
-    use http::Method;
-
-    #[tokio::test]
-    async fn networks_are_listed_and_found_by_name_and_id() {
-        let state = AppState::new(testing::services());
-        let get = async |path: &str| send_to(&state, Method::GET, path, "").await.json();
-        let list = get("/networks").await;
-        assert_eq!(list[0]["Name"], "bridge");
-        assert_eq!(list[0]["IPAM"]["Config"][0]["Subnet"], "198.51.100.0/24");
-        let id = list[0]["Id"].as_str().unwrap().to_owned();
-        for asked in ["bridge", &id, &id[..12]] {
-            let one = get(&format!("/networks/{asked}")).await;
-            assert_eq!(one["Name"], "bridge", "{asked}");
-        }
-        let filters = "%7B%22driver%22%3A%5B%22host%22%5D%7D";
-        let hosts = get(&format!("/networks?filters={filters}")).await;
-        assert_eq!(hosts.as_array().unwrap().len(), 1);
-        assert_eq!(hosts[0]["Name"], "host");
-    }
-
-    #[tokio::test]
-    async fn what_cannot_be_done_is_said() {
-        for (method, path, status, part) in [
-            (
-                Method::GET,
-                "/networks/nowhere",
-                404,
-                "network nowhere not found",
-            ),
-            (Method::DELETE, "/networks/bridge", 403, "pre-defined"),
-            (Method::POST, "/networks/create", 501, "later version"),
-            (
-                Method::POST,
-                "/networks/bridge/connect",
-                501,
-                "later version",
-            ),
-        ] {
-            let answer = send(testing::services(), method, path, "{}").await;
-            assert_eq!(answer.status, status, "{path}");
-            assert!(answer.text().contains(part), "{}", answer.text());
-        }
-    }
-}
+#[path = "network_tests.rs"]
+mod tests;

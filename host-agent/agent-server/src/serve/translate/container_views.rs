@@ -7,6 +7,7 @@ use engine::containers::etc_files;
 use engine::containers::health::HealthStatus;
 use engine::containers::lifecycle::ContainerState;
 use engine::containers::output::DetachKeys;
+use engine::containers::memberships::{Membership, split_link};
 use engine::containers::plan;
 use engine::containers::security;
 use engine::containers::spec::{
@@ -17,7 +18,7 @@ use engine::containers::top::ProcessTable;
 use engine::execs::ExecFacts;
 use engine::id::ExecId;
 use engine::images::{ContainerDiskUsage, Healthcheck};
-use engine::networks::{Attached, Endpoint};
+use engine::networks::Endpoint;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -70,11 +71,11 @@ pub fn inspect(
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": execs,
-        "HostConfig": host_config(spec),
+        "HostConfig": host_config(spec, &container.name()),
         "GraphDriver": { "Data": layers, "Name": STORAGE_DRIVER },
         "Mounts": spec.mounts.iter().map(mount_point).collect::<Vec<_>>(),
         "Config": config(spec, container.id.short()),
-        "NetworkSettings": network_settings(spec, container.id.as_str(), status.network.as_deref()),
+        "NetworkSettings": network_settings(spec, container.id.as_str(), status),
     });
     if let Some(size) = size {
         shown["SizeRw"] = size.writable.into();
@@ -204,8 +205,14 @@ fn list_or_null<T: serde::Serialize>(list: &[T]) -> Value {
     }
 }
 
-fn host_config(spec: &ContainerSpec) -> Value {
+fn host_config(spec: &ContainerSpec, name: &str) -> Value {
     let host = &spec.host;
+    let links: Vec<String> = host
+        .links
+        .iter()
+        .filter_map(|text| split_link(text))
+        .map(|(target, alias)| format!("/{target}:/{name}/{alias}"))
+        .collect();
     let paths = |given: &Option<Vec<String>>, defaults: &[&str]| match given {
         _ if host.privileged => Value::Null,
         Some(paths) => json!(paths),
@@ -251,7 +258,7 @@ fn host_config(spec: &ContainerSpec) -> Value {
         "GroupAdd": list_or_null(&host.group_add),
         "IpcMode": host.ipc.text(),
         "Cgroup": "",
-        "Links": null,
+        "Links": list_or_null(&links),
         "OomScoreAdj": host.oom_score_adj,
         "PidMode": host.pid.text(),
         "Privileged": host.privileged,
@@ -408,7 +415,8 @@ fn address(address: Option<std::net::IpAddr>) -> String {
         .unwrap_or_default()
 }
 
-fn network_settings(spec: &ContainerSpec, id: &str, attached: Option<&Attached>) -> Value {
+fn network_settings(spec: &ContainerSpec, id: &str, status: &Status) -> Value {
+    let attached = status.network.as_deref();
     let mut ports: Map<String, Value> = Map::new();
     if let Some(attached) = attached {
         for port in &spec.config.exposed_ports {
@@ -425,7 +433,11 @@ fn network_settings(spec: &ContainerSpec, id: &str, attached: Option<&Attached>)
             }
         }
     }
-    let endpoint = attached.and_then(|attached| attached.endpoint.as_ref());
+    // Docker fills these for the default bridge alone.
+    let endpoint = attached.and_then(|attached| {
+        let mut endpoints = attached.endpoints.iter();
+        endpoints.find(|endpoint| endpoint.network_name == "bridge")
+    });
     let sandbox = attached.map(|_| id).unwrap_or_default();
     let key = attached
         .map(|attached| attached.namespace.clone())
@@ -444,40 +456,63 @@ fn network_settings(spec: &ContainerSpec, id: &str, attached: Option<&Attached>)
         "Gateway": address(endpoint.and_then(|endpoint| endpoint.gateway)),
         "GlobalIPv6Address": address(endpoint.and_then(|endpoint| endpoint.ipv6_address)),
         "GlobalIPv6PrefixLen": endpoint.map_or(0, |endpoint| endpoint.ipv6_prefix_length),
-        "IPAddress": address(endpoint.map(|endpoint| endpoint.address)),
+        "IPAddress": address(endpoint.and_then(|endpoint| endpoint.address)),
         "IPPrefixLen": endpoint.map_or(0, |endpoint| endpoint.prefix_length),
         "IPv6Gateway": address(endpoint.and_then(|endpoint| endpoint.ipv6_gateway)),
         "MacAddress": endpoint.map(|endpoint| endpoint.mac_address.as_str()).unwrap_or_default(),
-        "Networks": networks(spec, endpoint),
+        "Networks": networks(status),
     })
 }
 
-/// `Networks`: the one the container is (or will be) in.
-fn networks(spec: &ContainerSpec, endpoint: Option<&Endpoint>) -> Value {
-    let name = match (&spec.host.network, endpoint) {
-        (NetworkChoice::Container(_), _) => return json!({}),
-        (_, Some(endpoint)) => endpoint.network_name.clone(),
-        (choice, None) => choice.text(),
-    };
-    let configured_mac = spec.host.mac_address.as_deref().unwrap_or_default();
-    let shown = json!({
-        "IPAMConfig": null,
-        "Links": null,
-        "Aliases": null,
+/// `Networks`: those the container is (or will be) in.
+fn networks(status: &Status) -> Value {
+    let attached = status.network.as_deref();
+    let shown = status.memberships.iter().map(|(name, membership)| {
+        let mut endpoints = attached.iter().flat_map(|attached| &attached.endpoints);
+        let endpoint = endpoints.find(|endpoint| endpoint.network_name == *name);
+        (name.clone(), endpoint_settings(membership, endpoint))
+    });
+    Value::Object(shown.collect())
+}
+
+fn endpoint_settings(membership: &Membership, endpoint: Option<&Endpoint>) -> Value {
+    let settings = &membership.settings;
+    let mut addresses = Map::new();
+    if let Some(address) = settings.ipv4 {
+        addresses.insert("IPv4Address".into(), json!(address));
+    }
+    if let Some(address) = settings.ipv6 {
+        addresses.insert("IPv6Address".into(), json!(address));
+    }
+    if !settings.link_local.is_empty() {
+        addresses.insert("LinkLocalIPs".into(), json!(settings.link_local));
+    }
+    let addresses = (!addresses.is_empty()).then_some(addresses);
+    let options = (!settings.driver_options.is_empty()).then_some(&settings.driver_options);
+    let configured_mac = settings.mac_address.as_deref().unwrap_or_default();
+    let network = endpoint
+        .map(|endpoint| &endpoint.network)
+        .or(membership.network.as_ref());
+    let names = endpoint
+        .map(|endpoint| endpoint.names.as_slice())
+        .unwrap_or_default();
+    json!({
+        "IPAMConfig": addresses,
+        "Links": list_or_null(&settings.links),
+        "Aliases": list_or_null(&settings.aliases),
         "MacAddress": endpoint.map_or(configured_mac, |endpoint| endpoint.mac_address.as_str()),
-        "DriverOpts": null,
-        "GwPriority": 0,
-        "NetworkID": endpoint.map(|endpoint| endpoint.network.as_str()).unwrap_or_default(),
+        "DriverOpts": options,
+        "GwPriority": settings.gateway_priority,
+        "NetworkID": network.map(|id| id.as_str()).unwrap_or_default(),
         "EndpointID": endpoint.map(|endpoint| endpoint.endpoint_id.as_str()).unwrap_or_default(),
         "Gateway": address(endpoint.and_then(|endpoint| endpoint.gateway)),
-        "IPAddress": address(endpoint.map(|endpoint| endpoint.address)),
+        "IPAddress": address(endpoint.and_then(|endpoint| endpoint.address)),
         "IPPrefixLen": endpoint.map_or(0, |endpoint| endpoint.prefix_length),
         "IPv6Gateway": address(endpoint.and_then(|endpoint| endpoint.ipv6_gateway)),
         "GlobalIPv6Address": address(endpoint.and_then(|endpoint| endpoint.ipv6_address)),
         "GlobalIPv6PrefixLen": endpoint.map_or(0, |endpoint| endpoint.ipv6_prefix_length),
-        "DNSNames": null,
-    });
-    json!({ name: shown })
+        "DNSNames": list_or_null(names),
+    })
 }
 
 /// One of `GET /containers/json`.
@@ -488,10 +523,6 @@ pub fn summary(
     size: Option<ContainerDiskUsage>,
 ) -> Value {
     let spec = &*container.spec;
-    let endpoint = status
-        .network
-        .as_ref()
-        .and_then(|network| network.endpoint.as_ref());
     let mut shown = json!({
         "Id": container.id,
         "Names": [format!("/{}", container.name())],
@@ -504,7 +535,7 @@ pub fn summary(
         "State": status.state.name(),
         "Status": status_text(status, now),
         "HostConfig": { "NetworkMode": spec.host.network.text() },
-        "NetworkSettings": { "Networks": networks(spec, endpoint) },
+        "NetworkSettings": { "Networks": networks(status) },
         "Mounts": spec.mounts.iter().map(mount_point).collect::<Vec<_>>(),
     });
     if !spec.host.annotations.is_empty() {

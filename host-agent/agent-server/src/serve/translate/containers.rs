@@ -9,6 +9,7 @@ use engine::containers::spec::{
 };
 use engine::containers::update::UpdateRequest;
 use engine::images::Healthcheck;
+use engine::networks::EndpointSettings;
 use engine::runtime::{DevicePlan, ResourcePlan, Rlimit, TtySize};
 use engine_api::containers::{
     ContainerCreate, EndpointBody, HealthcheckBody, HostConfigBody, MountBody,
@@ -28,7 +29,7 @@ pub fn create_request(
     let mac_address = body.mac_address.take();
     let mut host = host_settings(host_body, &mut warnings)?;
     host.mac_address = mac_address.filter(|text| !text.is_empty());
-    endpoints(&mut host, networking)?;
+    host.endpoints = endpoints(networking)?;
     Ok(CreateRequest {
         name: name.map(str::to_owned),
         platform: platform.map(str::to_owned),
@@ -218,6 +219,8 @@ fn host_settings(mut body: HostConfigBody, warnings: &mut Vec<String>) -> ApiRes
         dns_options: body.dns_options.unwrap_or_default(),
         dns_search: body.dns_search.unwrap_or_default(),
         extra_hosts: body.extra_hosts.unwrap_or_default(),
+        links: body.links.unwrap_or_default(),
+        endpoints: BTreeMap::new(),
         group_add: body.group_add.unwrap_or_default(),
         oom_score_adj: i32::try_from(body.oom_score_adj.unwrap_or(0)).map_err(|_| {
             ApiError::invalid("Invalid value, range for oom score adj is [-1000, 1000]")
@@ -262,9 +265,6 @@ fn host_settings(mut body: HostConfigBody, warnings: &mut Vec<String>) -> ApiRes
 /// Says no (or warns) where the engine has nothing behind a field.
 fn refuse_unsupported(body: &HostConfigBody, warnings: &mut Vec<String>) -> ApiResult<()> {
     let refuse = |message: String| Err(ApiError::invalid(message));
-    if body.links.as_ref().is_some_and(|links| !links.is_empty()) {
-        return refuse("links are not supported by this engine: use a user-defined network".into());
-    }
     if let Some(mode) = body
         .userns_mode
         .as_deref()
@@ -446,61 +446,53 @@ fn mount(body: MountBody) -> ApiResult<MountRequest> {
     })
 }
 
-/// `NetworkingConfig`: for the one network that the mode names.
-fn endpoints(host: &mut HostSettings, networking: NetworkingConfigBody) -> ApiResult<()> {
-    let endpoints: BTreeMap<String, Option<EndpointBody>> =
-        networking.endpoints_config.unwrap_or_default();
-    for (name, endpoint) in endpoints {
-        let endpoint = endpoint.unwrap_or_default();
-        if NetworkChoice::parse(&name) != host.network {
-            return Err(ApiError::invalid(format!(
-                "container cannot be connected to network {name} as well as {}: more than one network is not supported by this engine",
-                host.network.text()
-            )));
-        }
-        let own_network = matches!(host.network, NetworkChoice::Named(_));
-        let addresses = endpoint.ipam_config.unwrap_or_default();
-        let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        let fixed = given(&addresses.ipv4_address)
-            || given(&addresses.ipv6_address)
-            || addresses
-                .link_local_ips
-                .is_some_and(|list| !list.is_empty());
-        if fixed {
-            return Err(ApiError::invalid(if own_network {
-                "fixed addresses are not supported by this engine"
-            } else {
-                "user specified IP address is supported on user defined networks only"
-            }));
-        }
-        if endpoint.aliases.is_some_and(|aliases| !aliases.is_empty()) && !own_network {
-            return Err(ApiError::invalid(
-                "network-scoped alias is supported only for containers in user defined networks",
-            ));
-        }
-        if endpoint.links.is_some_and(|links| !links.is_empty()) {
-            return Err(ApiError::invalid(
-                "links are not supported by this engine: use a user-defined network",
-            ));
-        }
-        if endpoint
-            .driver_opts
-            .is_some_and(|options| !options.is_empty())
-        {
-            return Err(ApiError::invalid(
-                "driver options of an endpoint are not supported by this engine",
-            ));
-        }
-        if let Some(mac) = endpoint.mac_address.filter(|mac| !mac.is_empty()) {
-            if host.mac_address.as_ref().is_some_and(|other| *other != mac) {
-                return Err(ApiError::invalid(
-                    "the container-wide MAC address must match the endpoint-specific MAC address for the main network, or be left empty",
-                ));
-            }
-            host.mac_address = Some(mac);
-        }
+/// `NetworkingConfig`: networks by name or id.
+fn endpoints(networking: NetworkingConfigBody) -> ApiResult<BTreeMap<String, EndpointSettings>> {
+    let endpoints = networking.endpoints_config.unwrap_or_default().into_iter();
+    endpoints
+        .map(|(name, endpoint)| Ok((name, endpoint_settings(endpoint.unwrap_or_default())?)))
+        .collect()
+}
+
+/// What is asked of one network, at create or by `network connect`.
+pub fn endpoint_settings(body: EndpointBody) -> ApiResult<EndpointSettings> {
+    let addresses = body.ipam_config.unwrap_or_default();
+    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let invalid = |what: &str, text: &str| {
+        ApiError::invalid(format!(
+            "invalid endpoint settings:\ninvalid {what} address: {text}"
+        ))
+    };
+    let ipv4 = given(addresses.ipv4_address)
+        .map(|text| text.parse().map_err(|_| invalid("IPv4", &text)))
+        .transpose()?;
+    let ipv6 = given(addresses.ipv6_address)
+        .map(|text| text.parse().map_err(|_| invalid("IPv6", &text)))
+        .transpose()?;
+    let link_local = addresses.link_local_ips.unwrap_or_default().into_iter();
+    let link_local = link_local
+        .filter(|text| !text.is_empty())
+        .map(|text| text.parse().map_err(|_| invalid("link-local", &text)))
+        .collect::<ApiResult<_>>()?;
+    let driver_options = body.driver_opts.unwrap_or_default();
+    if let Some(name) = driver_options
+        .keys()
+        .find(|name| name.starts_with("com.docker.network.endpoint.") && !name.ends_with(".ifname"))
+    {
+        return Err(ApiError::invalid(format!(
+            "driver option {name} of an endpoint is not supported by this engine"
+        )));
     }
-    Ok(())
+    Ok(EndpointSettings {
+        ipv4,
+        ipv6,
+        link_local,
+        links: body.links.unwrap_or_default(),
+        aliases: body.aliases.unwrap_or_default(),
+        mac_address: given(body.mac_address),
+        driver_options,
+        gateway_priority: body.gw_priority.unwrap_or(0),
+    })
 }
 
 #[cfg(test)]
@@ -550,10 +542,6 @@ mod tests {
             "invalid ulimit type: wishes",
         );
         refused(
-            r#"{"HostConfig":{"Links":["a:b"]}}"#,
-            "links are not supported",
-        );
-        refused(
             r#"{"HostConfig":{"StorageOpt":{"size":"1g"}}}"#,
             "--storage-opt",
         );
@@ -566,12 +554,12 @@ mod tests {
             "SHM size can not be less than 0",
         );
         refused(
-            r#"{"NetworkingConfig":{"EndpointsConfig":{"bridge":{"IPAMConfig":{"IPv4Address":"10.0.0.9"}}}}}"#,
-            "user specified IP address is supported on user defined networks only",
+            r#"{"NetworkingConfig":{"EndpointsConfig":{"n":{"IPAMConfig":{"IPv4Address":"nowhere"}}}}}"#,
+            "invalid IPv4 address: nowhere",
         );
         refused(
-            r#"{"NetworkingConfig":{"EndpointsConfig":{"other":{}}}}"#,
-            "more than one network",
+            r#"{"NetworkingConfig":{"EndpointsConfig":{"n":{"DriverOpts":{"com.docker.network.endpoint.sysctls":"x"}}}}}"#,
+            "is not supported by this engine",
         );
     }
 

@@ -4,7 +4,6 @@ use super::{Flow, LAST_OUTPUT, Supervisor};
 use crate::containers::lifecycle::ContainerState;
 use crate::containers::restart_policy;
 use crate::containers::store::Durability;
-use crate::events::{Event, EventKind};
 use crate::runtime::ExitStatus;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -116,7 +115,13 @@ impl Supervisor {
 
     /// Gives the network back.
     pub(super) async fn detach(&self) {
-        if let Err(error) = self.deps.networks.detach(&self.container.id).await {
+        if let Err(error) = self
+            .deps
+            .networks
+            .backend()
+            .detach(&self.container.id)
+            .await
+        {
             tracing::warn!(container = %self.container.id, error = crate::error::full_message(&error), "network is left over");
         }
     }
@@ -135,29 +140,6 @@ impl Supervisor {
         if let Err(error) = self.deps.layers.unmount(&self.container.id).await {
             tracing::warn!(container = %self.container.id, error = crate::error::full_message(&error), "root file system is still mounted");
         }
-    }
-
-    pub(super) fn tell_network(&self, action: &str) {
-        let status = self.status.borrow();
-        let Some(endpoint) = status
-            .network
-            .as_ref()
-            .and_then(|network| network.endpoint.as_ref())
-        else {
-            return;
-        };
-        self.deps.events.publish(Event {
-            kind: EventKind::Network,
-            action: action.to_owned(),
-            actor: endpoint.network.to_string(),
-            attributes: [
-                ("container".to_owned(), self.container.id.to_string()),
-                ("name".to_owned(), endpoint.network_name.clone()),
-                ("type".to_owned(), "bridge".to_owned()),
-            ]
-            .into(),
-            at: self.deps.clock.now(),
-        });
     }
 
     /// A container whose last run ended while no engine was there.

@@ -6,10 +6,11 @@
 //!  restart ---'                    '--> layers, network, runtime
 //! ```
 //!
-//! A run's three parts are in files of their own: [`start`], [`running`], [`end`]; [`removal`] is the end of it all.
+//! A run's three parts are in files of their own: [`start`], [`running`], [`end`]; [`network`] is what it has of networks; [`removal`] is the end of it all.
 
 mod end;
 mod health;
+mod network;
 mod removal;
 mod running;
 mod start;
@@ -172,6 +173,27 @@ impl Supervisor {
             }
             Command::Update { request, reply } => {
                 let _ = reply.send(self.update(&request).await);
+                *self
+                    .container
+                    .name
+                    .write()
+                    .expect("no code panics while it holds this lock") = name;
+                self.renamed();
+                let _ = reply.send(self.store(Durability::Synced).await);
+            }
+            Command::Connect {
+                network,
+                settings,
+                reply,
+            } => {
+                let _ = reply.send(self.connect_network(network, *settings).await);
+            }
+            Command::Disconnect {
+                network,
+                force,
+                reply,
+            } => {
+                let _ = reply.send(self.disconnect_network(&network, force).await);
             }
             Command::Remove { volumes, reply } => return self.remove(volumes, reply).await,
         }
@@ -210,6 +232,7 @@ impl Supervisor {
             stopped_by_hand: status.stopped_by_hand,
             network: status.network.map(|network| (*network).clone()),
             health: status.health.map(|health| (*health).clone()),
+            memberships: Some((*status.memberships).clone()),
         }
     }
 

@@ -5,12 +5,9 @@ use crate::containers::container::Reply;
 use crate::containers::error::ContainerError;
 use crate::containers::lifecycle::{ContainerState, Request};
 use crate::containers::plan::{self, Surroundings};
-use crate::containers::spec::{IpcMode, MountKind, NamespaceMode, NetworkChoice, RestartPolicy};
+use crate::containers::spec::{IpcMode, MountKind, NamespaceMode, RestartPolicy};
 use crate::containers::store::Durability;
-use crate::containers::{etc_files, ports};
-use crate::networks::{Attached, Attachment, NetworkMode};
-use crate::runtime::{NetworkNamespace, ProcessIo, Task};
-use std::path::PathBuf;
+use crate::runtime::{ProcessIo, Task};
 use std::sync::Arc;
 
 impl Supervisor {
@@ -130,8 +127,13 @@ impl Supervisor {
             (_, Err(error)) => return Err(undo(error).await),
         };
         let folder = deps.store.folder(&container.id);
-        let hostname = match self.write_files(&folder, attached.as_ref()).await {
-            Ok(hostname) => hostname,
+        let files = async {
+            let links = self.links()?;
+            let hostname = self.write_files(&folder, attached.as_ref(), &links).await?;
+            Ok((hostname, links))
+        };
+        let (hostname, links) = match files.await {
+            Ok(written) => written,
             Err(error) => return Err(undo(error).await),
         };
         let around = Surroundings {
@@ -141,6 +143,10 @@ impl Supervisor {
             pid_of,
             ipc_of,
             hostname,
+            environment: links
+                .into_iter()
+                .flat_map(|link| link.environment)
+                .collect(),
         };
         let plan = match plan::launch(&container.id, spec, around) {
             Ok(plan) => plan,
@@ -152,6 +158,7 @@ impl Supervisor {
         };
         let (pid, started) = (task.pid(), task.started_at());
         self.connect(task, io);
+        self.remember_addresses(attached.as_ref());
         self.status.send_modify(|status| {
             status.state = ContainerState::Running { pid, started };
             status.started_at = Some(started);
@@ -181,7 +188,7 @@ impl Supervisor {
     }
 
     /// First process of another container whose namespace is joined.
-    fn pid_of(&self, id: &str, what: &str) -> Result<u32, ContainerError> {
+    pub(super) fn pid_of(&self, id: &str, what: &str) -> Result<u32, ContainerError> {
         let other = self.registry.find(id)?;
         let pid = other.status.borrow().state.pid();
         if pid == 0 {
@@ -194,87 +201,5 @@ impl Supervisor {
             });
         }
         Ok(pid)
-    }
-
-    async fn attach(&self) -> Result<(NetworkNamespace, Option<Attached>), ContainerError> {
-        let spec = &self.container.spec;
-        let mode = match &spec.host.network {
-            _ if spec.config.network_disabled => NetworkMode::None,
-            NetworkChoice::Bridge => NetworkMode::Bridge,
-            NetworkChoice::None => NetworkMode::None,
-            NetworkChoice::Named(name) => NetworkMode::Named(name.clone()),
-            NetworkChoice::Host => return Ok((NetworkNamespace::Host, None)),
-            NetworkChoice::Container(id) => {
-                let pid = self.pid_of(id, "network")?;
-                return Ok((
-                    NetworkNamespace::At(PathBuf::from(format!("/proc/{pid}/ns/net"))),
-                    None,
-                ));
-            }
-        };
-        let ports = ports::requests(
-            &spec.host.port_bindings,
-            &spec.config.exposed_ports,
-            spec.host.publish_all_ports,
-        )
-        .map_err(ContainerError::invalid)?;
-        let attachment = Attachment {
-            container: self.container.id.clone(),
-            mode,
-            mac_address: spec.host.mac_address.clone(),
-            ports,
-        };
-        let attached = self
-            .deps
-            .networks
-            .attach(attachment)
-            .await
-            .map_err(ContainerError::Network)?;
-        for warning in &attached.warnings {
-            tracing::warn!(container = %self.container.id, warning);
-        }
-        Ok((
-            NetworkNamespace::At(attached.namespace.clone()),
-            Some(attached),
-        ))
-    }
-
-    /// Returns the host name.
-    async fn write_files(
-        &self,
-        folder: &std::path::Path,
-        attached: Option<&Attached>,
-    ) -> Result<String, ContainerError> {
-        // Who shares another's network is called as the other and sees the other's files.
-        let other = match &self.container.spec.host.network {
-            NetworkChoice::Container(id) => Some(self.registry.find(id)?),
-            _ => None,
-        };
-        let theirs = other
-            .as_ref()
-            .and_then(|other| other.status.borrow().network.clone());
-        let (owner, attached) = match &other {
-            Some(other) => (other, theirs.as_deref()),
-            None => (&self.container, attached),
-        };
-        let (spec, short) = (&owner.spec, owner.id.short());
-        let hostname = etc_files::hostname(spec, short);
-        let resolv_conf = etc_files::resolv_conf(
-            &etc_files::Dns::of(spec, &self.deps.settings.dns),
-            &self.deps.networks.resolv_conf(),
-        );
-        let files = vec![
-            (plan::HOSTNAME_FILE, format!("{hostname}\n")),
-            (plan::HOSTS_FILE, etc_files::hosts(spec, short, attached)),
-            (plan::RESOLV_CONF_FILE, resolv_conf),
-        ];
-        self.deps
-            .files
-            .write_all(folder, files)
-            .await
-            .map_err(|error| {
-                ContainerError::storage(format!("write the files of {}", self.container.id), error)
-            })?;
-        Ok(hostname)
     }
 }

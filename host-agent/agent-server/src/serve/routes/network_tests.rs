@@ -1,0 +1,229 @@
+//! `/networks` in process, over fakes.
+
+use super::*;
+use crate::serve::testing::{self, Answer, send, send_to};
+use http::Method;
+
+async fn post(state: &AppState, path: &str, body: &str) -> Answer {
+    send_to(state, Method::POST, path, body.to_owned()).await
+}
+
+async fn get(state: &AppState, path: &str) -> Answer {
+    send_to(state, Method::GET, path, "").await
+}
+
+#[track_caller]
+fn check(answer: &Answer, status: u16, part: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    assert!(answer.text().contains(part), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn networks_are_listed_and_found_by_name_and_id() {
+    let state = AppState::new(testing::services());
+    let list = get(&state, "/networks").await.json();
+    assert_eq!(list[0]["Name"], "bridge");
+    assert_eq!(list[0]["IPAM"]["Config"][0]["Subnet"], "172.17.0.0/16");
+    let id = list[0]["Id"].as_str().unwrap().to_owned();
+    for asked in ["bridge", &id, &id[..12]] {
+        let one = get(&state, &format!("/networks/{asked}")).await.json();
+        assert_eq!(one["Name"], "bridge", "{asked}");
+    }
+    let filters = "%7B%22driver%22%3A%5B%22host%22%5D%7D";
+    let hosts = get(&state, &format!("/networks?filters={filters}"))
+        .await
+        .json();
+    assert_eq!(hosts.as_array().unwrap().len(), 1);
+    assert_eq!(hosts[0]["Name"], "host");
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_said() {
+    for (method, path, body, status, part) in [
+        (
+            Method::GET,
+            "/networks/nowhere",
+            "",
+            404,
+            "network nowhere not found",
+        ),
+        (Method::DELETE, "/networks/bridge", "", 403, "pre-defined"),
+        (
+            Method::POST,
+            "/networks/create",
+            r#"{"Name":"x","ConfigOnly":true}"#,
+            400,
+            "configuration-only",
+        ),
+        (
+            Method::POST,
+            "/networks/create",
+            r#"{"Name":"x","Driver":"y"}"#,
+            404,
+            "plugin \"y\" not found",
+        ),
+        (
+            Method::POST,
+            "/networks/create",
+            r#"{"Name":"bridge"}"#,
+            403,
+            "not permitted on predefined",
+        ),
+        (
+            Method::POST,
+            "/networks/bridge/connect",
+            r#"{"Container":"nobody"}"#,
+            404,
+            "No such container: nobody",
+        ),
+        (
+            Method::POST,
+            "/networks/nowhere/connect",
+            r#"{"Container":"nobody"}"#,
+            404,
+            "network nowhere not found",
+        ),
+    ] {
+        let answer = send(testing::services(), method, path, body).await;
+        check(&answer, status, part);
+    }
+}
+
+#[tokio::test]
+async fn a_network_is_made_shown_and_removed() {
+    let state = AppState::new(testing::services());
+    let body = json!({
+        "Name": "front", "Driver": "bridge", "CheckDuplicate": true, "EnableIPv6": false, "Internal": true, "Attachable": true,
+        "IPAM": {"Driver": "default", "Options": null, "Config": [
+            {"Subnet": "10.5.0.0/16", "IPRange": "10.5.1.0/24", "Gateway": "10.5.0.9", "AuxiliaryAddresses": {"a": "10.5.0.10"}}]},
+        "Options": {"com.docker.network.bridge.enable_icc": "false", "x": "y"}, "Labels": {"l": "1"},
+    });
+    let made = post(&state, "/networks/create", &body.to_string()).await;
+    check(&made, 201, "Network option x means nothing");
+    let shown = get(&state, "/networks/front?verbose=true").await.json();
+    assert_eq!(
+        shown["IPAM"]["Config"],
+        json!([{"Subnet": "10.5.0.0/16", "IPRange": "10.5.1.0/24", "Gateway": "10.5.0.9", "AuxiliaryAddresses": {"a": "10.5.0.10"}}])
+    );
+    assert_eq!(
+        (&shown["Internal"], &shown["Attachable"]),
+        (&json!(true), &json!(true))
+    );
+    assert_eq!(
+        (&shown["Labels"], &shown["Options"]["x"]),
+        (&json!({"l": "1"}), &json!("y"))
+    );
+    assert_eq!(shown["IPAM"]["Options"], json!({}));
+    check(
+        &post(&state, "/networks/create", r#"{"Name":"front"}"#).await,
+        409,
+        "already exists",
+    );
+    let gone = send_to(&state, Method::DELETE, "/networks/front", "").await;
+    check(&gone, 204, "");
+    check(&get(&state, "/networks/front").await, 404, "not found");
+}
+
+#[tokio::test]
+async fn containers_are_connected_and_disconnected_running_or_not() {
+    let state = AppState::new(testing::services());
+    let subnet = r#"{"Name":"front","IPAM":{"Config":[{"Subnet":"10.5.0.0/16"}]}}"#;
+    check(&post(&state, "/networks/create", subnet).await, 201, "");
+    check(
+        &post(&state, "/networks/create", r#"{"Name":"back"}"#).await,
+        201,
+        "",
+    );
+    let web = r#"{"Image":"busybox","Cmd":"sleep","HostConfig":{"NetworkMode":"front"},
+        "NetworkingConfig":{"EndpointsConfig":{"front":{"Aliases":["www"],"IPAMConfig":{"IPv4Address":"10.5.0.77"}}}}}"#;
+    check(
+        &post(&state, "/containers/create?name=web", web).await,
+        201,
+        "",
+    );
+    let networks = async || {
+        get(&state, "/containers/web/json").await.json()["NetworkSettings"]["Networks"].clone()
+    };
+    let before = networks().await;
+    assert_eq!(before["front"]["Aliases"], json!(["www"]));
+    assert_eq!(
+        before["front"]["IPAMConfig"],
+        json!({"IPv4Address": "10.5.0.77"})
+    );
+    assert_eq!(before["front"]["IPAddress"], "");
+    let connect = r#"{"Container":"web","EndpointConfig":{"Aliases":["w"],"GwPriority":5,"DriverOpts":{"a":"b"}}}"#;
+    check(
+        &post(&state, "/networks/back/connect", connect).await,
+        200,
+        "",
+    );
+    check(
+        &post(&state, "/networks/back/connect", connect).await,
+        403,
+        "already exists in network back",
+    );
+    check(&post(&state, "/containers/web/start", "").await, 204, "");
+    let running = networks().await;
+    assert_eq!(running["front"]["IPAddress"], "10.5.0.77");
+    assert_eq!(running["back"]["GwPriority"], 5);
+    assert_eq!(running["back"]["DriverOpts"], json!({"a": "b"}));
+    let names = running["back"]["DNSNames"].as_array().unwrap();
+    assert_eq!((&names[0], &names[1]), (&json!("web"), &json!("w")));
+    let front = get(&state, "/networks/front").await.json();
+    let connected = front["Containers"]
+        .as_object()
+        .unwrap()
+        .values()
+        .next()
+        .unwrap();
+    assert_eq!(
+        (&connected["Name"], &connected["IPv4Address"]),
+        (&json!("web"), &json!("10.5.0.77/16"))
+    );
+    let removal = send_to(&state, Method::DELETE, "/networks/front", "").await;
+    check(&removal, 403, "has active endpoints");
+    let pruned = post(&state, "/networks/prune", "").await;
+    assert_eq!(pruned.json(), json!({"NetworksDeleted": null}));
+    let body = r#"{"Container":"web","Force":false}"#;
+    check(
+        &post(&state, "/networks/front/disconnect", body).await,
+        200,
+        "",
+    );
+    check(
+        &post(&state, "/networks/front/disconnect", body).await,
+        403,
+        "is not connected to network front",
+    );
+    assert_eq!(networks().await.as_object().unwrap().len(), 1);
+    check(
+        &post(&state, "/networks/bridge/connect", r#"{"Container":"web"}"#).await,
+        200,
+        "",
+    );
+    check(
+        &post(&state, "/networks/host/connect", r#"{"Container":"web"}"#).await,
+        400,
+        "host network",
+    );
+    let fixed = r#"{"Container":"web","EndpointConfig":{"IPAMConfig":{"IPv4Address":"10.6.0.1"}}}"#;
+    check(
+        &post(&state, "/networks/front/connect", fixed).await,
+        400,
+        "no configured subnet contains IP address",
+    );
+    let bridged = r#"{"Image":"busybox","NetworkingConfig":{"EndpointsConfig":{"bridge":{"IPAMConfig":{"IPv4Address":"172.17.0.9"}}}}}"#;
+    check(
+        &post(&state, "/containers/create", bridged).await,
+        400,
+        "on user defined networks only",
+    );
+    let aliased = r#"{"Image":"busybox","NetworkingConfig":{"EndpointsConfig":{"bridge":{"Aliases":["x"]}}}}"#;
+    check(
+        &post(&state, "/containers/create", aliased).await,
+        400,
+        "network-scoped alias",
+    );
+    let removed = send_to(&state, Method::DELETE, "/networks/front", "").await;
+    check(&removed, 204, "");
+}

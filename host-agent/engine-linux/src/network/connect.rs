@@ -1,0 +1,133 @@
+//! Networks of a container that runs: one more, one less.
+
+use super::attach::{not_attached, proxied, set_routes};
+use super::namespace::{self, failed};
+use super::recover::view;
+use super::{Holding, Inner, leases_of, link, lock};
+use engine::id::{ContainerId, NetworkId};
+use engine::networks::{Attached, EndpointRequest, NetworkError};
+
+impl Inner {
+    pub(super) fn connect(
+        &self,
+        container: &ContainerId,
+        request: &EndpointRequest,
+    ) -> Result<Attached, NetworkError> {
+        let mut attached = self.attached(container)?;
+        // The first number that no link has: others may have been taken out.
+        let slot = (0..u8::MAX)
+            .find(|slot| {
+                attached
+                    .endpoints
+                    .iter()
+                    .all(|endpoint| endpoint.slot != *slot)
+            })
+            .ok_or_else(|| failed("connect a container", "it has too many links"))?;
+        let endpoint = self.lend(request, slot)?;
+        let path = attached.namespace.clone();
+        attached.endpoints.push(endpoint.clone());
+        let made = namespace::socket_in(&path).and_then(|mut socket| {
+            self.join(request, &endpoint, &path, &mut socket, None)
+                .and_then(|()| set_routes(&attached, &mut socket))
+                .and_then(|()| self.settle(container, attached.clone()))
+        });
+        self.arrived(&endpoint.network);
+        match made {
+            Ok(()) => {
+                self.directory.add(container, &endpoint);
+                Ok(attached)
+            }
+            Err(error) => {
+                self.remove_link(&attached, &endpoint);
+                self.give_back(&leases_of(std::slice::from_ref(&endpoint)));
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn disconnect(
+        &self,
+        container: &ContainerId,
+        network: &NetworkId,
+    ) -> Result<Attached, NetworkError> {
+        let mut attached = self.attached(container)?;
+        let place = attached
+            .endpoints
+            .iter()
+            .position(|endpoint| endpoint.network == *network)
+            .ok_or_else(|| not_attached(container))?;
+        let endpoint = attached.endpoints.remove(place);
+        self.directory.remove(container, &endpoint);
+        // Out of the books, whatever is left of it: the link goes with the namespace at the latest.
+        self.settle(container, attached.clone())?;
+        self.remove_link(&attached, &endpoint);
+        self.give_back(&leases_of(std::slice::from_ref(&endpoint)));
+        let mut socket = namespace::socket_in(&attached.namespace)?;
+        set_routes(&attached, &mut socket)?;
+        Ok(attached)
+    }
+
+    fn attached(&self, container: &ContainerId) -> Result<Attached, NetworkError> {
+        let books = lock(&self.books);
+        let entry = books.attached.get(container);
+        entry
+            .map(|entry| entry.attached.clone())
+            .ok_or_else(|| not_attached(container))
+    }
+
+    /// Brings books, ports and DNS in line with the networks a container has now.
+    fn settle(&self, container: &ContainerId, attached: Attached) -> Result<(), NetworkError> {
+        let after = self.forwards(&attached);
+        let (before, has_dns) = {
+            let books = lock(&self.books);
+            let entry = books
+                .attached
+                .get(container)
+                .ok_or_else(|| not_attached(container))?;
+            (entry.forwards.clone(), entry.dns.is_some())
+        };
+        if before != after {
+            self.close(&before)?;
+            self.publish(&after)?;
+        }
+        let server = if has_dns {
+            None
+        } else {
+            self.serve_dns(&attached)?
+        };
+        let mut books = lock(&self.books);
+        let entry = books
+            .attached
+            .get_mut(container)
+            .ok_or_else(|| not_attached(container))?;
+        match &entry.dns {
+            Some(server) => server.update(view(&attached)),
+            None => entry.dns = server,
+        }
+        if let Some(address) = attached.way_out().and_then(proxied) {
+            for holding in &entry.holding {
+                if let Holding::Proxy(proxy) = holding {
+                    proxy.lead_to(address);
+                }
+            }
+        }
+        entry.forwards = after;
+        entry.attached = attached;
+        Ok(())
+    }
+
+    fn remove_link(&self, attached: &Attached, endpoint: &engine::networks::Endpoint) {
+        // From inside: there every kind of link has a name.
+        let removed = namespace::socket_in(&attached.namespace).and_then(|mut socket| {
+            link::remove(&mut socket, &endpoint.interface)
+                .map_err(|error| failed(format!("remove the link {}", endpoint.interface), error))
+        });
+        if let Err(error) = removed {
+            tracing::warn!(
+                namespace = %attached.namespace.display(),
+                error = engine::error::full_message(&error),
+                "a link of a container is left over"
+            );
+        }
+    }
+}

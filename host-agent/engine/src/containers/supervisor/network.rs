@@ -1,0 +1,413 @@
+//! The container's networks: what it gets of them when it starts, and what changes while it runs.
+
+use super::Supervisor;
+use crate::containers::container::Container;
+use crate::containers::error::ContainerError;
+use crate::containers::etc_files::{self, Dns, Gateways};
+use crate::containers::lifecycle::ContainerState;
+use crate::containers::links::{self, Link};
+use crate::containers::memberships::{self, Membership, split_link};
+use crate::containers::plan;
+use crate::containers::ports;
+use crate::containers::spec::NetworkChoice;
+use crate::containers::store::Durability;
+use crate::error::Class;
+use crate::networks::{
+    Attached, Attachment, Driver, EndpointRequest, EndpointSettings, Network, NetworkError,
+};
+use crate::runtime::NetworkNamespace;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+impl Supervisor {
+    /// The namespace the container's processes will be in, with what there is in it.
+    pub(super) async fn attach(
+        &self,
+    ) -> Result<(NetworkNamespace, Option<Attached>), ContainerError> {
+        let spec = &self.container.spec;
+        let endpoints = match &spec.host.network {
+            _ if spec.config.network_disabled => Vec::new(),
+            NetworkChoice::None => Vec::new(),
+            NetworkChoice::Host => return Ok((NetworkNamespace::Host, None)),
+            NetworkChoice::Container(id) => {
+                let pid = self.pid_of(id, "network")?;
+                return Ok((
+                    NetworkNamespace::At(PathBuf::from(format!("/proc/{pid}/ns/net"))),
+                    None,
+                ));
+            }
+            NetworkChoice::Bridge | NetworkChoice::Named(_) => self.endpoint_requests()?,
+        };
+        let ports = ports::requests(
+            &spec.host.port_bindings,
+            &spec.config.exposed_ports,
+            spec.host.publish_all_ports,
+        )
+        .map_err(ContainerError::invalid)?;
+        let attachment = Attachment {
+            container: self.container.id.clone(),
+            endpoints,
+            ports,
+            dns: self.dns_servers(),
+        };
+        let attached = self
+            .deps
+            .networks
+            .backend()
+            .attach(attachment)
+            .await
+            .map_err(ContainerError::Network)?;
+        for warning in &attached.warnings {
+            tracing::warn!(container = %self.container.id, warning);
+        }
+        Ok((
+            NetworkNamespace::At(attached.namespace.clone()),
+            Some(attached),
+        ))
+    }
+
+    fn dns_servers(&self) -> Vec<IpAddr> {
+        let dns = Dns::of(&self.container.spec, &self.deps.settings.dns);
+        dns.servers
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect()
+    }
+
+    /// The network of the mode first: its link is `eth0`.
+    fn endpoint_requests(&self) -> Result<Vec<EndpointRequest>, ContainerError> {
+        let memberships = self.status.borrow().memberships.clone();
+        let main = self.container.spec.host.network.text();
+        let mut requests = Vec::new();
+        for (name, membership) in &*memberships {
+            // By name: a network that was made anew since then is the one that is meant, as in Docker.
+            let network = self
+                .deps
+                .networks
+                .find(name)
+                .map_err(ContainerError::Network)?;
+            if matches!(network.driver, Driver::Null | Driver::Host) {
+                continue;
+            }
+            requests.push(self.endpoint_request(network, membership));
+        }
+        requests.sort_by_key(|request| request.network.name != main);
+        Ok(requests)
+    }
+
+    fn endpoint_request(&self, network: Arc<Network>, membership: &Membership) -> EndpointRequest {
+        let settings = membership.settings.clone();
+        let links = settings.links.iter().filter_map(|text| split_link(text));
+        EndpointRequest {
+            preferred: membership.last_addresses.clone(),
+            names: memberships::names(&self.container, &network, &settings),
+            links: links
+                .map(|(name, alias)| (alias.to_owned(), name.to_owned()))
+                .collect(),
+            network,
+            settings,
+        }
+    }
+
+    /// Remembers which addresses the container was lent.
+    pub(super) fn remember_addresses(&self, attached: Option<&Attached>) {
+        let Some(attached) = attached else { return };
+        self.status.send_modify(|status| {
+            let memberships = Arc::make_mut(&mut status.memberships);
+            for endpoint in &attached.endpoints {
+                if let Some(membership) = memberships.get_mut(&endpoint.network_name) {
+                    membership.network = Some(endpoint.network.clone());
+                    membership.last_addresses = endpoint.addresses().collect();
+                }
+            }
+        });
+    }
+
+    /// Other containers this one has by a private name, with their addresses; only on the default bridge. Elsewhere links
+    /// are names in the DNS.
+    pub(super) fn links(&self) -> Result<Vec<Link>, ContainerError> {
+        let container = &self.container;
+        if container.spec.host.network != NetworkChoice::Bridge {
+            return Ok(Vec::new());
+        }
+        let asked = &container.spec.host.links;
+        let mut found = Vec::new();
+        for (name, alias) in asked.iter().filter_map(|text| split_link(text)) {
+            let target = self.registry.find(name)?;
+            let status = target.status();
+            let endpoint = status.network.as_ref().and_then(|network| {
+                network
+                    .endpoints
+                    .iter()
+                    .find(|endpoint| endpoint.network_name == "bridge")
+                    .cloned()
+            });
+            if !status.state.is_running() {
+                return Err(ContainerError::invalid(format!(
+                    "Cannot link to a non running container: /{} AS /{}/{alias}",
+                    target.name(),
+                    container.name()
+                )));
+            }
+            let Some(address) = endpoint.and_then(|endpoint| endpoint.address) else {
+                return Err(ContainerError::invalid(format!(
+                    "Cannot link to /{}, as it does not belong to the default network",
+                    target.name()
+                )));
+            };
+            found.push(links::of(container, &target, alias, address));
+        }
+        Ok(found)
+    }
+
+    /// Returns the host name.
+    pub(super) async fn write_files(
+        &self,
+        folder: &Path,
+        attached: Option<&Attached>,
+        links: &[Link],
+    ) -> Result<String, ContainerError> {
+        // Who shares another's network is called as the other and sees the other's files.
+        let other = match &self.container.spec.host.network {
+            NetworkChoice::Container(id) => Some(self.registry.find(id)?),
+            _ => None,
+        };
+        let theirs = other
+            .as_ref()
+            .and_then(|other| other.status.borrow().network.clone());
+        let (owner, attached): (&Container, _) = match &other {
+            Some(other) => (other, theirs.as_deref()),
+            None => (&self.container, attached),
+        };
+        let (spec, short) = (&owner.spec, owner.id.short());
+        let hostname = etc_files::hostname(spec, short);
+        let dns = Dns::of(spec, &self.deps.settings.dns);
+        let of_host = self.deps.networks.backend().resolv_conf();
+        let named = attached.is_some_and(|attached| {
+            attached
+                .endpoints
+                .iter()
+                .any(|endpoint| !endpoint.names.is_empty())
+        });
+        let resolv_conf = if named {
+            etc_files::resolv_conf_of_network(&dns, &of_host)
+        } else {
+            etc_files::resolv_conf(&dns, &of_host)
+        };
+        let gateways = self.host_gateways(spec.host.network == NetworkChoice::Host, attached);
+        let hosts = etc_files::hosts(spec, short, attached, &gateways, links);
+        let files = vec![
+            (plan::HOSTNAME_FILE, format!("{hostname}\n")),
+            (plan::HOSTS_FILE, hosts),
+            (plan::RESOLV_CONF_FILE, resolv_conf),
+        ];
+        self.deps
+            .files
+            .write_all(folder, files)
+            .await
+            .map_err(|error| {
+                ContainerError::storage(format!("write the files of {}", self.container.id), error)
+            })?;
+        Ok(hostname)
+    }
+
+    /// What `host-gateway` stands for: the way out's gateway, else the default bridge's.
+    fn host_gateways(&self, on_host: bool, attached: Option<&Attached>) -> Gateways {
+        if on_host {
+            return Gateways {
+                ipv4: Some(std::net::Ipv4Addr::LOCALHOST.into()),
+                ipv6: None,
+            };
+        }
+        let way_out = attached.and_then(Attached::way_out);
+        let default = || {
+            let bridge = self.deps.networks.find("bridge").ok()?;
+            let of_family = |subnet: &&crate::networks::Subnet| subnet.range.addr().is_ipv4();
+            bridge.subnets.iter().find(of_family)?.gateway
+        };
+        Gateways {
+            ipv4: way_out
+                .and_then(|endpoint| endpoint.gateway)
+                .or_else(default),
+            ipv6: way_out.and_then(|endpoint| endpoint.ipv6_gateway),
+        }
+    }
+
+    pub(super) fn tell_network(&self, action: &str) {
+        let attached = self.status.borrow().network.clone();
+        for endpoint in attached.iter().flat_map(|attached| &attached.endpoints) {
+            if let Ok(network) = self.deps.networks.find(endpoint.network.as_str()) {
+                self.tell_of(action, &network);
+            }
+        }
+    }
+
+    fn tell_of(&self, action: &str, network: &Network) {
+        let container = self.container.id.to_string();
+        self.deps
+            .networks
+            .tell(action, network, [("container", container)]);
+    }
+
+    // ---- while it runs, or rests ----
+
+    pub(super) async fn connect_network(
+        &mut self,
+        network: Arc<Network>,
+        settings: EndpointSettings,
+    ) -> Result<(), ContainerError> {
+        let memberships = self.status.borrow().memberships.clone();
+        if memberships.contains_key(&network.name) {
+            return Err(ContainerError::Connect(NetworkError::refused(
+                Class::Denied,
+                format!(
+                    "endpoint with name {} already exists in network {}",
+                    self.container.name(),
+                    network.name
+                ),
+            )));
+        }
+        let mut membership = Membership {
+            network: Some(network.id.clone()),
+            settings,
+            last_addresses: Vec::new(),
+        };
+        let running = self.has_namespace();
+        let mut attached = None;
+        if running {
+            let request = self.endpoint_request(network.clone(), &membership);
+            let now = self
+                .deps
+                .networks
+                .backend()
+                .connect(&self.container.id, request)
+                .await
+                .map_err(ContainerError::Connect)?;
+            if let Some(endpoint) = now.endpoint(&network.id) {
+                membership.last_addresses = endpoint.addresses().collect();
+            }
+            attached = Some(Arc::new(now));
+        }
+        self.status.send_modify(|status| {
+            Arc::make_mut(&mut status.memberships).insert(network.name.clone(), membership);
+            if attached.is_some() {
+                status.network = attached;
+            }
+        });
+        self.networks_changed().await;
+        if running {
+            self.tell_of("connect", &network);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn disconnect_network(
+        &mut self,
+        name: &str,
+        force: bool,
+    ) -> Result<(), ContainerError> {
+        let (memberships, attached) = {
+            let status = self.status.borrow();
+            (status.memberships.clone(), status.network.clone())
+        };
+        if !memberships.contains_key(name) {
+            if force {
+                return Ok(());
+            }
+            return Err(ContainerError::Connect(NetworkError::refused(
+                Class::Denied,
+                format!(
+                    "container {} is not connected to network {name}",
+                    self.container.id
+                ),
+            )));
+        }
+        let endpoint = attached.iter().flat_map(|attached| &attached.endpoints);
+        let endpoint = endpoint
+            .into_iter()
+            .find(|endpoint| endpoint.network_name == name)
+            .cloned();
+        let mut now = None;
+        if let Some(endpoint) = &endpoint
+            && self.has_namespace()
+        {
+            let after = self
+                .deps
+                .networks
+                .backend()
+                .disconnect(&self.container.id, &endpoint.network)
+                .await
+                .map_err(ContainerError::Connect)?;
+            now = Some(Arc::new(after));
+        }
+        self.status.send_modify(|status| {
+            Arc::make_mut(&mut status.memberships).remove(name);
+            if now.is_some() {
+                status.network = now;
+            }
+        });
+        self.networks_changed().await;
+        if let Some(network) =
+            endpoint.and_then(|endpoint| self.deps.networks.find(endpoint.network.as_str()).ok())
+        {
+            self.tell_of("disconnect", &network);
+        }
+        Ok(())
+    }
+
+    fn has_namespace(&self) -> bool {
+        let status = self.status.borrow();
+        let runs = matches!(
+            status.state,
+            ContainerState::Running { .. } | ContainerState::Paused { .. }
+        );
+        runs && status.network.is_some()
+    }
+
+    /// Brings files and record up to the networks there are now.
+    async fn networks_changed(&self) {
+        if self.has_namespace() {
+            let attached = self.status.borrow().network.clone();
+            let folder = self.deps.store.folder(&self.container.id);
+            let links = self.links().unwrap_or_default();
+            if let Err(error) = self.write_files(&folder, attached.as_deref(), &links).await {
+                tracing::warn!(container = %self.container.id, error = crate::error::full_message(&error), "names of hosts are not up to date");
+            }
+        }
+        self.save(Durability::Synced).await;
+    }
+
+    /// The container has another name.
+    pub(super) fn renamed(&self) {
+        let (memberships, attached) = {
+            let status = self.status.borrow();
+            (status.memberships.clone(), status.network.clone())
+        };
+        let Some(attached) = attached else { return };
+        let mut names = BTreeMap::new();
+        for endpoint in &attached.endpoints {
+            if let (Ok(network), Some(membership)) = (
+                self.deps.networks.find(endpoint.network.as_str()),
+                memberships.get(&endpoint.network_name),
+            ) {
+                let called = memberships::names(&self.container, &network, &membership.settings);
+                names.insert(network.id.clone(), called);
+            }
+        }
+        self.deps
+            .networks
+            .backend()
+            .rename(&self.container.id, &names);
+        self.status.send_modify(|status| {
+            if let Some(attached) = &mut status.network {
+                for endpoint in &mut Arc::make_mut(attached).endpoints {
+                    if let Some(names) = names.remove(&endpoint.network) {
+                        endpoint.names = names;
+                    }
+                }
+            }
+        });
+    }
+}
