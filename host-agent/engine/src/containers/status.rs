@@ -2,8 +2,8 @@
 
 use super::health::Health;
 use super::lifecycle::ContainerState;
-use super::spec::ContainerSpec;
 use super::memberships::Memberships;
+use super::spec::ContainerSpec;
 use crate::networks::Attached;
 use std::sync::Arc;
 use time::OffsetDateTime;

@@ -6,8 +6,8 @@ use engine::containers::Container;
 use engine::containers::etc_files;
 use engine::containers::health::HealthStatus;
 use engine::containers::lifecycle::ContainerState;
-use engine::containers::output::DetachKeys;
 use engine::containers::memberships::{Membership, split_link};
+use engine::containers::output::DetachKeys;
 use engine::containers::plan;
 use engine::containers::security;
 use engine::containers::spec::{

@@ -168,18 +168,13 @@ impl Supervisor {
                 let stored = self.store(Durability::Synced).await;
                 if stored.is_err() {
                     self.set_name(old);
+                } else {
+                    self.renamed();
                 }
                 let _ = reply.send(stored);
             }
             Command::Update { request, reply } => {
                 let _ = reply.send(self.update(&request).await);
-                *self
-                    .container
-                    .name
-                    .write()
-                    .expect("no code panics while it holds this lock") = name;
-                self.renamed();
-                let _ = reply.send(self.store(Durability::Synced).await);
             }
             Command::Connect {
                 network,
