@@ -63,6 +63,27 @@ enum Command {
     Stop(commands::stop::Options),
     /// Restart containers
     Restart(commands::restart::Options),
+    /// Join the streams of a running container
+    Attach(commands::attach::Options),
+    /// Stop the processes of containers from running
+    Pause(commands::pause::Options),
+    /// Let the processes of paused containers run on
+    Unpause(commands::unpause::Options),
+    /// Change limits and restart policy of containers
+    Update(commands::update::Options),
+    /// Give a container another name
+    Rename(commands::rename::Options),
+    /// Show what containers use of processors, memory, network and disks
+    Stats(commands::stats::Options),
+    /// Show the processes of a container
+    Top(commands::top::Options),
+    /// Show where a container's ports are published
+    Port(commands::port::Options),
+    /// Show what happens in the engine
+    Events(commands::events::Options),
+    /// Do something to many containers
+    #[command(subcommand)]
+    Container(ContainerCommand),
     /// Send a signal to containers
     Kill(commands::kill::Options),
     /// Wait until containers stop, then print their exit codes
@@ -79,6 +100,12 @@ enum Command {
     Info(commands::info::Options),
     /// Print a completion script
     Completion { shell: clap_complete::Shell },
+}
+
+#[derive(Subcommand)]
+enum ContainerCommand {
+    /// Remove all stopped containers
+    Prune(commands::container_prune::Options),
 }
 
 fn main() -> ExitCode {
@@ -167,6 +194,18 @@ async fn perform(arguments: Arguments) -> anyhow::Result<u8> {
         Command::Start(options) => commands::start::perform(&engine, &options).await,
         Command::Stop(options) => commands::stop::perform(&engine, &options).await,
         Command::Restart(options) => commands::restart::perform(&engine, &options).await,
+        Command::Attach(options) => commands::attach::perform(&engine, &options).await,
+        Command::Pause(options) => commands::pause::perform(&engine, &options).await,
+        Command::Unpause(options) => commands::unpause::perform(&engine, &options).await,
+        Command::Update(options) => commands::update::perform(&engine, &options).await,
+        Command::Rename(options) => commands::rename::perform(&engine, &options).await,
+        Command::Stats(options) => commands::stats::perform(&engine, &options).await,
+        Command::Top(options) => commands::top::perform(&engine, &options).await,
+        Command::Port(options) => commands::port::perform(&engine, &options).await,
+        Command::Events(options) => commands::events::perform(&engine, &options).await,
+        Command::Container(ContainerCommand::Prune(options)) => {
+            commands::container_prune::perform(&engine, &options).await
+        }
         Command::Kill(options) => commands::kill::perform(&engine, &options).await,
         Command::Wait(options) => commands::wait::perform(&engine, &options).await,
         Command::Rm(options) => commands::rm::perform(&engine, &options).await,

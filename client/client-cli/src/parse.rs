@@ -180,6 +180,67 @@ pub(crate) fn filters(words: &[String]) -> Result<String> {
     Ok(Value::Object(map).to_string())
 }
 
+/// Unix seconds from themselves, a date, or an age.
+pub(crate) fn moment(text: &str) -> Result<String> {
+    if text.parse::<f64>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let format = &time::format_description::well_known::Rfc3339;
+    if let Ok(date) = time::OffsetDateTime::parse(text, format) {
+        return Ok(format!(
+            "{}.{:09}",
+            date.unix_timestamp(),
+            date.nanosecond()
+        ));
+    }
+    let mut seconds = 0.0;
+    let mut digits = String::new();
+    for c in text.chars() {
+        let unit = match c {
+            '0'..='9' | '.' => {
+                digits.push(c);
+                continue;
+            }
+            's' => 1.0,
+            'm' => 60.0,
+            'h' => 3600.0,
+            _ => bail!(
+                "expected Unix seconds, a date like 2026-01-31T12:00:00Z, or an age like 1h30m"
+            ),
+        };
+        seconds += unit
+            * digits
+                .parse::<f64>()
+                .context("expected an age like 1h30m")?;
+        digits.clear();
+    }
+    if !digits.is_empty() {
+        bail!("expected an age like 1h30m");
+    }
+    let now = time::OffsetDateTime::now_utc();
+    Ok(format!(
+        "{:.3}",
+        now.unix_timestamp() as f64 + f64::from(now.millisecond()) / 1000.0 - seconds
+    ))
+}
+
+/// Docker's name of a policy and how often: `on-failure:3`.
+pub(crate) fn restart_policy(text: &str) -> Result<(&str, u32)> {
+    let (name, retries) = match text.split_once(':') {
+        Some((name, times)) => (
+            name,
+            times
+                .parse()
+                .with_context(|| format!("invalid --restart '{text}': '{times}' is no number"))?,
+        ),
+        None => (text, 0),
+    };
+    if !matches!(name, "no" | "on-failure" | "always" | "unless-stopped") {
+        bail!("invalid --restart '{text}': it is no, on-failure[:times], always or unless-stopped");
+    }
+    Ok((name, retries))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,6 +338,21 @@ mod tests {
         }
         for bad in ["", "x", "-1", "1z", "nan"] {
             assert!(bytes(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn moments() {
+        assert_eq!(moment("1700000000").expect("seconds"), "1700000000");
+        assert_eq!(
+            moment("2023-11-14T22:13:20Z").expect("a date"),
+            "1700000000.000000000"
+        );
+        let age: f64 = moment("1h30m").expect("an age").parse().expect("a number");
+        let now = time::OffsetDateTime::now_utc().unix_timestamp() as f64;
+        assert!((now - 5400.0 - age).abs() < 5.0);
+        for bad in ["x", "5", "1h5", "1d"] {
+            assert_eq!(moment(bad).is_ok(), bad == "5", "{bad}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `berth logs`
 
 use crate::engine::{Engine, escape, query};
-use crate::streams;
+use crate::{parse, streams};
 use anyhow::{Context, Result};
 use http::Method;
 use http_body_util::BodyExt;
@@ -45,7 +45,7 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
         if let Some(text) = value {
             pairs.push((
                 key,
-                moment(text).with_context(|| format!("invalid --{key} '{text}'"))?,
+                parse::moment(text).with_context(|| format!("invalid --{key} '{text}'"))?,
             ));
         }
     }
@@ -69,68 +69,4 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     let (fed, shown) = tokio::join!(feed, streams::copy_output(reader, framed));
     fed.and(shown)?;
     Ok(0)
-}
-
-/// Unix seconds from themselves, a date, or an age.
-fn moment(text: &str) -> Result<String> {
-    if text.parse::<f64>().is_ok() {
-        return Ok(text.to_owned());
-    }
-    let format = &time::format_description::well_known::Rfc3339;
-    if let Ok(date) = time::OffsetDateTime::parse(text, format) {
-        return Ok(format!(
-            "{}.{:09}",
-            date.unix_timestamp(),
-            date.nanosecond()
-        ));
-    }
-    let mut seconds = 0.0;
-    let mut digits = String::new();
-    for c in text.chars() {
-        let unit = match c {
-            '0'..='9' | '.' => {
-                digits.push(c);
-                continue;
-            }
-            's' => 1.0,
-            'm' => 60.0,
-            'h' => 3600.0,
-            _ => anyhow::bail!(
-                "expected Unix seconds, a date like 2026-01-31T12:00:00Z, or an age like 1h30m"
-            ),
-        };
-        seconds += unit
-            * digits
-                .parse::<f64>()
-                .context("expected an age like 1h30m")?;
-        digits.clear();
-    }
-    if !digits.is_empty() {
-        anyhow::bail!("expected an age like 1h30m");
-    }
-    let now = time::OffsetDateTime::now_utc();
-    Ok(format!(
-        "{:.3}",
-        now.unix_timestamp() as f64 + f64::from(now.millisecond()) / 1000.0 - seconds
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn moments() {
-        assert_eq!(moment("1700000000").expect("seconds"), "1700000000");
-        assert_eq!(
-            moment("2023-11-14T22:13:20Z").expect("a date"),
-            "1700000000.000000000"
-        );
-        let age: f64 = moment("1h30m").expect("an age").parse().expect("a number");
-        let now = time::OffsetDateTime::now_utc().unix_timestamp() as f64;
-        assert!((now - 5400.0 - age).abs() < 5.0);
-        for bad in ["x", "5", "1h5", "1d"] {
-            assert_eq!(moment(bad).is_ok(), bad == "5", "{bad}");
-        }
-    }
 }

@@ -1,5 +1,8 @@
 //! One file a verb. Each has its `Options` and a `perform` that returns the exit code.
 
+pub(crate) mod attach;
+pub(crate) mod container_prune;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod images;
 pub(crate) mod info;
@@ -7,14 +10,21 @@ pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod load;
 pub(crate) mod logs;
+pub(crate) mod pause;
+pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod pull;
+pub(crate) mod rename;
 pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod start;
+pub(crate) mod stats;
 pub(crate) mod stop;
+pub(crate) mod top;
+pub(crate) mod unpause;
+pub(crate) mod update;
 pub(crate) mod version;
 pub(crate) mod wait;
 

@@ -149,40 +149,7 @@ pub(crate) async fn perform(engine: &Engine, options: Options) -> Result<u8> {
         () = streams::forward_signals(engine, &id), if options.sig_proxy && !options.tty => {}
     }
     streams::restore_terminal();
-    exit_code(engine, &options, &id, exit).await
-}
-
-/// The exit code the engine's wait answer tells; a detach leaves the container running and ends with 0.
-async fn exit_code(
-    engine: &Engine,
-    options: &Options,
-    id: &str,
-    body: hyper::body::Incoming,
-) -> Result<u8> {
-    use http_body_util::BodyExt;
-    if options.tty {
-        let state = engine.get(&format!("/containers/{id}/json")).await;
-        if state.is_ok_and(|container| container["State"]["Running"] == true) {
-            return Ok(0);
-        }
-    }
-    let bytes = body
-        .collect()
-        .await
-        .context("the engine hung up before the container ended")?
-        .to_bytes();
-    let answer: Value =
-        serde_json::from_slice(&bytes).context("the engine's answer is not JSON")?;
-    if let Some(message) = answer["Error"]["Message"]
-        .as_str()
-        .filter(|message| !message.is_empty())
-    {
-        bail!("{message}");
-    }
-    let code = answer["StatusCode"]
-        .as_i64()
-        .context("the engine told no exit code")?;
-    Ok(u8::try_from(code).unwrap_or(125))
+    commands::attach::exit_code(engine, &id, options.tty, exit).await
 }
 
 async fn create(engine: &Engine, options: &Options, body: &Value) -> Result<String> {
@@ -259,7 +226,7 @@ fn body(options: &Options) -> Result<Value> {
             .map(|(key, value)| (key.to_owned(), Value::from(value)))
             .collect()
     };
-    let (policy, retries) = restart_policy(&options.restart)?;
+    let (policy, retries) = parse::restart_policy(&options.restart)?;
     let mut host = json!({
         "AutoRemove": options.rm,
         "Binds": binds,
@@ -312,22 +279,6 @@ fn body(options: &Options) -> Result<Value> {
         body["Entrypoint"] = json!([program]);
     }
     Ok(body)
-}
-
-fn restart_policy(text: &str) -> Result<(&str, u32)> {
-    let (name, retries) = match text.split_once(':') {
-        Some((name, times)) => (
-            name,
-            times
-                .parse()
-                .with_context(|| format!("invalid --restart '{text}': '{times}' is no number"))?,
-        ),
-        None => (text, 0),
-    };
-    if !matches!(name, "no" | "on-failure" | "always" | "unless-stopped") {
-        bail!("invalid --restart '{text}': it is no, on-failure[:times], always or unless-stopped");
-    }
-    Ok((name, retries))
 }
 
 #[cfg(test)]

@@ -305,13 +305,21 @@ async fn probe(
         );
     };
     tell("exec_create");
-    let (process, mut io) = match task.exec(exec).await {
-        Ok(started) => started,
-        Err(RuntimeError::NotRunning) => {
+    let too_slow = format!(
+        "Health check exceeded timeout ({})",
+        go_duration(plan.timeout)
+    );
+    let deadline = Instant::now() + plan.timeout;
+    // Even the start of a process takes for ever where somebody has frozen the container from outside.
+    let started = tokio::time::timeout_at(deadline, task.exec(exec)).await;
+    let (process, mut io) = match started {
+        Ok(Ok(started)) => started,
+        Err(_) => return failed(start, deps.clock.now(), too_slow),
+        Ok(Err(RuntimeError::NotRunning)) => {
             let why = format!("container {} is not running", container.id);
             return failed(start, deps.clock.now(), why);
         }
-        Err(cause) => {
+        Ok(Err(cause)) => {
             let error = super::ContainerError::Exec { cause };
             return failed(start, deps.clock.now(), full_message(&error));
         }
@@ -332,7 +340,7 @@ async fn probe(
     };
     let ended = tokio::select! {
         code = work => Some(code),
-        () = tokio::time::sleep(plan.timeout) => None,
+        () = tokio::time::sleep_until(deadline) => None,
         _ = cancelled => {
             let _ = process.signal(super::signals::KILL).await;
             return failed(start, deps.clock.now(), "the health check was interrupted".into());
@@ -356,17 +364,13 @@ async fn probe(
     let end = deps.clock.now();
     let output = output.text();
     if ended.is_none() {
-        let why = format!(
-            "Health check exceeded timeout ({})",
-            go_duration(plan.timeout)
-        );
         return failed(
             start,
             end,
             if output.is_empty() {
-                why
+                too_slow
             } else {
-                format!("{why}: {output}")
+                format!("{too_slow}: {output}")
             },
         );
     }

@@ -1,36 +1,18 @@
 //! `kill -9` of the engine in the middle of whatever it does: it starts again, what it lists is true, nothing leaks.
 
+use crate::dice::Dice;
+use crate::traces::{assert_nothing_left, list};
 use crate::{busybox_archive, engine_with_busybox};
 use harness::agent::Agent;
 use harness::http::{Reply, request};
-use harness::run::eventually;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 const KILLS: usize = 6;
-
-/// Where the kill comes is chance; enough of it for that (xorshift64).
-struct Dice(u64);
-
-impl Dice {
-    fn thrown() -> Dice {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let seed = now.expect("after 1970").as_nanos() as u64 | 1;
-        println!("seed {seed}");
-        Dice(seed)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
 
 /// What the clients of an engine that dies do over and over.
 struct Clients<'a> {
@@ -104,59 +86,6 @@ impl Clients<'_> {
             }
         }
     }
-}
-
-fn entries(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
-}
-
-/// Mounts below a folder.
-fn mounts(folder: &Path) -> Vec<String> {
-    let needle = folder.to_string_lossy().into_owned();
-    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("procfs");
-    let places = table.lines().filter_map(|line| line.split(' ').nth(4));
-    places
-        .filter(|place| place.starts_with(&needle))
-        .map(str::to_owned)
-        .collect()
-}
-
-/// Shims of this engine.
-fn shims(agent: &Agent) -> Vec<String> {
-    let needle = agent.folder().to_string_lossy().into_owned();
-    entries(Path::new("/proc"))
-        .iter()
-        .filter_map(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok())
-        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
-        .filter(|line| line.contains(&needle) && line.contains(" shim "))
-        .collect()
-}
-
-/// Control groups of these containers, in every hierarchy.
-fn control_groups(ids: &BTreeSet<String>) -> Vec<String> {
-    let mut found = Vec::new();
-    let root = Path::new("/sys/fs/cgroup");
-    let mut folders = vec![root.join("berth")];
-    folders.extend(
-        entries(root)
-            .iter()
-            .map(|hierarchy| root.join(hierarchy).join("berth")),
-    );
-    for folder in folders {
-        let names = entries(&folder).into_iter();
-        found.extend(names.filter(|name| ids.contains(name)));
-    }
-    found
-}
-
-fn list(agent: &Agent, path: &str) -> Value {
-    let reply = request(&agent.socket(), "GET", path, b"").expect("it answers");
-    assert_eq!(reply.status, 200, "{}", reply.body);
-    serde_json::from_str(&reply.body)
-        .unwrap_or_else(|error| panic!("{path}: {error}: {}", reply.body))
 }
 
 /// Every container that is listed can be inspected, and runs exactly where it says so.
@@ -270,57 +199,6 @@ fn an_engine_killed_at_any_moment_starts_again_and_leaks_nothing() {
     let made = clients.made.into_inner().expect("no panic");
     assert!(made.len() > 3, "hardly anything was made: {made:?}");
     println!("{} containers were made", made.len());
-    let leaks = || {
-        [
-            ("containers", entries(&agent.data_root().join("containers"))),
-            (
-                "run-time folders",
-                entries(&agent.exec_root().join("containers")),
-            ),
-            ("volumes", entries(&agent.data_root().join("volumes"))),
-            ("loads", entries(&agent.data_root().join("content/loads"))),
-            (
-                "ingests",
-                entries(&agent.data_root().join("content/ingest")),
-            ),
-            ("data mounts", mounts(&agent.data_root())),
-            (
-                "run-time mounts",
-                mounts(&agent.exec_root().join("containers")),
-            ),
-            ("control groups", control_groups(&made)),
-            ("shims", shims(&agent)),
-        ]
-        .map(|(what, names)| format!("{what}: {names:?}"))
-        .into_iter()
-        .filter(|line| !line.ends_with(": []"))
-        .collect::<Vec<_>>()
-    };
-    // The end of a container is cleaned up after its answer.
-    let end = Instant::now() + Duration::from_secs(10);
-    while !leaks().is_empty() {
-        assert!(Instant::now() < end, "left over: {:?}", leaks());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    // Network namespaces are kept ready, but no more of them than in an engine that was never killed.
-    let fresh = Agent::start(&[]).expect("this host can");
-    let namespaces = |agent: &Agent| entries(&agent.exec_root().join("netns")).len();
-    let ports = |agent: &Agent| {
-        entries(
-            &Path::new("/sys/class/net")
-                .join(agent.bridge())
-                .join("brif"),
-        )
-        .len()
-    };
-    eventually(
-        "spare namespaces are as many as ever",
-        Duration::from_secs(10),
-        || {
-            (namespaces(&agent) <= namespaces(&fresh).max(1)
-                && ports(&agent) <= ports(&fresh).max(1))
-            .then_some(())
-        },
-    );
+    assert_nothing_left(&agent, &made);
     assert!(!agent.log().contains("panicked"), "it panicked");
 }

@@ -6,10 +6,14 @@ mod compat_bollard;
 mod compat_python;
 mod confinement;
 mod crash;
+mod crash_mixed;
+mod dice;
 mod engine;
+mod life;
 mod machine;
 mod machine_bad_input;
 mod machine_create;
+mod traces;
 
 use harness::agent::Agent;
 use harness::image::{TestImage, busybox_or_skip};

@@ -64,7 +64,6 @@ async fn start(
     let (parts, body) = request.into_parts();
     let body = <Option<Json<ExecStart>>>::from_request(Request::new(body), &()).await?;
     let body = body.map(|Json(body)| body).unwrap_or_default();
-    let facts = execs.inspect(&id)?;
     let options = ExecStartOptions {
         tty_size: body.console_size.as_deref().and_then(tty_size),
     };
