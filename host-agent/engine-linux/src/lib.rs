@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod blobs;
+pub mod builds;
 pub mod cgroup;
 pub mod containers;
 pub mod files;

@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod dockerfile;
+pub mod files;
 pub mod duration;
 mod here;
 pub mod ignore;
