@@ -10,6 +10,7 @@ use engine::builds::files::{
 use engine::builds::ignore;
 use engine::builds::pattern::PathPattern;
 use engine::images::{BorrowedRoot, ByteStream};
+use engine::runtime::RuntimeError;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
@@ -18,7 +19,6 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -102,15 +102,21 @@ impl Tree {
             return Ok(name.to_owned());
         }
         let parent = self.at(parent, OFlags::PATH | OFlags::DIRECTORY)?;
-        let base = rustix::fs::readlinkat(rustix::fs::CWD, descriptor_path(self.0.as_fd()), Vec::new())?;
-        let whole = rustix::fs::readlinkat(rustix::fs::CWD, descriptor_path(parent.as_fd()), Vec::new())?;
+        let base =
+            rustix::fs::readlinkat(rustix::fs::CWD, descriptor_path(self.0.as_fd()), Vec::new())?;
+        let whole =
+            rustix::fs::readlinkat(rustix::fs::CWD, descriptor_path(parent.as_fd()), Vec::new())?;
         let base = base.to_string_lossy().into_owned();
         let whole = whole.to_string_lossy().into_owned();
         let inside = whole
             .strip_prefix(base.trim_end_matches('/'))
             .ok_or(Errno::NOENT)?
             .trim_start_matches('/');
-        Ok(if inside.is_empty() { name.to_owned() } else { format!("{inside}/{name}") })
+        Ok(if inside.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{inside}/{name}")
+        })
     }
 }
 
@@ -121,9 +127,10 @@ impl BuildFiles for DiskBuildFiles {
         blocking(move || {
             let mut bytes = [0u8; 8];
             getrandom::fill(&mut bytes)
-                .map_err(|error| failed("make a name", io::Error::other(error)))?;
+                .map_err(|error| failed("make a name", io::Error::other(error.to_string())))?;
             let path = folder.join(hex::encode(bytes));
-            std::fs::create_dir(&path).map_err(|error| failed("make a folder for the context", error))?;
+            std::fs::create_dir(&path)
+                .map_err(|error| failed("make a folder for the context", error))?;
             Ok(BorrowedRoot::new(path.clone(), Folder(path)))
         })
         .await
@@ -143,8 +150,14 @@ impl BuildFiles for DiskBuildFiles {
                 Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
                 Err(error) => return Err(failed(step(), error)),
             };
-            if !opened.metadata().map_err(|error| failed(step(), error))?.is_file() {
-                return Err(BuildFilesError::Invalid(format!("{path} is not a regular file")));
+            if !opened
+                .metadata()
+                .map_err(|error| failed(step(), error))?
+                .is_file()
+            {
+                return Err(BuildFilesError::Invalid(format!(
+                    "{path} is not a regular file"
+                )));
             }
             let mut bytes = Vec::new();
             opened
@@ -152,7 +165,9 @@ impl BuildFiles for DiskBuildFiles {
                 .read_to_end(&mut bytes)
                 .map_err(|error| failed(step(), error))?;
             if bytes.len() as u64 > largest {
-                return Err(BuildFilesError::Invalid(format!("{path} is larger than {largest} bytes")));
+                return Err(BuildFilesError::Invalid(format!(
+                    "{path} is larger than {largest} bytes"
+                )));
             }
             Ok(Some(bytes))
         })
@@ -169,8 +184,10 @@ impl BuildFiles for DiskBuildFiles {
             let sources = find(&tree, &what)?;
             let mut digest = Sha256::new();
             for source in &sources {
-                visit(&tree, source, &what, &mut |entry| hash_entry(&mut digest, entry, what.with_owners))
-                    .map_err(|error| failed(format!("read {}", source.path), error))?;
+                visit(&tree, source, &what, &mut |entry| {
+                    hash_entry(&mut digest, entry, what.with_owners)
+                })
+                .map_err(|error| failed(format!("read {}", source.path), error))?;
             }
             Ok(Selection {
                 digest: hex::encode(digest.finalize()),
@@ -218,7 +235,11 @@ impl BuildFiles for DiskBuildFiles {
                 let parent = opened
                     .at(&at, OFlags::PATH | OFlags::DIRECTORY)
                     .map_err(|error| failed(step(), error))?;
-                at = if at.is_empty() { name.to_owned() } else { format!("{at}/{name}") };
+                at = if at.is_empty() {
+                    name.to_owned()
+                } else {
+                    format!("{at}/{name}")
+                };
                 match opened.at(&at, OFlags::PATH | OFlags::DIRECTORY) {
                     Ok(_) => continue,
                     Err(Errno::NOENT) => {}
@@ -248,15 +269,19 @@ impl BuildFiles for DiskBuildFiles {
         .await
     }
 
-    async fn is_folder(&self, tree: Arc<BorrowedRoot>, path: &str) -> Result<bool, BuildFilesError> {
+    async fn is_folder(
+        &self,
+        tree: Arc<BorrowedRoot>,
+        path: &str,
+    ) -> Result<bool, BuildFilesError> {
         let path = ignore::clean(path);
-        blocking(move || {
-            match Tree::open(&tree)?.at(&path, OFlags::PATH | OFlags::DIRECTORY) {
+        blocking(
+            move || match Tree::open(&tree)?.at(&path, OFlags::PATH | OFlags::DIRECTORY) {
                 Ok(_) => Ok(true),
                 Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
                 Err(error) => Err(failed(format!("look at /{path}"), error)),
-            }
-        })
+            },
+        )
         .await
     }
 }
@@ -266,7 +291,10 @@ fn identity(tree: &Tree, user: &str) -> Result<(u32, u32), BuildFilesError> {
     let root = PathBuf::from(descriptor_path(tree.0.as_fd()));
     users::look_up(&root, user, &[])
         .map(|identity| (identity.uid, identity.gid))
-        .map_err(|refusal| BuildFilesError::Invalid(format!("invalid owner {user:?}: {refusal}")))
+        .map_err(|refusal| {
+            let why = engine::error::full_message(&RuntimeError::from(refusal));
+            BuildFilesError::Invalid(format!("invalid owner {user:?}: {why}"))
+        })
 }
 
 /// Paths that the patterns find, in the order of the patterns and then of names.
@@ -275,7 +303,9 @@ fn find(tree: &Tree, what: &CopyFrom) -> Result<Vec<SelectedSource>, BuildFilesE
     for pattern in &what.sources {
         // What is before `/./` stays out of the names.
         let (pivot, named) = match pattern.split_once("/./") {
-            Some((pivot, rest)) if what.parents => (ignore::clean(pivot), format!("{pivot}/{rest}")),
+            Some((pivot, rest)) if what.parents => {
+                (ignore::clean(pivot), format!("{pivot}/{rest}"))
+            }
             _ => (String::new(), pattern.clone()),
         };
         // `..` cannot leave the tree: it stays at the top.
@@ -318,8 +348,15 @@ fn selected(
     parents: bool,
 ) -> Result<SelectedSource, BuildFilesError> {
     let name = if parents {
-        let name = path.strip_prefix(pivot).unwrap_or(path).trim_start_matches('/');
-        if is_folder && !name.is_empty() { format!("{name}/") } else { name.to_owned() }
+        let name = path
+            .strip_prefix(pivot)
+            .unwrap_or(path)
+            .trim_start_matches('/');
+        if is_folder && !name.is_empty() {
+            format!("{name}/")
+        } else {
+            name.to_owned()
+        }
     } else if is_folder {
         String::new()
     } else {
@@ -333,7 +370,9 @@ fn selected(
         if last.is_empty() {
             break;
         }
-        let folder = tree.at(parent, OFlags::PATH | OFlags::DIRECTORY).map_err(look)?;
+        let folder = tree
+            .at(parent, OFlags::PATH | OFlags::DIRECTORY)
+            .map_err(look)?;
         match rustix::fs::readlinkat(&folder, last, Vec::new()) {
             Ok(target) => {
                 let target = target.to_string_lossy();
@@ -347,7 +386,11 @@ fn selected(
             Err(_) => break,
         }
     }
-    Ok(SelectedSource { path: real, name, is_folder })
+    Ok(SelectedSource {
+        path: real,
+        name,
+        is_folder,
+    })
 }
 
 fn expand(
@@ -360,9 +403,13 @@ fn expand(
     let pattern =
         PathPattern::new(pattern).map_err(|error| BuildFilesError::Invalid(error.to_string()))?;
     let mut paths = Vec::new();
-    let root = tree.at("", OFlags::RDONLY | OFlags::DIRECTORY).map_err(|error| failed("read the context", error))?;
+    let root = tree
+        .at("", OFlags::RDONLY | OFlags::DIRECTORY)
+        .map_err(|error| failed("read the context", error))?;
     walk(root.as_fd(), &mut |entry| {
-        let Ok(path) = std::str::from_utf8(entry.path) else { return Ok(Descend::No) };
+        let Ok(path) = std::str::from_utf8(entry.path) else {
+            return Ok(Descend::No);
+        };
         if pattern.matches(path) && !what.ignore.leaves_out(path) {
             paths.push((path.to_owned(), entry.kind() == FileType::Directory));
             return Ok(Descend::No);
@@ -455,7 +502,9 @@ fn hash_entry(digest: &mut Sha256, entry: &Entry<'_>, with_owners: bool) -> io::
         FileType::Symlink => {
             field(rustix::fs::readlinkat(entry.folder, entry.name, Vec::new())?.as_bytes());
         }
-        FileType::CharacterDevice | FileType::BlockDevice => field(&entry.facts.st_rdev.to_le_bytes()),
+        FileType::CharacterDevice | FileType::BlockDevice => {
+            field(&entry.facts.st_rdev.to_le_bytes())
+        }
         FileType::RegularFile => {
             let mut file = open_file(entry)?;
             for (name, value) in xattrs(file.as_fd())? {
@@ -463,7 +512,13 @@ fn hash_entry(digest: &mut Sha256, entry: &Entry<'_>, with_owners: bool) -> io::
                 field(&value);
             }
             field(&entry.facts.st_size.to_le_bytes());
-            io::copy(&mut file, digest)?;
+            let mut buffer = vec![0u8; 64 * 1024];
+            loop {
+                match file.read(&mut buffer)? {
+                    0 => break,
+                    count => digest.update(&buffer[..count]),
+                }
+            }
         }
         _ => {}
     }
@@ -507,8 +562,16 @@ fn write_archive(
                 path,
                 link: Vec::new(),
                 mode: form.mode.unwrap_or(entry.facts.st_mode & 0o7777),
-                uid: if form.keep_owners { entry.facts.st_uid } else { 0 },
-                gid: if form.keep_owners { entry.facts.st_gid } else { 0 },
+                uid: if form.keep_owners {
+                    entry.facts.st_uid
+                } else {
+                    0
+                },
+                gid: if form.keep_owners {
+                    entry.facts.st_gid
+                } else {
+                    0
+                },
                 size: 0,
                 mtime: entry.facts.st_mtime,
                 device: (0, 0),
@@ -563,11 +626,19 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, content).unwrap();
         }
-        Bench { _data: data, files: build, tree }
+        Bench {
+            _data: data,
+            files: build,
+            tree,
+        }
     }
 
     impl Bench {
-        async fn select(&self, sources: &[&str], ignore: &str) -> Result<Selection, BuildFilesError> {
+        async fn select(
+            &self,
+            sources: &[&str],
+            ignore: &str,
+        ) -> Result<Selection, BuildFilesError> {
             let what = CopyFrom {
                 sources: sources.iter().map(|&source| source.to_owned()).collect(),
                 ignore: Arc::new(Ignore::parse(ignore).unwrap()),
@@ -577,29 +648,48 @@ mod tests {
         }
 
         async fn names(&self, selection: Selection, form: ArchiveForm) -> Vec<String> {
-            let stream = self.files.archive(self.tree.clone(), selection, form).await.unwrap();
+            let stream = self
+                .files
+                .archive(self.tree.clone(), selection, form)
+                .await
+                .unwrap();
             let bytes: Vec<bytes::Bytes> = stream.try_collect().await.unwrap();
             let bytes = bytes.concat();
             let mut archive = tar::Archive::new(&bytes[..]);
             let entries = archive.entries().unwrap();
-            entries.map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect()
+            entries
+                .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+                .collect()
         }
     }
 
     #[tokio::test]
     async fn files_folders_and_patterns_are_selected_as_docker_does() {
         let bench = bench(&[("a.txt", "1"), ("b.txt", "2"), ("d/x", "3"), ("d/e/y", "4")]).await;
-        let form = || ArchiveForm { prefix: "to/".into(), ..ArchiveForm::default() };
+        let form = || ArchiveForm {
+            prefix: "to/".into(),
+            ..ArchiveForm::default()
+        };
         let one = bench.select(&["a.txt"], "").await.unwrap();
         assert_eq!(bench.names(one, form()).await, ["to/a.txt"]);
         let folder = bench.select(&["d"], "").await.unwrap();
-        assert_eq!(bench.names(folder, form()).await, ["to/e/", "to/e/y", "to/x"]);
+        assert_eq!(
+            bench.names(folder, form()).await,
+            ["to/e/", "to/e/y", "to/x"]
+        );
         let several = bench.select(&["*.txt", "d"], "b.txt\nd/e").await.unwrap();
         assert_eq!(bench.names(several, form()).await, ["to/a.txt", "to/x"]);
         let all = bench.select(&["."], "**\n!d/e/y").await.unwrap();
-        assert_eq!(bench.names(all, ArchiveForm::default()).await, ["d/", "d/e/", "d/e/y"]);
+        assert_eq!(
+            bench.names(all, ArchiveForm::default()).await,
+            ["d/", "d/e/", "d/e/y"]
+        );
         let renamed = bench.select(&["/a.txt"], "").await.unwrap();
-        let form = ArchiveForm { rename: Some("c".into()), mode: Some(0o700), ..ArchiveForm::default() };
+        let form = ArchiveForm {
+            rename: Some("c".into()),
+            mode: Some(0o700),
+            ..ArchiveForm::default()
+        };
         assert_eq!(bench.names(renamed, form).await, ["c"]);
     }
 
@@ -607,12 +697,22 @@ mod tests {
     async fn what_is_not_there_is_told_in_dockers_words() {
         let bench = bench(&[("a", "1"), ("secret", "2")]).await;
         for (source, expected) in [
-            ("nope", "file not found in build context or excluded by .dockerignore: stat nope: file does not exist"),
-            ("secret", "file not found in build context or excluded by .dockerignore: stat secret: file does not exist"),
+            (
+                "nope",
+                "file not found in build context or excluded by .dockerignore: stat nope: file does not exist",
+            ),
+            (
+                "secret",
+                "file not found in build context or excluded by .dockerignore: stat secret: file does not exist",
+            ),
             ("*.no", "no source files were specified"),
             ("[", "syntax error in pattern"),
         ] {
-            let error = bench.select(&[source], "secret").await.unwrap_err().to_string();
+            let error = bench
+                .select(&[source], "secret")
+                .await
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(expected), "{source}: {error}");
         }
     }
@@ -627,7 +727,11 @@ mod tests {
         std::fs::write(bench.tree.path.join("d/a"), "x").unwrap();
         let content = digest().await;
         assert_ne!(content, first);
-        std::fs::set_permissions(bench.tree.path.join("d/a"), PermissionsExt::from_mode(0o700)).unwrap();
+        std::fs::set_permissions(
+            bench.tree.path.join("d/a"),
+            PermissionsExt::from_mode(0o700),
+        )
+        .unwrap();
         let mode = digest().await;
         assert_ne!(mode, content);
         std::fs::rename(bench.tree.path.join("d/b"), bench.tree.path.join("d/c")).unwrap();
@@ -641,16 +745,48 @@ mod tests {
         symlink("../../../../etc", bench.tree.path.join("folder")).unwrap();
         for source in ["link", "folder/passwd", "../../../etc/passwd"] {
             let selection = bench.select(&[source], "").await.unwrap();
-            let stream = bench.files.archive(bench.tree.clone(), selection, ArchiveForm::default()).await.unwrap();
+            let stream = bench
+                .files
+                .archive(bench.tree.clone(), selection, ArchiveForm::default())
+                .await
+                .unwrap();
             let bytes = stream.try_collect::<Vec<_>>().await.unwrap().concat();
             let mut archive = tar::Archive::new(&bytes[..]);
             let mut content = String::new();
-            archive.entries().unwrap().next().unwrap().unwrap().read_to_string(&mut content).unwrap();
+            archive
+                .entries()
+                .unwrap()
+                .next()
+                .unwrap()
+                .unwrap()
+                .read_to_string(&mut content)
+                .unwrap();
             assert_eq!(content, "inside", "{source}");
         }
-        assert_eq!(bench.files.read(bench.tree.clone(), "link", 100).await.unwrap().unwrap(), b"inside");
-        assert_eq!(bench.files.read(bench.tree.clone(), "none", 100).await.unwrap(), None);
-        assert!(bench.files.read(bench.tree.clone(), "link", 3).await.is_err());
+        assert_eq!(
+            bench
+                .files
+                .read(bench.tree.clone(), "link", 100)
+                .await
+                .unwrap()
+                .unwrap(),
+            b"inside"
+        );
+        assert_eq!(
+            bench
+                .files
+                .read(bench.tree.clone(), "none", 100)
+                .await
+                .unwrap(),
+            None
+        );
+        assert!(
+            bench
+                .files
+                .read(bench.tree.clone(), "link", 3)
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test]
@@ -662,9 +798,27 @@ mod tests {
         assert!(!make("/var-run/a/b").await.unwrap());
         assert!(bench.tree.path.join("run/a/b").is_dir());
         assert!(make("/run/a").await.unwrap());
-        assert!(make("/file/x").await.unwrap_err().to_string().contains("/file is a file"));
-        assert!(bench.files.is_folder(bench.tree.clone(), "/var-run").await.unwrap());
-        assert!(!bench.files.is_folder(bench.tree.clone(), "/file").await.unwrap());
+        assert!(
+            make("/file/x")
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("/file is a file")
+        );
+        assert!(
+            bench
+                .files
+                .is_folder(bench.tree.clone(), "/var-run")
+                .await
+                .unwrap()
+        );
+        assert!(
+            !bench
+                .files
+                .is_folder(bench.tree.clone(), "/file")
+                .await
+                .unwrap()
+        );
     }
 
     #[tokio::test]

@@ -45,7 +45,8 @@ pub trait BuildFiles: Send + Sync + 'static {
     ) -> Result<bool, BuildFilesError>;
 
     /// Whether there is a folder at a path, links followed.
-    async fn is_folder(&self, tree: Arc<BorrowedRoot>, path: &str) -> Result<bool, BuildFilesError>;
+    async fn is_folder(&self, tree: Arc<BorrowedRoot>, path: &str)
+    -> Result<bool, BuildFilesError>;
 }
 
 /// What is to be copied.
@@ -109,7 +110,9 @@ pub struct ArchiveForm {
 /// Why files of a build could not be had. Texts are Docker's where scripts read them.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildFilesError {
-    #[error("file not found in build context or excluded by .dockerignore: stat {path}: file does not exist")]
+    #[error(
+        "file not found in build context or excluded by .dockerignore: stat {path}: file does not exist"
+    )]
     NotFound { path: String },
     #[error("no source files were specified")]
     NoMatch,

@@ -2,8 +2,8 @@
 
 pub mod arguments;
 pub mod dockerfile;
-pub mod files;
 pub mod duration;
+pub mod files;
 mod here;
 pub mod ignore;
 pub mod instruction;
