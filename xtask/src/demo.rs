@@ -109,7 +109,16 @@ fn scene(options: &Options, tools: &Tools, registry: Option<&Registry>, image: &
         "hello from a container",
     ]))?;
     process::run(&mut berth(&[
-        "run", "-d", "--name", "web", "-p", "8080:8080", image, "sh", "-c", WEB_SERVER,
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "-p",
+        "8080:8080",
+        image,
+        "sh",
+        "-c",
+        WEB_SERVER,
     ]))?;
     process::run(&mut berth(&["ps"]))?;
     fetch(&environment)?;
