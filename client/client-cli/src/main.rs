@@ -5,9 +5,11 @@
 //! the program's own (`run`, `exec`); every other verb ends with 0 or 1.
 
 mod commands;
+mod credentials;
 mod engine;
 mod environment;
 mod parse;
+mod prompt;
 mod show;
 mod streams;
 
@@ -49,8 +51,24 @@ enum Command {
     Ps(commands::ps::Options),
     /// List images
     Images(commands::images::Options),
+    /// Work with images
+    Image(commands::image::Options),
     /// Download an image
     Pull(commands::pull::Options),
+    /// Send an image to a registry
+    Push(commands::push::Options),
+    /// Give an image one more name
+    Tag(commands::tag::Options),
+    /// Show how an image was made
+    History(commands::history::Options),
+    /// Search a registry for images
+    Search(commands::search::Options),
+    /// Sign in to a registry
+    Login(commands::login::Options),
+    /// Forget the credentials for a registry
+    Logout(commands::logout::Options),
+    /// Write images to a tar
+    Save(commands::save::Options),
     /// Take in images from a tar of `docker save`
     Load(commands::load::Options),
     /// Show what a container wrote
@@ -188,7 +206,15 @@ async fn perform(arguments: Arguments) -> anyhow::Result<u8> {
         Command::Exec(options) => commands::exec::perform(&engine, options).await,
         Command::Ps(options) => commands::ps::perform(&engine, &options).await,
         Command::Images(options) => commands::images::perform(&engine, &options).await,
+        Command::Image(options) => commands::image::perform(&engine, options).await,
         Command::Pull(options) => commands::pull::perform(&engine, &options).await,
+        Command::Push(options) => commands::push::perform(&engine, &options).await,
+        Command::Tag(options) => commands::tag::perform(&engine, &options).await,
+        Command::History(options) => commands::history::perform(&engine, &options).await,
+        Command::Search(options) => commands::search::perform(&engine, &options).await,
+        Command::Login(options) => commands::login::perform(&engine, &options).await,
+        Command::Logout(options) => commands::logout::perform(&options),
+        Command::Save(options) => commands::save::perform(&engine, &options).await,
         Command::Load(options) => commands::load::perform(&engine, &options).await,
         Command::Logs(options) => commands::logs::perform(&engine, &options).await,
         Command::Start(options) => commands::start::perform(&engine, &options).await,

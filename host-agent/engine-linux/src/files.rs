@@ -38,8 +38,23 @@ pub const LOADS: &str = "content/loads";
 pub const IMAGES_RECORD: &str = "images.json";
 /// The engine's own identity, made once: 32 random hex digits and more, one line.
 pub const ENGINE_ID: &str = "engine-id";
+/// The boot during which the data root was last opened (the kernel's boot id).
+pub const BOOT: &str = "boot-id";
 /// Locked by the engine that uses the folder.
 pub const LOCK: &str = "lock";
+
+/// Whether the engine before this one ran since the host started: then everything it wrote is there, synced or not.
+/// Notes this boot for the next one.
+pub fn is_same_boot(data_root: &Path) -> io::Result<bool> {
+    let now = fs::read("/proc/sys/kernel/random/boot_id")?;
+    let path = data_root.join(BOOT);
+    let is_same = fs::read(&path).is_ok_and(|then| then == now);
+    if !is_same {
+        // Not durable on purpose: lost in a power cut, it says what it should.
+        fs::write(path, now)?;
+    }
+    Ok(is_same)
+}
 
 /// Replaces (or makes) a file durably: temporary file beside it, sync, rename, sync the folder. `mode` as in chmod(2).
 pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {

@@ -1,12 +1,16 @@
 //! `berth pull`
 
+use crate::credentials;
 use crate::engine::{Engine, query};
 use crate::show::{self, progress};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use http::Method;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
+    /// Every tag of the repository
+    #[arg(short, long)]
+    all_tags: bool,
     /// Print only the image's name
     #[arg(short, long)]
     quiet: bool,
@@ -17,7 +21,14 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
-    let image = with_tag(&options.image);
+    let tagged = with_tag(&options.image);
+    if options.all_tags && tagged == options.image {
+        bail!("tag can't be used with --all-tags/-a");
+    }
+    let image = match options.all_tags {
+        true => options.image.clone(),
+        false => tagged,
+    };
     download(engine, &image, options.platform.as_deref(), options.quiet).await?;
     show::print(&format!("{image}\n"))?;
     Ok(0)
@@ -32,19 +43,12 @@ pub(crate) async fn download(
 ) -> Result<()> {
     let mut pairs = vec![("fromImage", image.to_owned())];
     pairs.extend(platform.map(|platform| ("platform", platform.to_owned())));
-    let headers: Vec<(&str, String)> = registry_auth(image)
-        .map(|auth| ("x-registry-auth", auth))
-        .into_iter()
-        .collect();
-    let headers: Vec<(&str, &str)> = headers
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
+    let auth = credentials::header(image);
     let body = engine
         .stream(
             Method::POST,
             &format!("/images/create{}", query(&pairs)),
-            &headers,
+            &[("x-registry-auth", &auth)],
         )
         .await?;
     progress::show(body, quiet).await
@@ -58,28 +62,6 @@ pub(crate) fn with_tag(image: &str) -> String {
     } else {
         format!("{image}:latest")
     }
-}
-
-/// What docker's own configuration file holds for the image's registry, as the header wants it.
-fn registry_auth(image: &str) -> Option<String> {
-    use base64::Engine as _;
-    let folder = match std::env::var_os("DOCKER_CONFIG") {
-        Some(folder) => std::path::PathBuf::from(folder),
-        None => std::path::PathBuf::from(std::env::var_os("HOME")?).join(".docker"),
-    };
-    let text = std::fs::read_to_string(folder.join("config.json")).ok()?;
-    let config: serde_json::Value = serde_json::from_str(&text).ok()?;
-    let first = image.split_once('/').map(|(first, _)| first);
-    let registry = first.filter(|first| first.contains(['.', ':']) || *first == "localhost");
-    let entry = config["auths"].get(registry.unwrap_or("https://index.docker.io/v1/"))?;
-    let decoded = base64::engine::general_purpose::STANDARD
-        .decode(entry["auth"].as_str()?)
-        .ok()?;
-    let decoded = String::from_utf8(decoded).ok()?;
-    let (user, password) = decoded.split_once(':')?;
-    let auth =
-        serde_json::json!({ "username": user, "password": password, "serveraddress": registry });
-    Some(base64::engine::general_purpose::URL_SAFE.encode(auth.to_string()))
 }
 
 #[cfg(test)]

@@ -99,7 +99,10 @@ impl Screen {
                     ),
                 }
                 bar.set_message(status.to_owned());
-                if matches!(status, "Pull complete" | "Already exists") {
+                if matches!(
+                    status,
+                    "Pull complete" | "Already exists" | "Pushed" | "Layer already exists"
+                ) || status.starts_with("Mounted from") {
                     bar.abandon();
                 }
                 Ok(())

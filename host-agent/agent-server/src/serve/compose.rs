@@ -14,8 +14,9 @@ use engine::networks::NetworkService;
 use engine::runtime::Runtime;
 use engine::volumes::VolumeService;
 use engine_linux::archive::DiskArchives;
-use engine_linux::blobs::{DiskBlobs, DiskImages};
+use engine_linux::blobs::{DiskBlobs, DiskImages, Leftovers};
 use engine_linux::containers::{DiskContainerStore, HostFilesystem, ViewedFiles};
+use engine_linux::files::is_same_boot;
 use engine_linux::host::{self, HostFacts};
 use engine_linux::layers::OverlayLayers;
 use engine_linux::logs::JsonFileReader;
@@ -92,9 +93,18 @@ async fn images(
     let registry = HttpRegistry::new(RegistryOptions {
         mirrors: config.registry_mirrors.clone(),
         insecure: config.insecure_registries.clone(),
+        certificates: config.registry_certs.clone(),
+        proxies: config.proxies.clone(),
+        attempts: config.max_download_attempts,
+        index: config.search_index.clone(),
     })?;
+    let resumes = is_same_boot(&config.data_root).context("cannot tell this boot from the last")?;
+    let leftovers = match resumes {
+        true => Leftovers::Keep,
+        false => Leftovers::Remove,
+    };
     let backends = ImageBackends {
-        blobs: Arc::new(DiskBlobs::open(&config.data_root)?),
+        blobs: Arc::new(DiskBlobs::open_with(&config.data_root, leftovers)?),
         layers: Arc::new(layers.clone()),
         store: Arc::new(DiskImages::new(&config.data_root)),
         registry: Arc::new(registry),
@@ -104,6 +114,9 @@ async fn images(
     };
     let options = ImageOptions {
         concurrent_downloads: config.max_concurrent_downloads,
+        concurrent_uploads: config.max_concurrent_uploads,
+        policy: config.policy.clone(),
+        resumes,
         ..ImageOptions::default()
     };
     Ok(ImageService::open(backends, options).await?)

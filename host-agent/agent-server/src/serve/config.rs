@@ -5,6 +5,8 @@ use super::options::Options;
 use engine::containers::plan::check_log;
 use engine::containers::spec::LogSettings;
 use engine::runtime::Rlimit;
+use engine::images::policy::{Policy, Rules};
+use engine_linux::registry::Proxies;
 use engine_linux::runtime::BUILT_IN as BUILT_IN_RUNTIME;
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
@@ -31,6 +33,13 @@ pub struct Config {
     pub registry_mirrors: Vec<String>,
     pub insecure_registries: Vec<String>,
     pub max_concurrent_downloads: usize,
+    pub max_concurrent_uploads: usize,
+    pub max_download_attempts: Option<u32>,
+    pub registry_certs: Vec<PathBuf>,
+    pub search_index: Option<String>,
+    pub proxies: Proxies,
+    /// Which repositories may be pulled from and pushed to.
+    pub policy: Policy,
     /// For containers that name no log driver.
     pub log: LogSettings,
     pub default_ulimits: Vec<Rlimit>,
@@ -103,6 +112,18 @@ impl Config {
             registry_mirrors,
             insecure_registries,
             max_concurrent_downloads,
+            max_concurrent_uploads,
+            max_download_attempts,
+            registry_certs,
+            search_index,
+            http_proxy,
+            https_proxy,
+            no_proxy,
+            proxies,
+            allow_pull,
+            block_pull,
+            allow_push,
+            block_push,
             storage_driver,
             log_driver,
             log_opts,
@@ -196,6 +217,31 @@ impl Config {
         if max_concurrent_downloads == Some(0) {
             return wrong("invalid max concurrent downloads: 0");
         }
+        if max_concurrent_uploads == Some(0) {
+            return wrong("invalid max concurrent uploads: 0");
+        }
+        if max_download_attempts == Some(0) {
+            return wrong("invalid max download attempts: 0");
+        }
+        let policy = Policy {
+            pull: Rules {
+                allow: allow_pull,
+                block: block_pull,
+            },
+            push: Rules {
+                allow: allow_push,
+                block: block_push,
+            },
+        };
+        if let Err(error) = policy.check() {
+            return wrong(error.to_string());
+        }
+        let given = proxies.unwrap_or_default();
+        let proxies = Proxies {
+            http: http_proxy.or(given.http_proxy),
+            https: https_proxy.or(given.https_proxy),
+            none: no_proxy.or(given.no_proxy),
+        };
 
         Ok(Config {
             hosts,
@@ -216,6 +262,18 @@ impl Config {
                 .map(check_insecure_registry)
                 .collect::<Result<_, _>>()?,
             max_concurrent_downloads: max_concurrent_downloads.unwrap_or(3),
+            max_concurrent_uploads: max_concurrent_uploads.unwrap_or(5),
+            max_download_attempts,
+            registry_certs: match registry_certs.is_empty() {
+                true => vec![
+                    PathBuf::from("/etc/berth/certs.d"),
+                    PathBuf::from("/etc/docker/certs.d"),
+                ],
+                false => registry_certs,
+            },
+            search_index,
+            proxies,
+            policy,
             log,
             default_ulimits,
             dns: dns

@@ -103,6 +103,43 @@ declare_options! {
     /// Layers of one pull fetched at the same time [default: 3]
     #[arg(long, value_name = "NUMBER")]
     max_concurrent_downloads: Option<usize> = "max-concurrent-downloads",
+    /// Layers of one push sent at the same time [default: 5]
+    #[arg(long, value_name = "NUMBER")]
+    max_concurrent_uploads: Option<usize> = "max-concurrent-uploads",
+    /// How often a request to a registry is tried [default: 5]
+    #[arg(long, value_name = "NUMBER")]
+    max_download_attempts: Option<u32> = "max-download-attempts",
+    /// Folder with certificates of registries, <host[:port]>/{*.crt, NAME.cert, NAME.key}; may be repeated
+    /// [default: /etc/berth/certs.d, /etc/docker/certs.d]
+    #[arg(long = "registry-certs", value_name = "FOLDER")]
+    registry_certs: Vec<PathBuf> = "registry-certs",
+    /// Where `docker search` asks instead of Docker Hub's index
+    #[arg(long, value_name = "URL")]
+    search_index: Option<String> = "search-index",
+    /// Proxy for registries without TLS [default: HTTP_PROXY of the environment]
+    #[arg(long, value_name = "URL")]
+    http_proxy: Option<String> = "http-proxy",
+    /// Proxy for registries with TLS [default: HTTPS_PROXY of the environment]
+    #[arg(long, value_name = "URL")]
+    https_proxy: Option<String> = "https-proxy",
+    /// Hosts reached without a proxy, separated by commas [default: NO_PROXY of the environment]
+    #[arg(long, value_name = "LIST")]
+    no_proxy: Option<String> = "no-proxy",
+    /// The three proxy options in dockerd's form
+    #[arg(skip)]
+    proxies: Option<Proxies> = "proxies",
+    /// Only what fits may be pulled: registry or registry/repository with *; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    allow_pull: Vec<String> = "allow-pull",
+    /// What fits may not be pulled; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    block_pull: Vec<String> = "block-pull",
+    /// Only what fits may be pushed; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    allow_push: Vec<String> = "allow-push",
+    /// What fits may not be pushed; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    block_push: Vec<String> = "block-push",
     /// May only be overlay2
     #[arg(short, long, value_name = "NAME")]
     storage_driver: Option<String> = "storage-driver",
@@ -149,6 +186,15 @@ declare_options! {
     live_restore: Option<bool> = "live-restore",
 }
 
+/// dockerd's `proxies` object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Proxies {
+    pub http_proxy: Option<String>,
+    pub https_proxy: Option<String>,
+    pub no_proxy: Option<String>,
+}
+
 /// Keys that dockerd knows and this engine does not (yet): told apart from misspelt ones.
 const DOCKERD_KEYS: &[&str] = &[
     "allow-direct-routing",
@@ -179,8 +225,6 @@ const DOCKERD_KEYS: &[&str] = &[
     "fixed-cidr-v6",
     "host-gateway-ip",
     "host-gateway-ips",
-    "http-proxy",
-    "https-proxy",
     "icc",
     "init",
     "init-path",
@@ -188,15 +232,11 @@ const DOCKERD_KEYS: &[&str] = &[
     "ip6tables",
     "ipv6",
     "log-format",
-    "max-concurrent-uploads",
-    "max-download-attempts",
     "metrics-addr",
     "mtu",
     "no-new-privileges",
-    "no-proxy",
     "node-generic-resources",
     "oom-score-adjust",
-    "proxies",
     "raw-logs",
     "rootless",
     "seccomp-profile",

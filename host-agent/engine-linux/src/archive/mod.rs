@@ -267,6 +267,10 @@ impl StagedArchive for Staged {
             .map_err(|source| failed(format!("read {path}"), source))
     }
 
+    fn file(&self, path: &str) -> Option<PathBuf> {
+        self.resolve(path).map(|(file, _, _)| file)
+    }
+
     async fn open(&self, path: &str) -> Result<ByteStream, ArchiveError> {
         let (file, _, _) = self.resolve(path).ok_or_else(|| Staged::missing(path))?;
         let file = File::open(file).map_err(|source| failed(format!("open {path}"), source))?;

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! content/blobs/sha256/<digest>   appears by one rename, complete and verified
-//! content/ingest/<random>         being written; whatever is found at the start goes
+//! content/ingest/<digest>         being written; found at the start, it is the beginning of that blob if the host was
+//!                                 not interrupted ([`Leftovers`]), else it goes
+//! content/ingest/<digest>.<random> the same, when two write one blob at once
 //! images.json                     see `records`
 //! ```
 
@@ -16,27 +18,46 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use engine::images::{BlobError, BlobStore, ByteStream, Digest};
 use sha2::{Digest as _, Sha256};
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Bytes of a blob handed on at a time.
 const PIECE: usize = 128 * 1024;
+
+/// What becomes of blobs that an engine which was killed had begun to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leftovers {
+    /// What was written is there, byte for byte: the host went on.
+    Keep,
+    /// After a power cut a file may have its size and not its content.
+    Remove,
+}
 
 /// Blobs under a data root. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct DiskBlobs {
     blobs: PathBuf,
     ingest: PathBuf,
+    /// Being written by this process.
+    active: Arc<Mutex<HashSet<Digest>>>,
 }
 
 impl DiskBlobs {
     /// Uses (and makes) `<data root>/content`, and removes what a crash left half-written.
     pub fn open(data_root: &Path) -> Result<DiskBlobs, BlobError> {
+        DiskBlobs::open_with(data_root, Leftovers::Remove)
+    }
+
+    /// The same, with a choice about what a crash left.
+    pub fn open_with(data_root: &Path, leftovers: Leftovers) -> Result<DiskBlobs, BlobError> {
         let store = DiskBlobs {
             blobs: data_root.join(BLOBS),
             ingest: data_root.join(INGEST),
+            active: Arc::default(),
         };
         let open = || {
             let mut maker = DirBuilder::new();
@@ -44,7 +65,14 @@ impl DiskBlobs {
             maker.create(&store.blobs)?;
             maker.create(&store.ingest)?;
             for entry in fs::read_dir(&store.ingest)? {
-                fs::remove_file(entry?.path())?;
+                let entry = entry?;
+                let is_digest = entry
+                    .file_name()
+                    .to_str()
+                    .is_some_and(|name| Digest::from_hex(name).is_some());
+                if leftovers == Leftovers::Remove || !is_digest {
+                    fs::remove_file(entry.path())?;
+                }
             }
             Ok(())
         };
@@ -77,7 +105,17 @@ impl DiskBlobs {
 
     fn put_now(&self, digest: Digest, mut content: StreamReader) -> Result<u64, BlobError> {
         let step = || format!("write blob {digest}");
-        let temporary = Temporary::new(&self.ingest).map_err(|source| failed(step(), source))?;
+        let claim = Claim::of(&self.active, &digest);
+        let name = match claim.is_some() {
+            true => digest.hex().to_owned(),
+            false => format!(
+                "{}.{}",
+                digest.hex(),
+                engine::id::ContainerId::random().short()
+            ),
+        };
+        let temporary =
+            Temporary::new(self.ingest.join(name)).map_err(|source| failed(step(), source))?;
         let mut hash = Sha256::new();
         let mut size = 0u64;
         let mut buffer = vec![0u8; PIECE];
@@ -111,11 +149,11 @@ struct Temporary {
 }
 
 impl Temporary {
-    fn new(folder: &Path) -> io::Result<Temporary> {
-        let path = folder.join(engine::id::ContainerId::random().as_str());
+    fn new(path: PathBuf) -> io::Result<Temporary> {
         let file = OpenOptions::new()
             .write(true)
-            .create_new(true)
+            .create(true)
+            .truncate(true)
             .mode(0o600)
             .open(&path)?;
         Ok(Temporary { path, file })
@@ -127,6 +165,34 @@ impl Drop for Temporary {
         // After the rename it is not there any more.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// That this process writes a blob; ends when dropped.
+struct Claim {
+    active: Arc<Mutex<HashSet<Digest>>>,
+    digest: Digest,
+}
+
+impl Claim {
+    /// `None` where somebody has it.
+    fn of(active: &Arc<Mutex<HashSet<Digest>>>, digest: &Digest) -> Option<Claim> {
+        lock(active).insert(digest.clone()).then(|| Claim {
+            active: active.clone(),
+            digest: digest.clone(),
+        })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.active).remove(&self.digest);
+    }
+}
+
+fn lock(active: &Mutex<HashSet<Digest>>) -> MutexGuard<'_, HashSet<Digest>> {
+    active
+        .lock()
+        .expect("no code panics while it holds this lock")
 }
 
 fn failed(step: String, source: io::Error) -> BlobError {
@@ -175,6 +241,55 @@ impl BlobStore for DiskBlobs {
         let content = StreamReader::new(content);
         self.blocking(move |this| this.put_now(digest, content))
             .await
+    }
+
+    async fn adopt(&self, digest: &Digest, file: &Path) -> Result<(), BlobError> {
+        let (digest, file) = (digest.clone(), file.to_owned());
+        self.blocking(move |this| match fs::hard_link(&file, this.path(&digest)) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                Err(failed(format!("keep blob {digest}"), source))
+            }
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    async fn take_partial(&self, digest: &Digest) -> Result<Option<(u64, ByteStream)>, BlobError> {
+        let digest = digest.clone();
+        let found = self
+            .blocking(move |this| {
+                // Held until it is opened and has no name any more.
+                let Some(_claim) = Claim::of(&this.active, &digest) else {
+                    return Ok(None);
+                };
+                let path = this.ingest.join(digest.hex());
+                let take = || -> io::Result<(u64, File)> {
+                    let file = File::open(&path)?;
+                    let size = file.metadata()?.len();
+                    fs::remove_file(&path)?;
+                    Ok((size, file))
+                };
+                match take() {
+                    Ok((size, file)) => Ok((size > 0).then_some((size, file))),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                    Err(source) => Err(failed(format!("look for a part of blob {digest}"), source)),
+                }
+            })
+            .await?;
+        Ok(found.map(|(size, file)| (size, stream_file(file))))
+    }
+
+    async fn remove_partials(&self) -> Result<(), BlobError> {
+        self.blocking(|this| {
+            let remove = || {
+                for entry in fs::read_dir(&this.ingest)? {
+                    fs::remove_file(entry?.path())?;
+                }
+                Ok(())
+            };
+            remove().map_err(|source| failed(format!("empty {}", this.ingest.display()), source))
+        })
+        .await
     }
 
     async fn read(&self, digest: &Digest, limit: u64) -> Result<Bytes, BlobError> {

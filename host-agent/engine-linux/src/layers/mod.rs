@@ -193,6 +193,17 @@ fn failed(
     }
 }
 
+/// Whose fault it is that a layer could not be unpacked.
+fn unpack_failed(step: String, error: UnpackError) -> LayerError {
+    match error.is_the_layers_fault() {
+        true => LayerError::Invalid {
+            step,
+            source: error.into(),
+        },
+        false => failed(step, error),
+    }
+}
+
 fn open(data_root: &Path, limits: UnpackLimits) -> io::Result<OverlayLayers> {
     fs::create_dir_all(data_root)?;
     let data_root = data_root.canonicalize()?;
@@ -358,7 +369,8 @@ impl OverlayLayers {
             .map_err(|error| failed(step(), error))?;
         let root = open_path(&diff).map_err(|error| failed(step(), error))?;
         let limits = self.limits_now();
-        let plain = decoded(input).map_err(|error| failed(step(), error))?;
+        let plain =
+            decoded(input).map_err(|error| unpack_failed(step(), UnpackError::Archive(error)))?;
         let mut measured = Measured {
             input: plain,
             hash: Sha256::new(),
@@ -373,14 +385,14 @@ impl OverlayLayers {
             io::copy(reader, &mut io::sink()).map_err(UnpackError::Archive)?;
             Ok::<_, UnpackError>(unpacked)
         })
-        .map_err(|error| failed(step(), error))?;
+        .map_err(|error| unpack_failed(step(), error))?;
         let actual = Digest::from_hex(&hex::encode(measured.hash.finalize()))
             .expect("a sha256 has 64 digits");
         if actual != spec.diff_id {
-            return Err(failed(
-                step(),
-                format!("its content has the digest {actual}"),
-            ));
+            return Err(LayerError::Invalid {
+                step: step(),
+                source: format!("its content has the digest {actual}").into(),
+            });
         }
         Ok(Staged {
             layers: self.clone(),
@@ -394,9 +406,7 @@ impl OverlayLayers {
     fn limits_now(&self) -> UnpackLimits {
         let mut limits = self.inner.limits;
         if let Ok(facts) = rustix::fs::statvfs(&self.inner.folder) {
-            limits.bytes = limits
-                .bytes
-                .min(facts.f_bavail.saturating_mul(facts.f_frsize));
+            limits.free = facts.f_bavail.saturating_mul(facts.f_frsize);
         }
         limits
     }

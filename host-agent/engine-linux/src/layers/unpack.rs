@@ -25,6 +25,8 @@ pub struct UnpackLimits {
     pub tar: TarLimits,
     /// Bytes of all files together.
     pub bytes: u64,
+    /// Bytes that are free on the disk: better to stop there than to fill it.
+    pub free: u64,
     /// Bytes of one extended attribute's value; the kernel's XATTR_SIZE_MAX.
     pub xattr: usize,
 }
@@ -37,6 +39,7 @@ impl Default for UnpackLimits {
                 ..TarLimits::default()
             },
             bytes: 128 << 30,
+            free: u64::MAX,
             xattr: 64 * 1024,
         }
     }
@@ -63,6 +66,10 @@ pub enum UnpackError {
     Invalid { path: String, why: String },
     #[error("the layer's files have more than {limit} bytes")]
     TooLarge { limit: u64 },
+    #[error(
+        "no space left on device: the layer's files have more than the {free} bytes that are free"
+    )]
+    NoSpace { free: u64 },
     #[error("cannot {step} {path:?}")]
     Entry {
         step: &'static str,
@@ -70,6 +77,35 @@ pub enum UnpackError {
         #[source]
         source: io::Error,
     },
+}
+
+impl UnpackError {
+    /// Whether the layer's content is wrong, and not this host's disk.
+    pub fn is_the_layers_fault(&self) -> bool {
+        match self {
+            UnpackError::Archive(_)
+            | UnpackError::Outside { .. }
+            | UnpackError::Invalid { .. }
+            | UnpackError::TooLarge { .. } => true,
+            UnpackError::NoSpace { .. } => false,
+            UnpackError::Entry { source, .. } => matches!(
+                source.raw_os_error().map(Errno::from_raw_os_error),
+                Some(
+                    Errno::EXIST
+                        | Errno::NOTDIR
+                        | Errno::ISDIR
+                        | Errno::LOOP
+                        | Errno::NAMETOOLONG
+                        | Errno::INVAL
+                        | Errno::XDEV
+                        | Errno::NOENT
+                        | Errno::MLINK
+                        | Errno::RANGE
+                        | Errno::TOOBIG
+                )
+            ),
+        }
+    }
 }
 
 /// Unpacks a plain tar into the empty folder `root`. Reads the archive to its end mark; what follows is the caller's.
@@ -339,6 +375,11 @@ impl Unpacker<'_> {
         content: &mut TarReader<&mut dyn Read>,
     ) -> Result<(), UnpackError> {
         self.size = self.size.saturating_add(entry.size);
+        if self.size > self.limits.free {
+            return Err(UnpackError::NoSpace {
+                free: self.limits.free,
+            });
+        }
         if self.size > self.limits.bytes {
             return Err(UnpackError::TooLarge {
                 limit: self.limits.bytes,
@@ -410,7 +451,47 @@ impl Unpacker<'_> {
             OsStr::from_bytes(name),
             AtFlags::empty(),
         )
-        .map_err(missing)
+        .map_err(missing)?;
+        self.set_link_metadata(entry, OsStr::from_bytes(name))
+    }
+
+    /// What a hard link's entry says of owner, mode and time holds for the file, as with Docker: the last word counts.
+    fn set_link_metadata(&self, entry: &TarEntry, name: &OsStr) -> Result<(), UnpackError> {
+        let folder = self.folder_fd();
+        let Some(facts) = stat(folder, name) else {
+            return Ok(());
+        };
+        // Setting the owner takes capabilities and setuid away, so only where it says something else.
+        if (facts.st_uid, facts.st_gid) != (entry.uid, entry.gid) {
+            rustix::fs::chownat(
+                folder,
+                name,
+                Some(Uid::from_raw(entry.uid)),
+                Some(Gid::from_raw(entry.gid)),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+            .map_err(|error| failed("set the owner of", entry, error))?;
+        }
+        if file_type(&facts) != FileType::Symlink {
+            rustix::fs::chmodat(
+                folder,
+                name,
+                Mode::from_raw_mode(entry.mode),
+                AtFlags::empty(),
+            )
+            .map_err(|error| failed("set the mode of", entry, error))?;
+        }
+        let path = entry_path(folder, name);
+        self.set_xattrs(entry, |key, value| {
+            rustix::fs::lsetxattr(path.as_slice(), key, value, XattrFlags::empty())
+        })?;
+        rustix::fs::utimensat(
+            folder,
+            name,
+            &times(entry.mtime),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|error| failed("set the time of", entry, error))
     }
 
     fn node(&mut self, entry: &TarEntry, name: &[u8], kind: FileType) -> Result<(), UnpackError> {

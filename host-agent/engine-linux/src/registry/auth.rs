@@ -1,6 +1,7 @@
 //! Signing in: Basic, and Bearer with a token from the realm the registry names (distribution's token specification).
 
-use super::endpoint::{Clients, Endpoint};
+use super::client::Clients;
+use super::endpoint::Endpoint;
 use super::{protocol, read_limited, unreachable};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -128,11 +129,18 @@ impl TokenCache {
                 service,
                 scope: asked,
             }) => {
-                let scope = match asked.is_empty() {
-                    true => scope,
-                    false => asked,
-                };
-                fetch_token(clients, endpoint, realm, service, scope, credentials).await?
+                let scope = joined(scope, asked);
+                let token = fetch_token(
+                    clients,
+                    endpoint,
+                    realm,
+                    service,
+                    &scope,
+                    credentials,
+                    TokenKind::Access,
+                )
+                .await?;
+                (token.header, token.life)
             }
         };
         let Some(header) = header else {
@@ -164,6 +172,33 @@ fn basic(credentials: &Credentials) -> Option<HeaderValue> {
     secret(&format!("Basic {}", STANDARD.encode(pair)))
 }
 
+/// What we need, and what the registry asks for where that is something else (a catalog, or names of its own).
+fn joined(ours: &str, asked: &str) -> String {
+    let resource = |word: &str| word.rsplit_once(':').map_or("", |(resource, _)| resource).to_owned();
+    let mut words: Vec<&str> = ours.split_whitespace().collect();
+    for word in asked.split_whitespace() {
+        if !words.iter().any(|known| resource(known) == resource(word)) {
+            words.push(word);
+        }
+    }
+    words.join(" ")
+}
+
+/// What is wanted of a token server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TokenKind {
+    Access,
+    /// One that lasts, too, to be kept instead of a password (`docker login`).
+    Lasting,
+}
+
+/// What a token server gave.
+struct Token {
+    header: Option<HeaderValue>,
+    life: Duration,
+    refresh: Option<String>,
+}
+
 async fn fetch_token(
     clients: &Clients,
     endpoint: &Endpoint,
@@ -171,11 +206,13 @@ async fn fetch_token(
     service: &str,
     scope: &str,
     credentials: Option<&Credentials>,
-) -> Result<(Option<HeaderValue>, Duration), RegistryError> {
+    kind: TokenKind,
+) -> Result<Token, RegistryError> {
     #[derive(Deserialize)]
-    struct Token {
+    struct Answer {
         token: Option<String>,
         access_token: Option<String>,
+        refresh_token: Option<String>,
         expires_in: Option<u64>,
     }
     let mut url = Url::parse(realm)
@@ -212,6 +249,16 @@ async fn fetch_token(
                 for part in scope.split_whitespace() {
                     query.append_pair("scope", part);
                 }
+                if kind == TokenKind::Lasting {
+                    query
+                        .append_pair("offline_token", "true")
+                        .append_pair("client_id", "berth");
+                }
+                if let Some(credentials) = credentials
+                    && !credentials.username.is_empty()
+                {
+                    query.append_pair("account", &credentials.username);
+                }
             }
             let request = client.get(url.clone());
             match credentials
@@ -246,7 +293,7 @@ async fn fetch_token(
         });
     }
     let body = read_limited(response, TOKEN_MAX).await?;
-    let token: Token = serde_json::from_slice(&body)
+    let token: Answer = serde_json::from_slice(&body)
         .map_err(|error| protocol(&url, format!("not a token: {error}")))?;
     let life = token
         .expires_in
@@ -257,7 +304,11 @@ async fn fetch_token(
         .filter(|token| !token.is_empty())
         .or(token.access_token)
         .ok_or_else(|| protocol(&url, "it gave no token"))?;
-    Ok((secret(&format!("Bearer {text}")), life))
+    Ok(Token {
+        header: secret(&format!("Bearer {text}")),
+        life,
+        refresh: token.refresh_token.filter(|token| !token.is_empty()),
+    })
 }
 
 fn form_encoded(pairs: &[(&str, &str)]) -> String {
@@ -266,12 +317,13 @@ fn form_encoded(pairs: &[(&str, &str)]) -> String {
         .finish()
 }
 
-/// Tries credentials at a registry, with TLS or without as it has it. There must be an endpoint.
+/// Tries credentials at a registry, with TLS or without as it has it. There must be an endpoint. The answer is an
+/// identity token, where there is one.
 pub(super) async fn login(
     clients: &Clients,
     endpoints: &[Endpoint],
     credentials: &Credentials,
-) -> Result<(), RegistryError> {
+) -> Result<Option<String>, RegistryError> {
     let mut last = None;
     for endpoint in endpoints {
         match login_at(clients, endpoint, credentials).await {
@@ -286,7 +338,7 @@ async fn login_at(
     clients: &Clients,
     endpoint: &Endpoint,
     credentials: &Credentials,
-) -> Result<(), RegistryError> {
+) -> Result<Option<String>, RegistryError> {
     let url = endpoint.url("")?;
     let client = clients.for_url(&url, endpoint.is_insecure)?;
     let response = client
@@ -295,24 +347,41 @@ async fn login_at(
         .await
         .map_err(|error| unreachable(&url, error))?;
     if response.status() != StatusCode::UNAUTHORIZED {
-        return Ok(());
+        return Ok(None);
     }
-    let challenges = super::challenges_of(&response);
-    let cache = TokenCache::default();
-    match cache
-        .sign_in(clients, endpoint, "", &challenges, Some(credentials))
-        .await
-    {
-        Err(SignInError::Registry(error)) => return Err(error),
-        Err(SignInError::NoChallenge) => {
-            return Err(RegistryError::Unauthorized {
-                message: "authentication required".into(),
-            });
+    let refused = |message: &str| RegistryError::Unauthorized {
+        message: message.to_owned(),
+    };
+    let challenges: Vec<Challenge> = super::challenges_of(&response)
+        .iter()
+        .filter_map(|text| parse(text))
+        .collect();
+    let bearer = challenges
+        .iter()
+        .find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
+    let (header, refresh) = match bearer.or(challenges.first()) {
+        None => return Err(refused("authentication required")),
+        Some(Challenge::Basic) => (basic(credentials), None),
+        Some(Challenge::Bearer {
+            realm,
+            service,
+            scope,
+        }) => {
+            let token = fetch_token(
+                clients,
+                endpoint,
+                realm,
+                service,
+                scope,
+                Some(credentials),
+                TokenKind::Lasting,
+            )
+            .await?;
+            (token.header, token.refresh)
         }
-        Ok(()) => {}
-    }
+    };
     let mut request = client.get(url.clone());
-    if let Some(header) = cache.authorization(endpoint, "", Some(credentials)) {
+    if let Some(header) = header {
         request = request.header("authorization", header);
     }
     let response = request
@@ -320,10 +389,10 @@ async fn login_at(
         .await
         .map_err(|error| unreachable(&url, error))?;
     match response.status() {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(RegistryError::Unauthorized {
-            message: "incorrect username or password".into(),
-        }),
-        _ => Ok(()),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Err(refused("incorrect username or password"))
+        }
+        _ => Ok(refresh),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A blob as one stream over as many connections as it takes.
 
-use super::{ATTEMPTS, Get, HttpRegistry, protocol, unreachable};
+use super::exchange::Exchange;
+use super::{HttpRegistry, protocol, unreachable};
 use bytes::Bytes;
 use engine::images::registry::{Credentials, RegistryError};
 use engine::images::{ByteStream, Digest, Repository};
@@ -29,6 +30,7 @@ pub(super) async fn open(
     repository: Repository,
     digest: Digest,
     size: u64,
+    start: u64,
     credentials: Option<Credentials>,
 ) -> Result<ByteStream, RegistryError> {
     let mut download = Download {
@@ -39,7 +41,7 @@ pub(super) async fn open(
         credentials,
         response: None,
         leftover: None,
-        done: 0,
+        done: start,
         failures: 0,
     };
     download.connect().await?;
@@ -72,14 +74,20 @@ impl Download {
                 HeaderValue::from_str(&range).expect("digits"),
             );
         }
-        let request = Get {
-            repository: &self.repository,
-            path: format!("{}/blobs/{}", self.repository.path(), self.digest),
+        let request = Exchange {
             headers,
-            credentials: self.credentials.as_ref(),
             blob: Some(&self.digest),
+            ..Exchange::read(
+                &self.repository,
+                format!("blobs/{}", self.digest),
+                self.credentials.as_ref(),
+            )
         };
-        let mut response = self.registry.get(&request).await?.response;
+        let mut response = self
+            .registry
+            .ask(self.repository.domain(), &request)
+            .await?
+            .response;
         if self.done > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
             // No ranges here: read again what we have, and throw it away.
             self.leftover = skip(&mut response, self.done).await?;
@@ -137,7 +145,7 @@ impl Download {
     async fn give_up_after(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         self.response = None;
         self.failures += 1;
-        if self.failures >= ATTEMPTS {
+        if self.failures >= self.registry.inner.attempts {
             return Err(error);
         }
         tracing::info!(digest = %self.digest, done = self.done, size = self.size,

@@ -1,21 +1,19 @@
 //! Where a registry is reached: mirrors, the registry itself, with TLS or without.
 
+use super::client::Proxies;
 use super::{RegistryError, protocol};
 use ipnet::IpNet;
-use reqwest::{Client, Url};
+use reqwest::Url;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, OnceLock};
+use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Docker Hub's registry, which is not at its domain.
 const HUB: &str = "https://registry-1.docker.io/";
 /// How long an endpoint that did not answer is asked last.
 const DOWN_FOR: Duration = Duration::from_secs(60);
-/// To connect, with TLS.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Without a single byte.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the administrator chose (dockerd's `--registry-mirror` and `--insecure-registry`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +23,14 @@ pub struct RegistryOptions {
     /// `host`, `host:port`, or networks as `10.0.0.0/8`: certificates are not checked, and plain HTTP is tried too.
     /// Loopback is always so.
     pub insecure: Vec<String>,
+    /// Folders with a folder `<host[:port]>` for each registry that has certificates of its own, in Docker's form:
+    /// `*.crt` authorities to trust, `NAME.cert` and `NAME.key` to show. The first that has one counts.
+    pub certificates: Vec<PathBuf>,
+    pub proxies: Proxies,
+    /// How often a request is tried; `None`: 5 times.
+    pub attempts: Option<u32>,
+    /// Where to search instead of Docker Hub's index.
+    pub index: Option<String>,
 }
 
 /// Why options cannot be used.
@@ -34,6 +40,10 @@ pub enum EndpointError {
     Mirror { url: String, why: String },
     #[error("invalid insecure registry {text:?}: {why}")]
     Insecure { text: String, why: String },
+    #[error("invalid proxy {url:?}: {why}")]
+    Proxy { url: String, why: String },
+    #[error("invalid search index {url:?}: write http://host/ or https://host/")]
+    Index { url: String },
 }
 
 /// One place to ask.
@@ -47,6 +57,12 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
+    /// Whether somebody's credentials for the registry may be sent here when asked for. A mirror is the administrator's
+    /// choice and gets them as dockerd's do, but not where everybody on the way could read them.
+    pub fn may_have_credentials(&self) -> bool {
+        !self.is_mirror || self.base.scheme() == "https" || is_loopback(&self.base)
+    }
+
     /// The address of an API path (what stands after `/v2/`).
     pub fn url(&self, path: &str) -> Result<Url, RegistryError> {
         self.base
@@ -65,6 +81,7 @@ pub(super) struct Endpoints {
     down: Mutex<HashMap<String, Instant>>,
     /// Domains whose registry answered without TLS.
     plain: Mutex<HashMap<String, bool>>,
+    pub index: Option<String>,
 }
 
 impl Endpoints {
@@ -99,7 +116,13 @@ impl Endpoints {
             insecure_networks,
             down: Mutex::default(),
             plain: Mutex::default(),
+            index: options.index.clone(),
         };
+        if let Some(index) = &endpoints.index
+            && !Url::parse(index).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
+        {
+            return Err(EndpointError::Index { url: index.clone() });
+        }
         for text in options.mirrors {
             let base = mirror_url(&text)?;
             let is_insecure = base.scheme() == "http" || endpoints.is_insecure(&authority(&base));
@@ -110,6 +133,12 @@ impl Endpoints {
             });
         }
         Ok(endpoints)
+    }
+
+    /// For tests of what is checked: they have no other address than loopback's.
+    #[cfg(test)]
+    pub fn distrust_loopback(&mut self) {
+        self.insecure_networks.clear();
     }
 
     /// Whom to ask for a repository of this domain, in order; none where it is no address (`host:99999`).
@@ -241,66 +270,22 @@ fn mirror_url(text: &str) -> Result<Url, EndpointError> {
     Ok(url)
 }
 
+/// Whether an address is on this host.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
 /// `host` or `host:port` as it stands in references.
-fn authority(url: &Url) -> String {
+pub(super) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port() {
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
-    }
-}
-
-/// HTTP clients, by how much they trust. Each is made when it is first needed: it holds the host's root certificates,
-/// which an idle agent has no use for.
-#[derive(Default)]
-pub(super) struct Clients {
-    checked: OnceLock<Client>,
-    unchecked: OnceLock<Client>,
-    /// Past any proxy, as Go's clients do with loopback.
-    loopback: OnceLock<Client>,
-}
-
-/// What all clients have in common.
-fn builder() -> reqwest::ClientBuilder {
-    // reqwest takes the process's provider; a second installation is refused and harmless, it is the same.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder()
-        .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
-        // Few, and not for long: an idle agent should hold no memory for them.
-        .pool_max_idle_per_host(4)
-        .pool_idle_timeout(Duration::from_secs(20))
-}
-
-impl Clients {
-    /// The client for an address.
-    pub fn for_url(&self, url: &Url, is_insecure: bool) -> Result<&Client, RegistryError> {
-        let is_loopback = match url.host() {
-            Some(url::Host::Domain(name)) => name == "localhost",
-            Some(url::Host::Ipv4(address)) => address.is_loopback(),
-            Some(url::Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        };
-        let (place, builder) = match (is_loopback, is_insecure) {
-            (true, true) => (
-                &self.loopback,
-                builder().tls_danger_accept_invalid_certs(true).no_proxy(),
-            ),
-            (_, true) => (
-                &self.unchecked,
-                builder().tls_danger_accept_invalid_certs(true),
-            ),
-            (_, false) => (&self.checked, builder()),
-        };
-        if let Some(client) = place.get() {
-            return Ok(client);
-        }
-        let client = builder
-            .build()
-            .map_err(|error| protocol(url, format!("cannot make an HTTP client: {error}")))?;
-        Ok(place.get_or_init(|| client))
     }
 }
 
@@ -313,6 +298,7 @@ mod tests {
         Endpoints::new(RegistryOptions {
             mirrors: list(mirrors),
             insecure: list(insecure),
+            ..RegistryOptions::default()
         })
     }
 

@@ -1,45 +1,54 @@
-//! A client for image registries (OCI distribution spec and Docker's own), reading only so far.
+//! A client for image registries (OCI distribution spec and Docker's own).
 //!
 //! ```text
-//! request -> for each endpoint (mirrors in order, then the registry itself):
-//!              sign in if we know how -> send -> 401: read the challenge, sign in, once more
-//!                                           -> 429, 5xx, broken connection: wait, once more
-//!                                           -> redirect: follow; credentials go to the first host only
+//! read  -> for each endpoint (mirrors in order, then the registry itself): exchange
+//! write -> the registry itself: exchange                         (`upload` has a blob's way there)
+//! exchange: sign in if we know how -> send -> 401: read the challenge, sign in, once more
+//!                                       -> 429, 5xx, broken connection: wait, once more
+//!                                       -> redirect: follow; credentials go to the first host only
 //! ```
 //!
 //! Endpoints that did not answer are asked last for a while. What a mirror lacks, the next endpoint may have.
 
 mod auth;
 mod blob;
+mod client;
 mod endpoint;
+mod exchange;
+mod search;
+mod upload;
 
+pub use client::Proxies;
 pub use endpoint::{EndpointError, RegistryOptions};
 
 use async_trait::async_trait;
 use auth::TokenCache;
 use bytes::{Bytes, BytesMut};
+use client::Clients;
 use endpoint::{Endpoint, Endpoints};
 use engine::images::config::digest_of;
 use engine::images::manifest::{ACCEPTED, MANIFEST_MAX};
-use engine::images::registry::{Credentials, FetchedManifest, Registry, RegistryError};
+use engine::images::registry::{
+    BlobUpload, Credentials, FetchedManifest, Found, Registry, RegistryError, Uploaded,
+};
 use engine::images::{ByteStream, Digest, Reference, Repository};
+use exchange::{Content, Exchange};
 use reqwest::header::{self, HeaderMap, HeaderValue};
-use reqwest::{Response, StatusCode, Url};
+use reqwest::{Method, Response, StatusCode, Url};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a request is tried at one endpoint.
+/// How often a request is tried at one endpoint where the administrator does not say (dockerd's
+/// `max-download-attempts`).
 const ATTEMPTS: u32 = 5;
-/// Hops of one request.
-const REDIRECTS: usize = 10;
 /// The longest a registry's `Retry-After` is honoured.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 /// Bytes of an error's body that are read.
 const ERROR_BODY_MAX: usize = 64 * 1024;
-/// Pages of a tag list.
-const TAG_PAGES: usize = 1000;
+/// Pages of a list of tags or repositories.
+const PAGES_MAX: usize = 1000;
 
-/// Reads from registries over HTTP. Cheap to clone.
+/// Reads from registries and writes to them over HTTP. Cheap to clone.
 #[derive(Clone)]
 pub struct HttpRegistry {
     inner: Arc<Inner>,
@@ -47,7 +56,8 @@ pub struct HttpRegistry {
 
 struct Inner {
     endpoints: Endpoints,
-    clients: endpoint::Clients,
+    clients: Clients,
+    attempts: u32,
     tokens: TokenCache,
     /// The first wait between attempts; doubled each time.
     first_wait: Duration,
@@ -63,25 +73,31 @@ impl HttpRegistry {
         options: RegistryOptions,
         first_wait: Duration,
     ) -> Result<HttpRegistry, EndpointError> {
+        let clients = Clients::new(&options)?;
+        let attempts = options.attempts.unwrap_or(ATTEMPTS).max(1);
         Ok(HttpRegistry {
             inner: Arc::new(Inner {
-                clients: endpoint::Clients::default(),
                 endpoints: Endpoints::new(options)?,
+                clients,
+                attempts,
                 tokens: TokenCache::default(),
                 first_wait,
             }),
         })
     }
 
-    /// Sends a GET to the endpoints in order until one answers it with success.
-    async fn get(&self, request: &Get<'_>) -> Result<Answer, RegistryError> {
-        let endpoints = self.inner.endpoints.of(request.repository.domain());
+    /// Sends a request to the endpoints of a domain in order until one answers it with success.
+    async fn ask(&self, domain: &str, request: &Exchange<'_>) -> Result<Answer, RegistryError> {
+        let endpoints = match request.is_read {
+            true => self.inner.endpoints.of(domain),
+            false => self.inner.endpoints.itself(domain),
+        };
         let mut first_error: Option<RegistryError> = None;
         for endpoint in endpoints {
-            match self.get_at(&endpoint, request).await {
-                Ok(answer) => {
+            match self.ask_at(&endpoint, request).await {
+                Ok(response) => {
                     self.inner.endpoints.answered(&endpoint);
-                    return Ok(answer);
+                    return Ok(Answer { response, endpoint });
                 }
                 Err(error) => {
                     if matches!(error, RegistryError::Unreachable { .. }) {
@@ -107,135 +123,24 @@ impl HttpRegistry {
             }
         }
         Err(first_error.unwrap_or_else(|| RegistryError::BadAddress {
-            address: request.repository.domain().to_owned(),
+            address: domain.to_owned(),
         }))
     }
 
-    async fn get_at(
+    async fn ask_at(
         &self,
         endpoint: &Endpoint,
-        request: &Get<'_>,
-    ) -> Result<Answer, RegistryError> {
-        let url = endpoint.url(&request.path)?;
-        let mut wait = self.inner.first_wait;
-        let mut has_signed_in = false;
-        // Credentials are for the registry they were given for, never for a mirror.
-        let credentials = request.credentials.filter(|_| !endpoint.is_mirror);
-        let scope = format!("repository:{}:pull", request.repository.path());
-        let mut attempt = 1;
-        loop {
-            let authorization = self
-                .inner
-                .tokens
-                .authorization(endpoint, &scope, credentials);
-            let outcome = self
-                .send_following(endpoint, url.clone(), request, authorization)
-                .await;
-            let (error, asked_wait) = match outcome {
-                Ok(response) if response.status().is_success() => {
-                    return Ok(Answer { response });
-                }
-                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !has_signed_in => {
-                    has_signed_in = true;
-                    let challenges = challenges_of(&response);
-                    let refusal = error_of(response, request).await;
-                    if let Err(error) = self
-                        .inner
-                        .tokens
-                        .sign_in(
-                            &self.inner.clients,
-                            endpoint,
-                            &scope,
-                            &challenges,
-                            credentials,
-                        )
-                        .await
-                    {
-                        return Err(match error {
-                            auth::SignInError::NoChallenge => refusal,
-                            auth::SignInError::Registry(error) => error,
-                        });
-                    }
-                    continue;
-                }
-                Ok(response) if is_temporary(response.status()) => {
-                    let asked = retry_after(&response);
-                    (error_of(response, request).await, asked)
-                }
-                Ok(response) => return Err(error_of(response, request).await),
-                Err(error @ RegistryError::Unreachable { .. }) => (error, None),
-                Err(error) => return Err(error),
-            };
-            // Where there is somebody else to ask, one try is enough; and a host that refuses connections will not
-            // change its mind.
-            if attempt >= ATTEMPTS || endpoint.is_mirror || is_refusal(&error) {
-                return Err(error);
-            }
-            attempt += 1;
-            tokio::time::sleep(asked_wait.unwrap_or(wait).min(LONGEST_WAIT)).await;
-            wait *= 2;
-        }
-    }
-
-    /// One request and its redirects.
-    async fn send_following(
-        &self,
-        endpoint: &Endpoint,
-        first: Url,
-        request: &Get<'_>,
-        authorization: Option<HeaderValue>,
+        request: &Exchange<'_>,
     ) -> Result<Response, RegistryError> {
-        let mut url = first.clone();
-        for _ in 0..=REDIRECTS {
-            let mut headers = request.headers.clone();
-            if let Some(authorization) = &authorization
-                && url.origin() == first.origin()
-            {
-                headers.insert(header::AUTHORIZATION, authorization.clone());
-            }
-            let client = self.inner.clients.for_url(&url, endpoint.is_insecure)?;
-            let response = client
-                .get(url.clone())
-                .headers(headers)
-                .send()
-                .await
-                .map_err(|error| unreachable(&url, error))?;
-            if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED
-            {
-                return Ok(response);
-            }
-            let next = response
-                .headers()
-                .get(header::LOCATION)
-                .and_then(|location| location.to_str().ok())
-                .and_then(|location| url.join(location).ok())
-                .filter(|next| matches!(next.scheme(), "http" | "https"))
-                .ok_or_else(|| protocol(&url, "a redirect to nowhere"))?;
-            if url.scheme() == "https" && next.scheme() == "http" && !endpoint.is_insecure {
-                return Err(protocol(
-                    &url,
-                    "it redirects from https to http, which only an insecure registry may",
-                ));
-            }
-            url = next;
-        }
-        Err(protocol(&first, "too many redirects"))
+        let url = endpoint.url(&request.path)?;
+        self.exchange(endpoint, url, request).await
     }
 }
 
-/// A GET that any endpoint of the repository can answer.
-struct Get<'a> {
-    repository: &'a Repository,
-    /// After `/v2/`.
-    path: String,
-    headers: HeaderMap,
-    credentials: Option<&'a Credentials>,
-    /// For errors that are about a blob.
-    blob: Option<&'a Digest>,
-}
-
+/// An answer and who gave it.
 struct Answer {
     response: Response,
+    endpoint: Endpoint,
 }
 
 fn is_temporary(status: StatusCode) -> bool {
@@ -321,7 +226,7 @@ async fn read_limited(mut response: Response, limit: u64) -> Result<Bytes, Regis
 }
 
 /// What a refusal means. Registries answer `{"errors":[{"code","message","detail"}]}`.
-async fn error_of(response: Response, request: &Get<'_>) -> RegistryError {
+async fn error_of(response: Response, request: &Exchange<'_>) -> RegistryError {
     #[derive(serde::Deserialize)]
     struct Body {
         errors: Vec<Problem>,
@@ -408,18 +313,18 @@ impl Registry for HttpRegistry {
             header::ACCEPT,
             HeaderValue::from_str(&accepted).expect("media types are plain text"),
         );
-        let request = Get {
-            repository: &reference.repository,
-            path: format!(
-                "{}/manifests/{}",
-                reference.repository.path(),
-                reference.tag_or_digest()
-            ),
+        let request = Exchange {
             headers,
-            credentials,
-            blob: None,
+            ..Exchange::read(
+                &reference.repository,
+                format!("manifests/{}", reference.tag_or_digest()),
+                credentials,
+            )
         };
-        let response = self.get(&request).await?.response;
+        let response = self
+            .ask(reference.repository.domain(), &request)
+            .await?
+            .response;
         let media_type = response
             .headers()
             .get(header::CONTENT_TYPE)
@@ -451,6 +356,7 @@ impl Registry for HttpRegistry {
         repository: &Repository,
         digest: &Digest,
         size: u64,
+        start: u64,
         credentials: Option<&Credentials>,
     ) -> Result<ByteStream, RegistryError> {
         blob::open(
@@ -458,6 +364,7 @@ impl Registry for HttpRegistry {
             repository.clone(),
             digest.clone(),
             size,
+            start,
             credentials.cloned(),
         )
         .await
@@ -473,16 +380,9 @@ impl Registry for HttpRegistry {
             tags: Option<Vec<String>>,
         }
         let mut tags = Vec::new();
-        let mut path = format!("{}/tags/list", repository.path());
-        for _ in 0..TAG_PAGES {
-            let request = Get {
-                repository,
-                path,
-                headers: HeaderMap::new(),
-                credentials,
-                blob: None,
-            };
-            let response = self.get(&request).await?.response;
+        let mut request = Exchange::read(repository, "tags/list", credentials);
+        for _ in 0..PAGES_MAX {
+            let response = self.ask(repository.domain(), &request).await?.response;
             let url = response.url().clone();
             let next = next_page(&response);
             let body = read_limited(response, MANIFEST_MAX).await?;
@@ -490,14 +390,18 @@ impl Registry for HttpRegistry {
                 .map_err(|error| protocol(&url, format!("not a list of tags: {error}")))?;
             tags.extend(page.tags.unwrap_or_default());
             match next {
-                Some(next) => path = next,
-                None => return Ok(tags),
+                Some(next) => request.path = next,
+                None => break,
             }
         }
         Ok(tags)
     }
 
-    async fn login(&self, domain: &str, credentials: &Credentials) -> Result<(), RegistryError> {
+    async fn login(
+        &self,
+        domain: &str,
+        credentials: &Credentials,
+    ) -> Result<Option<String>, RegistryError> {
         let endpoints = self.inner.endpoints.itself(domain);
         if endpoints.is_empty() {
             return Err(RegistryError::BadAddress {
@@ -505,6 +409,52 @@ impl Registry for HttpRegistry {
             });
         }
         auth::login(&self.inner.clients, &endpoints, credentials).await
+    }
+
+    async fn upload_blob(&self, upload: BlobUpload<'_>) -> Result<Uploaded, RegistryError> {
+        upload::upload(self, &upload).await
+    }
+
+    async fn put_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &str,
+        bytes: Bytes,
+        credentials: Option<&Credentials>,
+    ) -> Result<(), RegistryError> {
+        let mut headers = HeaderMap::new();
+        let media_type = HeaderValue::from_str(media_type)
+            .map_err(|_| protocol_of(reference, "its media type cannot be sent"))?;
+        headers.insert(header::CONTENT_TYPE, media_type);
+        let request = Exchange {
+            method: Method::PUT,
+            headers,
+            content: Content::Bytes(bytes),
+            ..Exchange::write(
+                &reference.repository,
+                format!("manifests/{}", reference.tag_or_digest()),
+                credentials,
+            )
+        };
+        self.ask(reference.repository.domain(), &request).await?;
+        Ok(())
+    }
+
+    async fn search(
+        &self,
+        domain: &str,
+        term: &str,
+        limit: usize,
+        credentials: Option<&Credentials>,
+    ) -> Result<Vec<Found>, RegistryError> {
+        search::search(self, domain, term, limit, credentials).await
+    }
+}
+
+fn protocol_of(reference: &Reference, why: &str) -> RegistryError {
+    RegistryError::Protocol {
+        url: reference.to_string(),
+        why: why.to_owned(),
     }
 }
 

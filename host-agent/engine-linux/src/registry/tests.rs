@@ -1,3 +1,7 @@
+mod push;
+mod search;
+mod tls;
+
 use super::*;
 use futures_util::StreamExt;
 use std::collections::HashMap;
@@ -14,7 +18,9 @@ struct Fake {
 }
 
 struct Asked {
+    method: String,
     path: String,
+    body: Vec<u8>,
     headers: HashMap<String, String>,
     /// How often this path was asked for before.
     times: usize,
@@ -28,55 +34,32 @@ impl Asked {
 
 impl Fake {
     async fn start(answer: impl Fn(&str, &Asked) -> Vec<u8> + Send + Sync + 'static) -> Fake {
+        Fake::start_with(None, answer).await
+    }
+
+    /// The same with TLS.
+    async fn start_with(
+        tls: Option<tokio_rustls::TlsAcceptor>,
+        answer: impl Fn(&str, &Asked) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Fake {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (log, host) = (seen.clone(), address.clone());
         let answer = Arc::new(answer);
         tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
+            while let Ok((stream, _)) = listener.accept().await {
                 let (log, host, answer) = (log.clone(), host.clone(), answer.clone());
+                let tls = tls.clone();
                 tokio::spawn(async move {
-                    let mut bytes = Vec::new();
-                    while !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
-                        let mut buffer = [0; 4096];
-                        match stream.read(&mut buffer).await {
-                            Ok(count) if count > 0 => bytes.extend_from_slice(&buffer[..count]),
-                            _ => return,
-                        }
-                        // The start of a TLS handshake: nobody here speaks that.
-                        if bytes[0] == 0x16 {
-                            return;
+                    match tls {
+                        None => serve(stream, &host, &log, &*answer).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, &host, &log, &*answer).await;
+                            }
                         }
                     }
-                    let text = String::from_utf8_lossy(&bytes).into_owned();
-                    let mut lines = text.lines();
-                    let first = lines.next().unwrap_or_default().to_owned();
-                    let headers: HashMap<String, String> = lines
-                        .filter_map(|line| line.split_once(": "))
-                        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-                        .collect();
-                    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-                    let line = format!(
-                        "{path} [{}]",
-                        headers.get("authorization").map_or("", String::as_str)
-                    );
-                    let times = {
-                        let mut log = log.lock().expect("not poisoned");
-                        let times = log
-                            .iter()
-                            .filter(|line: &&String| line.starts_with(&format!("{path} [")))
-                            .count();
-                        log.push(line);
-                        times
-                    };
-                    let asked = Asked {
-                        path,
-                        headers,
-                        times,
-                    };
-                    let _ = stream.write_all(&answer(&host, &asked)).await;
-                    let _ = stream.shutdown().await;
                 });
             }
         });
@@ -86,6 +69,74 @@ impl Fake {
     fn seen(&self) -> Vec<String> {
         self.seen.lock().expect("not poisoned").clone()
     }
+}
+
+/// One request and its answer.
+async fn serve(
+    mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    host: &str,
+    log: &Mutex<Vec<String>>,
+    answer: &(impl Fn(&str, &Asked) -> Vec<u8> + ?Sized),
+) {
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    let head = loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        match stream.read(&mut buffer).await {
+            Ok(count) if count > 0 => bytes.extend_from_slice(&buffer[..count]),
+            _ => return,
+        }
+        // The start of a TLS handshake: nobody here speaks that.
+        if bytes[0] == 0x16 {
+            return;
+        }
+    };
+    let mut body = bytes.split_off(head);
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default().to_owned();
+    let headers: HashMap<String, String> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    let length: usize = headers
+        .get("content-length")
+        .and_then(|length| length.parse().ok())
+        .unwrap_or(0);
+    while body.len() < length {
+        match stream.read(&mut buffer).await {
+            Ok(count) if count > 0 => body.extend_from_slice(&buffer[..count]),
+            _ => return,
+        }
+    }
+    let mut words = first.split(' ');
+    let method = words.next().unwrap_or_default().to_owned();
+    let path = words.next().unwrap_or_default().to_owned();
+    let asked_for = match method.as_str() {
+        "GET" => path.clone(),
+        other => format!("{other} {path}"),
+    };
+    let authorization = headers.get("authorization").map_or("", String::as_str);
+    let times = {
+        let mut log = log.lock().expect("not poisoned");
+        let times = log
+            .iter()
+            .filter(|line: &&String| line.starts_with(&format!("{asked_for} [")))
+            .count();
+        log.push(format!("{asked_for} [{authorization}]"));
+        times
+    };
+    let asked = Asked {
+        method,
+        path,
+        body,
+        headers,
+        times,
+    };
+    let _ = stream.write_all(&answer(host, &asked)).await;
+    let _ = stream.shutdown().await;
 }
 
 fn response(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
@@ -101,7 +152,7 @@ fn response(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
 fn registry_with(mirrors: &[String]) -> HttpRegistry {
     let options = RegistryOptions {
         mirrors: mirrors.to_vec(),
-        insecure: Vec::new(),
+        ..RegistryOptions::default()
     };
     HttpRegistry::with_first_wait(options, Duration::from_millis(1)).expect("good options")
 }
@@ -223,6 +274,7 @@ async fn a_redirect_to_another_host_gets_no_credentials() {
             &name.repository,
             &digest,
             content.len() as u64,
+            0,
             Some(&user()),
         )
         .await
@@ -309,7 +361,7 @@ async fn a_broken_download_goes_on_where_it_was() {
         let name = reference(&format!("{}/a", fake.address));
         let digest = digest_of(content);
         let stream = registry
-            .blob(&name.repository, &digest, content.len() as u64, None)
+            .blob(&name.repository, &digest, content.len() as u64, 0, None)
             .await
             .expect("good");
         let got = read(stream).await.expect("in the end");
@@ -325,6 +377,7 @@ async fn a_broken_download_goes_on_where_it_was() {
             &name.repository,
             &digest_of(content),
             content.len() as u64,
+            0,
             None,
         )
         .await
@@ -358,6 +411,24 @@ async fn mirrors_are_asked_in_order_without_credentials() {
         "{:?}",
         full.seen()
     );
+}
+
+#[tokio::test]
+async fn a_mirror_that_asks_gets_the_credentials_as_dockerd_gives_them() {
+    let mirror = Fake::start(|_, asked| match asked.header("authorization") {
+        "Basic bWU6c2VjcmV0" => response("200 OK", "", MANIFEST),
+        _ => response(
+            "401 Unauthorized",
+            "WWW-Authenticate: Basic realm=\"x\"\r\n",
+            b"",
+        ),
+    })
+    .await;
+    let registry = registry_with(&[format!("http://{}", mirror.address)]);
+    registry
+        .manifest(&reference("alpine"), Some(&user()))
+        .await
+        .expect("signed in");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use super::blobs::ByteStream;
 use crate::error::{Class, Classify};
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::path::PathBuf;
 
 /// Takes archives apart. Implemented by `engine_linux::archive` and [`fake::MemoryArchives`](super::fake::MemoryArchives).
 #[async_trait]
@@ -22,6 +23,9 @@ pub trait StagedArchive: Send + Sync {
 
     /// A small file.
     async fn read(&self, path: &str, limit: u64) -> Result<Bytes, ArchiveError>;
+
+    /// Where a file is kept, if it is kept as one: it may be linked elsewhere, never changed.
+    fn file(&self, path: &str) -> Option<PathBuf>;
 
     /// A file as a stream.
     async fn open(&self, path: &str) -> Result<ByteStream, ArchiveError>;

@@ -5,6 +5,7 @@ use crate::error::{Class, Classify};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
+use std::path::Path;
 use std::pin::Pin;
 
 /// Bytes on their way. An error ends it; the end without an error is the end of the content.
@@ -26,6 +27,17 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Stores what the stream brings if it has this digest; otherwise, and after any error, nothing is left of it.
     /// Returns its size. A blob that is here already is not written again, but the stream is still read.
     async fn put(&self, digest: &Digest, content: ByteStream) -> Result<u64, BlobError>;
+
+    /// Takes a file of the same file system whose digest the caller has found out itself. The file may lose its old name
+    /// afterwards, but must not change.
+    async fn adopt(&self, digest: &Digest, file: &Path) -> Result<(), BlobError>;
+
+    /// The beginning of a blob that an engine which was killed had begun to store: its size and content, no longer kept
+    /// here. `None` where there is none, or where the blob is being stored right now.
+    async fn take_partial(&self, digest: &Digest) -> Result<Option<(u64, ByteStream)>, BlobError>;
+
+    /// Forgets every such beginning. Nothing may be being stored.
+    async fn remove_partials(&self) -> Result<(), BlobError>;
 
     /// The whole blob, which must not have more than `limit` bytes.
     async fn read(&self, digest: &Digest, limit: u64) -> Result<Bytes, BlobError>;

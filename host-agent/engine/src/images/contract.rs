@@ -73,6 +73,20 @@ pub async fn check_blobs(store: &dyn BlobStore) {
     store.remove(&digest).await.expect("no error");
     store.remove(&digest).await.expect("gone is no error");
     assert_eq!(store.size(&digest).await.expect("no error"), None);
+    // A file is taken as it is, twice is once, and what was begun nowhere has no beginning.
+    let folder = std::env::temp_dir().join(format!("berth-contract-{}", ContainerId::random()));
+    std::fs::write(&folder, content).expect("written");
+    for _ in 0..2 {
+        // A file system that cannot link across folders is told apart by its error; a copy would be the caller's.
+        match store.adopt(&digest, &folder).await {
+            Ok(()) => assert_eq!(store.read(&digest, 100).await.expect("there"), content),
+            Err(error) => assert!(matches!(error, BlobError::Failed { .. }), "{error}"),
+        }
+    }
+    std::fs::remove_file(&folder).expect("removed");
+    store.remove(&digest).await.expect("no error");
+    assert!(store.take_partial(&digest).await.expect("no error").is_none());
+    store.remove_partials().await.expect("no error");
 }
 
 /// An empty [`ImageStore`].

@@ -3,6 +3,7 @@
 use super::archive::ArchiveError;
 use super::config::ConfigError;
 use super::manifest::ManifestError;
+use super::policy::Forbidden;
 use super::records::ImageStoreError;
 use super::registry::RegistryError;
 use super::{BlobError, Digest, ImageLookupError, LayerError, Platform, ReferenceError};
@@ -77,6 +78,22 @@ pub enum ImageError {
     },
     #[error("refusing to create a tag with a digest reference")]
     TagWithDigest,
+    /// Something in a loaded archive is not what it should be: whoever sent it is at fault.
+    #[error(transparent)]
+    BadArchive(Box<ImageError>),
+    #[error("An image does not exist locally with the tag: {name}")]
+    NothingToPush { name: String },
+    #[error("tag does not exist: {name}")]
+    NoSuchTag { name: String },
+    #[error("image {name} is for {found}, not for {wanted}")]
+    OtherPlatform {
+        name: String,
+        found: Platform,
+        wanted: Platform,
+    },
+    /// The administrator's rules.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
     #[error("{message}")]
     Invalid { message: String },
 }
@@ -103,12 +120,31 @@ impl Classify for ImageError {
             ImageError::ReferenceInUse { .. } | ImageError::DeleteConflict { .. } => {
                 Class::Conflict
             }
-            ImageError::TagWithDigest | ImageError::Invalid { .. } => Class::Invalid,
+            ImageError::NothingToPush { .. }
+            | ImageError::NoSuchTag { .. }
+            | ImageError::OtherPlatform { .. } => Class::NotFound,
+            ImageError::Forbidden(error) => error.class(),
+            ImageError::BadArchive(_) | ImageError::TagWithDigest | ImageError::Invalid { .. } => Class::Invalid,
         }
     }
 }
 
 impl ImageError {
+    /// What an error means where the content came from the client.
+    pub(super) fn from_load(error: ImageError) -> ImageError {
+        match error {
+            ImageError::Manifest(_)
+            | ImageError::Config { .. }
+            | ImageError::LayerCount { .. }
+            | ImageError::WrongSystem { .. }
+            | ImageError::Blob(BlobError::Mismatch { .. } | BlobError::TooLarge { .. })
+            | ImageError::Layer(LayerError::Invalid { .. }) => {
+                ImageError::BadArchive(Box::new(error))
+            }
+            other => other,
+        }
+    }
+
     /// What a registry's refusal means for a pull of `familiar` (Docker's `TranslatePullError`).
     pub(super) fn from_pull(error: RegistryError, name: &super::Reference) -> ImageError {
         match error {

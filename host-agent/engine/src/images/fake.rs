@@ -5,7 +5,9 @@ use super::blobs::{BlobError, BlobStore, ByteStream, stream_of};
 use super::config::digest_of;
 use super::layer_store::{LayerInfo, LayerSpec, LayerStore, StagedLayer};
 use super::records::{ImageRecords, ImageStore, ImageStoreError, LoadedRecords};
-use super::registry::{Credentials, FetchedManifest, Registry, RegistryError};
+use super::registry::{
+    BlobUpload, Credentials, FetchedManifest, Found, Registry, RegistryError, Uploaded,
+};
 use super::service::{ImageBackends, ImageOptions, ImageService};
 use super::{
     BorrowedRoot, Change, ContainerDiskUsage, Digest, ImageUsers, LayerError, Layers, Reference,
@@ -18,7 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -53,6 +55,11 @@ impl FakeImages {
             .expect("memory does not fail")
     }
 
+    /// The service with other options, over these while they are still empty.
+    pub fn service_with(&self, options: ImageOptions) -> ImageService {
+        ImageService::empty(self.backends(), options)
+    }
+
     /// The service over these while they are still empty.
     pub fn empty_service(&self) -> ImageService {
         ImageService::empty(self.backends(), ImageOptions::default())
@@ -75,9 +82,16 @@ impl FakeImages {
 #[derive(Default)]
 pub struct MemoryBlobs {
     blobs: Mutex<BTreeMap<Digest, Bytes>>,
+    partials: Mutex<BTreeMap<Digest, Bytes>>,
 }
 
 impl MemoryBlobs {
+    /// What an engine leaves that is killed while it stores a blob.
+    pub fn leave_partial(&self, digest: &Digest, bytes: impl Into<Bytes>) {
+        lock(&self.partials).insert(digest.clone(), bytes.into());
+    }
+
+
     fn get(&self, digest: &Digest) -> Result<Bytes, BlobError> {
         lock(&self.blobs)
             .get(digest)
@@ -108,6 +122,22 @@ impl BlobStore for MemoryBlobs {
         let size = bytes.len() as u64;
         lock(&self.blobs).insert(digest.clone(), bytes.into());
         Ok(size)
+    }
+
+    async fn adopt(&self, digest: &Digest, file: &Path) -> Result<(), BlobError> {
+        let bytes = std::fs::read(file).map_err(BlobError::Source)?;
+        lock(&self.blobs).insert(digest.clone(), bytes.into());
+        Ok(())
+    }
+
+    async fn take_partial(&self, digest: &Digest) -> Result<Option<(u64, ByteStream)>, BlobError> {
+        let partial = lock(&self.partials).remove(digest);
+        Ok(partial.map(|bytes| (bytes.len() as u64, stream_of(bytes))))
+    }
+
+    async fn remove_partials(&self) -> Result<(), BlobError> {
+        lock(&self.partials).clear();
+        Ok(())
     }
 
     async fn read(&self, digest: &Digest, limit: u64) -> Result<Bytes, BlobError> {
@@ -215,7 +245,7 @@ impl LayerStore for MemoryLayers {
         spec: &LayerSpec,
         content: ByteStream,
     ) -> Result<Box<dyn StagedLayer>, LayerError> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| LayerError::Failed {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| LayerError::Invalid {
             step: format!("unpack layer {}", spec.diff_id),
             source,
         };
@@ -388,7 +418,10 @@ struct RegistryState {
     /// (full repository, tag or digest) -> manifest
     manifests: BTreeMap<(String, String), FetchedManifest>,
     blobs: BTreeMap<Digest, Bytes>,
+    /// Blobs that were pushed: (full repository, digest).
+    shown: BTreeSet<(String, Digest)>,
     blob_fetches: usize,
+    bytes_fetched: BTreeMap<Digest, usize>,
 }
 
 impl MemoryRegistry {
@@ -460,6 +493,11 @@ impl MemoryRegistry {
         id
     }
 
+    /// How many bytes of a blob were fetched so far.
+    pub fn bytes_fetched(&self, digest: &Digest) -> usize {
+        lock(&self.state).bytes_fetched.get(digest).copied().unwrap_or(0)
+    }
+
     /// How many blobs were fetched so far.
     pub fn blob_fetches(&self) -> usize {
         lock(&self.state).blob_fetches
@@ -494,12 +532,17 @@ impl Registry for MemoryRegistry {
         _repository: &Repository,
         digest: &Digest,
         _size: u64,
+        start: u64,
         _credentials: Option<&Credentials>,
     ) -> Result<ByteStream, RegistryError> {
         let mut state = lock(&self.state);
         state.blob_fetches += 1;
-        match state.blobs.get(digest) {
-            Some(bytes) => Ok(stream_of(bytes.clone())),
+        match state.blobs.get(digest).cloned() {
+            Some(bytes) => {
+                let rest = bytes.slice(start as usize..);
+                *state.bytes_fetched.entry(digest.clone()).or_default() += rest.len();
+                Ok(stream_of(rest))
+            }
             None => Err(RegistryError::BlobUnknown {
                 digest: digest.clone(),
             }),
@@ -520,13 +563,89 @@ impl Registry for MemoryRegistry {
             .collect())
     }
 
-    async fn login(&self, _domain: &str, credentials: &Credentials) -> Result<(), RegistryError> {
+    async fn login(
+        &self,
+        _domain: &str,
+        credentials: &Credentials,
+    ) -> Result<Option<String>, RegistryError> {
         match credentials.password.as_str() {
             "wrong" => Err(RegistryError::Unauthorized {
                 message: "incorrect username or password".into(),
             }),
-            _ => Ok(()),
+            _ => Ok(None),
         }
+    }
+
+    async fn upload_blob(&self, upload: BlobUpload<'_>) -> Result<Uploaded, RegistryError> {
+        // One pool of blobs for all repositories, as a registry's storage is; what each repository shows is kept apart.
+        let shown = (upload.repository.to_string(), upload.digest.clone());
+        {
+            let mut state = lock(&self.state);
+            if !state.shown.insert(shown.clone()) {
+                return Ok(Uploaded::Existed);
+            }
+            for from in upload.mount_from {
+                if state
+                    .shown
+                    .contains(&(from.to_string(), upload.digest.clone()))
+                {
+                    return Ok(Uploaded::Mounted { from: from.clone() });
+                }
+            }
+        }
+        let content =
+            upload
+                .blobs
+                .open(upload.digest)
+                .await
+                .map_err(|error| RegistryError::Content {
+                    digest: upload.digest.clone(),
+                    source: error.into(),
+                })?;
+        let bytes = read_all(content)
+            .await
+            .map_err(|error| RegistryError::Content {
+                digest: upload.digest.clone(),
+                source: error.into(),
+            })?;
+        (upload.sent)(bytes.len() as u64);
+        lock(&self.state)
+            .blobs
+            .insert(upload.digest.clone(), bytes.into());
+        Ok(Uploaded::Sent)
+    }
+
+    async fn put_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &str,
+        bytes: Bytes,
+        _credentials: Option<&Credentials>,
+    ) -> Result<(), RegistryError> {
+        self.push_manifest(reference, media_type, bytes);
+        Ok(())
+    }
+
+    async fn search(
+        &self,
+        domain: &str,
+        term: &str,
+        limit: usize,
+        _credentials: Option<&Credentials>,
+    ) -> Result<Vec<Found>, RegistryError> {
+        let state = lock(&self.state);
+        let mut names: Vec<&String> = state.manifests.keys().map(|(name, _)| name).collect();
+        names.dedup();
+        Ok(names
+            .into_iter()
+            .filter_map(|name| name.strip_prefix(&format!("{domain}/")))
+            .filter(|path| path.contains(term))
+            .take(limit)
+            .map(|path| Found {
+                name: path.to_owned(),
+                ..Found::default()
+            })
+            .collect())
     }
 }
 
@@ -587,6 +706,10 @@ impl StagedArchive for StagedFiles {
             }),
             _ => Ok(bytes.clone()),
         }
+    }
+
+    fn file(&self, _path: &str) -> Option<PathBuf> {
+        None
     }
 
     async fn open(&self, path: &str) -> Result<ByteStream, ArchiveError> {

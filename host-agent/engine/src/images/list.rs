@@ -2,7 +2,7 @@
 
 use super::service::{Catalog, ImageService, ImageView};
 use super::{Digest, ImageError, ImageLookupError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use time::OffsetDateTime;
 
 /// Which images a list has. Everything that is given must hold.
@@ -85,6 +85,30 @@ impl ImageService {
         Ok(images)
     }
 
+    /// For each image the bytes of its layers that another image has, too.
+    pub fn shared_sizes(&self) -> BTreeMap<Digest, u64> {
+        let catalog = self.catalog();
+        let mut users: BTreeMap<&Digest, usize> = BTreeMap::new();
+        for record in catalog.records.images.values() {
+            let layers: BTreeSet<&Digest> =
+                record.layers.iter().map(|layer| &layer.chain_id).collect();
+            for layer in layers {
+                *users.entry(layer).or_default() += 1;
+            }
+        }
+        let shared = |record: &super::records::ImageRecord| {
+            let layers = record.layers.iter();
+            layers
+                .filter(|layer| users.get(&layer.chain_id).is_some_and(|count| *count > 1))
+                .map(|layer| layer.size)
+                .sum()
+        };
+        let images = catalog.records.images.iter();
+        images
+            .map(|(id, record)| (id.clone(), shared(record)))
+            .collect()
+    }
+
     /// How an image was made.
     pub fn history(&self, name: &str) -> Result<Vec<HistoryLine>, ImageError> {
         let image = self.inspect(name)?;
@@ -129,7 +153,7 @@ fn view(catalog: &Catalog, id: &Digest, name: &str) -> Result<ImageView, ImageEr
     })
 }
 
-fn has_labels(labels: &BTreeMap<String, String>, wanted: &[String]) -> bool {
+pub(super) fn has_labels(labels: &BTreeMap<String, String>, wanted: &[String]) -> bool {
     wanted.iter().all(|wanted| match wanted.split_once('=') {
         Some((key, value)) => labels.get(key).is_some_and(|found| found == value),
         None => labels.contains_key(wanted),

@@ -40,7 +40,10 @@ impl ImageService {
         platform: Option<&Platform>,
         progress: &ProgressSink,
     ) -> Result<(), ImageError> {
-        let outcome = self.load_all(content, platform, progress).await;
+        let outcome = self
+            .load_all(content, platform, progress)
+            .await
+            .map_err(ImageError::from_load);
         if outcome.is_err() {
             self.collect_later();
         }
@@ -111,12 +114,6 @@ impl ImageService {
                 done: watch::channel(false).0,
             };
             infos.push(job.run().await?);
-            // A layer that was here may have come as another blob; this image's record names this one.
-            let descriptor = &image.manifest.layers[number];
-            if backends.blobs.size(&descriptor.digest).await?.is_none() {
-                let content = archive.open(&image.layer_paths[number]).await?;
-                backends.blobs.put(&descriptor.digest, content).await?;
-            }
         }
         backends
             .blobs

@@ -9,6 +9,7 @@ pub mod archive;
 pub mod blobs;
 pub mod config;
 pub mod contract;
+pub mod distribution;
 pub mod error;
 pub mod fake;
 pub mod layer_store;
@@ -16,8 +17,11 @@ pub mod list;
 mod load;
 pub mod manifest;
 pub mod platform;
+pub mod policy;
 pub mod progress;
+pub mod prune;
 pub mod pull;
+pub mod push;
 pub mod records;
 pub mod reference;
 pub mod registry;
@@ -31,7 +35,9 @@ pub use layer_store::{LayerInfo, LayerSpec, LayerStore, StagedLayer};
 pub use list::{HistoryLine, ImageFilter};
 pub use platform::Platform;
 pub use progress::{Progress, ProgressSink};
+pub use prune::{PruneFilter, Pruned};
 pub use pull::PullRequest;
+pub use push::PushRequest;
 pub use reference::{Reference, ReferenceError, Repository};
 pub use remove::Removed;
 pub use service::{ImageBackends, ImageOptions, ImageService, ImageView};
@@ -229,6 +235,13 @@ pub trait Layers: Send + Sync + 'static {
 pub enum LayerError {
     #[error("layer {chain_id} does not exist")]
     Missing { chain_id: Digest },
+    /// The layer's content is at fault, not this host.
+    #[error("{step}")]
+    Invalid {
+        step: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("{step}")]
     Failed {
         step: String,
@@ -241,7 +254,10 @@ impl crate::error::Classify for LayerError {
     fn class(&self) -> crate::error::Class {
         match self {
             LayerError::Missing { .. } => crate::error::Class::NotFound,
-            LayerError::Failed { .. } => crate::error::Class::Internal,
+            // From a registry: Docker answers 500. Where a client sent it, the operation says so.
+            LayerError::Invalid { .. } | LayerError::Failed { .. } => {
+                crate::error::Class::Internal
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a long operation tells while it runs, one JSON message each on the wire.
 
+use super::Digest;
 use tokio::sync::mpsc;
 
 /// One message.
@@ -16,6 +17,12 @@ pub enum Progress {
     },
     /// A line of output (`stream`).
     Line(String),
+    /// What a push stored (`aux`), for programs.
+    Pushed {
+        tag: String,
+        digest: Digest,
+        size: u64,
+    },
 }
 
 /// Where messages go.
@@ -66,7 +73,7 @@ impl ProgressSink {
         }
     }
 
-    async fn send(&self, message: Progress) {
+    pub(super) async fn send(&self, message: Progress) {
         if let Some(sender) = &self.sender {
             let _ = sender.send(message).await;
         }

@@ -11,6 +11,7 @@ use super::blobs::ByteStream;
 use super::config::{ImageDetails, digest_of};
 use super::layer_store::{LayerInfo, LayerSpec};
 use super::manifest::{self, CONFIG_MAX, Descriptor, ImageManifest, MANIFEST_MAX, Manifest};
+use super::policy::Direction;
 use super::progress::ProgressSink;
 use super::records::{ImageRecord, LayerRecord};
 use super::registry::{Credentials, FetchedManifest};
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 
 /// How often a bar moves.
@@ -46,6 +47,10 @@ impl ImageService {
         request: PullRequest,
         progress: &ProgressSink,
     ) -> Result<(), ImageError> {
+        self.inner
+            .options
+            .policy
+            .permit(Direction::Pull, &request.reference.repository)?;
         let outcome = self.pull_all(&request, progress).await;
         // Also after an error: what was stored for nothing goes.
         if outcome.is_err() {
@@ -107,23 +112,25 @@ impl ImageService {
         let layers = self
             .pull_layers(reference, &manifest, &details, credentials, progress)
             .await?;
-        let backends = self.backends();
-        backends
-            .blobs
-            .put(&fetched.digest, super::blobs::stream_of(fetched.bytes))
-            .await?;
-        // Layers and blobs before the record that names them.
-        backends.layers.sync().await?;
-        backends.blobs.sync().await?;
-        let record = ImageRecord {
-            manifest: fetched.digest,
-            manifest_media_type: fetched.media_type,
-            layers,
-            last_tagged: Some(backends.clock.now()),
-        };
-        let newer = self
-            .record_pull(reference, &top.digest, id, details, record)
-            .await?;
+        let names = names_of(reference, &top.digest)?;
+        let newer = !self.has_names(&id, &names);
+        if newer {
+            let backends = self.backends();
+            backends
+                .blobs
+                .put(&fetched.digest, super::blobs::stream_of(fetched.bytes))
+                .await?;
+            // Layers and blobs before the record that names them.
+            backends.layers.sync().await?;
+            backends.blobs.sync().await?;
+            let record = ImageRecord {
+                manifest: fetched.digest,
+                manifest_media_type: fetched.media_type,
+                layers,
+                last_tagged: Some(backends.clock.now()),
+            };
+            self.record_pull(names, id, details, record).await?;
+        }
         drop(storing);
         self.publish(
             "pull",
@@ -207,6 +214,7 @@ impl ImageService {
                     &reference.repository,
                     &id,
                     manifest.config.size,
+                    0,
                     credentials,
                 )
                 .await
@@ -295,44 +303,49 @@ impl ImageService {
         Ok(layer_records(manifest, details, &infos))
     }
 
-    /// Writes the record; tells whether anything is new.
+    /// Whether an image is here with all these names.
+    fn has_names(&self, id: &Digest, names: &[String]) -> bool {
+        let catalog = self.catalog();
+        catalog.details.contains_key(id)
+            && names
+                .iter()
+                .all(|name| catalog.records.references.get(name) == Some(id))
+    }
+
+    /// Writes the record.
     async fn record_pull(
         &self,
-        reference: &Reference,
-        top: &Digest,
+        names: Vec<String>,
         id: Digest,
         details: ImageDetails,
         record: ImageRecord,
-    ) -> Result<bool, ImageError> {
-        let mut names = vec![
-            reference
-                .repository
-                .clone()
-                .with_digest(top.clone())
-                .to_string(),
-        ];
-        // Pulled by digest, an image gets no tag, whatever tag stands before the digest.
-        if let (Some(tag), None) = (&reference.tag, &reference.digest) {
-            names.push(reference.repository.clone().with_tag(tag)?.to_string());
-        }
-        let catalog = self.catalog();
-        let is_known = catalog.details.contains_key(&id)
-            && names
-                .iter()
-                .all(|name| catalog.records.references.get(name) == Some(&id));
-        if is_known {
-            return Ok(false);
-        }
+    ) -> Result<(), ImageError> {
         self.change(move |catalog| {
             for name in names {
                 catalog.records.references.insert(name, id.clone());
             }
             catalog.details.insert(id.clone(), Arc::new(details));
             catalog.records.images.insert(id, record);
-            Ok(true)
+            Ok(())
         })
         .await
     }
+}
+
+/// What an image that was pulled by a reference is called.
+fn names_of(reference: &Reference, top: &Digest) -> Result<Vec<String>, ImageError> {
+    let mut names = vec![
+        reference
+            .repository
+            .clone()
+            .with_digest(top.clone())
+            .to_string(),
+    ];
+    // Pulled by digest, an image gets no tag, whatever tag stands before the digest.
+    if let (Some(tag), None) = (&reference.tag, &reference.digest) {
+        names.push(reference.repository.clone().with_tag(tag)?.to_string());
+    }
+    Ok(names)
 }
 
 /// Checks a configuration against its manifest and the platform.
@@ -444,25 +457,26 @@ impl LayerJob {
         let _only_one = lock.lock().await;
         let layers = self.service.backends().layers.clone();
         let name = short(&self.descriptor.digest);
+        let blobs = self.service.backends().blobs.clone();
+        let is_here = blobs.size(&self.descriptor.digest).await?.is_some();
         if let Some(info) = layers.find(&self.spec.chain_id).await? {
-            self.progress.status(&name, "Already exists").await;
+            if is_here {
+                self.progress.status(&name, "Already exists").await;
+            } else {
+                // It came as another blob. This image's manifest names this one, and push and save send it as it is.
+                self.fetch_blob(&name).await?;
+                self.progress.status(&name, "Pull complete").await;
+            }
             self.done.send_replace(true);
             return Ok(info);
         }
-        let is_here = self
-            .service
-            .backends()
-            .blobs
-            .size(&self.descriptor.digest)
-            .await?
-            .is_some();
         let staged = if is_here {
-            let content = self
-                .service
-                .backends()
-                .blobs
-                .open(&self.descriptor.digest)
-                .await?;
+            let content = blobs.open(&self.descriptor.digest).await?;
+            layers.stage(&self.spec, content).await?
+        } else if let Some(file) = self.file_of_archive() {
+            // The archive's reader has the digest already: no second copy, no second look.
+            blobs.adopt(&self.descriptor.digest, &file).await?;
+            let content = blobs.open(&self.descriptor.digest).await?;
             layers.stage(&self.spec, content).await?
         } else {
             self.fetch_and_stage(&name).await?
@@ -480,12 +494,19 @@ impl LayerJob {
         Ok(info)
     }
 
-    /// Feeds the blob store and the unpacking from one stream.
-    async fn fetch_and_stage(
-        &self,
+    fn file_of_archive(&self) -> Option<std::path::PathBuf> {
+        match &self.source {
+            LayerSource::Archive { archive, path } => archive.file(path),
+            LayerSource::Registry { .. } => None,
+        }
+    }
+
+    /// Opens the layer's bytes wherever they come from; what an engine that was killed had of them is not fetched again.
+    async fn content<'a>(
+        &'a self,
         name: &str,
-    ) -> Result<Box<dyn super::layer_store::StagedLayer>, ImageError> {
-        let (permit, content) = match &self.source {
+    ) -> Result<(Option<SemaphorePermit<'a>>, ByteStream), ImageError> {
+        match &self.source {
             LayerSource::Registry {
                 repository,
                 credentials,
@@ -498,26 +519,70 @@ impl LayerJob {
                     .acquire()
                     .await
                     .expect("the semaphore is never closed");
-                let content = self
-                    .service
-                    .backends()
+                let backends = self.service.backends();
+                let partial = backends
+                    .blobs
+                    .take_partial(&self.descriptor.digest)
+                    .await?
+                    .filter(|(size, _)| *size <= self.descriptor.size);
+                let start = partial.as_ref().map_or(0, |(size, _)| *size);
+                if start > 0 && start == self.descriptor.size {
+                    let (_, content) = partial.expect("it has a size");
+                    return Ok((Some(permit), content));
+                }
+                let content = backends
                     .registry
                     .blob(
                         repository,
                         &self.descriptor.digest,
                         self.descriptor.size,
+                        start,
                         credentials.as_ref(),
                     )
                     .await
                     .map_err(ImageError::Registry)?;
-                (Some(permit), content)
+                let content = match partial {
+                    Some((_, beginning)) => Box::pin(beginning.chain(content)) as ByteStream,
+                    None => content,
+                };
+                Ok((Some(permit), content))
             }
-            LayerSource::Archive { archive, path } => (None, archive.open(path).await?),
+            LayerSource::Archive { archive, path } => Ok((None, archive.open(path).await?)),
+        }
+    }
+
+    /// Brings the blob alone.
+    async fn fetch_blob(&self, name: &str) -> Result<(), ImageError> {
+        let blobs = &self.service.backends().blobs;
+        if let Some(file) = self.file_of_archive() {
+            return Ok(blobs.adopt(&self.descriptor.digest, &file).await?);
+        }
+        let (permit, content) = self.content(name).await?;
+        let (to_blob, blob_content) = channel();
+        let forward = async move {
+            let outcome = self.forward(name, content, to_blob, None).await;
+            drop(permit);
+            outcome
         };
+        let (forwarded, blob) = tokio::join!(
+            forward,
+            blobs.put(&self.descriptor.digest, blob_content)
+        );
+        forwarded?;
+        blob?;
+        Ok(())
+    }
+
+    /// Feeds the blob store and the unpacking from one stream.
+    async fn fetch_and_stage(
+        &self,
+        name: &str,
+    ) -> Result<Box<dyn super::layer_store::StagedLayer>, ImageError> {
+        let (permit, content) = self.content(name).await?;
         let (to_blob, blob_content) = channel();
         let (to_layer, layer_content) = channel();
         let forward = async move {
-            let outcome = self.forward(name, content, to_blob, to_layer).await;
+            let outcome = self.forward(name, content, to_blob, Some(to_layer)).await;
             drop(permit);
             outcome
         };
@@ -540,7 +605,7 @@ impl LayerJob {
         name: &str,
         mut content: ByteStream,
         to_blob: mpsc::Sender<std::io::Result<Bytes>>,
-        to_layer: mpsc::Sender<std::io::Result<Bytes>>,
+        to_layer: Option<mpsc::Sender<std::io::Result<Bytes>>>,
     ) -> Result<(), ImageError> {
         let total = self.descriptor.size;
         let mut current = 0u64;
@@ -551,7 +616,9 @@ impl LayerJob {
                 Err(error) => {
                     let failed = || Err(std::io::Error::other("the download failed"));
                     let _ = to_blob.send(failed()).await;
-                    let _ = to_layer.send(failed()).await;
+                    if let Some(to_layer) = &to_layer {
+                        let _ = to_layer.send(failed()).await;
+                    }
                     return Err(BlobError::Source(error).into());
                 }
             };
@@ -568,7 +635,9 @@ impl LayerJob {
                 // The blob store gave up and tells why itself.
                 return Ok(());
             }
-            let _ = to_layer.send(Ok(piece)).await;
+            if let Some(to_layer) = &to_layer {
+                let _ = to_layer.send(Ok(piece)).await;
+            }
             if last_shown.is_none_or(|shown| shown.elapsed() >= BAR_PERIOD) {
                 last_shown = Some(Instant::now());
                 self.progress.amount(name, "Downloading", current, total);

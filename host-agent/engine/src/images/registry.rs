@@ -1,11 +1,12 @@
 //! What we ask of registries (OCI distribution spec). `engine_linux::registry` speaks to real ones, trying mirrors in
 //! order; [`fake::MemoryRegistry`](super::fake::MemoryRegistry) is for tests.
 
-use super::blobs::ByteStream;
+use super::blobs::{BlobStore, ByteStream};
 use super::{Digest, Reference, Repository};
 use crate::error::{Class, Classify};
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// A user's word to a registry. Cannot be printed.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -41,7 +42,43 @@ pub struct FetchedManifest {
     pub bytes: Bytes,
 }
 
-/// Reads from registries.
+/// A blob on its way to a registry.
+pub struct BlobUpload<'a> {
+    pub repository: &'a Repository,
+    pub digest: &'a Digest,
+    /// Bytes.
+    pub size: u64,
+    /// Repositories of the same registry that have the blob, most likely: it need not travel then.
+    pub mount_from: &'a [Repository],
+    /// Where its bytes are read, more than once if an attempt breaks off.
+    pub blobs: &'a dyn BlobStore,
+    pub credentials: Option<&'a Credentials>,
+    /// Told how many bytes of the current attempt are on their way.
+    pub sent: Arc<dyn Fn(u64) + Send + Sync>,
+}
+
+/// How a blob got into a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Uploaded {
+    /// It was there.
+    Existed,
+    /// The registry took it from a repository of its own.
+    Mounted { from: Repository },
+    /// Byte by byte.
+    Sent,
+}
+
+/// One line of a search.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    pub name: String,
+    pub description: String,
+    pub stars: i64,
+    pub is_official: bool,
+    pub is_automated: bool,
+}
+
+/// Reads from registries and writes to them.
 #[async_trait]
 pub trait Registry: Send + Sync + 'static {
     /// Fetches a manifest by tag or digest.
@@ -51,12 +88,14 @@ pub trait Registry: Send + Sync + 'static {
         credentials: Option<&Credentials>,
     ) -> Result<FetchedManifest, RegistryError>;
 
-    /// Fetches a blob. The stream goes on where it was after a broken connection; its content is not yet verified.
+    /// Fetches a blob from its byte `start` on. The stream goes on where it was after a broken connection; its content
+    /// is not yet verified.
     async fn blob(
         &self,
         repository: &Repository,
         digest: &Digest,
         size: u64,
+        start: u64,
         credentials: Option<&Credentials>,
     ) -> Result<ByteStream, RegistryError>;
 
@@ -67,8 +106,34 @@ pub trait Registry: Send + Sync + 'static {
         credentials: Option<&Credentials>,
     ) -> Result<Vec<String>, RegistryError>;
 
-    /// Checks credentials (`docker login`).
-    async fn login(&self, domain: &str, credentials: &Credentials) -> Result<(), RegistryError>;
+    /// Checks credentials (`docker login`). A token server may hand out an identity token, to be kept instead of the
+    /// password.
+    async fn login(
+        &self,
+        domain: &str,
+        credentials: &Credentials,
+    ) -> Result<Option<String>, RegistryError>;
+
+    /// Sees to it that a repository has a blob, with as few bytes as possible.
+    async fn upload_blob(&self, upload: BlobUpload<'_>) -> Result<Uploaded, RegistryError>;
+
+    /// Stores a manifest under the reference's tag or digest. What it names must be there.
+    async fn put_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &str,
+        bytes: Bytes,
+        credentials: Option<&Credentials>,
+    ) -> Result<(), RegistryError>;
+
+    /// Repositories of a registry that have the term in their name, or what its own search finds; at most `limit`.
+    async fn search(
+        &self,
+        domain: &str,
+        term: &str,
+        limit: usize,
+        credentials: Option<&Credentials>,
+    ) -> Result<Vec<Found>, RegistryError>;
 }
 
 /// What a registry said no with; the texts are those of Docker's client library.
@@ -106,6 +171,13 @@ pub enum RegistryError {
     Protocol { url: String, why: String },
     #[error("manifest verification failed for digest {digest}")]
     Mismatch { digest: Digest },
+    /// A blob of ours that was to be sent.
+    #[error("cannot read blob {digest}")]
+    Content {
+        digest: Digest,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl Classify for RegistryError {
@@ -122,6 +194,7 @@ impl Classify for RegistryError {
             | RegistryError::Unreachable { .. }
             | RegistryError::Status { .. }
             | RegistryError::Protocol { .. }
+            | RegistryError::Content { .. }
             | RegistryError::Mismatch { .. } => Class::Internal,
         }
     }

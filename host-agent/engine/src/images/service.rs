@@ -13,6 +13,7 @@ use super::blobs::BlobStore;
 use super::config::ImageDetails;
 use super::layer_store::LayerStore;
 use super::manifest::CONFIG_MAX;
+use super::policy::Policy;
 use super::records::{ImageRecord, ImageRecords, ImageStore};
 use super::registry::Registry;
 use super::{
@@ -42,6 +43,13 @@ pub struct ImageBackends {
 pub struct ImageOptions {
     /// Layers of one pull that are downloaded at the same time (`max-concurrent-downloads`).
     pub concurrent_downloads: usize,
+    /// The same for pushes (`max-concurrent-uploads`).
+    pub concurrent_uploads: usize,
+    /// What may be pulled and pushed.
+    pub policy: Policy,
+    /// What the engine before this one stored without recording it is whole: it was killed, but the host was not
+    /// interrupted. An interrupted pull then goes on where it was.
+    pub resumes: bool,
     /// What images must run on where a request does not say.
     pub platform: Platform,
 }
@@ -50,6 +58,9 @@ impl Default for ImageOptions {
     fn default() -> Self {
         ImageOptions {
             concurrent_downloads: 3,
+            concurrent_uploads: 5,
+            policy: Policy::default(),
+            resumes: false,
             platform: Platform::host(),
         }
     }
@@ -192,7 +203,8 @@ impl Catalog {
 }
 
 impl ImageService {
-    /// Reads the records and removes what an interrupted pull or removal left behind.
+    /// Reads the records. What an interrupted pull left is removed now, or, where it can be trusted, kept for the next
+    /// pull: then whatever operation comes next removes what it did not use.
     pub async fn open(
         backends: ImageBackends,
         options: ImageOptions,
@@ -215,8 +227,11 @@ impl ImageService {
                 }
             }
         }
+        let resumes = options.resumes;
         let service = ImageService::with(backends, options, catalog, keep_everything);
-        service.collect_if_due().await;
+        if !resumes {
+            service.collect_if_due().await;
+        }
         Ok(service)
     }
 
@@ -350,6 +365,7 @@ impl ImageService {
             }
         }
         self.backends().layers.collect(&layers).await?;
+        self.backends().blobs.remove_partials().await?;
         for digest in self.backends().blobs.list().await? {
             if !blobs.contains(&digest) {
                 self.backends().blobs.remove(&digest).await?;
@@ -399,12 +415,12 @@ impl ImageSource for ImageService {
 }
 
 impl ImageService {
-    /// Checks credentials at a registry (`docker login`).
+    /// Checks credentials at a registry (`docker login`); the answer is an identity token, where the registry gave one.
     pub async fn login(
         &self,
         domain: &str,
         credentials: &super::registry::Credentials,
-    ) -> Result<(), ImageError> {
+    ) -> Result<Option<String>, ImageError> {
         self.backends()
             .registry
             .login(domain, credentials)

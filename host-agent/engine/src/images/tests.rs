@@ -431,3 +431,242 @@ async fn what_is_saved_can_be_loaded_elsewhere() {
         );
     }
 }
+
+async fn push(
+    service: &ImageService,
+    name: &str,
+    tag: Option<&str>,
+) -> (Result<(), ImageError>, Vec<Progress>) {
+    let (sink, mut receiver) = ProgressSink::new();
+    let request = PushRequest {
+        repository: Repository::parse(name).expect("a good name"),
+        tag: tag.map(str::to_owned),
+        platform: None,
+        credentials: None,
+    };
+    let service = service.clone();
+    let task = tokio::spawn(async move { service.push(request, &sink).await });
+    let mut messages = Vec::new();
+    while let Some(message) = receiver.recv().await {
+        messages.push(message);
+    }
+    (task.await.expect("no panic"), messages)
+}
+
+#[tokio::test]
+async fn a_push_sends_what_was_pulled_byte_for_byte_and_only_once() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    let id = fakes
+        .registry
+        .push_image("a.example/a", &["one", "two"], serde_json::json!({}));
+    pull(&service, "a.example/a").await.0.expect("pulled");
+    let digest = service.inspect("a.example/a").expect("there").repo_digests[0]
+        .split_once('@')
+        .expect("a digest")
+        .1
+        .to_owned();
+    for tag in ["1", "2"] {
+        let target = Reference::parse(&format!("b.example/b:{tag}")).expect("good");
+        service.tag("a.example/a", &target).await.expect("tagged");
+    }
+    let (outcome, messages) = push(&service, "b.example/b", Some("1")).await;
+    outcome.expect("pushed");
+    let told = statuses(&messages);
+    assert_eq!(told[0], "|The push refers to repository [b.example/b]");
+    assert_eq!(told.iter().filter(|line| line.ends_with("|Preparing")).count(), 2);
+    assert_eq!(told.iter().filter(|line| line.ends_with("|Pushed")).count(), 2);
+    assert!(
+        told[told.len() - 1].starts_with(&format!("|1: digest: {digest} size: ")),
+        "{told:?}"
+    );
+    assert!(matches!(&messages[messages.len() - 1], Progress::Pushed { tag, digest: d, .. } if tag == "1" && d.as_str() == digest));
+    // Known by its digest there, and it can be pulled from there.
+    let image = service.inspect(&format!("b.example/b@{digest}")).expect("there");
+    assert_eq!(image.id, id);
+    let elsewhere = FakeImages {
+        registry: fakes.registry.clone(),
+        ..FakeImages::default()
+    };
+    let other = elsewhere.service().await;
+    pull(&other, "b.example/b:1").await.0.expect("pulled");
+    assert_eq!(other.inspect("b.example/b:1").expect("there").id, id);
+
+    // All tags, and nothing is sent again.
+    let (outcome, messages) = push(&service, "b.example/b", None).await;
+    outcome.expect("pushed");
+    let told = statuses(&messages);
+    assert_eq!(
+        told.iter()
+            .filter(|line| line.ends_with("|Layer already exists"))
+            .count(),
+        4
+    );
+    assert!(told.iter().any(|line| line.starts_with("|2: digest: ")));
+    // Another repository of the same registry takes the layers from its neighbour.
+    let target = Reference::parse("b.example/c:1").expect("good");
+    service.tag("a.example/a", &target).await.expect("tagged");
+    let (outcome, messages) = push(&service, "b.example/c", Some("1")).await;
+    outcome.expect("pushed");
+    assert_eq!(
+        statuses(&messages)
+            .iter()
+            .filter(|line| line.ends_with("|Mounted from b"))
+            .count(),
+        2
+    );
+    assert_eq!(
+        actions(&fakes).last().map(String::as_str),
+        Some("push b.example/c")
+    );
+
+    for (name, tag, text) in [
+        (
+            "none.example/x",
+            None,
+            "An image does not exist locally with the tag: none.example/x",
+        ),
+        (
+            "b.example/b",
+            Some("9"),
+            "tag does not exist: b.example/b:9",
+        ),
+    ] {
+        let (outcome, messages) = push(&service, name, tag).await;
+        assert_eq!(outcome.expect_err("not there").to_string(), text);
+        assert_eq!(messages.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_administrators_rules_come_before_any_byte() {
+    let fakes = FakeImages::default();
+    let rules = |allow: &[&str], block: &[&str]| policy::Rules {
+        allow: allow.iter().map(|text| (*text).to_owned()).collect(),
+        block: block.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    let service = fakes.service_with(ImageOptions {
+        policy: policy::Policy {
+            pull: rules(&[], &["evil.example"]),
+            push: rules(&["corp.example/*"], &[]),
+        },
+        ..ImageOptions::default()
+    });
+    fakes
+        .registry
+        .push_image("evil.example/a", &["one"], serde_json::json!({}));
+    fakes
+        .registry
+        .push_image("a", &["one"], serde_json::json!({}));
+    let (outcome, messages) = pull(&service, "evil.example/a").await;
+    let error = outcome.expect_err("blocked");
+    assert_eq!((error.class(), messages.len()), (Class::Denied, 0));
+    assert!(error.to_string().contains("block-pull \"evil.example\""), "{error}");
+    assert_eq!(fakes.registry.blob_fetches(), 0);
+    pull(&service, "a").await.0.expect("allowed");
+    let (outcome, messages) = push(&service, "a", None).await;
+    let error = outcome.expect_err("blocked");
+    assert_eq!((error.class(), messages.len()), (Class::Denied, 0));
+    assert!(error.to_string().contains("allow-push pattern (corp.example/*)"), "{error}");
+    let target = Reference::parse("corp.example/a:1").expect("good");
+    service.tag("a", &target).await.expect("tagged");
+    push(&service, "corp.example/a", None)
+        .await
+        .0
+        .expect("allowed");
+}
+
+#[tokio::test]
+async fn prune_takes_what_nobody_uses() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    let users = Arc::new(FakeUsers::default());
+    service.set_users(users.clone());
+    let kept = fakes
+        .registry
+        .push_image("kept", &["one"], serde_json::json!({"Labels": {"keep": ""}}));
+    let used = fakes
+        .registry
+        .push_image("used", &["two"], serde_json::json!({}));
+    fakes
+        .registry
+        .push_image("a", &["one", "three"], serde_json::json!({}));
+    for name in ["kept", "used", "a"] {
+        pull(&service, name).await.0.expect("pulled");
+    }
+    users.add(&used, &ContainerId::random(), false);
+    // A new `a` leaves the old one without a tag, known by its digest only.
+    fakes
+        .registry
+        .push_image("a", &["four"], serde_json::json!({}));
+    pull(&service, "a").await.0.expect("pulled");
+    let pruned = service.prune(&PruneFilter::default()).await.expect("good");
+    assert_eq!(pruned.reclaimed, 5, "{pruned:?}");
+    assert!(matches!(&pruned.removed[0], Removed::Untagged(name) if name.starts_with("a@sha256:")));
+    assert_eq!(service.list(&ImageFilter::default()).expect("good").len(), 3);
+    let all = PruneFilter {
+        dangling_only: false,
+        without_labels: vec!["keep".into()],
+        ..PruneFilter::default()
+    };
+    let old = PruneFilter {
+        until: Some(time::OffsetDateTime::UNIX_EPOCH),
+        ..all.clone()
+    };
+    assert!(service.prune(&old).await.expect("good").removed.is_empty());
+    assert_eq!(service.prune(&all).await.expect("good").reclaimed, 4);
+    let left: Vec<Digest> = service
+        .list(&ImageFilter::default())
+        .expect("good")
+        .into_iter()
+        .map(|image| image.id)
+        .collect();
+    assert!(left.len() == 2 && left.contains(&kept) && left.contains(&used));
+    let (past, _) = fakes.events.subscribe();
+    let last = past.last().expect("events");
+    assert_eq!((last.action.as_str(), last.attributes["reclaimed"].as_str()), ("prune", "4"));
+}
+
+#[tokio::test]
+async fn an_interrupted_pull_goes_on_where_it_was() {
+    let fakes = FakeImages::default();
+    fakes
+        .registry
+        .push_image("a", &["a long layer"], serde_json::json!({}));
+    let digest = config::digest_of(b"a long layer");
+    fakes.blobs.leave_partial(&digest, b"a long".as_slice());
+    let service = fakes.service_with(ImageOptions {
+        resumes: true,
+        ..ImageOptions::default()
+    });
+    pull(&service, "a").await.0.expect("pulled");
+    assert_eq!(fakes.registry.bytes_fetched(&digest), 6);
+    // A beginning that is not the blob's is found out, and the next pull begins anew.
+    let other = FakeImages {
+        registry: fakes.registry.clone(),
+        ..FakeImages::default()
+    };
+    other.blobs.leave_partial(&digest, b"something".as_slice());
+    let service = other.empty_service();
+    assert!(pull(&service, "a").await.0.is_err());
+    pull(&service, "a").await.0.expect("pulled");
+}
+
+#[tokio::test]
+async fn a_layer_that_came_as_another_blob_can_still_be_saved_and_pushed() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    fakes
+        .registry
+        .push_image("a", &["same"], serde_json::json!({}));
+    pull(&service, "a").await.0.expect("pulled");
+    let blob = config::digest_of(b"same");
+    // As if it had come by another blob.
+    fakes.blobs.remove(&blob).await.expect("removed");
+    fakes
+        .registry
+        .push_image("b", &["same"], serde_json::json!({"User": "x"}));
+    pull(&service, "b").await.0.expect("pulled");
+    assert!(fakes.blobs.size(&blob).await.expect("good").is_some());
+    assert!(service.save(&["b".into()]).await.is_ok());
+}

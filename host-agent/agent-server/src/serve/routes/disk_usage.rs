@@ -90,7 +90,7 @@ fn image_usage(images: &[ImageView], containers: &ContainerService, version: Api
             .iter()
             .filter(|container| container.spec.image == image.id && !container.status().removed)
             .count();
-        let mut shown = image_views::summary(image, version);
+        let mut shown = image_views::summary(image, None, version);
         shown["SharedSize"] = shared.into();
         shown["Containers"] = users.into();
         shown

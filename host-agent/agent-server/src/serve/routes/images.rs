@@ -1,4 +1,5 @@
-//! `/images/...`: pull, list, inspect, history, tag, remove, save and load. What is not here yet says so with 501.
+//! `/images/...`: pull, push, list, inspect, history, tag, remove, prune, save and load. What only asks a registry is in
+//! `registries`.
 
 use crate::serve::error::{ApiError, ApiResult};
 use crate::serve::extract::{Json, Query};
@@ -13,8 +14,10 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use engine::error::Class;
 use engine::images::registry::Credentials;
+use engine::images::reference::is_tag;
 use engine::images::{
-    Digest, ImageError, ImageService, Platform, Progress, ProgressSink, PullRequest, Reference,
+    Digest, ImageError, ImageService, Platform, Progress, ProgressSink, PullRequest, PushRequest,
+    Reference, ReferenceError,
 };
 use engine_api::ApiVersion;
 use futures_util::StreamExt;
@@ -27,14 +30,12 @@ pub fn router() -> Router<AppState> {
         .route("/images/create", post(create))
         .route("/images/get", get(save_many))
         .route("/images/load", post(load))
-        .route("/images/prune", post(|| not_yet("pruning images")))
-        .route("/images/search", get(|| not_yet("searching for images")))
+        .route("/images/prune", post(prune))
         // Names have slashes: `me/thing/json`. What comes last says what is wanted.
         .route(
             "/images/{*name}",
             get(get_one).post(post_one).delete(remove),
         )
-        .route("/auth", post(auth))
         .route(
             "/commit",
             post(|| not_yet("making an image of a container")),
@@ -70,12 +71,11 @@ async fn post_one(
     State(images): State<ImageService>,
     Path(path): Path<String>,
     query: Query,
+    headers: HeaderMap,
 ) -> ApiResult<Response> {
     match name_and_verb(&path)? {
         (name, "tag") => tag(&images, name, &query).await,
-        (_, "push") => Err(ApiError::unsupported(
-            "pushing images is not supported by this engine yet",
-        )),
+        (name, "push") => push(images.clone(), name, &query, &headers).await,
         _ => Err(ApiError::new(Class::NotFound, "page not found")),
     }
 }
@@ -87,11 +87,53 @@ async fn list(
 ) -> ApiResult<Json<Value>> {
     let filter = wire::filter(&query)?;
     let list = images.list(&filter)?;
+    let shared = query.flag("shared-size").then(|| images.shared_sizes());
     Ok(Json(Value::Array(
         list.iter()
-            .map(|image| wire::summary(image, version))
+            .map(|image| {
+                let shared = shared
+                    .as_ref()
+                    .map(|sizes| sizes.get(&image.id).copied().unwrap_or(0));
+                wire::summary(image, shared, version)
+            })
             .collect(),
     )))
+}
+
+async fn prune(State(images): State<ImageService>, query: Query) -> ApiResult<Json<Value>> {
+    let pruned = images.prune(&wire::prune_filter(&query)?).await?;
+    let removed: Vec<Value> = pruned.removed.iter().map(wire::removed).collect();
+    Ok(Json(serde_json::json!({
+        // Docker has null and not an empty list here.
+        "ImagesDeleted": (!removed.is_empty()).then_some(removed),
+        "SpaceReclaimed": pruned.reclaimed,
+    })))
+}
+
+async fn push(
+    images: ImageService,
+    name: &str,
+    query: &Query,
+    headers: &HeaderMap,
+) -> ApiResult<Response> {
+    let reference = Reference::parse(name).map_err(ImageError::from)?;
+    if reference.digest.is_some() {
+        return Err(ApiError::invalid("cannot push a digest reference"));
+    }
+    // A tag in the path is what old clients send.
+    let tag = query.text("tag").map(str::to_owned).or(reference.tag);
+    if let Some(tag) = &tag
+        && !is_tag(tag)
+    {
+        return Err(ImageError::from(ReferenceError::TagFormat).into());
+    }
+    let request = PushRequest {
+        credentials: credentials(headers, reference.repository.domain())?,
+        repository: reference.repository,
+        tag,
+        platform: platform(query)?,
+    };
+    stream(move |progress| async move { images.push(request, &progress).await }).await
 }
 
 async fn inspect(
@@ -150,9 +192,9 @@ async fn create(
         query.text("tag"),
     )?;
     let request = PullRequest {
-        reference,
         platform: platform(&query)?,
-        credentials: credentials(&headers)?,
+        credentials: credentials(&headers, reference.repository.domain())?,
+        reference,
     };
     stream(move |progress| async move { images.pull(request, &progress).await }).await
 }
@@ -191,12 +233,19 @@ fn platform(query: &Query) -> ApiResult<Option<Platform>> {
     })
 }
 
-/// `X-Registry-Auth`: base64 (URL alphabet) of JSON. As with dockerd, what cannot be read counts as none given.
-fn credentials(headers: &HeaderMap) -> ApiResult<Option<Credentials>> {
-    let Some(value) = headers.get("x-registry-auth") else {
-        return Ok(None);
+/// `X-Registry-Auth`: base64 (URL alphabet) of JSON; where it is missing, what `X-Registry-Config` has for the registry. As
+/// with dockerd, what cannot be read counts as none given.
+pub(super) fn credentials(headers: &HeaderMap, domain: &str) -> ApiResult<Option<Credentials>> {
+    let own = headers
+        .get("x-registry-auth")
+        .and_then(|value| wire::credentials(value.as_bytes()))
+        .filter(|credentials| !credentials.is_empty());
+    let of_config = || {
+        let value = headers.get("x-registry-config")?;
+        wire::credentials_of_config(value.as_bytes(), domain)
+            .filter(|credentials| !credentials.is_empty())
     };
-    Ok(wire::credentials(value.as_bytes()).filter(|credentials| !credentials.is_empty()))
+    Ok(own.or_else(of_config))
 }
 
 async fn save_many(State(images): State<ImageService>, query: Query) -> ApiResult<Response> {
@@ -233,17 +282,6 @@ async fn load(
             .await
     })
     .await
-}
-
-async fn auth(
-    State(images): State<ImageService>,
-    Json(body): Json<wire::AuthBody>,
-) -> ApiResult<Json<Value>> {
-    let (domain, credentials) = body.into_parts();
-    images.login(&domain, &credentials).await?;
-    Ok(Json(
-        serde_json::json!({"Status": "Login Succeeded", "IdentityToken": ""}),
-    ))
 }
 
 impl ApiError {

@@ -17,6 +17,7 @@ pub mod exec;
 pub mod images;
 mod networks;
 mod stats;
+mod registries;
 mod system;
 mod volumes;
 
@@ -45,6 +46,7 @@ pub fn router(state: AppState) -> Router {
         .merge(container_streams::router())
         .merge(stats::router())
         .merge(exec::router())
+        .merge(registries::router())
         .merge(images::router())
         .merge(networks::router())
         .merge(volumes::router())

@@ -7,8 +7,11 @@ use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use engine::clock::{ZERO_TIME, rfc3339};
-use engine::images::registry::Credentials;
-use engine::images::{HistoryLine, ImageConfig, ImageFilter, ImageView, Progress, Removed};
+use engine::images::distribution::Distribution;
+use engine::images::registry::{Credentials, Found};
+use engine::images::{
+    HistoryLine, ImageConfig, ImageFilter, ImageView, Progress, PruneFilter, Removed,
+};
 use engine_api::ApiVersion;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -79,7 +82,9 @@ fn time_text(at: Option<OffsetDateTime>) -> String {
 }
 
 /// One entry of `GET /images/json`.
-pub fn summary(image: &ImageView, version: ApiVersion) -> Value {
+///
+/// `shared`: bytes of its layers that other images have too, where they were asked for.
+pub fn summary(image: &ImageView, shared: Option<u64>, version: ApiVersion) -> Value {
     let labels = &image.details.config.labels;
     let mut summary = json!({
         "Containers": -1,
@@ -89,7 +94,7 @@ pub fn summary(image: &ImageView, version: ApiVersion) -> Value {
         "ParentId": "",
         "RepoDigests": image.repo_digests,
         "RepoTags": image.repo_tags,
-        "SharedSize": -1,
+        "SharedSize": shared.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
         "Size": image.size(),
     });
     if version.has_virtual_size() {
@@ -252,8 +257,102 @@ pub fn progress(message: &Progress) -> Bytes {
             })
         }
         Progress::Line(line) => json!({"stream": line}),
+        Progress::Pushed { tag, digest, size } => json!({
+            "progressDetail": {},
+            "aux": {"Tag": tag, "Digest": digest, "Size": size},
+        }),
     };
     line_of(&value)
+}
+
+/// The filters of `docker image prune`; without any, images without a tag go.
+pub fn prune_filter(query: &Query) -> ApiResult<PruneFilter> {
+    let filters = query.filters()?;
+    filters.only(&["dangling", "label", "label!", "until"])?;
+    let list = |name: &str| filters.values(name).map(str::to_owned).collect::<Vec<_>>();
+    let untils: Vec<&str> = filters.values("until").collect();
+    Ok(PruneFilter {
+        dangling_only: filters.flag("dangling")?.unwrap_or(true),
+        labels: list("label"),
+        without_labels: list("label!"),
+        until: match untils.as_slice() {
+            [] => None,
+            [one] => Some(time_or_age(one)?),
+            _ => return Err(ApiError::invalid("more than one until filter specified")),
+        },
+    })
+}
+
+/// The filters of `docker search`.
+#[derive(Debug, Default)]
+pub struct SearchFilter {
+    stars: i64,
+    is_official: Option<bool>,
+    is_automated: Option<bool>,
+}
+
+/// Reads them.
+pub fn search_filter(query: &Query) -> ApiResult<SearchFilter> {
+    let filters = query.filters()?;
+    filters.only(&["stars", "is-official", "is-automated"])?;
+    let mut filter = SearchFilter {
+        is_official: filters.flag("is-official")?,
+        is_automated: filters.flag("is-automated")?,
+        ..SearchFilter::default()
+    };
+    for stars in filters.values("stars") {
+        let stars = stars
+            .parse()
+            .map_err(|_| ApiError::invalid(format!("invalid filter 'stars=[{stars}]'")))?;
+        filter.stars = filter.stars.max(stars);
+    }
+    Ok(filter)
+}
+
+impl SearchFilter {
+    pub fn fits(&self, found: &Found) -> bool {
+        found.stars >= self.stars
+            && self
+                .is_official
+                .is_none_or(|wanted| wanted == found.is_official)
+            && self
+                .is_automated
+                .is_none_or(|wanted| wanted == found.is_automated)
+    }
+}
+
+/// One entry of `GET /images/search`.
+pub fn found(found: &Found) -> Value {
+    json!({
+        "star_count": found.stars,
+        "is_official": found.is_official,
+        "name": found.name,
+        "is_automated": found.is_automated,
+        "description": found.description,
+    })
+}
+
+/// `GET /distribution/{name}/json`.
+pub fn distribution(found: &Distribution) -> Value {
+    let platforms: Vec<Value> = found
+        .platforms
+        .iter()
+        .map(|platform| {
+            let mut shown = json!({"architecture": platform.architecture, "os": platform.os});
+            if !platform.variant.is_empty() {
+                shown["variant"] = json!(platform.variant);
+            }
+            shown
+        })
+        .collect();
+    json!({
+        "Descriptor": {
+            "mediaType": found.media_type,
+            "digest": found.digest,
+            "size": found.size,
+        },
+        "Platforms": platforms,
+    })
 }
 
 /// The last line of a stream that failed.
@@ -369,6 +468,21 @@ fn domain(address: &str) -> String {
 
 /// Reads the `X-Registry-Auth` header.
 pub fn credentials(header: &[u8]) -> Option<Credentials> {
+    serde_json::from_slice::<AuthBody>(&decoded(header)?)
+        .ok()
+        .map(AuthBody::into_credentials)
+}
+
+/// What the `X-Registry-Config` header, an object of registries, has for one of them.
+pub fn credentials_of_config(header: &[u8], wanted: &str) -> Option<Credentials> {
+    serde_json::from_slice::<BTreeMap<String, AuthBody>>(&decoded(header)?)
+        .ok()?
+        .into_iter()
+        .find(|(address, _)| domain(address) == wanted)
+        .map(|(_, body)| body.into_credentials())
+}
+
+fn decoded(header: &[u8]) -> Option<Vec<u8>> {
     // Clients send the URL alphabet, some without padding, and some the standard alphabet.
     let lenient = GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
@@ -381,12 +495,7 @@ pub fn credentials(header: &[u8]) -> Option<Credentials> {
             other => *other,
         })
         .collect();
-    let bytes = GeneralPurpose::new(&URL_SAFE, lenient)
-        .decode(header)
-        .ok()?;
-    serde_json::from_slice::<AuthBody>(&bytes)
-        .ok()
-        .map(AuthBody::into_credentials)
+    GeneralPurpose::new(&URL_SAFE, lenient).decode(header).ok()
 }
 
 #[cfg(test)]
@@ -426,6 +535,15 @@ mod tests {
         }
         assert!(credentials(b"%%%").is_none());
         assert!(credentials(b"e30=").expect("empty").is_empty());
+        let config = base64::engine::general_purpose::URL_SAFE.encode(
+            r#"{"a.example:5000":{"username":"u","password":"p"},"https://index.docker.io/v1/":{"auth":"aDpk"}}"#,
+        );
+        let user = |domain: &str| {
+            credentials_of_config(config.as_bytes(), domain).map(|found| found.username)
+        };
+        assert_eq!(user("a.example:5000").as_deref(), Some("u"));
+        assert_eq!(user("docker.io").as_deref(), Some("h"));
+        assert_eq!(user("b.example"), None);
     }
 
     #[test]
