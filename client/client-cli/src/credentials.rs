@@ -335,7 +335,8 @@ mod tests {
 
     #[test]
     fn the_file_keeps_credentials_and_everything_else() {
-        let (_folder, mut file) = config(r#"{"auths":{"https://a.example/v1/":{"auth":"dTpw"}},"other":[1]}"#);
+        let (_folder, mut file) =
+            config(r#"{"auths":{"https://a.example/v1/":{"auth":"dTpw"}},"other":[1]}"#);
         assert_eq!(file.get("a.example").expect("good"), Some(user("u", "p")));
         assert_eq!(file.get("b.example").expect("good"), None);
         file.store("b.example", &user("n", "a:b")).expect("stored");
@@ -346,7 +347,10 @@ mod tests {
         };
         file.store(HUB, &token).expect("stored");
         let mut again = Config::read(file.path().to_owned()).expect("good");
-        assert_eq!(again.get("b.example").expect("good"), Some(user("n", "a:b")));
+        assert_eq!(
+            again.get("b.example").expect("good"),
+            Some(user("n", "a:b"))
+        );
         assert_eq!(again.get(HUB).expect("good"), Some(token));
         assert_eq!(again.content["other"], json!([1]));
         assert!(again.erase("a.example").expect("good"));
@@ -364,6 +368,9 @@ mod tests {
         let error = ask_helper("../x", "get", "").expect_err("a path");
         assert!(error.to_string().contains("NAME"), "{error}");
         let error = file.get("b.example").expect_err("not installed");
-        assert!(error.to_string().contains("docker-credential-all"), "{error}");
+        assert!(
+            error.to_string().contains("docker-credential-all"),
+            "{error}"
+        );
     }
 }

@@ -33,7 +33,7 @@ async fn service(root: &Path, mirrors: &[String]) -> (ImageService, OverlayLayer
     let layers = OverlayLayers::open(root).expect("a data root");
     let registry = HttpRegistry::new(RegistryOptions {
         mirrors: mirrors.to_vec(),
-        insecure: Vec::new(),
+        ..RegistryOptions::default()
     })
     .expect("good options");
     let backends = ImageBackends {

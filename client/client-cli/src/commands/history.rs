@@ -37,7 +37,10 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
         .flatten()
         .map(|line| {
             let created = line["Created"].as_i64().unwrap_or_default();
-            let by = line["CreatedBy"].as_str().unwrap_or_default().replace('\t', " ");
+            let by = line["CreatedBy"]
+                .as_str()
+                .unwrap_or_default()
+                .replace('\t', " ");
             json!({
                 "ID": show::id(line["Id"].as_str().unwrap_or_default(), options.no_trunc),
                 "CreatedSince": if created > 0 { show::ago(created) } else { "N/A".into() },

@@ -76,7 +76,10 @@ fn finish(
     mut credentials: Credentials,
     answer: &serde_json::Value,
 ) -> Result<u8> {
-    if let Some(token) = answer["IdentityToken"].as_str().filter(|token| !token.is_empty()) {
+    if let Some(token) = answer["IdentityToken"]
+        .as_str()
+        .filter(|token| !token.is_empty())
+    {
         credentials.identity_token = token.to_owned();
         credentials.password.clear();
     }

@@ -32,7 +32,7 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     // Asked before the file is touched: what cannot be saved leaves an old file as it was.
     let body = engine.stream(Method::GET, &path, &[]).await?;
     match &options.output {
-        None => copy(body, &mut std::io::stdout().lock()).await?,
+        None => copy(body, &mut std::io::stdout()).await?,
         Some(path) => {
             let mut temporary = path.clone().into_os_string();
             temporary.push(format!(".{}", std::process::id()));
@@ -55,7 +55,9 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
 async fn copy(mut body: Incoming, output: &mut (dyn Write + Send)) -> Result<()> {
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.context("the engine hung up")?.into_data() {
-            output.write_all(&data).context("cannot write the archive")?;
+            output
+                .write_all(&data)
+                .context("cannot write the archive")?;
         }
     }
     output.flush().context("cannot write the archive")

@@ -48,10 +48,19 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
             &[("x-registry-auth", &header)],
         )
         .await?;
-    let bytes = body.collect().await.context("the engine hung up")?.to_bytes();
-    let found: Value =
-        serde_json::from_slice(&bytes).context("the engine's answer is not JSON")?;
-    let ok = |value: &Value| if value.as_bool() == Some(true) { "[OK]" } else { "" };
+    let bytes = body
+        .collect()
+        .await
+        .context("the engine hung up")?
+        .to_bytes();
+    let found: Value = serde_json::from_slice(&bytes).context("the engine's answer is not JSON")?;
+    let ok = |value: &Value| {
+        if value.as_bool() == Some(true) {
+            "[OK]"
+        } else {
+            ""
+        }
+    };
     let rows: Vec<Value> = found
         .as_array()
         .into_iter()

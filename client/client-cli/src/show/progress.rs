@@ -102,7 +102,8 @@ impl Screen {
                 if matches!(
                     status,
                     "Pull complete" | "Already exists" | "Pushed" | "Layer already exists"
-                ) || status.starts_with("Mounted from") {
+                ) || status.starts_with("Mounted from")
+                {
                     bar.abandon();
                 }
                 Ok(())

@@ -4,6 +4,7 @@
 //! (`content/loads/<random>/<number>`): names from the archive are keys of a map, never paths.
 
 pub mod decode;
+pub mod sparse;
 pub mod tar;
 pub mod tree;
 pub mod write;
@@ -110,6 +111,11 @@ impl DiskArchives {
                     if total > limits.bytes {
                         return Err(ArchiveError::Invalid {
                             why: format!("its files have more than {} bytes", limits.bytes),
+                        });
+                    }
+                    if entry.sparse.is_some() {
+                        return Err(ArchiveError::Invalid {
+                            why: format!("{:?} is a file with holes", entry.display()),
                         });
                     }
                     let file = staged.keep(&mut reader)?;

@@ -3,6 +3,7 @@
 //! The `tar` crate reads the header fields; the sequence of entries is ours because the crate reads long names and
 //! PAX records of any size into memory.
 
+use super::sparse::{self, PaxSparse, SparseMap};
 use std::io::{self, Read};
 use std::ops::Range;
 use tar::EntryType;
@@ -45,6 +46,8 @@ pub struct TarEntry {
     pub device: (u32, u32),
     /// `SCHILY.xattr.*`: name and value.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where the content belongs, for a file with holes.
+    pub sparse: Option<SparseMap>,
 }
 
 impl TarEntry {
@@ -76,10 +79,10 @@ struct Records {
     gid: Option<u64>,
     mtime: Option<(i64, u32)>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    sparse: bool,
+    sparse: PaxSparse,
 }
 
-fn invalid(why: impl Into<String>) -> io::Error {
+pub(super) fn invalid(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.into())
 }
 
@@ -135,15 +138,30 @@ impl<R: Read> TarReader<R> {
                     let bytes = self.read_records(size)?;
                     self.global = parse_records(&bytes, self.global.clone())?;
                 }
-                EntryType::GNUSparse => return Err(invalid("sparse entries are not supported")),
                 _ => {
                     let records = records.take().unwrap_or_else(|| self.global.clone());
-                    if records.sparse {
-                        return Err(invalid("sparse entries are not supported"));
+                    let old_map = match kind {
+                        EntryType::GNUSparse => Some(self.old_sparse_map(&header)?),
+                        _ => None,
+                    };
+                    let kind = match kind {
+                        EntryType::GNUSparse => EntryType::Regular,
+                        other => other,
+                    };
+                    let mut entry =
+                        self.entry(&header, kind, size, long_name, long_link, &records)?;
+                    entry.sparse = match old_map {
+                        Some(map) => Some(map),
+                        None if kind == EntryType::Regular => {
+                            self.pax_sparse_map(&records.sparse)?
+                        }
+                        None => None,
+                    };
+                    if let Some(map) = &entry.sparse {
+                        entry.size = self.remaining;
+                        map.check(entry.size)?;
                     }
-                    return self
-                        .entry(&header, kind, size, long_name, long_link, records)
-                        .map(Some);
+                    return Ok(Some(entry));
                 }
             }
         }
@@ -156,11 +174,14 @@ impl<R: Read> TarReader<R> {
         size: u64,
         long_name: Option<Vec<u8>>,
         long_link: Option<Vec<u8>>,
-        records: Records,
+        records: &Records,
     ) -> io::Result<TarEntry> {
+        let records = records.clone();
         let size = records.size.unwrap_or(size);
         let path = records
-            .path
+            .sparse
+            .name
+            .or(records.path)
             .or(long_name)
             .unwrap_or_else(|| header.path_bytes().into_owned());
         let link = records.link.or(long_link).unwrap_or_else(|| {
@@ -236,7 +257,54 @@ impl<R: Read> TarReader<R> {
             size: content,
             device,
             xattrs: records.xattrs,
+            sparse: None,
         })
+    }
+
+    /// The map of GNU's oldest form: four parts in the header, more in blocks behind it.
+    fn old_sparse_map(&mut self, header: &tar::Header) -> io::Result<SparseMap> {
+        let mut map = SparseMap {
+            size: unsigned(header, sparse::OLD_SIZE)?,
+            parts: Vec::new(),
+        };
+        let mut has_more =
+            sparse::old_parts(header.as_bytes(), sparse::OLD_PARTS, &mut map, number_of)?;
+        let mut blocks = 0;
+        while has_more {
+            blocks += 1;
+            if blocks * BLOCK as u64 > self.limits.records {
+                return Err(invalid("a sparse entry has too many parts"));
+            }
+            let mut block = [0u8; BLOCK];
+            self.input.read_exact(&mut block).map_err(|_| truncated())?;
+            has_more = sparse::old_parts(&block, sparse::OLD_MORE_PARTS, &mut map, number_of)?;
+        }
+        Ok(map)
+    }
+
+    /// The map of the PAX forms 0.0 and 0.1 (in the records) and 1.0 (at the beginning of the content).
+    fn pax_sparse_map(&mut self, records: &PaxSparse) -> io::Result<Option<SparseMap>> {
+        if !records.is_given() {
+            return Ok(None);
+        }
+        if records.major != 1 {
+            return records.map().map(Some);
+        }
+        let mut text = Vec::new();
+        loop {
+            let mut block = [0u8; BLOCK];
+            self.read_exact(&mut block).map_err(|_| truncated())?;
+            text.extend_from_slice(&block);
+            if text.len() as u64 > self.limits.records {
+                return Err(invalid("a sparse entry has too many parts"));
+            }
+            if let Some(parts) = sparse::parse_lines(&text)? {
+                return Ok(Some(SparseMap {
+                    size: records.size.unwrap_or(0),
+                    parts,
+                }));
+            }
+        }
     }
 
     /// A header block; `None` at the archive's end: two zero blocks, or no more bytes.
@@ -345,7 +413,10 @@ const MINOR: Range<usize> = 337..345;
 /// A number of a header: octal digits, or GNU's base 256 where the top bit is set. Blank is 0, as Go reads it; the `tar`
 /// crate refuses that.
 fn number(header: &tar::Header, field: Range<usize>) -> io::Result<i64> {
-    let bytes = &header.as_bytes()[field];
+    number_of(&header.as_bytes()[field])
+}
+
+fn number_of(bytes: &[u8]) -> io::Result<i64> {
     let bad = || invalid("a number in a header is malformed");
     if bytes[0] & 0x80 != 0 {
         let is_negative = bytes[0] & 0x40 != 0;
@@ -418,7 +489,9 @@ fn parse_records(mut bytes: &[u8], mut records: Records) -> io::Result<Records> 
             b"uid" => records.uid = number()?,
             b"gid" => records.gid = number()?,
             b"mtime" => records.mtime = parse_mtime(value),
-            _ if key.starts_with(b"GNU.sparse.") => records.sparse = true,
+            _ if key.starts_with(b"GNU.sparse.") => {
+                records.sparse.take(&key[b"GNU.sparse.".len()..], value)?;
+            }
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.")
                     && !name.is_empty()

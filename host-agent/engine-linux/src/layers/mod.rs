@@ -15,6 +15,7 @@
 
 mod changes;
 mod containers;
+mod links;
 pub(crate) mod mount;
 mod unpack;
 
@@ -414,10 +415,15 @@ impl OverlayLayers {
     fn commit_now(&self, staged: &Staged) -> Result<LayerInfo, LayerError> {
         let spec = &staged.spec;
         let step = || format!("register layer {}", spec.chain_id);
-        if !staged.unpacked.implied.is_empty() {
-            self.adopt_implied(staged)
-                .map_err(|error| failed(step(), error))?;
-        }
+        let linked = self
+            .adopt_from_below(staged)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => LayerError::Invalid {
+                    step: step(),
+                    source: error.into(),
+                },
+                _ => failed(step(), error),
+            })?;
         let mut state = self.state();
         if let Some(layer) = state.layers.get(&spec.chain_id) {
             return Ok(layer.info(&spec.chain_id));
@@ -439,7 +445,7 @@ impl OverlayLayers {
         let record = LayerRecord {
             diff_id: spec.diff_id.clone(),
             parent: spec.parent.clone(),
-            size: staged.unpacked.size,
+            size: staged.unpacked.size + linked,
             link,
         };
         let place = || {
@@ -459,8 +465,12 @@ impl OverlayLayers {
         Ok(info)
     }
 
-    /// Gives folders without an entry of their own the owner and mode they have below.
-    fn adopt_implied(&self, staged: &Staged) -> io::Result<()> {
+    /// Gives folders without an entry of their own the owner and mode they have below, and makes the hard links to files
+    /// that are below. Returns the bytes that were copied for these.
+    fn adopt_from_below(&self, staged: &Staged) -> io::Result<u64> {
+        if staged.unpacked.implied.is_empty() && staged.unpacked.links_below.is_empty() {
+            return Ok(0);
+        }
         let root = open_path(&staged.folder.path.join(LAYER_DIFF))?;
         let mut below = Vec::new();
         let mut next = staged.spec.parent.clone();
@@ -475,7 +485,11 @@ impl OverlayLayers {
         for path in &staged.unpacked.implied {
             unpack::adopt_folder(&root, path, &below)?;
         }
-        Ok(())
+        let mut copied = 0;
+        for link in &staged.unpacked.links_below {
+            copied += links::make(&root, link, &below)?;
+        }
+        Ok(copied)
     }
 }
 

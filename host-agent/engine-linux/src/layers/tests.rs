@@ -701,3 +701,122 @@ proptest::proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_hard_link_to_a_file_below_copies_it_up_as_overlayfs_does() {
+    if !is_possible() {
+        return;
+    }
+    let root = Root::new();
+    let layers = root.open();
+    let bottom = tar_of(|tar| {
+        tar.folder("usr", 0o750);
+        tar.file("usr/program", 0o711, b"program");
+        tar.file("gone", 0o644, b"gone");
+        tar.folder("hidden", 0o755);
+        tar.file("hidden/file", 0o644, b"hidden");
+    });
+    let top = tar_of(|tar| {
+        tar.hard_link("bin/program", "usr/program");
+        tar.hard_link("bin/again", "bin/program");
+        tar.hard_link("bin/replaced", "usr/program");
+        tar.file("bin/replaced", 0o644, b"own");
+    });
+    let chain = put(&layers, &[bottom.clone(), top]).await.expect("good");
+    let diff = layers.diff(&chain[1]);
+    assert_eq!(
+        names(&diff),
+        [
+            "bin/",
+            "bin/again",
+            "bin/program",
+            "bin/replaced",
+            "usr/",
+            "usr/program"
+        ]
+    );
+    let facts = |name: &str| fs::metadata(diff.join(name)).expect("there");
+    assert_eq!(facts("bin/program").ino(), facts("usr/program").ino());
+    assert_eq!(facts("bin/program").nlink(), 3);
+    // dockerd gives the file the link's mode; the folder keeps the one it has below.
+    assert_eq!(facts("bin/program").mode() & 0o7777, 0o755);
+    assert_eq!(facts("usr").mode() & 0o7777, 0o750);
+    assert_eq!(fs::read(diff.join("bin/again")).expect("there"), b"program");
+    assert_eq!(fs::read(diff.join("bin/replaced")).expect("there"), b"own");
+    // What a layer between hides is not there.
+    let between = tar_of(|tar| {
+        tar.file(".wh.gone", 0o644, b"");
+        tar.folder("hidden", 0o755);
+        tar.file("hidden/.wh..wh..opq", 0o644, b"");
+    });
+    for target in ["gone", "hidden/file", "never"] {
+        let link = tar_of(|tar| {
+            tar.hard_link("x", target);
+        });
+        let error = put(&layers, &[bottom.clone(), between.clone(), link])
+            .await
+            .expect_err("not there");
+        let text = engine::error::full_message(&error);
+        assert!(text.contains("nor below"), "{target}: {text}");
+        assert!(matches!(error, LayerError::Invalid { .. }));
+    }
+}
+
+#[tokio::test]
+async fn files_with_holes_keep_them_in_every_form() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let original = folder.path().join("holes");
+    let file = fs::File::create(&original).expect("made");
+    let parts: Vec<(u64, &[u8])> = vec![
+        (0, b"begin"),
+        (3 << 20, b"middle"),
+        (5 << 20, b"x"),
+        (6 << 20, b"x"),
+        (7 << 20, b"x"),
+        (8 << 20, b"x"),
+    ];
+    for (at, text) in parts {
+        std::os::unix::fs::FileExt::write_all_at(&file, text, at).expect("written");
+    }
+    file.set_len(20 << 20).expect("longer");
+    for format in [
+        &["--format=gnu"][..],
+        &["--format=posix", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse-version=1.0"],
+    ] {
+        let output = std::process::Command::new("tar")
+            .args(["--create", "--sparse", "--hole-detection=raw"])
+            .args(format)
+            .arg("--directory")
+            .arg(folder.path())
+            .arg("holes")
+            .output();
+        let Ok(output) = output else {
+            println!("skipped: there is no tar program");
+            return;
+        };
+        assert!(output.status.success(), "{output:?}");
+        assert!(output.stdout.len() < 1 << 20, "it is sparse");
+        let root = Root::new();
+        let layers = root.open();
+        let chain = put(&layers, std::slice::from_ref(&output.stdout))
+            .await
+            .expect("good");
+        let unpacked = layers.diff(&chain[0]).join("holes");
+        assert!(
+            fs::read(&unpacked).expect("there") == fs::read(&original).expect("there"),
+            "{format:?}"
+        );
+        let facts = fs::metadata(&unpacked).expect("there");
+        assert!(
+            facts.blocks() * 512 < 1 << 20,
+            "{format:?}: the holes are holes"
+        );
+        let error = put(&layers, &[output.stdout[..700].to_vec()]).await;
+        assert!(error.is_err(), "{format:?} cut off");
+    }
+}

@@ -6,6 +6,7 @@
 //! - `.wh.NAME` becomes overlayfs's whiteout (character device 0:0), `.wh..wh..opq` its opaque mark. Both hold for what is
 //!   *below* this layer, in whatever order they come (OCI image spec, `layer.md`, "Whiteouts").
 
+use crate::archive::sparse::SparseMap;
 use crate::archive::tar::{TarEntry, TarLimits, TarReader};
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
@@ -14,7 +15,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use tar::EntryType;
@@ -53,6 +54,18 @@ pub struct Unpacked {
     /// Folders that had to be made although the archive has no entry for them, parents first: their owner and mode are
     /// those of the layers below, which we may not have yet.
     pub implied: Vec<Vec<u8>>,
+    /// Hard links to files that this layer does not have: those below may ([`super::links`]).
+    pub links_below: Vec<LinkBelow>,
+}
+
+/// A hard link to a file of the layers below.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkBelow {
+    /// Normalised.
+    pub path: Vec<u8>,
+    pub target: Vec<u8>,
+    /// What the archive says of it.
+    pub entry: TarEntry,
 }
 
 /// Why a layer could not be unpacked.
@@ -121,7 +134,9 @@ pub fn unpack(
         parent: None,
         implied: BTreeSet::new(),
         folder_times: Vec::new(),
+        links_below: Vec::new(),
         size: 0,
+        content: 0,
     };
     while let Some(entry) = reader.next_entry().map_err(UnpackError::Archive)? {
         unpacker.apply(&entry, &mut reader)?;
@@ -170,10 +185,13 @@ struct Unpacker<'a> {
     implied: BTreeSet<Vec<u8>>,
     /// Set at the end, because making files in a folder changes its time.
     folder_times: Vec<(Vec<u8>, (i64, u32))>,
+    links_below: Vec<LinkBelow>,
+    /// Bytes of all files, and without their holes.
     size: u64,
+    content: u64,
 }
 
-const OPAQUE: &str = "trusted.overlay.opaque";
+pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
 
 impl Unpacker<'_> {
     fn apply(
@@ -222,7 +240,7 @@ impl Unpacker<'_> {
                 // A link may stand where a folder was looked up before.
                 self.set_metadata(entry, name)
             }
-            EntryType::Link => self.hard_link(entry, name),
+            EntryType::Link => self.hard_link(entry, &path, name),
             EntryType::Char => self.node(entry, name, FileType::CharacterDevice),
             EntryType::Block => self.node(entry, name, FileType::BlockDevice),
             EntryType::Fifo => self.node(entry, name, FileType::Fifo),
@@ -346,6 +364,7 @@ impl Unpacker<'_> {
 
     /// Removes what an earlier entry of the same layer put in this place.
     fn make_room(&mut self, entry: &TarEntry, path: &[u8], name: &[u8]) -> Result<(), UnpackError> {
+        self.links_below.retain(|link| link.path != path);
         let name = OsStr::from_bytes(name);
         let Some(facts) = stat(self.folder_fd(), name) else {
             return Ok(());
@@ -374,8 +393,10 @@ impl Unpacker<'_> {
         name: &[u8],
         content: &mut TarReader<&mut dyn Read>,
     ) -> Result<(), UnpackError> {
-        self.size = self.size.saturating_add(entry.size);
-        if self.size > self.limits.free {
+        let size = entry.sparse.as_ref().map_or(entry.size, |map| map.size);
+        self.size = self.size.saturating_add(size);
+        self.content = self.content.saturating_add(entry.size);
+        if self.content > self.limits.free {
             return Err(UnpackError::NoSpace {
                 free: self.limits.free,
             });
@@ -393,7 +414,11 @@ impl Unpacker<'_> {
         )
         .map_err(|error| failed("make", entry, error))?;
         let mut file = std::fs::File::from(file);
-        copy(content, &mut file).map_err(|error| match error {
+        let copied = match &entry.sparse {
+            None => copy(content, &mut file),
+            Some(map) => copy_parts(content, &mut file, map),
+        };
+        copied.map_err(|error| match error {
             CopyError::Read(error) => UnpackError::Archive(error),
             CopyError::Write(source) => UnpackError::Entry {
                 step: "write",
@@ -417,7 +442,7 @@ impl Unpacker<'_> {
             .map_err(|error| failed("set the time of", entry, error))
     }
 
-    fn hard_link(&mut self, entry: &TarEntry, name: &[u8]) -> Result<(), UnpackError> {
+    fn hard_link(&mut self, entry: &TarEntry, path: &[u8], name: &[u8]) -> Result<(), UnpackError> {
         let target = normalise(&entry.link).ok_or_else(|| UnpackError::Outside {
             path: format!(
                 "{} -> {}",
@@ -429,35 +454,51 @@ impl Unpacker<'_> {
         if target_name.is_empty() {
             return Err(self.invalid(entry, "a hard link to the root"));
         }
-        let missing = |error: Errno| match error {
-            Errno::NOENT | Errno::NOTDIR => UnpackError::Invalid {
-                path: entry.display(),
-                why: format!(
-                    "a hard link to {:?}, which is not in this layer",
-                    String::from_utf8_lossy(&entry.link)
-                ),
-            },
-            error => failed("make the hard link", entry, error),
-        };
-        let folder = open_folder(self.root, target_parent).map_err(missing)?;
         let target_name = OsStr::from_bytes(target_name);
-        if is_whiteout(folder.as_fd(), target_name) {
-            return Err(missing(Errno::NOENT));
+        let linked = open_folder(self.root, target_parent).and_then(|folder| {
+            if is_whiteout(folder.as_fd(), target_name) {
+                // Hidden by this very layer.
+                return Err(Errno::INVAL);
+            }
+            rustix::fs::linkat(
+                &folder,
+                target_name,
+                self.folder_fd(),
+                OsStr::from_bytes(name),
+                AtFlags::empty(),
+            )
+        });
+        match linked {
+            Ok(()) => {}
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                self.links_below.push(LinkBelow {
+                    path: path.to_vec(),
+                    target,
+                    entry: entry.clone(),
+                });
+                return Ok(());
+            }
+            Err(Errno::INVAL) => {
+                return Err(self.invalid(
+                    entry,
+                    &format!(
+                        "a hard link to {:?}, which this layer removes",
+                        String::from_utf8_lossy(&entry.link)
+                    ),
+                ));
+            }
+            Err(error) => return Err(failed("make the hard link", entry, error)),
         }
-        rustix::fs::linkat(
-            &folder,
-            target_name,
-            self.folder_fd(),
-            OsStr::from_bytes(name),
-            AtFlags::empty(),
-        )
-        .map_err(missing)?;
-        self.set_link_metadata(entry, OsStr::from_bytes(name))
+        self.set_link_metadata(self.folder_fd(), entry, OsStr::from_bytes(name))
     }
 
     /// What a hard link's entry says of owner, mode and time holds for the file, as with Docker: the last word counts.
-    fn set_link_metadata(&self, entry: &TarEntry, name: &OsStr) -> Result<(), UnpackError> {
-        let folder = self.folder_fd();
+    fn set_link_metadata(
+        &self,
+        folder: BorrowedFd<'_>,
+        entry: &TarEntry,
+        name: &OsStr,
+    ) -> Result<(), UnpackError> {
         let Some(facts) = stat(folder, name) else {
             return Ok(());
         };
@@ -485,13 +526,8 @@ impl Unpacker<'_> {
         self.set_xattrs(entry, |key, value| {
             rustix::fs::lsetxattr(path.as_slice(), key, value, XattrFlags::empty())
         })?;
-        rustix::fs::utimensat(
-            folder,
-            name,
-            &times(entry.mtime),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .map_err(|error| failed("set the time of", entry, error))
+        rustix::fs::utimensat(folder, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| failed("set the time of", entry, error))
     }
 
     fn node(&mut self, entry: &TarEntry, name: &[u8], kind: FileType) -> Result<(), UnpackError> {
@@ -641,6 +677,7 @@ impl Unpacker<'_> {
         Ok(Unpacked {
             size: self.size,
             implied: self.implied.into_iter().collect(),
+            links_below: self.links_below,
         })
     }
 }
@@ -685,6 +722,20 @@ fn copy(from: &mut dyn Read, to: &mut dyn Write) -> Result<(), CopyError> {
     }
 }
 
+/// Writes each part to its place; what is between them stays a hole.
+fn copy_parts(
+    from: &mut dyn Read,
+    to: &mut std::fs::File,
+    map: &SparseMap,
+) -> Result<(), CopyError> {
+    for (offset, length) in &map.parts {
+        to.seek(io::SeekFrom::Start(*offset))
+            .map_err(CopyError::Write)?;
+        copy(&mut (&mut *from).take(*length), to)?;
+    }
+    to.set_len(map.size).map_err(CopyError::Write)
+}
+
 fn failed(step: &'static str, entry: &TarEntry, error: Errno) -> UnpackError {
     UnpackError::Entry {
         step,
@@ -693,22 +744,22 @@ fn failed(step: &'static str, entry: &TarEntry, error: Errno) -> UnpackError {
     }
 }
 
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),
     }
 }
 
-fn stat(folder: BorrowedFd<'_>, name: &OsStr) -> Option<Stat> {
+pub(super) fn stat(folder: BorrowedFd<'_>, name: &OsStr) -> Option<Stat> {
     rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()
 }
 
-fn file_type(facts: &Stat) -> FileType {
+pub(super) fn file_type(facts: &Stat) -> FileType {
     FileType::from_raw_mode(facts.st_mode)
 }
 
-fn is_whiteout_stat(facts: &Stat) -> bool {
+pub(super) fn is_whiteout_stat(facts: &Stat) -> bool {
     file_type(facts) == FileType::CharacterDevice && facts.st_rdev == 0
 }
 
@@ -717,7 +768,7 @@ fn is_whiteout(folder: BorrowedFd<'_>, name: &OsStr) -> bool {
 }
 
 /// A path to `name` in an opened folder, for system calls that take no folder (extended attributes).
-fn entry_path(folder: BorrowedFd<'_>, name: &OsStr) -> Vec<u8> {
+pub(super) fn entry_path(folder: BorrowedFd<'_>, name: &OsStr) -> Vec<u8> {
     let mut path = format!("/proc/self/fd/{}/", folder.as_raw_fd()).into_bytes();
     path.extend_from_slice(name.as_bytes());
     path
@@ -732,7 +783,7 @@ fn set_opaque(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
     )
 }
 
-fn times(mtime: (i64, u32)) -> Timestamps {
+pub(super) fn times(mtime: (i64, u32)) -> Timestamps {
     let at = Timespec {
         tv_sec: mtime.0,
         tv_nsec: i64::from(mtime.1),

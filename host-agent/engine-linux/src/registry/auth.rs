@@ -174,7 +174,11 @@ fn basic(credentials: &Credentials) -> Option<HeaderValue> {
 
 /// What we need, and what the registry asks for where that is something else (a catalog, or names of its own).
 fn joined(ours: &str, asked: &str) -> String {
-    let resource = |word: &str| word.rsplit_once(':').map_or("", |(resource, _)| resource).to_owned();
+    let resource = |word: &str| {
+        word.rsplit_once(':')
+            .map_or("", |(resource, _)| resource)
+            .to_owned()
+    };
     let mut words: Vec<&str> = ours.split_whitespace().collect();
     for word in asked.split_whitespace() {
         if !words.iter().any(|known| resource(known) == resource(word)) {

@@ -197,10 +197,7 @@ fn with_certificates(mut builder: ClientBuilder, folder: &Path) -> Result<Client
                 builder = builder.identity(identity);
             }
             Some("key") if !path.with_extension("cert").exists() => {
-                return Err(failed(
-                    path,
-                    "missing client certificate for key".into(),
-                ));
+                return Err(failed(path, "missing client certificate for key".into()));
             }
             _ => {}
         }

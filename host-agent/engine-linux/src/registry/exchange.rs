@@ -184,12 +184,14 @@ impl HttpRegistry {
                     size,
                     sent,
                 } => {
-                    let content = blobs.open(digest).await.map_err(|error| {
-                        RegistryError::Content {
-                            digest: (*digest).clone(),
-                            source: error.into(),
-                        }
-                    })?;
+                    let content =
+                        blobs
+                            .open(digest)
+                            .await
+                            .map_err(|error| RegistryError::Content {
+                                digest: (*digest).clone(),
+                                source: error.into(),
+                            })?;
                     let sent = sent.clone();
                     let mut total = 0u64;
                     let counted = content.inspect(move |piece| {

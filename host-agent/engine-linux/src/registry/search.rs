@@ -38,8 +38,15 @@ pub(super) async fn search(
 ) -> Result<Vec<Found>, RegistryError> {
     if domain == "docker.io" {
         let index = Endpoint {
-            base: Url::parse(registry.inner.endpoints.index.as_deref().unwrap_or(HUB_INDEX))
-                .expect("a good address"),
+            base: Url::parse(
+                registry
+                    .inner
+                    .endpoints
+                    .index
+                    .as_deref()
+                    .unwrap_or(HUB_INDEX),
+            )
+            .expect("a good address"),
             is_mirror: false,
             is_insecure: registry.inner.endpoints.index.is_some(),
         };

@@ -104,10 +104,7 @@ fn location_of(response: &Response) -> Result<Url, RegistryError> {
         .ok_or_else(|| protocol(response.url(), "it names no place for the upload"))
 }
 
-async fn exists(
-    registry: &HttpRegistry,
-    upload: &BlobUpload<'_>,
-) -> Result<bool, RegistryError> {
+async fn exists(registry: &HttpRegistry, upload: &BlobUpload<'_>) -> Result<bool, RegistryError> {
     let request = Exchange {
         method: Method::HEAD,
         blob: Some(upload.digest),
@@ -162,10 +159,7 @@ async fn mount(
     )?))
 }
 
-async fn begin(
-    registry: &HttpRegistry,
-    upload: &BlobUpload<'_>,
-) -> Result<Session, RegistryError> {
+async fn begin(registry: &HttpRegistry, upload: &BlobUpload<'_>) -> Result<Session, RegistryError> {
     let request = Exchange::write(upload.repository, "blobs/uploads/", upload.credentials);
     let answer = registry.ask(upload.repository.domain(), &request).await?;
     Session::of(answer.endpoint, &answer.response)

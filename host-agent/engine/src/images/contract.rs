@@ -85,7 +85,13 @@ pub async fn check_blobs(store: &dyn BlobStore) {
     }
     std::fs::remove_file(&folder).expect("removed");
     store.remove(&digest).await.expect("no error");
-    assert!(store.take_partial(&digest).await.expect("no error").is_none());
+    assert!(
+        store
+            .take_partial(&digest)
+            .await
+            .expect("no error")
+            .is_none()
+    );
     store.remove_partials().await.expect("no error");
 }
 

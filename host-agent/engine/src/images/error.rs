@@ -124,7 +124,9 @@ impl Classify for ImageError {
             | ImageError::NoSuchTag { .. }
             | ImageError::OtherPlatform { .. } => Class::NotFound,
             ImageError::Forbidden(error) => error.class(),
-            ImageError::BadArchive(_) | ImageError::TagWithDigest | ImageError::Invalid { .. } => Class::Invalid,
+            ImageError::BadArchive(_) | ImageError::TagWithDigest | ImageError::Invalid { .. } => {
+                Class::Invalid
+            }
         }
     }
 }

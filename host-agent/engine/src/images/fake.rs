@@ -91,7 +91,6 @@ impl MemoryBlobs {
         lock(&self.partials).insert(digest.clone(), bytes.into());
     }
 
-
     fn get(&self, digest: &Digest) -> Result<Bytes, BlobError> {
         lock(&self.blobs)
             .get(digest)
@@ -495,7 +494,11 @@ impl MemoryRegistry {
 
     /// How many bytes of a blob were fetched so far.
     pub fn bytes_fetched(&self, digest: &Digest) -> usize {
-        lock(&self.state).bytes_fetched.get(digest).copied().unwrap_or(0)
+        lock(&self.state)
+            .bytes_fetched
+            .get(digest)
+            .copied()
+            .unwrap_or(0)
     }
 
     /// How many blobs were fetched so far.

@@ -222,6 +222,9 @@ async fn docker_images(archive: &dyn StagedArchive) -> Result<Vec<Found>, ImageE
             )));
         }
         let config = archive.read(&entry.config, CONFIG_MAX).await?;
+        for path in layer_paths.iter().chain([&entry.config]) {
+            check_blob(archive, path)?;
+        }
         let names = entry
             .repo_tags
             .unwrap_or_default()
@@ -286,6 +289,19 @@ fn blob_paths(manifest: &ImageManifest) -> Vec<String> {
         .iter()
         .map(|layer| blob_path(&layer.digest))
         .collect()
+}
+
+/// What has a digest for a name must have that digest.
+fn check_blob(archive: &dyn StagedArchive, path: &str) -> Result<(), ImageError> {
+    let Some(hex) = path.strip_prefix("blobs/sha256/") else {
+        return Ok(());
+    };
+    match archive.find(path) {
+        Some((digest, _)) if digest.hex() != hex => {
+            Err(invalid(format!("{path} has another digest")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn blob_path(digest: &Digest) -> String {

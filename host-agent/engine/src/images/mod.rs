@@ -255,9 +255,7 @@ impl crate::error::Classify for LayerError {
         match self {
             LayerError::Missing { .. } => crate::error::Class::NotFound,
             // From a registry: Docker answers 500. Where a client sent it, the operation says so.
-            LayerError::Invalid { .. } | LayerError::Failed { .. } => {
-                crate::error::Class::Internal
-            }
+            LayerError::Invalid { .. } | LayerError::Failed { .. } => crate::error::Class::Internal,
         }
     }
 }

@@ -52,7 +52,9 @@ pub struct PatternError {
 /// The rule that forbids.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Forbidden {
-    #[error("{direction}ing {repository} is not allowed on this engine: block-{direction} {pattern:?} forbids it")]
+    #[error(
+        "{direction}ing {repository} is not allowed on this engine: block-{direction} {pattern:?} forbids it"
+    )]
     Blocked {
         direction: Direction,
         repository: String,
@@ -114,20 +116,12 @@ impl Policy {
     }
 
     /// Whether the rules let something be done with a repository.
-    pub fn permit(
-        &self,
-        direction: Direction,
-        repository: &Repository,
-    ) -> Result<(), Forbidden> {
+    pub fn permit(&self, direction: Direction, repository: &Repository) -> Result<(), Forbidden> {
         let rules = match direction {
             Direction::Pull => &self.pull,
             Direction::Push => &self.push,
         };
-        if let Some(pattern) = rules
-            .block
-            .iter()
-            .find(|pattern| fits(pattern, repository))
-        {
+        if let Some(pattern) = rules.block.iter().find(|pattern| fits(pattern, repository)) {
             return Err(Forbidden::Blocked {
                 direction,
                 repository: repository.to_string(),
@@ -249,7 +243,15 @@ mod tests {
 
     #[test]
     fn patterns_with_a_slip_are_refused() {
-        for bad in ["", "https://ghcr.io/*", "/x", "ghcr.io/", "ghcr.io/A", "a b", "x/y@sha256"] {
+        for bad in [
+            "",
+            "https://ghcr.io/*",
+            "/x",
+            "ghcr.io/",
+            "ghcr.io/A",
+            "a b",
+            "x/y@sha256",
+        ] {
             assert!(policy(&[], &[bad]).check().is_err(), "{bad}");
         }
         assert!(policy(&["*", "[::1]:5000/*"], &["a.b/c-?"]).check().is_ok());

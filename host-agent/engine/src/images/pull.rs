@@ -473,7 +473,7 @@ impl LayerJob {
         let staged = if is_here {
             let content = blobs.open(&self.descriptor.digest).await?;
             layers.stage(&self.spec, content).await?
-        } else if let Some(file) = self.file_of_archive() {
+        } else if let Some(file) = self.file_of_archive()? {
             // The archive's reader has the digest already: no second copy, no second look.
             blobs.adopt(&self.descriptor.digest, &file).await?;
             let content = blobs.open(&self.descriptor.digest).await?;
@@ -494,10 +494,21 @@ impl LayerJob {
         Ok(info)
     }
 
-    fn file_of_archive(&self) -> Option<std::path::PathBuf> {
-        match &self.source {
-            LayerSource::Archive { archive, path } => archive.file(path),
-            LayerSource::Registry { .. } => None,
+    /// The layer's file in an archive that is being loaded, if it is what the manifest says.
+    fn file_of_archive(&self) -> Result<Option<std::path::PathBuf>, ImageError> {
+        let LayerSource::Archive { archive, path } = &self.source else {
+            return Ok(None);
+        };
+        let Some(file) = archive.file(path) else {
+            return Ok(None);
+        };
+        match archive.find(path) {
+            Some((actual, _)) if actual != self.descriptor.digest => Err(BlobError::Mismatch {
+                digest: self.descriptor.digest.clone(),
+                actual,
+            }
+            .into()),
+            _ => Ok(Some(file)),
         }
     }
 
@@ -554,7 +565,7 @@ impl LayerJob {
     /// Brings the blob alone.
     async fn fetch_blob(&self, name: &str) -> Result<(), ImageError> {
         let blobs = &self.service.backends().blobs;
-        if let Some(file) = self.file_of_archive() {
+        if let Some(file) = self.file_of_archive()? {
             return Ok(blobs.adopt(&self.descriptor.digest, &file).await?);
         }
         let (permit, content) = self.content(name).await?;
@@ -564,10 +575,8 @@ impl LayerJob {
             drop(permit);
             outcome
         };
-        let (forwarded, blob) = tokio::join!(
-            forward,
-            blobs.put(&self.descriptor.digest, blob_content)
-        );
+        let (forwarded, blob) =
+            tokio::join!(forward, blobs.put(&self.descriptor.digest, blob_content));
         forwarded?;
         blob?;
         Ok(())

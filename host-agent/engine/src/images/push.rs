@@ -298,7 +298,9 @@ fn media_type_of(image: &ImageView, manifest: &Bytes) -> String {
 fn bar(progress: ProgressSink, name: String, total: u64) -> Arc<dyn Fn(u64) + Send + Sync> {
     let last: Mutex<Option<Instant>> = Mutex::default();
     Arc::new(move |current| {
-        let mut last = last.lock().expect("no code panics while it holds this lock");
+        let mut last = last
+            .lock()
+            .expect("no code panics while it holds this lock");
         if last.is_none_or(|shown| shown.elapsed() >= BAR_PERIOD) {
             *last = Some(Instant::now());
             progress.amount(&name, "Pushing", current, total);

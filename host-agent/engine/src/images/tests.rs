@@ -474,15 +474,27 @@ async fn a_push_sends_what_was_pulled_byte_for_byte_and_only_once() {
     outcome.expect("pushed");
     let told = statuses(&messages);
     assert_eq!(told[0], "|The push refers to repository [b.example/b]");
-    assert_eq!(told.iter().filter(|line| line.ends_with("|Preparing")).count(), 2);
-    assert_eq!(told.iter().filter(|line| line.ends_with("|Pushed")).count(), 2);
+    assert_eq!(
+        told.iter()
+            .filter(|line| line.ends_with("|Preparing"))
+            .count(),
+        2
+    );
+    assert_eq!(
+        told.iter().filter(|line| line.ends_with("|Pushed")).count(),
+        2
+    );
     assert!(
         told[told.len() - 1].starts_with(&format!("|1: digest: {digest} size: ")),
         "{told:?}"
     );
-    assert!(matches!(&messages[messages.len() - 1], Progress::Pushed { tag, digest: d, .. } if tag == "1" && d.as_str() == digest));
+    assert!(
+        matches!(&messages[messages.len() - 1], Progress::Pushed { tag, digest: d, .. } if tag == "1" && d.as_str() == digest)
+    );
     // Known by its digest there, and it can be pulled from there.
-    let image = service.inspect(&format!("b.example/b@{digest}")).expect("there");
+    let image = service
+        .inspect(&format!("b.example/b@{digest}"))
+        .expect("there");
     assert_eq!(image.id, id);
     let elsewhere = FakeImages {
         registry: fakes.registry.clone(),
@@ -561,13 +573,21 @@ async fn the_administrators_rules_come_before_any_byte() {
     let (outcome, messages) = pull(&service, "evil.example/a").await;
     let error = outcome.expect_err("blocked");
     assert_eq!((error.class(), messages.len()), (Class::Denied, 0));
-    assert!(error.to_string().contains("block-pull \"evil.example\""), "{error}");
+    assert!(
+        error.to_string().contains("block-pull \"evil.example\""),
+        "{error}"
+    );
     assert_eq!(fakes.registry.blob_fetches(), 0);
     pull(&service, "a").await.0.expect("allowed");
     let (outcome, messages) = push(&service, "a", None).await;
     let error = outcome.expect_err("blocked");
     assert_eq!((error.class(), messages.len()), (Class::Denied, 0));
-    assert!(error.to_string().contains("allow-push pattern (corp.example/*)"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("allow-push pattern (corp.example/*)"),
+        "{error}"
+    );
     let target = Reference::parse("corp.example/a:1").expect("good");
     service.tag("a", &target).await.expect("tagged");
     push(&service, "corp.example/a", None)
@@ -582,9 +602,11 @@ async fn prune_takes_what_nobody_uses() {
     let service = fakes.service().await;
     let users = Arc::new(FakeUsers::default());
     service.set_users(users.clone());
-    let kept = fakes
-        .registry
-        .push_image("kept", &["one"], serde_json::json!({"Labels": {"keep": ""}}));
+    let kept = fakes.registry.push_image(
+        "kept",
+        &["one"],
+        serde_json::json!({"Labels": {"keep": ""}}),
+    );
     let used = fakes
         .registry
         .push_image("used", &["two"], serde_json::json!({}));
@@ -603,7 +625,10 @@ async fn prune_takes_what_nobody_uses() {
     let pruned = service.prune(&PruneFilter::default()).await.expect("good");
     assert_eq!(pruned.reclaimed, 5, "{pruned:?}");
     assert!(matches!(&pruned.removed[0], Removed::Untagged(name) if name.starts_with("a@sha256:")));
-    assert_eq!(service.list(&ImageFilter::default()).expect("good").len(), 3);
+    assert_eq!(
+        service.list(&ImageFilter::default()).expect("good").len(),
+        3
+    );
     let all = PruneFilter {
         dangling_only: false,
         without_labels: vec!["keep".into()],
@@ -624,7 +649,10 @@ async fn prune_takes_what_nobody_uses() {
     assert!(left.len() == 2 && left.contains(&kept) && left.contains(&used));
     let (past, _) = fakes.events.subscribe();
     let last = past.last().expect("events");
-    assert_eq!((last.action.as_str(), last.attributes["reclaimed"].as_str()), ("prune", "4"));
+    assert_eq!(
+        (last.action.as_str(), last.attributes["reclaimed"].as_str()),
+        ("prune", "4")
+    );
 }
 
 #[tokio::test]

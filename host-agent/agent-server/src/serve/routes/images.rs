@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use engine::error::Class;
-use engine::images::registry::Credentials;
 use engine::images::reference::is_tag;
+use engine::images::registry::Credentials;
 use engine::images::{
     Digest, ImageError, ImageService, Platform, Progress, ProgressSink, PullRequest, PushRequest,
     Reference, ReferenceError,

@@ -1,9 +1,9 @@
 //! Pushing to registries that are honest, picky, and broken.
 
 use super::*;
+use engine::images::BlobStore;
 use engine::images::blobs::stream_of;
 use engine::images::fake::MemoryBlobs;
-use engine::images::BlobStore;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What is pushed: two pieces of 4 MiB and a bit.
@@ -122,11 +122,18 @@ async fn a_blob_goes_in_one_piece_and_a_broken_attempt_is_begun_anew() {
         "HEAD" => response(NOT_THERE, "", b""),
         "POST" => response(
             "202 Accepted",
-            &format!("Location: /v2/a/blobs/uploads/{}?_state=x%3D\r\n", asked.times),
+            &format!(
+                "Location: /v2/a/blobs/uploads/{}?_state=x%3D\r\n",
+                asked.times
+            ),
             b"",
         ),
         "PUT" => {
-            assert!(asked.path.contains("_state=x%3D&digest=sha256%3A"), "{}", asked.path);
+            assert!(
+                asked.path.contains("_state=x%3D&digest=sha256%3A"),
+                "{}",
+                asked.path
+            );
             assert!(asked.body == expected, "the body is the blob");
             match asked.path.contains("/uploads/1?") {
                 true => response("201 Created", "", b""),
@@ -165,7 +172,11 @@ async fn a_registry_that_takes_small_bodies_only_gets_pieces_and_tells_how_far_t
                 kept.extend_from_slice(&asked.body);
                 response(
                     "202 Accepted",
-                    &format!("Location: /up/{}\r\nRange: 0-{}\r\n", kept.len(), kept.len() - 1),
+                    &format!(
+                        "Location: /up/{}\r\nRange: 0-{}\r\n",
+                        kept.len(),
+                        kept.len() - 1
+                    ),
                     b"",
                 )
             }
@@ -178,7 +189,11 @@ async fn a_registry_that_takes_small_bodies_only_gets_pieces_and_tells_how_far_t
                 assert!(asked.path.contains("digest=sha256%3A"));
                 match *kept == expected {
                     true => response("201 Created", "", b""),
-                    false => response("400 Bad Request", "", b"{\"errors\":[{\"code\":\"DIGEST_INVALID\"}]}"),
+                    false => response(
+                        "400 Bad Request",
+                        "",
+                        b"{\"errors\":[{\"code\":\"DIGEST_INVALID\"}]}",
+                    ),
                 }
             }
             other => panic!("{other} is not expected"),
@@ -188,7 +203,10 @@ async fn a_registry_that_takes_small_bodies_only_gets_pieces_and_tells_how_far_t
     let pushed = push(&fake, &whole, &[], None).await;
     assert_eq!(pushed.outcome.expect("sent"), Uploaded::Sent);
     assert!(*stored.lock().expect("not poisoned") == whole);
-    assert!(fake.seen().iter().any(|line| line.starts_with("/up/")), "it was asked how far");
+    assert!(
+        fake.seen().iter().any(|line| line.starts_with("/up/")),
+        "it was asked how far"
+    );
 }
 
 #[tokio::test]
@@ -277,12 +295,23 @@ async fn an_identity_token_is_got_by_signing_in_and_used_afterwards() {
         if asked.path.starts_with("/token") {
             return match asked.method.as_str() {
                 "GET" => {
-                    assert!(asked.path.contains("offline_token=true") && asked.path.contains("account=me"));
-                    response("200 OK", "", b"{\"token\":\"short\",\"refresh_token\":\"lasting\"}")
+                    assert!(
+                        asked.path.contains("offline_token=true")
+                            && asked.path.contains("account=me")
+                    );
+                    response(
+                        "200 OK",
+                        "",
+                        b"{\"token\":\"short\",\"refresh_token\":\"lasting\"}",
+                    )
                 }
                 _ => {
                     let form = String::from_utf8_lossy(&asked.body).into_owned();
-                    assert!(form.contains("grant_type=refresh_token") && form.contains("refresh_token=lasting"), "{form}");
+                    assert!(
+                        form.contains("grant_type=refresh_token")
+                            && form.contains("refresh_token=lasting"),
+                        "{form}"
+                    );
                     assert_eq!(asked.header("authorization"), "");
                     response("200 OK", "", b"{\"access_token\":\"short\"}")
                 }
@@ -292,7 +321,9 @@ async fn an_identity_token_is_got_by_signing_in_and_used_afterwards() {
             "Bearer short" => response("200 OK", "", MANIFEST),
             _ => response(
                 "401 Unauthorized",
-                &format!("WWW-Authenticate: Bearer realm=\"http://{host}/token\",service=\"s\"\r\n"),
+                &format!(
+                    "WWW-Authenticate: Bearer realm=\"http://{host}/token\",service=\"s\"\r\n"
+                ),
                 b"",
             ),
         }
@@ -308,7 +339,10 @@ async fn an_identity_token_is_got_by_signing_in_and_used_afterwards() {
         ..Credentials::default()
     };
     registry_with(&[])
-        .manifest(&reference(&format!("{}/a", fake.address)), Some(&credentials))
+        .manifest(
+            &reference(&format!("{}/a", fake.address)),
+            Some(&credentials),
+        )
         .await
         .expect("good");
 }

@@ -68,10 +68,7 @@ async fn a_proxy_is_gone_through_but_not_to_loopback() {
         // No TLS beyond it: then plain HTTP is tried.
         "CONNECT" => response("502 Bad Gateway", "", b""),
         _ => {
-            assert_eq!(
-                asked.path,
-                "http://registry.invalid/v2/a/manifests/latest"
-            );
+            assert_eq!(asked.path, "http://registry.invalid/v2/a/manifests/latest");
             response("200 OK", "", MANIFEST)
         }
     })

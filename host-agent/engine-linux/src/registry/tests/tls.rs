@@ -106,7 +106,9 @@ async fn only_known_authorities_are_trusted_unless_the_registry_is_insecure() {
     .await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let registry = checking_registry(folder.path());
-    let refused = ask(&registry, &fake).await.expect_err("an unknown authority");
+    let refused = ask(&registry, &fake)
+        .await
+        .expect_err("an unknown authority");
     assert!(refused.contains("certificate"), "{refused}");
     assert!(fake.seen().is_empty());
     // Loopback is insecure unless a test says otherwise.
@@ -136,7 +138,10 @@ async fn a_registry_that_asks_for_a_certificate_is_shown_its_own() {
     let error = ask(&checking_registry(folder.path()), &fake)
         .await
         .expect_err("half a pair");
-    assert!(error.contains("missing key for client certificate"), "{error}");
+    assert!(
+        error.contains("missing key for client certificate"),
+        "{error}"
+    );
     std::fs::write(own.join("client.key"), key).expect("written");
     ask(&checking_registry(folder.path()), &fake)
         .await

@@ -196,7 +196,26 @@ async fn bad_requests_have_dockers_answers() {
             "invalid OS/architecture",
         ),
         ("POST", "/images/create?fromSrc=-", 501, "not supported"),
-        ("POST", "/images/there/push", 501, "not supported"),
+        // As with dockerd the stream has begun by then.
+        (
+            "POST",
+            "/images/there/push",
+            200,
+            "An image does not exist locally with the tag: there",
+        ),
+        (
+            "POST",
+            "/images/there/push?tag=%20",
+            400,
+            "invalid tag format",
+        ),
+        ("POST", "/images/UP/push", 400, "must be lowercase"),
+        (
+            "POST",
+            "/images/prune?filters=%7B%22x%22%3A%5B%221%22%5D%7D",
+            400,
+            "invalid filter 'x'",
+        ),
         ("POST", "/images/none/tag?repo=x", 404, "No such image"),
         (
             "POST",
@@ -262,4 +281,59 @@ async fn signing_in_asks_the_registry() {
     let answer = send_to(&state, Method::POST, "/auth", ask("wrong")).await;
     assert_eq!(answer.status, 401);
     assert!(answer.text().contains("incorrect username or password"));
+}
+
+#[tokio::test]
+async fn pushing_and_pruning_on_the_wire() {
+    let (state, fakes) = state();
+    fakes
+        .registry
+        .push_image("a.example/x:1", &["one"], json!({}));
+    post(&state, "/images/create?fromImage=a.example/x&tag=1").await;
+    post(&state, "/images/a.example/x:1/tag?repo=b.example/y&tag=2").await;
+    let told = lines(&post(&state, "/images/b.example/y/push?tag=2").await);
+    assert_eq!(
+        told[0],
+        json!({"status": "The push refers to repository [b.example/y]"})
+    );
+    assert_eq!(told[1]["status"], "Preparing");
+    assert_eq!(told[1]["progressDetail"], json!({}));
+    let last = &told[told.len() - 1];
+    assert_eq!(last["aux"]["Tag"], "2");
+    assert_eq!(last["progressDetail"], json!({}));
+    let text = told[told.len() - 2]["status"].as_str().expect("text");
+    let digest = last["aux"]["Digest"].as_str().expect("text");
+    assert_eq!(
+        text,
+        format!("2: digest: {digest} size: {}", last["aux"]["Size"])
+    );
+
+    let list = get(&state, "/images/json?shared-size=1").await.json();
+    assert_eq!(list[0]["SharedSize"], 0);
+    let nothing = post(&state, "/images/prune").await.json();
+    assert_eq!(nothing, json!({"ImagesDeleted": null, "SpaceReclaimed": 0}));
+    let all = "/images/prune?filters=%7B%22dangling%22%3A%5B%22false%22%5D%7D";
+    let pruned = post(&state, all).await.json();
+    assert_eq!(pruned["SpaceReclaimed"], 3);
+    assert!(pruned["ImagesDeleted"].as_array().expect("a list").len() >= 3);
+}
+
+#[tokio::test]
+async fn a_loaded_archive_that_is_not_what_it_says_is_the_senders_fault() {
+    let (state, fakes) = state();
+    fakes.registry.push_image("x", &["one"], json!({}));
+    post(&state, "/images/create?fromImage=x&tag=latest").await;
+    let saved = get(&state, "/images/x/get").await.body;
+    // One bit of the layer, then of the configuration.
+    for wrong in [&b"one"[..], b"created"] {
+        let mut bytes = saved.to_vec();
+        let at = bytes
+            .windows(wrong.len())
+            .position(|window| window == wrong)
+            .expect("it is in there");
+        bytes[at] ^= 1;
+        let (other, _) = self::state();
+        let answer = send_to(&other, Method::POST, "/images/load", bytes).await;
+        assert_eq!(answer.status, 400, "{}", answer.text());
+    }
 }
