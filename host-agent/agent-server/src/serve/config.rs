@@ -4,8 +4,8 @@
 use super::options::Options;
 use engine::containers::plan::check_log;
 use engine::containers::spec::LogSettings;
-use engine::runtime::Rlimit;
 use engine::images::policy::{Policy, Rules};
+use engine::runtime::Rlimit;
 use engine_linux::registry::Proxies;
 use engine_linux::runtime::BUILT_IN as BUILT_IN_RUNTIME;
 use ipnet::Ipv4Net;

@@ -16,8 +16,8 @@ mod events;
 pub mod exec;
 pub mod images;
 mod networks;
-mod stats;
 mod registries;
+mod stats;
 mod system;
 mod volumes;
 
