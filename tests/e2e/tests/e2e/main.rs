@@ -9,6 +9,8 @@ mod crash;
 mod crash_mixed;
 mod dice;
 mod engine;
+mod images;
+mod images_crash;
 mod life;
 mod machine;
 mod machine_bad_input;

@@ -1,0 +1,510 @@
+//! Images between engines, registries and archives: pushed, pulled, saved and loaded by ours and by the judges (docker,
+//! skopeo, podman, dockerd), with digests equal all the way.
+
+use harness::agent::{Agent, LIMIT};
+use harness::image::{TestImage, busybox_or_skip};
+use harness::programs::find;
+use harness::registry::Registry;
+use harness::run::{Output, run, run_with_input};
+use std::path::Path;
+use std::process::Command;
+
+/// An engine and a registry; `None`, with a line that says why, where this host has not got what they need.
+fn engine_and_registry(flags: &[&str]) -> Option<(Agent, Registry)> {
+    busybox_or_skip()?;
+    if !Registry::is_available_or_skip() {
+        return None;
+    }
+    let agent = Agent::start(flags)?;
+    Some((agent, Registry::start().expect("a registry")))
+}
+
+/// One of the judges; `None`, with a line, where it is not here.
+fn judge(name: &str, arguments: &[&str]) -> Option<Output> {
+    let Some(program) = find(name) else {
+        println!("skipped: there is no {name} here");
+        return None;
+    };
+    Some(run(Command::new(program).args(arguments), LIMIT))
+}
+
+/// The digest of what skopeo finds under a name.
+fn skopeo_digest(place: &str) -> Option<String> {
+    let output = judge(
+        "skopeo",
+        &[
+            "inspect",
+            "--tls-verify=false",
+            "--format",
+            "{{.Digest}}",
+            place,
+        ],
+    )?;
+    Some(output.success().trim().to_owned())
+}
+
+fn repo_digest(agent: &Agent, image: &str) -> String {
+    let shown = agent.run(&["inspect", "--format", "{{index .RepoDigests 0}}", image]);
+    let shown = shown.success();
+    let (_, digest) = shown.trim().split_once('@').expect("a digest");
+    digest.to_owned()
+}
+
+#[test]
+fn what_we_push_has_its_digest_and_runs_elsewhere() {
+    let Some((agent, registry)) = engine_and_registry(&[]) else {
+        return;
+    };
+    let digest = registry
+        .push_busybox("team/one", "1", "push")
+        .expect("pushed");
+    let host = registry.host();
+    let (one, two, three) = (
+        format!("{host}/team/one:1"),
+        format!("{host}/team/two:2"),
+        format!("{host}/three:latest"),
+    );
+    agent.run(&["pull", &one]).success();
+    agent.run(&["tag", &one, &two]).success();
+    let told = agent.run(&["push", &two]).success();
+    assert!(
+        told.contains(&format!("The push refers to repository [{host}/team/two]")),
+        "{told}"
+    );
+    assert!(told.contains("Mounted from team/one"), "{told}");
+    assert!(
+        told.contains(&format!("2: digest: {digest} size: ")),
+        "{told}"
+    );
+    // The stock client, and everything is there already.
+    agent.run(&["tag", &one, &three]).success();
+    if let Some(mut docker) = agent.docker(&["push", &three]) {
+        let told = run(&mut docker, LIMIT).success();
+        assert!(told.contains("Preparing"), "{told}");
+        assert!(
+            told.contains(&format!("latest: digest: {digest} size: ")),
+            "{told}"
+        );
+    } else {
+        agent.run(&["push", &three]).success();
+    }
+    let again = agent.run(&["push", &two]).success();
+    assert!(again.contains("Layer already exists"), "{again}");
+    let missing = agent.run(&["push", &format!("{host}/none")]).fails_with(1);
+    assert!(
+        missing.contains("An image does not exist locally with the tag"),
+        "{missing}"
+    );
+    for name in [&two, &three] {
+        if let Some(found) = skopeo_digest(&format!("docker://{name}")) {
+            assert_eq!(found, digest, "{name}");
+        }
+    }
+    // Search and distribution ask the same registry.
+    let found = agent.run(&["search", &format!("{host}/tw")]).success();
+    assert!(found.contains(&format!("{host}/team/two")), "{found}");
+    let path = format!("/distribution/{two}/json");
+    let answer = harness::http::request(&agent.socket(), "GET", &path, b"").expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(answer.body.contains(&digest) && answer.body.contains("\"os\":\"linux\""));
+
+    // Removed here, it comes back from there as it was; all tags at once, too.
+    let id = agent
+        .run(&["inspect", "--format", "{{.Id}}", &one])
+        .success();
+    agent.run(&["rmi", &one, &two, &three]).success();
+    agent
+        .run(&["pull", "--all-tags", &format!("{host}/team/two")])
+        .success();
+    assert_eq!(repo_digest(&agent, &two), digest);
+    let back = agent
+        .run(&["inspect", "--format", "{{.Id}}", &two])
+        .success();
+    assert_eq!(back, id);
+    let said = agent.run(&["run", "--rm", "--network", "none", &two, "echo", "hello"]);
+    assert_eq!(said.success(), "hello\n");
+    let pruned = agent.run(&["image", "prune", "--all", "--force"]).success();
+    assert!(pruned.contains("untagged: ") && pruned.contains("Total reclaimed space: "));
+    assert_eq!(agent.run(&["images", "-q"]).success(), "");
+}
+
+#[test]
+fn archives_go_to_skopeo_and_back_with_the_same_digests() {
+    let Some((agent, registry)) = engine_and_registry(&[]) else {
+        return;
+    };
+    if find("skopeo").is_none() {
+        println!("skipped: there is no skopeo here");
+        return;
+    }
+    let digest = registry
+        .push_busybox("library/a", "1", "archive")
+        .expect("pushed");
+    let name = format!("{}/library/a:1", registry.host());
+    agent.run(&["pull", &name]).success();
+    agent.run(&["tag", &name, "other:2"]).success();
+    let folder = agent.folder().join("archives");
+    std::fs::create_dir(&folder).expect("made");
+    let file = |name: &str| folder.join(name).display().to_string();
+    agent
+        .run(&["save", "-o", &file("ours.tar"), &name, "other:2"])
+        .success();
+    let skopeo = |arguments: &[&str]| {
+        let mut words = vec!["--insecure-policy"];
+        words.extend(arguments);
+        judge("skopeo", &words).expect("looked for above").success()
+    };
+    // Ours as an OCI layout and as a Docker archive, to a registry.
+    skopeo(&[
+        "copy",
+        "--dest-tls-verify=false",
+        "--preserve-digests",
+        &format!("oci-archive:{}:1", file("ours.tar")),
+        &format!("docker://{}/from/layout:1", registry.host()),
+    ]);
+    assert_eq!(
+        skopeo_digest(&format!("docker://{}/from/layout:1", registry.host())).as_deref(),
+        Some(digest.as_str())
+    );
+    skopeo(&[
+        "copy",
+        "--dest-tls-verify=false",
+        &format!("docker-archive:{}:other:2", file("ours.tar")),
+        &format!("docker://{}/from/docker:1", registry.host()),
+    ]);
+    let id = agent
+        .run(&["inspect", "--format", "{{.Id}}", &name])
+        .success();
+    let (theirs, layout) = (
+        format!("{}/from/docker:1", registry.host()),
+        format!("{}/from/layout:1", registry.host()),
+    );
+    for pulled in [&theirs, &layout] {
+        agent.run(&["pull", pulled]).success();
+        let shown = agent
+            .run(&["inspect", "--format", "{{.Id}}", pulled])
+            .success();
+        assert_eq!(shown, id, "{pulled}: the configuration is the same");
+    }
+    // Theirs in every form, packed as people pack them.
+    let source = format!("docker://{name}");
+    for (form, target) in [
+        (
+            "docker.tar",
+            format!("docker-archive:{}:saved:docker", file("docker.tar")),
+        ),
+        (
+            "oci.tar",
+            format!("oci-archive:{}:saved:oci", file("oci.tar")),
+        ),
+    ] {
+        skopeo(&["copy", "--src-tls-verify=false", &source, &target]);
+        for (program, suffix) in [("gzip", "gz"), ("xz", "xz"), ("zstd", "zst")] {
+            let packed = format!("{}.{suffix}", file(form));
+            let Some(program) = find(program) else {
+                println!("skipped: there is no {program} here");
+                continue;
+            };
+            let output = Command::new(program)
+                .args(["-1", "-c", &file(form)])
+                .output()
+                .expect("it runs");
+            std::fs::write(&packed, output.stdout).expect("written");
+            all_gone(&agent);
+            let told = agent.run(&["load", "-i", &packed]).success();
+            assert!(told.contains("Loaded image"), "{packed}: {told}");
+            let listed = agent.run(&["images", "--no-trunc", "-q"]).success();
+            assert_eq!(listed.trim(), id.trim(), "{packed}");
+        }
+    }
+    // What is saved loads again, cut off it does not, and nothing is left of that.
+    all_gone(&agent);
+    let whole = std::fs::read(file("ours.tar")).expect("there");
+    for end in [whole.len() / 3, whole.len() - 2000] {
+        let output = run_with_input(&mut agent.berth(&["load"]), &whole[..end], LIMIT);
+        assert_eq!(output.code, Some(1), "{}", output.report());
+        let blobs = agent.data_root().join("content/blobs/sha256");
+        assert_eq!(std::fs::read_dir(blobs).expect("there").count(), 0);
+    }
+    run_with_input(&mut agent.berth(&["load"]), &whole, LIMIT).success();
+    let listed = agent.run(&["images", "--no-trunc", "-q"]).success();
+    assert_eq!(listed.lines().next(), Some(id.trim()));
+}
+
+fn all_gone(agent: &Agent) {
+    agent.run(&["image", "prune", "-a", "-f"]).success();
+    assert_eq!(agent.run(&["images", "-q"]).success(), "");
+}
+
+/// dockerd of its own folders, for one test.
+struct Dockerd {
+    child: std::process::Child,
+    folder: tempfile::TempDir,
+}
+
+impl Dockerd {
+    fn start() -> Option<Dockerd> {
+        let Some(program) = find("dockerd") else {
+            println!("skipped: there is no dockerd here");
+            return None;
+        };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let log = std::fs::File::create(folder.path().join("log")).expect("a log");
+        let child = Command::new(program)
+            .args(["--data-root", &path("data"), "--exec-root", &path("run")])
+            .args([
+                "--pidfile",
+                &path("pid"),
+                "-H",
+                &format!("unix://{}", path("sock")),
+            ])
+            .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
+            .stdin(std::process::Stdio::null())
+            .stdout(log.try_clone().expect("the log twice"))
+            .stderr(log)
+            .spawn()
+            .expect("dockerd starts");
+        let mut dockerd = Dockerd { child, folder };
+        for _ in 0..600 {
+            if dockerd.docker(&["version"])?.code == Some(0) {
+                return Some(dockerd);
+            }
+            if let Ok(Some(_)) = dockerd.child.try_wait() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        println!("skipped: dockerd does not start here");
+        None
+    }
+
+    fn docker(&self, arguments: &[&str]) -> Option<Output> {
+        let socket = self.folder.path().join("sock");
+        let mut words = vec!["-H".to_owned(), format!("unix://{}", socket.display())];
+        words.extend(arguments.iter().map(|word| (*word).to_owned()));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        judge("docker", &words)
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        harness::agent::terminate(&mut self.child);
+    }
+}
+
+#[test]
+fn dockerd_and_podman_run_what_we_push_and_we_run_what_they_push() {
+    let Some((agent, registry)) = engine_and_registry(&[]) else {
+        return;
+    };
+    registry
+        .push_busybox("library/a", "1", "others")
+        .expect("pushed");
+    let host = registry.host();
+    let (source, ours) = (format!("{host}/library/a:1"), format!("{host}/ours:1"));
+    agent.run(&["pull", &source]).success();
+    agent.run(&["tag", &source, &ours]).success();
+    agent.run(&["push", &ours]).success();
+    let runs = |name: &str| {
+        let said = agent.run(&["run", "--rm", "--network", "none", name, "echo", "ran"]);
+        assert_eq!(said.success(), "ran\n", "{name}");
+    };
+    if let Some(dockerd) = Dockerd::start() {
+        let docker = |arguments: &[&str]| dockerd.docker(arguments).expect("it is here").success();
+        docker(&["pull", &ours]);
+        assert_eq!(
+            docker(&["run", "--rm", "--network", "none", &ours, "echo", "ran"]),
+            "ran\n"
+        );
+        let theirs = format!("{host}/dockerds:1");
+        docker(&["tag", &ours, &theirs]);
+        docker(&["push", &theirs]);
+        runs(&theirs);
+    }
+    if let Some(podman) = find("podman") {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let podman = |arguments: &[&str]| {
+            let mut command = Command::new(&podman);
+            command
+                .args(["--root", &path("root"), "--runroot", &path("run")])
+                .args(["--storage-driver", "vfs"])
+                .args(arguments);
+            run(&mut command, LIMIT)
+        };
+        podman(&["pull", "--tls-verify=false", &ours]).success();
+        let said = podman(&[
+            "run",
+            "--rm",
+            "--network=none",
+            "--cgroups=disabled",
+            &ours,
+            "echo",
+            "ran",
+        ]);
+        match said.code {
+            Some(0) => assert_eq!(said.stdout, "ran\n"),
+            _ => println!(
+                "skipped: podman cannot run containers here: {}",
+                said.stderr
+            ),
+        }
+        for (name, format) in [("podmans", "oci"), ("podmans2", "v2s2")] {
+            let theirs = format!("{host}/{name}:1");
+            podman(&["tag", &ours, &theirs]).success();
+            podman(&["push", "--tls-verify=false", "--format", format, &theirs]).success();
+            runs(&theirs);
+        }
+        // What vfs unpacked may belong to nobody we could be.
+        podman(&["rmi", "--all", "--force"]);
+    } else {
+        println!("skipped: there is no podman here");
+    }
+    if find("skopeo").is_some() {
+        let theirs = format!("{host}/skopeos:1");
+        judge(
+            "skopeo",
+            &[
+                "--insecure-policy",
+                "copy",
+                "--src-tls-verify=false",
+                "--dest-tls-verify=false",
+                "--format=oci",
+                "--dest-compress-format=zstd",
+                &format!("docker://{ours}"),
+                &format!("docker://{theirs}"),
+            ],
+        )
+        .expect("it is here")
+        .success();
+        runs(&theirs);
+    }
+}
+
+#[test]
+fn the_administrators_rules_are_told_by_name() {
+    let Some((agent, registry)) = engine_and_registry(&[
+        "--block-push=127.0.0.1:*/secret/*",
+        "--allow-pull=127.0.0.1:*",
+    ]) else {
+        return;
+    };
+    registry
+        .push_busybox("secret/a", "1", "rules")
+        .expect("pushed");
+    let name = format!("{}/secret/a:1", registry.host());
+    agent.run(&["pull", &name]).success();
+    let refused = agent.run(&["push", &name]).fails_with(1);
+    assert!(
+        refused.contains("block-push \"127.0.0.1:*/secret/*\" forbids it"),
+        "{refused}"
+    );
+    let answer = harness::http::request(
+        &agent.socket(),
+        "POST",
+        "/images/create?fromImage=alpine&tag=latest",
+        b"",
+    )
+    .expect("an answer");
+    assert_eq!(answer.status, 403, "{}", answer.body);
+    assert!(answer.body.contains("allow-pull"), "{}", answer.body);
+}
+
+#[test]
+fn signing_in_is_remembered_by_the_file_or_a_helper() {
+    let Some((agent, registry)) = engine_and_registry(&[]) else {
+        return;
+    };
+    let host = registry.host();
+    let folder = agent.folder().join("client");
+    std::fs::create_dir_all(&folder).expect("made");
+    let config = folder.join("config.json");
+    let login = || {
+        let mut command = agent.berth(&["login", "--username", "me", "--password-stdin", &host]);
+        command.env("PATH", path_with(&folder));
+        run_with_input(&mut command, b"secret\n", LIMIT).success()
+    };
+    assert_eq!(login(), "Login Succeeded\n");
+    let text = std::fs::read_to_string(&config).expect("written");
+    assert!(
+        text.contains(&host) && text.contains("bWU6c2VjcmV0"),
+        "{text}"
+    );
+    let said = agent.run(&["logout", &host]).success();
+    assert_eq!(said, format!("Removing login credentials for {host}\n"));
+    assert_eq!(
+        agent.run(&["logout", &host]).success(),
+        format!("Not logged in to {host}\n")
+    );
+    assert!(
+        !std::fs::read_to_string(&config)
+            .expect("there")
+            .contains("bWU6")
+    );
+
+    // A helper that keeps one secret in a file.
+    let helper = folder.join("docker-credential-test");
+    std::fs::write(
+        &helper,
+        "#!/bin/sh\nkept=\"$(dirname \"$0\")/kept\"\ncase $1 in\nstore) cat > \"$kept\";;\nget) cat \"$kept\" 2>/dev/null || { echo credentials not found in native keychain; exit 1; };;\nerase) rm -f \"$kept\";;\nesac\n",
+    )
+    .expect("written");
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("executable");
+    std::fs::write(&config, r#"{"credsStore": "test"}"#).expect("written");
+    assert_eq!(login(), "Login Succeeded\n");
+    let kept = std::fs::read_to_string(folder.join("kept")).expect("kept");
+    assert!(
+        kept.contains("\"Secret\":\"secret\"") && kept.contains(&host),
+        "{kept}"
+    );
+    assert!(
+        !std::fs::read_to_string(&config)
+            .expect("there")
+            .contains("bWU6")
+    );
+    let mut logout = agent.berth(&["logout", &host]);
+    logout.env("PATH", path_with(&folder));
+    run(&mut logout, LIMIT).success();
+    assert!(!folder.join("kept").exists());
+}
+
+fn path_with(folder: &Path) -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{}:{path}", folder.display())
+}
+
+#[test]
+fn more_than_120_layers_run() {
+    let Some((agent, registry)) = engine_and_registry(&[]) else {
+        return;
+    };
+    let mut image = TestImage::busybox("many").expect("busybox");
+    let mut layers = image.layers.clone();
+    for number in 0..125 {
+        let name = format!("layer{number}");
+        layers.push(harness::image::Layer::of_files(&[(
+            name.as_str(),
+            0o644,
+            name.as_bytes(),
+        )]));
+    }
+    let settings = serde_json::json!({"Cmd": ["sh"], "Env": ["PATH=/bin"]});
+    image = TestImage::new(layers, settings);
+    registry.push("many", "1", &image).expect("pushed");
+    let name = format!("{}/many:1", registry.host());
+    agent.run(&["pull", &name]).success();
+    let said = agent.run(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        &name,
+        "cat",
+        "/layer0",
+        "/layer124",
+    ]);
+    assert_eq!(said.success(), "layer0layer124");
+}
