@@ -1,4 +1,4 @@
-//! Bytes that arrive in pieces, made a reader on a blocking thread: gzip, zstd or plain, told by the first bytes.
+//! Bytes that arrive in pieces, made a reader on a blocking thread: gzip, zstd, xz or plain, told by the first bytes.
 
 use bytes::{Buf, Bytes};
 use engine::images::ByteStream;
@@ -39,9 +39,12 @@ impl Read for StreamReader {
     }
 }
 
-/// The plain bytes of a gzip, zstd or plain stream.
+/// KiB that unpacking xz may take: its highest preset needs 65 MiB.
+const XZ_MEMORY: u32 = 80 * 1024;
+
+/// The plain bytes of a gzip, zstd, xz or plain stream.
 pub fn decoded<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
-    let mut head = [0u8; 4];
+    let mut head = [0u8; 6];
     let mut input = BufReader::with_capacity(BUFFER, input);
     let mut known = 0;
     // A first piece shorter than the magic number is possible.
@@ -54,7 +57,12 @@ pub fn decoded<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Se
     let whole = Read::chain(io::Cursor::new(head[..known].to_vec()), input);
     match &head[..known] {
         [0x1f, 0x8b, ..] => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(whole))),
-        [0x28, 0xb5, 0x2f, 0xfd] => Ok(Box::new(zstd::stream::read::Decoder::with_buffer(whole)?)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            Ok(Box::new(zstd::stream::read::Decoder::with_buffer(whole)?))
+        }
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Ok(Box::new(lzma_rust2::XzReader::new_mem_limit(
+            whole, true, XZ_MEMORY,
+        ))),
         _ => Ok(Box::new(whole)),
     }
 }
@@ -132,6 +140,13 @@ mod tests {
         encoder.finish().expect("memory")
     }
 
+    fn xz(bytes: &[u8]) -> Vec<u8> {
+        let options = lzma_rust2::XzOptions::with_preset(1);
+        let mut encoder = lzma_rust2::XzWriter::new(Vec::new(), options).expect("memory");
+        encoder.write_all(bytes).expect("memory");
+        encoder.finish().expect("memory")
+    }
+
     #[test]
     fn the_first_bytes_tell_the_compression() {
         let plain = vec![7u8; 300_000];
@@ -140,6 +155,7 @@ mod tests {
             gzip(&plain),
             [gzip(&plain[..1000]), gzip(&plain[1000..])].concat(),
             zstd::encode_all(&plain[..], 3).expect("memory"),
+            xz(&plain),
         ] {
             let mut reader = decoded(&packed[..]).expect("good");
             let unpacked = on_own_thread(&mut *reader, |reader| {

@@ -723,7 +723,7 @@ async fn a_hard_link_to_a_file_below_copies_it_up_as_overlayfs_does() {
         tar.file("bin/replaced", 0o644, b"own");
     });
     let chain = put(&layers, &[bottom.clone(), top]).await.expect("good");
-    let diff = layers.diff(&chain[1]);
+    let diff = layers.files_of(&chain[1]);
     assert_eq!(
         names(&diff),
         [
@@ -806,7 +806,7 @@ async fn files_with_holes_keep_them_in_every_form() {
         let chain = put(&layers, std::slice::from_ref(&output.stdout))
             .await
             .expect("good");
-        let unpacked = layers.diff(&chain[0]).join("holes");
+        let unpacked = layers.files_of(&chain[0]).join("holes");
         assert!(
             fs::read(&unpacked).expect("there") == fs::read(&original).expect("there"),
             "{format:?}"

@@ -95,6 +95,14 @@ impl Extractor<'_> {
             }
             kind => kind,
         };
+        if entry.sparse.is_some() {
+            return Err(FileError::Invalid {
+                why: format!(
+                    "{:?} is a file with holes, which cannot be copied in: pack it without --sparse",
+                    entry.display()
+                ),
+            });
+        }
         let (parent, name) = split(&path);
         if name.len() > 255 {
             return Err(FileError::Invalid {
