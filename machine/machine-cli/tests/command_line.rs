@@ -73,7 +73,15 @@ impl Bench {
             .env("MACHINE_DRIVER", "fake")
             .env("SHELL", "/bin/bash")
             .stdin(Stdio::null());
-        for variable in ["DOCKER_HOST", "NO_PROXY", "no_proxy", "MACHINE_DEBUG"] {
+        for variable in [
+            "DOCKER_HOST",
+            "NO_PROXY",
+            "no_proxy",
+            "MACHINE_DEBUG",
+            "DOCKER_CONFIG",
+            "DOCKER_CERT_PATH",
+            "XDG_CONFIG_HOME",
+        ] {
             command.env_remove(variable);
         }
     }
@@ -278,6 +286,255 @@ fn more_verbs() {
             .unwrap()
             .any(|_| true)
     );
+}
+
+/// The real program with its store on a file system of its own: `prepare` is a shell script that has the store's folder in $1.
+#[cfg(target_os = "linux")]
+fn on_a_file_system(bench: &Bench, prepare: &str, line: &str) -> Option<Output> {
+    let script = format!("{prepare}\nexec {} {line}", machine_program());
+    let mut command = Command::new("unshare");
+    bench.environment(&mut command);
+    std::fs::create_dir_all(bench.store()).unwrap();
+    let output = command
+        .args(["--mount", "sh", "-ec", &script, "sh"])
+        .arg(bench.store())
+        .output()
+        .ok()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if said.contains("unshare failed") || said.contains("must be superuser") {
+        println!("skipped: mounting needs root");
+        return None;
+    }
+    Some(output)
+}
+
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn assert_told(output: &Output, what: &str, hint: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("Error: ") && said.contains(what), "{said}");
+    assert!(said.contains(hint), "{said}");
+}
+
+#[cfg(target_os = "linux")]
+const CREATE: &str = "create -d none --url tcp://127.0.0.1:1 dev";
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk() {
+    let bench = bench();
+    // Full at once, and full once the authority is there.
+    for room in [0, 24] {
+        let prepare = format!(
+            "mount -t tmpfs -o size=64k none $1\ndd if=/dev/zero of=$1/filler bs=1k count={} 2>/dev/null || true",
+            64 - room
+        );
+        let Some(output) = on_a_file_system(&bench, &prepare, CREATE) else {
+            return;
+        };
+        assert_told(&output, "No space left", "Hint: make room");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_read_only_store() {
+    let bench = bench();
+    let made = Command::new(machine_program())
+        .args(CREATE.split(' '))
+        .env("MACHINE_STORAGE_PATH", bench.store())
+        .output()
+        .unwrap();
+    assert!(made.status.success());
+    let read_only = "mount --bind $1 $1\nmount -o remount,bind,ro $1";
+    for line in [
+        CREATE,
+        "create -d none --url tcp://127.0.0.1:1 other",
+        "rm -y dev",
+    ] {
+        let Some(output) = on_a_file_system(&bench, read_only, line) else {
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}: {said}");
+        assert!(
+            said.contains("Read-only file system") || said.contains("already exists"),
+            "{said}"
+        );
+    }
+    // Reading needs no writing.
+    for line in ["ls", "status dev", "url dev", "inspect dev"] {
+        let output = on_a_file_system(&bench, read_only, line).unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+    }
+    assert!(bench.store().join("machines/dev/config.json").exists());
+}
+
+/// A folder whose config.json is gone is no machine, and is nobody's to overwrite.
+#[test]
+fn a_half_deleted_machine() {
+    let bench = bench();
+    bench.run(&["machine create dev"]);
+    std::fs::remove_file(bench.store().join("machines/dev/config.json")).unwrap();
+    let (stdout, stderr) = bench.run(&[
+        "machine ls -q",
+        "machine status dev",
+        "machine create dev",
+        "machine rm -f dev",
+    ]);
+    assert!(
+        !stdout.contains("dev\n-> 0") && stdout.matches("-> 1").count() == 3,
+        "{stdout}"
+    );
+    assert!(
+        stderr.contains("is in the way: it is not a machine"),
+        "{stderr}"
+    );
+    assert!(bench.store().join("machines/dev/data.raw").exists());
+}
+
+/// A clock that is set back a day after the certificates were made.
+#[test]
+fn yesterdays_clock_takes_todays_certificates() {
+    let bench = bench();
+    bench.run(&["machine create dev"]);
+    let output = Command::new("openssl")
+        .args(["x509", "-noout", "-startdate", "-in"])
+        .arg(bench.store().join("machines/dev/server.pem"))
+        .output();
+    let Ok(output) = output else {
+        println!("skipped: there is no openssl");
+        return;
+    };
+    let start = String::from_utf8(output.stdout).unwrap();
+    let date = start.trim().trim_start_matches("notBefore=");
+    let seconds = |date: &str| -> i64 {
+        let output = Command::new("date")
+            .args(["-d", date, "+%s"])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    assert!(seconds(date) < seconds("1 day ago"), "{date}");
+}
+
+/// What one does with a machine over the years.
+#[test]
+fn years_with_a_machine() {
+    let bench = bench();
+    let folder = bench.folder.path();
+    let data = bench.store().join("machines/dev/data.raw");
+    let (stdout, stderr) = bench.run(&[
+        "machine create dev",
+        "machine set --memory 2G dev",
+        "machine set dev",
+        "machine inspect -f {{.Driver.Memory}} dev",
+        "machine suspend dev",
+        "machine status dev",
+        "machine suspend dev",
+        "machine set --memory 1G dev",
+        "machine resume dev",
+        "machine resume dev",
+        "machine snapshot create dev first",
+        "machine snapshot create dev first",
+        "machine snapshot restore dev first",
+        "machine rename dev web",
+        "machine clone dev web",
+        "machine stop dev",
+        "machine snapshot restore dev second",
+        "machine snapshot restore dev first",
+        "machine status dev",
+        "machine kill dev",
+        "machine resume dev",
+        "machine logs dev",
+        "machine protect dev",
+        "machine rm -f dev",
+        "machine protect --off dev",
+        "machine rm -y dev",
+    ]);
+    insta::assert_snapshot!(stdout);
+    insta::assert_snapshot!(stderr);
+    bench.assert_nothing_left();
+
+    let (stdout, stderr) = bench.run(&[
+        "machine create dev",
+        "machine stop dev",
+        "machine clone dev web",
+        "machine clone dev web",
+        "machine start web",
+        "machine config web",
+        "machine stop web",
+        "machine rename web site",
+        "machine start site",
+        "machine config site",
+        "machine stop site",
+        &format!("machine diagnose -o {}/d.tar site", folder.display()),
+        &format!("machine export -o {}/x.tar site", folder.display()),
+        &format!("machine export --disk -o {}/x.tar site", folder.display()),
+        &format!("machine import {}/x.tar", folder.display()),
+        &format!("machine import {}/x.tar here", folder.display()),
+        "machine start here",
+        "machine config here",
+        "machine snapshot ls here",
+        "machine ls -q",
+    ]);
+    insta::assert_snapshot!(stdout);
+    insta::assert_snapshot!(stderr);
+    assert_eq!(std::fs::read(&data).unwrap(), b"data");
+    // Nothing in the two files is a key.
+    for file in ["d.tar", "x.tar"] {
+        let bytes = std::fs::read(folder.join(file)).unwrap();
+        let key = b"PRIVATE KEY";
+        assert!(!bytes.windows(key.len()).any(|part| part == key), "{file}");
+    }
+}
+
+/// An engine that somebody else keeps, with the certificates they gave.
+#[test]
+fn an_attached_machine() {
+    let bench = bench();
+    let given = bench.folder.path().join("given");
+    std::fs::create_dir(&given).unwrap();
+    for file in ["ca.pem", "cert.pem", "key.pem"] {
+        std::fs::write(given.join(file), "nonsense").unwrap();
+    }
+    let mut command = Command::new(machine_program());
+    bench.environment(&mut command);
+    let output = command
+        .args(["attach", "far", "tcp://127.0.0.1:1", "--certs"])
+        .arg(&given)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot be reached"), "{said}");
+    assert!(!bench.store().join("machines/far").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_machine_that_starts_at_log_in() {
+    let bench = bench();
+    let (stdout, stderr) = bench.run(&[
+        "machine create dev",
+        "machine autostart dev",
+        "machine autostart dev",
+    ]);
+    assert_eq!(stderr, "");
+    assert!(stdout.contains("starts when you log in"), "{stdout}");
+    let folder = bench.folder.path().join(".config/systemd/user");
+    let link = folder.join("default.target.wants/berth-dev.service");
+    assert_eq!(
+        std::fs::read_link(&link).unwrap(),
+        folder.join("berth-dev.service")
+    );
+    bench.run(&["machine autostart --off dev"]);
+    assert!(!link.exists() && !folder.join("berth-dev.service").exists());
 }
 
 /// What `use` runs has the variables.

@@ -36,6 +36,9 @@ impl CertificatesError {
     pub fn hint(&self) -> Option<String> {
         match self {
             CertificatesError::Store(error) => error.hint(),
+            CertificatesError::Make(CertificateError::File { source, .. }) => {
+                StoreError::hint_of(source)
+            }
             CertificatesError::Incomplete { path } => Some(format!(
                 "bring {} back from a backup, or use another store with -s",
                 path.display()

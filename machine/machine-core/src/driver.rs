@@ -149,6 +149,14 @@ pub trait Checkpoint {
     fn save(&mut self, state: &DriverState) -> Result<(), DriverError>;
 }
 
+/// What a machine is to be made of; `None` stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Change {
+    pub cpus: Option<u32>,
+    pub memory_mib: Option<u64>,
+    pub disk_mib: Option<u64>,
+}
+
 /// How the engine gets onto a host over ssh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteSettings {
@@ -226,6 +234,46 @@ pub trait Driver: Send + Sync {
 
     fn address(&self, place: &MachinePlace, state: &DriverState) -> Result<Address, DriverError>;
 
+    /// Changes what the machine is made of, at its next start. A power that not every driver has, as are those below.
+    fn change(
+        &self,
+        _place: &MachinePlace,
+        _state: &mut DriverState,
+        _change: &Change,
+    ) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported)
+    }
+
+    /// Writes the running machine's memory to a file and ends it; `start` goes on where it was.
+    fn suspend(
+        &self,
+        _place: &MachinePlace,
+        _state: &mut DriverState,
+        _progress: &dyn Progress,
+    ) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported)
+    }
+
+    /// The files that hold what the machine remembers while it is stopped or suspended; none where they are elsewhere.
+    fn disks(&self, _place: &MachinePlace) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// The state of a machine made of copies of another's disks: what must be its own (addresses, keys) is chosen anew. Called
+    /// under the store's lock.
+    fn plan_copy(
+        &self,
+        _place: &MachinePlace,
+        _state: &DriverState,
+    ) -> Result<DriverState, DriverError> {
+        Err(DriverError::Unsupported)
+    }
+
+    /// Files where machine, console and keeper write what happens, most telling first.
+    fn logs(&self, _place: &MachinePlace) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// Asked of drivers that provision over ssh. A cloud's host needs minutes until somebody can log in.
     fn remote(&self, _place: &MachinePlace, _state: &DriverState) -> RemoteSettings {
         RemoteSettings {
@@ -253,6 +301,8 @@ pub enum DriverError {
     },
     #[error("interrupted")]
     Interrupted,
+    #[error("this driver cannot do that")]
+    Unsupported,
     #[error("{step}")]
     Failed {
         step: String,

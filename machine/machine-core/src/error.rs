@@ -47,6 +47,16 @@ pub enum MachineError {
     NotRunning { machine: String, status: Status },
     #[error("machine \"{machine}\" is already {}", status.name().to_lowercase())]
     Already { machine: String, status: Status },
+    #[error("machine \"{machine}\" is {}", status.name().to_lowercase())]
+    NotStopped { machine: String, status: Status },
+    #[error("machine \"{machine}\" is protected")]
+    Protected { machine: String },
+    #[error("machine \"{machine}\" has no snapshot \"{snapshot}\"")]
+    NoSuchSnapshot { machine: String, snapshot: String },
+    #[error("machine \"{machine}\" has a snapshot \"{snapshot}\" already")]
+    SnapshotInUse { machine: String, snapshot: String },
+    #[error("{what}")]
+    Exchange { what: String, hint: String },
     #[error("machine \"{machine}\" is half made: its `create` has not ended, or was cut off")]
     HalfMade { machine: String },
     #[error("the engine of machine \"{machine}\" cannot be reached")]
@@ -96,6 +106,22 @@ impl MachineError {
             MachineError::NotRunning { machine, .. } => {
                 Some(format!("start it: machine start {machine}"))
             }
+            MachineError::NotStopped { machine, status } => Some(match status {
+                Status::Saved => format!(
+                    "wake it first (machine resume {machine}), or give its memory up (machine kill {machine})"
+                ),
+                _ => format!("stop it first: machine stop {machine}"),
+            }),
+            MachineError::Protected { machine } => {
+                Some(format!("take the protection away: machine protect --off {machine}"))
+            }
+            MachineError::NoSuchSnapshot { machine, .. } => {
+                Some(format!("`machine snapshot ls {machine}` lists them"))
+            }
+            MachineError::SnapshotInUse { machine, snapshot } => Some(format!(
+                "choose another name, or remove it: machine snapshot rm {machine} {snapshot}"
+            )),
+            MachineError::Exchange { hint, .. } => Some(hint.clone()),
             MachineError::HalfMade { machine } => Some(format!(
                 "wait for `create`, or remove what is there: machine rm {machine}"
             )),

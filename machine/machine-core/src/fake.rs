@@ -3,7 +3,7 @@
 //! told to fail.
 
 use crate::driver::{
-    Address, Capabilities, Checkpoint, Driver, DriverError, DriverState, Flag, FlagKind,
+    Address, Capabilities, Change, Checkpoint, Driver, DriverError, DriverState, Flag, FlagKind,
     FlagValues, MachinePlace, Progress, SeedFiles, Status,
 };
 use guest_contract::seed;
@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 pub const ENGINE_VERSION: &str = "0.0.0-fake";
 /// The file a fake machine leaves outside its folder, so that tests see whether `remove` was called.
 const DISK: &str = "disk";
+/// What the machine keeps in its folder, and its memory while it is suspended.
+const DATA: &str = "data.raw";
+const MEMORY: &str = "memory.state";
 
 /// The steps that can be told to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,12 +194,9 @@ impl Driver for FakeDriver {
 
     fn plan(&self, _place: &MachinePlace, values: &FlagValues) -> Result<DriverState, DriverError> {
         self.fails(Step::Plan)?;
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|listener| listener.local_addr())
-            .map_err(|source| DriverError::failed("find a port", source))?;
         let mut state = DriverState::new();
         state.insert("IPAddress".into(), "127.0.0.1".into());
-        state.insert("Port".into(), free.port().into());
+        state.insert("Port".into(), free_port()?.into());
         state.insert(
             "Memory".into(),
             values.int("fake-memory").unwrap_or(1024).into(),
@@ -219,6 +219,9 @@ impl Driver for FakeDriver {
             std::fs::write(disk, "")
                 .map_err(|source| DriverError::failed("make a disk", source))?;
         }
+        let data = place.folder.join(DATA);
+        std::fs::write(data, "data")
+            .map_err(|source| DriverError::failed("make a disk", source))?;
         state.insert("Disk".into(), true.into());
         checkpoint.save(state)?;
         self.fails(Step::CreateLate)?;
@@ -233,7 +236,11 @@ impl Driver for FakeDriver {
         progress: &dyn Progress,
     ) -> Result<(), DriverError> {
         self.fails(Step::Start)?;
-        self.boot(place, state, seed, progress)
+        self.boot(place, state, seed, progress)?;
+        // Only a suspended machine has it.
+        let _ = std::fs::remove_file(place.folder.join(MEMORY));
+        std::fs::write(place.folder.join("console.log"), "booted\n")
+            .map_err(|source| DriverError::failed("write the console", source))
     }
 
     fn stop(
@@ -271,8 +278,52 @@ impl Driver for FakeDriver {
         let servers = self.servers.lock().expect("not poisoned");
         Ok(match servers.contains_key(&place.folder) {
             true => Status::Running,
+            false if place.folder.join(MEMORY).exists() => Status::Saved,
             false => Status::Stopped,
         })
+    }
+
+    fn change(
+        &self,
+        _place: &MachinePlace,
+        state: &mut DriverState,
+        change: &Change,
+    ) -> Result<(), DriverError> {
+        if let Some(memory) = change.memory_mib {
+            state.insert("Memory".into(), memory.into());
+        }
+        Ok(())
+    }
+
+    fn suspend(
+        &self,
+        place: &MachinePlace,
+        _state: &mut DriverState,
+        _progress: &dyn Progress,
+    ) -> Result<(), DriverError> {
+        self.end(place);
+        std::fs::write(place.folder.join(MEMORY), "memory")
+            .map_err(|source| DriverError::failed("write the memory", source))
+    }
+
+    fn disks(&self, place: &MachinePlace) -> Vec<PathBuf> {
+        let files = [DATA, MEMORY].map(|file| place.folder.join(file));
+        files.into_iter().filter(|file| file.exists()).collect()
+    }
+
+    fn plan_copy(
+        &self,
+        _place: &MachinePlace,
+        state: &DriverState,
+    ) -> Result<DriverState, DriverError> {
+        let mut state = state.clone();
+        state.insert("Port".into(), free_port()?.into());
+        state.insert("SSHKeyPath".into(), "".into());
+        Ok(state)
+    }
+
+    fn logs(&self, place: &MachinePlace) -> Vec<PathBuf> {
+        vec![place.folder.join("console.log")]
     }
 
     fn address(&self, _place: &MachinePlace, state: &DriverState) -> Result<Address, DriverError> {
@@ -284,6 +335,13 @@ impl Driver for FakeDriver {
             ssh_host: None,
         })
     }
+}
+
+fn free_port() -> Result<u16, DriverError> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .map(|address| address.port())
+        .map_err(|source| DriverError::failed("find a port", source))
 }
 
 fn port_of(state: &DriverState) -> Result<u16, DriverError> {

@@ -12,6 +12,7 @@ pub mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod remote;
+pub mod secrets;
 pub mod seed;
 pub mod ssh;
 pub mod ssh_key;

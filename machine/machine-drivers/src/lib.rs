@@ -5,6 +5,7 @@ pub mod none;
 pub mod plugin;
 #[cfg(unix)]
 pub mod qemu;
+mod size;
 
 use machine_core::driver::Driver;
 use std::sync::Arc;
@@ -20,4 +21,9 @@ pub fn all() -> Vec<Arc<dyn Driver>> {
         Arc::new(generic::GenericDriver),
         Arc::new(none::NoneDriver),
     ]
+}
+
+/// A size in MiB: a plain number counts MiB, as docker-machine's flags do, else a number and a unit.
+pub fn mebibytes(text: &str) -> Option<u64> {
+    size::mebibytes(text)
 }

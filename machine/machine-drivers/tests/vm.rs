@@ -38,8 +38,12 @@ mod linux {
             return keeper::main(arguments[2..].to_vec());
         }
         type Test = fn(&Path);
-        let tests: [(&str, Test); 5] = [
+        let tests: [(&str, Test); 6] = [
             ("a_machine_lives_its_life", a_machine_lives_its_life),
+            (
+                "a_machine_sleeps_and_goes_back",
+                a_machine_sleeps_and_goes_back,
+            ),
             (
                 "a_killed_keeper_takes_qemu_with_it",
                 a_killed_keeper_takes_qemu_with_it,
@@ -264,6 +268,104 @@ mod linux {
 
         world.machines.kill(NAME, &Patient).unwrap();
         assert_eq!(world.status(), Status::Stopped);
+        world.machines.remove(NAME, false, &Patient).unwrap();
+        world.nothing_is_left();
+    }
+
+    /// Suspended, resumed, put back to a snapshot with its memory, with new certificates and a larger disk: the guest's own boot is
+    /// the same all along, until it is restarted.
+    fn a_machine_sleeps_and_goes_back(image: &Path) {
+        let world = World::new(image);
+        world.create(&Patient).unwrap();
+        let run = |line: &str| {
+            let route = world.machines.open(NAME).unwrap().ssh_route().unwrap();
+            let limit = Duration::from_secs(120);
+            let output = route
+                .run(line, &mut std::io::empty(), limit, &|| false)
+                .unwrap();
+            assert_eq!(output.code, Some(0), "{line}: {}", output.stderr);
+            output.stdout.trim().to_owned()
+        };
+        let boot = run("cat /proc/sys/kernel/random/boot_id");
+        run("echo one > /run/mark");
+
+        world.machines.suspend(NAME, &Patient).unwrap();
+        assert_eq!(world.status(), Status::Saved);
+        assert_eq!(world.processes(), []);
+        let slept = Instant::now();
+        std::thread::sleep(Duration::from_secs(8));
+        world.machines.resume(NAME, &Patient).unwrap();
+        assert_eq!(world.status(), Status::Running);
+        assert!(!world.folder().join("memory.state").exists());
+        assert_eq!(run("cat /proc/sys/kernel/random/boot_id"), boot);
+        let there: i64 = run("date +%s").parse().unwrap();
+        let here = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs() as i64;
+        // ssh itself takes its time under emulation.
+        assert!(
+            (there - here).abs() <= 5,
+            "{there} {here} after {:?}",
+            slept.elapsed()
+        );
+
+        // New certificates without a new boot.
+        let path = world.folder().join("server.pem");
+        let old = std::fs::read_to_string(&path).unwrap();
+        world
+            .machines
+            .regenerate_certificates(NAME, &Patient)
+            .unwrap();
+        assert_ne!(std::fs::read_to_string(&path).unwrap(), old);
+        assert_eq!(
+            run("cat /run/berth-seed/server.pem").trim(),
+            std::fs::read_to_string(&path).unwrap().trim()
+        );
+        world
+            .machines
+            .open(NAME)
+            .unwrap()
+            .connect(Duration::from_secs(60))
+            .unwrap();
+        assert_eq!(run("cat /proc/sys/kernel/random/boot_id"), boot);
+
+        world
+            .machines
+            .create_snapshot(NAME, "one", &Patient)
+            .unwrap();
+        assert_eq!(world.status(), Status::Running);
+        run("echo two > /run/mark; sync");
+        world.machines.kill(NAME, &Patient).unwrap();
+        world
+            .machines
+            .restore_snapshot(NAME, "one", &Patient)
+            .unwrap();
+        assert_eq!(world.status(), Status::Saved);
+        world.machines.resume(NAME, &Patient).unwrap();
+        assert_eq!(run("cat /run/mark"), "one");
+        assert_eq!(run("cat /proc/sys/kernel/random/boot_id"), boot);
+
+        let change = machine_core::driver::Change {
+            cpus: Some(1),
+            memory_mib: Some(640),
+            disk_mib: Some(3072),
+        };
+        assert_eq!(
+            world.machines.change(NAME, &change, &Patient).unwrap(),
+            Status::Running
+        );
+        world.machines.restart(NAME, &Patient).unwrap();
+        assert_ne!(run("cat /proc/sys/kernel/random/boot_id"), boot);
+        assert_eq!(run("nproc"), "1");
+        let memory: u64 = run("grep MemTotal /proc/meminfo | tr -dc 0-9")
+            .parse()
+            .unwrap();
+        assert!(memory > 560 * 1024, "{memory}");
+        let disk: u64 = run("df -k /var/lib/berth | tail -1 | awk '{print $2}'")
+            .parse()
+            .unwrap();
+        assert!(disk > 2_700_000, "{disk}");
         world.machines.remove(NAME, false, &Patient).unwrap();
         world.nothing_is_left();
     }

@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
 
 const DEFAULT_FORMAT: &str = "table {{.Name}}\t{{.Active}}\t{{.DriverName}}\t{{.State}}\t{{.URL}}\t{{.Swarm}}\t\
     {{.DockerVersion}}\t{{.Error}}";
-const HEADINGS: [(&str, &str); 13] = [
+const HEADINGS: [(&str, &str); 14] = [
     ("Name", "NAME"),
     ("Active", "ACTIVE"),
     ("ActiveHost", "ACTIVE_HOST"),
@@ -42,6 +42,7 @@ const HEADINGS: [(&str, &str); 13] = [
     ("Error", "ERRORS"),
     ("DockerVersion", "DOCKER"),
     ("ResponseTime", "RESPONSE"),
+    ("CertificateUntil", "CERTIFICATE UNTIL"),
 ];
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()> {
@@ -102,11 +103,28 @@ fn shown(machine: &Listed, docker_host: &str) -> Value {
         "SwarmOptions": swarm,
         "Swarm": swarm_text,
         "EngineOptions": machine.engine_options,
-        "Error": machine.error.as_deref().unwrap_or_default().replace(['\n', '\t'], " "),
+        "Error": trouble(machine).replace(['\n', '\t'], " "),
         "DockerVersion": version,
         // Nanoseconds, as Go counts durations.
         "ResponseTime": machine.response_time.as_nanos() as u64,
+        "CertificateUntil": machine.certificate_until.map(|until| until.date().to_string()).unwrap_or_default(),
     })
+}
+
+/// What is wrong with a machine, or soon will be.
+fn trouble(machine: &Listed) -> String {
+    let ends = machine
+        .certificate_until
+        .filter(|_| machine.certificate_is_due);
+    match (&machine.error, ends) {
+        (Some(error), _) => error.clone(),
+        (None, Some(until)) => format!(
+            "its certificate ends on {}: machine regenerate-certs --client-certs {}",
+            until.date(),
+            machine.name
+        ),
+        (None, None) => String::new(),
+    }
 }
 
 /// Same key: any of the values. Different keys: all of them.

@@ -1,26 +1,39 @@
 //! The verbs, written out: one file each.
 
 mod active;
+mod attach;
+mod autostart;
+mod clone;
 pub(crate) mod completion;
 mod config;
 mod context;
 mod create;
+mod diagnose;
 mod env;
+mod export;
+mod import;
 mod inspect;
 mod ip;
 mod kill;
+mod logs;
 mod ls;
 mod man;
 mod mount;
+mod protect;
 mod provision;
 mod regenerate_certs;
+mod rename;
 mod restart;
+mod resume;
 mod rm;
 mod scp;
+mod set;
+mod snapshot;
 mod ssh;
 mod start;
 mod status;
 mod stop;
+mod suspend;
 mod upgrade;
 mod url;
 mod use_machine;
@@ -85,6 +98,32 @@ pub(crate) enum Verb {
     /// Start a shell, or run a command, whose Docker clients talk to a machine
     #[command(name = "use")]
     UseMachine(use_machine::Arguments),
+    /// Change what a machine is made of
+    Set(set::Arguments),
+    /// Put machines to sleep, their memory on disk
+    Suspend(Names),
+    /// Wake suspended machines
+    Resume(Names),
+    /// Keep copies of a machine's disks
+    Snapshot(snapshot::Arguments),
+    /// Copy a machine
+    Clone(clone::Arguments),
+    /// Give a machine another name
+    Rename(rename::Arguments),
+    /// Keep machines from being removed
+    Protect(protect::Arguments),
+    /// Start a machine when you log in
+    Autostart(autostart::Arguments),
+    /// Show a machine's console and its keeper's log
+    Logs(logs::Arguments),
+    /// Write a file for whoever helps, without secrets
+    Diagnose(diagnose::Arguments),
+    /// Write a machine to one file
+    Export(export::Arguments),
+    /// Make a machine of an exported file
+    Import(import::Arguments),
+    /// Remember an engine that was set up elsewhere
+    Attach(attach::Arguments),
     /// Write manual pages
     #[command(hide = true)]
     Man(man::Arguments),
@@ -120,6 +159,12 @@ impl Verb {
                 | Verb::RegenerateCerts(_)
                 | Verb::Provision(_)
                 | Verb::Upgrade(_)
+                | Verb::Suspend(_)
+                | Verb::Resume(_)
+                | Verb::Snapshot(_)
+                | Verb::Clone(_)
+                | Verb::Rename(_)
+                | Verb::Attach(_)
         )
     }
 
@@ -149,6 +194,19 @@ impl Verb {
             Verb::Mount(arguments) => return mount::run(context, &arguments),
             Verb::Context(arguments) => context::run(context, &arguments)?,
             Verb::UseMachine(arguments) => return use_machine::run(context, &arguments),
+            Verb::Set(arguments) => set::run(context, &arguments)?,
+            Verb::Suspend(names) => suspend::run(context, &names)?,
+            Verb::Resume(names) => resume::run(context, &names)?,
+            Verb::Snapshot(arguments) => snapshot::run(context, &arguments)?,
+            Verb::Clone(arguments) => clone::run(context, &arguments)?,
+            Verb::Rename(arguments) => rename::run(context, &arguments)?,
+            Verb::Protect(arguments) => protect::run(context, &arguments)?,
+            Verb::Autostart(arguments) => autostart::run(context, &arguments)?,
+            Verb::Logs(arguments) => logs::run(context, &arguments)?,
+            Verb::Diagnose(arguments) => diagnose::run(context, &arguments)?,
+            Verb::Export(arguments) => export::run(context, &arguments)?,
+            Verb::Import(arguments) => import::run(context, &arguments)?,
+            Verb::Attach(arguments) => attach::run(context, &arguments)?,
             Verb::Man(arguments) => man::run(context, &arguments)?,
         }
         Ok(exit_code::SUCCESS)

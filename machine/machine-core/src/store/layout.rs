@@ -24,6 +24,10 @@ pub use certs::files::{
 
 pub const SSH_KEY: &str = "id_ed25519";
 pub const SSH_PUBLIC_KEY: &str = "id_ed25519.pub";
+/// Folder of a machine's snapshots, each a folder with copies of its disks.
+pub const SNAPSHOTS: &str = "snapshots";
+/// What a snapshot is, inside its folder; written last.
+pub const SNAPSHOT: &str = "snapshot.json";
 pub const KNOWN_HOSTS: &str = "known_hosts";
 
 /// File name of the lock of one machine, inside [`MACHINES`]. Machine names cannot begin with a dot.

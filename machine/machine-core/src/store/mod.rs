@@ -8,6 +8,7 @@ pub mod layout;
 pub mod lock;
 pub mod names;
 pub mod record;
+pub mod sparse;
 
 use crate::driver::MachinePlace;
 use lock::{Endless, Lock, Patience};
@@ -64,15 +65,26 @@ impl StoreError {
         }
     }
 
+    /// What to try when a file of the store cannot be read or written.
+    pub(crate) fn hint_of(source: &io::Error) -> Option<String> {
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => {
+                Some("check who owns the folder, or choose another store with -s".into())
+            }
+            io::ErrorKind::StorageFull => {
+                Some("make room, or choose a store on another disk with -s".into())
+            }
+            io::ErrorKind::ReadOnlyFilesystem => {
+                Some("make it writable, or choose another store with -s".into())
+            }
+            _ => None,
+        }
+    }
+
     /// What to try next.
     pub fn hint(&self) -> Option<String> {
         match self {
-            StoreError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("check who owns the folder, or choose another store with -s".into())
-            }
-            StoreError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some("make room, or choose a store on another disk with -s".into())
-            }
+            StoreError::Io { source, .. } => StoreError::hint_of(source),
             StoreError::NoHome => {
                 Some("set HOME, or choose a store with -s or MACHINE_STORAGE_PATH".into())
             }
@@ -234,6 +246,17 @@ impl MachineStore {
             }
         }
         self.delete(name)
+    }
+
+    /// Gives a machine's folder another name, which must be free. Both locks are held by the caller.
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        let (from, to) = (self.place(from)?.folder, self.place(to)?.folder);
+        if to.exists() {
+            return Err(StoreError::NotAMachine { path: to });
+        }
+        std::fs::rename(&from, &to)
+            .and_then(|()| atomic::sync_folder(&self.machines()))
+            .map_err(|source| StoreError::io("rename", &from, source))
     }
 
     /// Deletes a machine's folder. Succeeds when already gone.

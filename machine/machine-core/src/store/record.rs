@@ -136,6 +136,9 @@ pub struct BerthRecord {
     pub stage: Stage,
     /// Version of the program that made the machine.
     pub made_by: String,
+    /// `rm` refuses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protected: bool,
     #[serde(flatten)]
     pub other: Other,
 }
@@ -161,6 +164,7 @@ impl MachineRecord {
                 version: BERTH_VERSION,
                 stage: Stage::Creating,
                 made_by: env!("CARGO_PKG_VERSION").to_owned(),
+                protected: false,
                 other: Other::new(),
             }),
             other: Other::new(),
@@ -178,6 +182,22 @@ impl MachineRecord {
                 ..
             })
         )
+    }
+
+    /// Whether `rm` refuses.
+    pub fn is_protected(&self) -> bool {
+        self.berth.as_ref().is_some_and(|berth| berth.protected)
+    }
+
+    /// What only we know of the machine; a record of docker-machine gets it now.
+    pub fn berth_mut(&mut self) -> &mut BerthRecord {
+        self.berth.get_or_insert_with(|| BerthRecord {
+            version: BERTH_VERSION,
+            stage: Stage::Created,
+            made_by: env!("CARGO_PKG_VERSION").to_owned(),
+            protected: false,
+            other: Other::new(),
+        })
     }
 
     /// Makes every path of the record say where the files are now.

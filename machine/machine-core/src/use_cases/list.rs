@@ -3,10 +3,12 @@
 use super::{Machine, Machines};
 use crate::driver::Status;
 use crate::error::chain;
+use crate::store::layout;
 use crate::store::record::{EngineOptions, SwarmOptions};
 use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use time::OffsetDateTime;
 
 /// One line of `ls`.
 #[derive(Debug, Clone)]
@@ -22,6 +24,10 @@ pub struct Listed {
     pub engine_options: EngineOptions,
     pub swarm_options: SwarmOptions,
     pub response_time: Duration,
+    /// When the first of the certificates that its use needs ends.
+    pub certificate_until: Option<OffsetDateTime>,
+    /// That is so soon that it should be renewed.
+    pub certificate_is_due: bool,
 }
 
 impl Machines {
@@ -43,7 +49,19 @@ impl Machines {
             engine_options: EngineOptions::default(),
             swarm_options: SwarmOptions::default(),
             response_time: Duration::ZERO,
+            certificate_until: None,
+            certificate_is_due: false,
         };
+        if let Ok(place) = self.store.place(&listed.name) {
+            let first = [layout::SERVER_CERT, layout::CLIENT_CERT, layout::CA_CERT]
+                .iter()
+                .filter_map(|file| std::fs::read_to_string(place.folder.join(file)).ok())
+                .filter_map(|pem| certs::expiry_of(&pem).ok())
+                .min_by_key(|expiry| expiry.until);
+            listed.certificate_until = first.map(|expiry| expiry.until);
+            listed.certificate_is_due =
+                first.is_some_and(|expiry| expiry.is_due(OffsetDateTime::now_utc()));
+        }
         match self.store.load(&listed.name) {
             Ok(record) => {
                 listed.driver_name = record.driver_name;

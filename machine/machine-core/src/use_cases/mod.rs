@@ -1,13 +1,19 @@
 //! What the verbs of `machine` do, without a command line: one file each.
 
 pub mod active;
+pub mod attach;
+pub mod change;
+pub mod copies;
 pub mod create;
+pub mod diagnose;
+pub mod exchange;
 pub mod list;
 pub mod power;
 pub mod provision;
 pub mod regenerate;
 mod remote;
 pub mod remove;
+pub mod suspend;
 
 use crate::certificates::{self, CertificatePaths, SharedCertificates};
 use crate::driver::{
@@ -265,6 +271,11 @@ impl Machine {
         Ok(SshRoute::new(&self.place, &self.record.driver, &address))
     }
 
+    /// Files where machine, console and keeper write what happens.
+    pub fn logs(&self) -> Vec<PathBuf> {
+        self.driver.logs(&self.place)
+    }
+
     /// The private key's file, where there is one.
     pub fn ssh_key(&self) -> Option<PathBuf> {
         match self.record.driver.get("SSHKeyPath") {
@@ -314,6 +325,9 @@ impl Machine {
     }
 
     fn failed(&self, verb: &'static str, source: DriverError) -> MachineError {
+        if matches!(source, DriverError::Unsupported) {
+            return self.unsupported(verb);
+        }
         MachineError::Driver {
             verb,
             machine: self.name().to_owned(),

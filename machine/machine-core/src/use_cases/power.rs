@@ -29,10 +29,11 @@ impl Machines {
     pub fn stop(&self, name: &str, progress: &dyn Progress) -> Result<(), MachineError> {
         let (mut machine, _lock) = self.open_locked(name, progress)?;
         machine.require_power("stop")?;
-        if machine.status()? == Status::Stopped {
+        let status = machine.status()?;
+        if matches!(status, Status::Stopped | Status::Saved) {
             return Err(MachineError::Already {
                 machine: name.to_owned(),
-                status: Status::Stopped,
+                status,
             });
         }
         progress.say(&format!("Stopping \"{name}\"..."));
@@ -53,7 +54,7 @@ impl Machines {
         }
         machine.require_power("restart")?;
         progress.say(&format!("Restarting \"{name}\"..."));
-        if machine.status()? != Status::Stopped {
+        if !matches!(machine.status()?, Status::Stopped | Status::Saved) {
             self.stop_opened(&mut machine, progress)?;
         }
         self.start_opened(&mut machine, progress)?;

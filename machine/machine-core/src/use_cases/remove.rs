@@ -15,10 +15,16 @@ impl Machines {
         progress: &dyn Progress,
     ) -> Result<(), MachineError> {
         // Before the lock, so that a name with no machine makes no lock file.
-        if let Err(error @ (StoreError::NoSuchMachine { .. } | StoreError::InvalidName { .. })) =
-            self.store.load(name)
-        {
-            return Err(error.into());
+        match self.store.load(name) {
+            Err(error @ (StoreError::NoSuchMachine { .. } | StoreError::InvalidName { .. })) => {
+                return Err(error.into());
+            }
+            Ok(record) if record.is_protected() => {
+                return Err(MachineError::Protected {
+                    machine: name.to_owned(),
+                });
+            }
+            _ => {}
         }
         let _lock = self.lock(name, progress)?;
         match self

@@ -90,6 +90,12 @@ pub fn of(hardware: &Hardware, image: &Image, files: &Files) -> Vec<String> {
     arguments.list
 }
 
+/// Goes on with a suspended machine's memory instead of booting.
+pub fn incoming(files: &Files) -> [String; 2] {
+    let memory = machine_core::ssh::shell_word(&files.memory().display().to_string());
+    ["-incoming".to_owned(), format!("exec:cat < {memory}")]
+}
+
 /// The smallest machine that can show that an accelerator runs this kernel: it prints to standard output, finds no
 /// root file system and ends.
 pub fn of_proof(accelerator: Accelerator, image: &Image) -> Vec<String> {

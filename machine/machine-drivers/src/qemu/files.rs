@@ -58,6 +58,16 @@ impl Files {
         self.folder.join("console.log")
     }
 
+    /// The memory of a suspended machine; it is suspended while this file is there.
+    pub fn memory(&self) -> PathBuf {
+        self.folder.join("memory.state")
+    }
+
+    /// The memory while it is being written.
+    pub fn memory_being_written(&self) -> PathBuf {
+        self.folder.join("memory.writing")
+    }
+
     /// What the keeper is to run.
     pub fn plan(&self) -> PathBuf {
         self.folder.join("vm.json")
@@ -130,7 +140,14 @@ impl Files {
     /// Removes all of the driver's files.
     pub fn remove_all(&self) -> io::Result<()> {
         self.remove_running();
-        for path in [self.disk(), self.seed(), self.console(), self.keeper_log()] {
+        for path in [
+            self.disk(),
+            self.memory(),
+            self.memory_being_written(),
+            self.seed(),
+            self.console(),
+            self.keeper_log(),
+        ] {
             match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

@@ -20,8 +20,8 @@ use flags::{Settings, Wanted};
 use image::Image;
 use keeper::status::{Conversation, Heard, KeeperRecord, Phase, Request};
 use machine_core::driver::{
-    Address, Capabilities, Checkpoint, Driver, DriverError, DriverState, Flag, FlagValues,
-    MachinePlace, Progress, SeedFiles, Status,
+    Address, Capabilities, Change, Checkpoint, Driver, DriverError, DriverState, Flag, FlagValue,
+    FlagValues, MachinePlace, Progress, SeedFiles, Status,
 };
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -33,6 +33,8 @@ const MIB: u64 = 1024 * 1024;
 const LEAST_FREE_SPACE: u64 = 1024 * MIB;
 /// The keeper ends the machine itself after 35 s.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// Memory of some GiB on a slow disk.
+const SUSPEND_LIMIT: Duration = Duration::from_secs(900);
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
 const SSH_USER: &str = "docker";
 
@@ -91,15 +93,31 @@ impl QemuDriver {
             memory_mib: known.memory_mib,
             address: known.address,
         };
+        let mut arguments = arguments::of(&hardware, &image, &files);
+        let resumes = files.memory().exists();
+        if resumes {
+            arguments.extend(arguments::incoming(&files));
+        } else {
+            grow_disk(&files.disk(), known.disk_mib)?;
+        }
         let plan = keeper::VmPlan {
             version: keeper::PLAN_VERSION,
             program,
-            arguments: arguments::of(&hardware, &image, &files),
+            arguments,
+            resumes,
             ip: known.address.ip,
             api_port: known.address.api_port,
         };
-        progress.say(&booting(&choice));
-        boot::run(&files, &plan, &self.keeper()?, progress)
+        if !resumes {
+            progress.say(&booting(&choice));
+        }
+        boot::run(&files, &plan, &self.keeper()?, progress)?;
+        if resumes {
+            // Once the machine goes on, its old memory must never meet its new disk.
+            std::fs::remove_file(files.memory())
+                .map_err(|error| DriverError::failed("remove the saved memory", error))?;
+        }
+        Ok(())
     }
 }
 
@@ -237,7 +255,15 @@ impl Driver for QemuDriver {
     }
 
     fn kill(&self, place: &MachinePlace, _state: &mut DriverState) -> Result<(), DriverError> {
-        finish(&Files::of(place))
+        let files = Files::of(place);
+        finish(&files)?;
+        // What was saved of a suspended machine goes, too: `kill` is the way out when it cannot be resumed.
+        match std::fs::remove_file(files.memory()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(DriverError::failed("remove the saved memory", error))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn remove(&self, place: &MachinePlace, _state: &mut DriverState) -> Result<(), DriverError> {
@@ -252,7 +278,11 @@ impl Driver for QemuDriver {
         let files = Files::of(place);
         let Ok(mut conversation) = Conversation::open(&files.keeper_socket(), Request::Status)
         else {
-            return finish_orphan(&files).map(|()| Status::Stopped);
+            finish_orphan(&files)?;
+            return Ok(match files.memory().exists() {
+                true => Status::Saved,
+                false => Status::Stopped,
+            });
         };
         let deadline = Instant::now() + STATUS_LIMIT;
         while Instant::now() < deadline {
@@ -282,6 +312,105 @@ impl Driver for QemuDriver {
             ssh_user: SSH_USER.into(),
             ssh_host: None,
         })
+    }
+
+    fn change(
+        &self,
+        place: &MachinePlace,
+        state: &mut DriverState,
+        change: &Change,
+    ) -> Result<(), DriverError> {
+        let mut known = Known::read(state)?;
+        let values = FlagValues(
+            [
+                ("qemu-cpus", change.cpus.map(i64::from)),
+                ("qemu-memory", change.memory_mib.map(|mib| mib as i64)),
+                ("qemu-disk-size", change.disk_mib.map(|mib| mib as i64)),
+            ]
+            .into_iter()
+            .filter_map(|(flag, value)| Some((flag.to_owned(), FlagValue::Int(value?))))
+            .collect(),
+        );
+        let settings = Settings::read(&values)?;
+        if change.cpus.is_some() {
+            known.cpus = settings.cpus;
+        }
+        if change.memory_mib.is_some() {
+            check_memory(settings.memory_mib)?;
+            known.memory_mib = settings.memory_mib;
+        }
+        if change.disk_mib.is_some() {
+            if settings.disk_mib < known.disk_mib {
+                return Err(DriverError::InvalidFlag {
+                    flag: "disk".into(),
+                    why: format!("a disk only grows; this one has {} MiB", known.disk_mib),
+                });
+            }
+            known.disk_mib = settings.disk_mib;
+        }
+        // Keys of others, such as the ssh key's, stay.
+        for (key, value) in known.write(place) {
+            if ["CPU", "Memory", "DiskSize"].contains(&key.as_str()) {
+                state.insert(key, value);
+            }
+        }
+        Ok(())
+    }
+
+    fn suspend(
+        &self,
+        place: &MachinePlace,
+        _state: &mut DriverState,
+        progress: &dyn Progress,
+    ) -> Result<(), DriverError> {
+        let files = Files::of(place);
+        let failed = |why: String| DriverError::failed("write the machine's memory to a file", why);
+        let mut conversation = Conversation::open(&files.keeper_socket(), Request::Suspend)
+            .map_err(|error| failed(error.to_string()))?;
+        let deadline = Instant::now() + SUSPEND_LIMIT;
+        let mut began = false;
+        while Instant::now() < deadline {
+            match conversation.listen(Duration::from_millis(100)) {
+                Heard::End => break,
+                Heard::Status(status) => {
+                    if let Some(why) = status.suspend_problem.filter(|_| began) {
+                        return Err(failed(why));
+                    }
+                    began |= status.phase == Phase::Stopping;
+                }
+                Heard::Nothing if progress.interrupted() => return Err(DriverError::Interrupted),
+                Heard::Nothing => {}
+            }
+        }
+        finish(&files)?;
+        match files.memory().exists() {
+            true => Ok(()),
+            false => Err(failed("its keeper ended without having done so".into())),
+        }
+    }
+
+    fn disks(&self, place: &MachinePlace) -> Vec<PathBuf> {
+        let files = Files::of(place);
+        let mut disks = vec![files.disk()];
+        if files.memory().exists() {
+            disks.push(files.memory());
+        }
+        disks
+    }
+
+    fn plan_copy(
+        &self,
+        place: &MachinePlace,
+        state: &DriverState,
+    ) -> Result<DriverState, DriverError> {
+        let mut known = Known::read(state)?;
+        known.address = address::choose(place)?;
+        Ok(known.write(place))
+    }
+
+    fn logs(&self, place: &MachinePlace) -> Vec<PathBuf> {
+        let files = Files::of(place);
+        vec![files.console(), files.keeper_log()]
     }
 }
 
@@ -314,6 +443,16 @@ fn finish_orphan(files: &Files) -> Result<(), DriverError> {
 fn absolute(path: &Path) -> Result<PathBuf, DriverError> {
     std::path::absolute(path)
         .map_err(|error| DriverError::failed(format!("find {}", path.display()), error))
+}
+
+/// The guest grows its file system when the disk has grown.
+fn grow_disk(path: &Path, mebibytes: u64) -> Result<(), DriverError> {
+    let failed = |error| DriverError::failed(format!("grow the disk {}", path.display()), error);
+    let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.len() < mebibytes * MIB {
+        file.set_len(mebibytes * MIB).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// A new raw file that takes no space yet.
@@ -453,7 +592,6 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machine_core::driver::FlagValue;
 
     struct Silent;
     impl Progress for Silent {
@@ -513,6 +651,40 @@ mod tests {
         let address = driver.address(&place, &state).unwrap();
         assert!(address.ip.is_loopback());
         assert_eq!(driver.status(&place, &state).unwrap(), Status::Stopped);
+    }
+
+    #[test]
+    fn a_machine_is_changed_and_its_disk_only_grows() {
+        let store = tempfile::tempdir().unwrap();
+        let place = place(store.path());
+        let driver = QemuDriver::new();
+        let mut state = driver.plan(&place, &FlagValues::default()).unwrap();
+        state.insert("SSHKeyPath".into(), "/k".into());
+        let change = |cpus, memory_mib, disk_mib| Change {
+            cpus,
+            memory_mib,
+            disk_mib,
+        };
+        driver
+            .change(&place, &mut state, &change(Some(3), None, Some(30_000)))
+            .unwrap();
+        let known = Known::read(&state).unwrap();
+        assert_eq!(
+            (known.cpus, known.memory_mib, known.disk_mib),
+            (3, 1024, 30_000)
+        );
+        assert_eq!(state["SSHKeyPath"], "/k");
+        for (bad, why) in [
+            (change(None, None, Some(20_000)), "only grows"),
+            (change(Some(0), None, None), "1 to 255"),
+            (change(None, Some(10), None), "too little"),
+        ] {
+            let error = driver.change(&place, &mut state, &bad).unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
+        }
+        let other = driver.plan_copy(&place, &state).unwrap();
+        assert_eq!(other["SSHKeyPath"], "");
+        assert_eq!(other["DiskSize"], 30_000);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::files::Files;
 use super::process::ProcessId;
 use guest_contract::control::ControlRequest;
 use guest_contract::readiness::ReadinessEvent;
+use machine_core::store::atomic;
 use qmp::Qmp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -43,6 +44,7 @@ const BECOME: &str = "--become";
 const CONNECTS_WITHIN: Duration = Duration::from_secs(20);
 /// How long an orderly stop may take: the guest gives its containers 20 s.
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
+const SUSPENDS_WITHIN: Duration = Duration::from_secs(600);
 const QUITS_WITHIN: Duration = Duration::from_secs(5);
 /// How soon a lost connection to the engine is tried again.
 const RECONNECT: Duration = Duration::from_millis(300);
@@ -57,6 +59,9 @@ pub struct VmPlan {
     pub arguments: Vec<String>,
     pub ip: Ipv4Addr,
     pub api_port: u16,
+    /// The machine was suspended: it goes on where it was.
+    #[serde(default)]
+    pub resumes: bool,
 }
 
 pub const PLAN_VERSION: u32 = 1;
@@ -269,6 +274,9 @@ fn keep_machine(files: &Files, plan: &VmPlan) -> Result<(), KeeperError> {
     spawn(&shared, "ports", move |shared| {
         follow_engine(shared, ip, address)
     });
+    if plan.resumes {
+        spawn(&shared, "resume", welcome_back);
+    }
     stop_on_signals(&shared).map_err(io("wait for signals"))?;
 
     let ended = child.wait().map_err(io("wait for QEMU"))?;
@@ -451,6 +459,97 @@ impl Shared {
         }
     }
 
+    /// Writes the memory to a file and ends QEMU. After a failure the machine goes on.
+    fn suspend(&self) {
+        let mut first = false;
+        self.board.change(|status| {
+            if status.phase == Phase::Running {
+                status.phase = Phase::Stopping;
+                status.suspend_problem = None;
+                first = true;
+            }
+        });
+        if !first {
+            return;
+        }
+        tracing::info!("suspending");
+        let (writing, memory) = (self.files.memory_being_written(), self.files.memory());
+        let written = self
+            .write_memory(&writing)
+            .and_then(|()| std::fs::rename(&writing, &memory).map_err(|error| error.to_string()))
+            .and_then(|()| {
+                atomic::sync_folder(self.files.folder()).map_err(|error| error.to_string())
+            });
+        match written {
+            Ok(()) => {
+                let _ = self.qmp.execute("quit", Value::Null);
+                if !self.ends_within(QUITS_WITHIN) {
+                    self.vm.kill(QUITS_WITHIN);
+                }
+            }
+            Err(why) => {
+                tracing::warn!(why, "cannot suspend");
+                let _ = std::fs::remove_file(&writing);
+                let _ = std::fs::remove_file(&memory);
+                let _ = self.qmp.execute("migrate_cancel", Value::Null);
+                let _ = self.qmp.execute("cont", Value::Null);
+                self.board.change(|status| {
+                    status.phase = Phase::Running;
+                    status.suspend_problem = Some(why);
+                });
+            }
+        }
+    }
+
+    fn write_memory(&self, to: &Path) -> Result<(), String> {
+        let told = |error: qmp::QmpError| error.to_string();
+        // Nobody waits at the other end of a line: as fast as the disk can.
+        let fast = serde_json::json!({"max-bandwidth": 1u64 << 40});
+        self.qmp
+            .execute("migrate-set-parameters", fast)
+            .map_err(told)?;
+        self.qmp.execute("stop", Value::Null).map_err(told)?;
+        let file = machine_core::ssh::shell_word(&to.display().to_string());
+        let uri = format!("exec:umask 077; cat > {file} && sync {file}");
+        self.qmp
+            .execute("migrate", serde_json::json!({"uri": uri}))
+            .map_err(told)?;
+        let deadline = Instant::now() + SUSPENDS_WITHIN;
+        loop {
+            let state = self
+                .qmp
+                .execute("query-migrate", Value::Null)
+                .map_err(told)?;
+            match state["status"].as_str() {
+                Some("completed") => break,
+                Some("failed" | "cancelled") => {
+                    let why = state["error-desc"].as_str().unwrap_or("no reason given");
+                    return Err(format!("QEMU could not write {}: {why}", to.display()));
+                }
+                _ if Instant::now() > deadline => return Err("it takes too long".into()),
+                _ => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+        // QEMU does not wait for the end of `cat`.
+        let deadline = Instant::now() + QUITS_WITHIN;
+        let mut size = 0;
+        loop {
+            let now = std::fs::metadata(to)
+                .map_err(|error| error.to_string())?
+                .len();
+            if now == size && now > 0 {
+                break;
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{} does not come to an end", to.display()));
+            }
+            size = now;
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let file = std::fs::File::open(to).and_then(|file| file.sync_all());
+        file.map_err(|error| error.to_string())
+    }
+
     fn ends_within(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         while self.vm.is_alive() {
@@ -460,6 +559,26 @@ impl Shared {
             std::thread::sleep(Duration::from_millis(20));
         }
         true
+    }
+}
+
+/// A guest that goes on does not know that time has passed, and has told how it is to another keeper.
+fn welcome_back(shared: &Arc<Shared>) {
+    // It was stopped when its memory was written, and so it is when that has been read.
+    loop {
+        match shared.qmp.execute("query-status", Value::Null) {
+            Ok(state) if state["status"] == "inmigrate" => {}
+            Ok(state) if state["status"] == "running" => break,
+            Ok(_) => drop(shared.qmp.execute("cont", Value::Null)),
+            Err(error) => return tracing::warn!(%error, "cannot go on"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    while shared.board.now().phase == Phase::Booting {
+        std::thread::sleep(Duration::from_millis(300));
+        let unix_ms = clock::wall().as_millis() as u64;
+        shared.tell_guest(ControlRequest::SetTime { unix_ms });
+        shared.tell_guest(ControlRequest::Report);
     }
 }
 
@@ -517,6 +636,7 @@ fn answer(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
         Request::Status => return write_status(&mut stream, &shared.board.now()),
         Request::Watch => {}
         Request::Stop => spawn(shared, "stop", |shared| shared.stop()),
+        Request::Suspend => spawn(shared, "suspend", |shared| shared.suspend()),
         Request::Kill => spawn(shared, "kill", |shared| {
             tracing::info!("killed on request");
             shared.vm.kill(QUITS_WITHIN);

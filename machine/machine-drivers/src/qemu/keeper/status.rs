@@ -24,6 +24,8 @@ pub enum Request {
     Stop,
     /// At once.
     Kill,
+    /// The memory goes to a file, then the machine ends.
+    Suspend,
 }
 
 /// Where the machine is in its life.
@@ -48,6 +50,9 @@ pub struct Status {
     pub ports: Vec<String>,
     /// Published ports that could not be opened, and why.
     pub port_problems: Vec<String>,
+    /// Why the last `suspend` failed; the machine goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend_problem: Option<String>,
 }
 
 impl Status {
@@ -58,6 +63,7 @@ impl Status {
             ended: None,
             ports: Vec::new(),
             port_problems: Vec::new(),
+            suspend_problem: None,
         }
     }
 

@@ -1,0 +1,27 @@
+//! `machine rename`
+
+use crate::Context;
+use clap::Args;
+use clap_complete::ArgValueCandidates;
+use machine_core::docker_context::DockerContexts;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The machine; a local one must be stopped
+    #[arg(add = ArgValueCandidates::new(super::completion::machines))]
+    machine: String,
+    /// Its new name
+    new: String,
+}
+
+pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()> {
+    let contexts = DockerContexts::default_root().ok().map(DockerContexts::new);
+    let (machine, new) = (&arguments.machine, &arguments.new);
+    context
+        .machines
+        .rename(machine, new, contexts.as_ref(), &context.console)?;
+    context
+        .console
+        .print(&format!("Machine \"{machine}\" is now \"{new}\"."));
+    Ok(())
+}
