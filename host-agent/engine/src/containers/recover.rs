@@ -139,6 +139,8 @@ impl ContainerService {
                 }
             }
             Ok(Recovered::Exited(_) | Recovered::Lost) => {
+                // The engine may have been killed in the middle of a start.
+                supervisor.tidy().await;
                 if matches!(container.status.borrow().state, ContainerState::Removing) {
                     // The removal that a crash interrupted can be asked for again.
                     supervisor.publish(|status| {
@@ -182,8 +184,9 @@ fn in_order(mut containers: Vec<Arc<Container>>) -> Vec<Arc<Container>> {
         if ordered.iter().any(|one| one.id == container.id) {
             continue;
         }
-        let needed = needs(&container).find_map(|id| {
-            let other = containers.iter().find(|one| one.id.as_str() == id)?;
+        let needed = needs(&container).into_iter().find_map(|asked| {
+            let called = |one: &&Arc<Container>| one.id.as_str() == asked || one.name() == asked;
+            let other = containers.iter().find(called)?;
             let started = ordered.iter().any(|one| one.id == other.id);
             (!started).then(|| other.clone())
         });
@@ -198,23 +201,22 @@ fn in_order(mut containers: Vec<Arc<Container>>) -> Vec<Arc<Container>> {
     ordered
 }
 
-/// Ids of the containers whose namespaces it joins.
-fn needs(container: &Container) -> impl Iterator<Item = &str> {
+/// Ids or names of the containers whose namespaces it joins or which it is linked to.
+fn needs(container: &Container) -> Vec<String> {
     let host = &container.spec.host;
-    let network = match &host.network {
-        NetworkChoice::Container(id) => Some(id),
-        _ => None,
-    };
-    let pid = match &host.pid {
-        NamespaceMode::Container(id) => Some(id),
-        _ => None,
-    };
-    let ipc = match &host.ipc {
-        IpcMode::Container(id) => Some(id),
-        _ => None,
-    };
-    [network, pid, ipc]
-        .into_iter()
-        .flatten()
-        .map(String::as_str)
+    let mut needed = Vec::new();
+    if let NetworkChoice::Container(id) = &host.network {
+        needed.push(id.clone());
+    }
+    if let NamespaceMode::Container(id) = &host.pid {
+        needed.push(id.clone());
+    }
+    if let IpcMode::Container(id) = &host.ipc {
+        needed.push(id.clone());
+    }
+    for link in &host.links {
+        let name = link.split(':').next().unwrap_or_default();
+        needed.push(name.trim_start_matches('/').to_owned());
+    }
+    needed
 }

@@ -15,6 +15,7 @@ use harness::http::{Reply, request};
 use harness::run::eventually;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -37,8 +38,9 @@ struct Known {
 
 struct Players<'a> {
     socket: &'a Path,
-    left: AtomicU64,
+    /// Operations that the engine answered, and how many there are to be.
     done: AtomicU64,
+    wanted: u64,
     next_name: AtomicU64,
     made: Mutex<BTreeMap<String, Known>>,
     /// Of containers that go by themselves, and those whose create was not acknowledged.
@@ -196,16 +198,7 @@ impl Players<'_> {
     }
 
     fn play(&self, mut dice: Dice, stop: &AtomicBool) {
-        while !stop.load(Ordering::Relaxed) {
-            let left = self
-                .left
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                    left.checked_sub(1)
-                });
-            if left.is_err() {
-                return;
-            }
-            // An engine that is not there is no operation, but costs one: the number is bounded.
+        while !stop.load(Ordering::Relaxed) && self.done.load(Ordering::Relaxed) < self.wanted {
             if self.one(&mut dice).is_some() {
                 self.done.fetch_add(1, Ordering::Relaxed);
             } else {
@@ -254,12 +247,18 @@ fn disagreements(agent: &Agent, known: &BTreeMap<String, Known>) -> Vec<String> 
                 if !groups.is_ok_and(|text| text.contains(&id)) {
                     wrong.push(format!("{id} runs, but process {pid} is none of its own"));
                 }
+                let settings = &shown["NetworkSettings"];
+                let key = settings["SandboxKey"].as_str().unwrap_or_default();
+                let inode = |path: &str| std::fs::metadata(path).map(|file| file.ino()).ok();
+                let actual = inode(&format!("/proc/{pid}/ns/net"));
+                if inode(key).is_none() || inode(key) != actual {
+                    wrong.push(format!("{id} runs, but not in {key:?}: {settings}"));
+                }
             }
             _ if pid != 0 => {
                 wrong.push(format!("{id} does not run and has process {pid}: {state}"))
             }
-            "created" | "exited" => {}
-            // Between two runs; looked at again.
+            "created" | "exited" | "restarting" => {}
             other => wrong.push(format!("{id} is {other}")),
         }
         listed.insert(id);
@@ -308,8 +307,8 @@ fn an_engine_killed_during_mixed_operations_agrees_with_its_host() {
     let socket = agent.socket();
     let players = Players {
         socket: &socket,
-        left: AtomicU64::new(operations),
         done: AtomicU64::new(0),
+        wanted: operations,
         next_name: AtomicU64::new(0),
         made: Mutex::default(),
         passing: Mutex::default(),
@@ -327,7 +326,7 @@ fn an_engine_killed_during_mixed_operations_agrees_with_its_host() {
             })
             .collect();
         while threads.iter().any(|thread| !thread.is_finished()) {
-            std::thread::sleep(Duration::from_millis(20 + dice.below(400)));
+            std::thread::sleep(Duration::from_millis(20 + dice.below(900)));
             agent.kill_serve();
             agent.serve();
             kills += 1;
@@ -338,7 +337,7 @@ fn an_engine_killed_during_mixed_operations_agrees_with_its_host() {
     agent.serve();
     let made = std::mem::take(&mut *players.made());
     println!(
-        "{operations} operations asked for, {} answered, {} containers made, {kills} kills",
+        "{} operations, {} containers made, {kills} kills",
         players.done.load(Ordering::Relaxed),
         made.len()
     );

@@ -126,6 +126,12 @@ impl Supervisor {
         }
     }
 
+    /// Takes away what a start that was interrupted, or an end, has left. Nothing there is the usual case.
+    pub(in crate::containers) async fn tidy(&self) {
+        self.give_back().await;
+        self.status.send_modify(|status| status.network = None);
+    }
+
     /// Undoes everything a start has done.
     pub(super) async fn give_back(&self) {
         self.detach().await;

@@ -23,6 +23,7 @@ use super::registry::Registry;
 use super::service::Dependencies;
 use super::status::Status;
 use super::store::{ContainerRecord, Durability};
+use crate::networks::Attached;
 use crate::runtime::{ExitStatus, ProcessIo, Task};
 use std::sync::Arc;
 use std::time::Duration;
@@ -233,6 +234,18 @@ impl Supervisor {
 
     async fn store(&self, durability: Durability) -> Result<(), ContainerError> {
         Ok(self.deps.store.save(&self.record(), durability).await?)
+    }
+
+    /// The record of a container that is about to run.
+    async fn save_network(&self, network: Option<Attached>) {
+        let record = ContainerRecord {
+            network,
+            ..self.record()
+        };
+        let saved = self.deps.store.save(&record, Durability::Written).await;
+        if let Err(error) = saved {
+            tracing::error!(container = %self.container.id, error = crate::error::full_message(&error), "network could not be stored");
+        }
     }
 
     /// Where nobody waits for the answer any more.

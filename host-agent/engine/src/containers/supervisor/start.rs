@@ -152,6 +152,10 @@ impl Supervisor {
             Ok(plan) => plan,
             Err(why) => return Err(undo(ContainerError::invalid(why)).await),
         };
+        // Before there is a shim: an engine that is killed right after its start must know which network is in use.
+        if attached.is_some() {
+            self.save_network(attached.clone()).await;
+        }
         let (task, io) = match deps.runtime.start(plan).await {
             Ok(started) => started,
             Err(cause) => return Err(undo(ContainerError::Start { cause }).await),
