@@ -1,6 +1,7 @@
 //! The images that the suites pull from Docker's hub, made here of Debian's busybox under the same names: each has an id
 //! of its own. Both engines get the same.
 
+use crate::reaper;
 use anyhow::{Context, Result};
 use harness::image::{Layer, LayerTar, Packing, TestImage, busybox_tree};
 use harness::registry::Registry;
@@ -29,6 +30,9 @@ const IMAGES: &[(&str, &str, Kind)] = &[
     ("fussybeaver/uhttpd", "latest", Kind::Server),
 ];
 
+/// The reaper that testcontainers for Python pulls.
+const REAPER: (&str, &str) = ("testcontainers/ryuk", "0.8.1");
+
 #[derive(Clone, Copy)]
 enum Kind {
     /// A shell and the usual commands.
@@ -46,6 +50,11 @@ pub fn serve() -> Result<()> {
     for (repository, tag, kind) in IMAGES {
         let image = image(&format!("{repository}:{tag}"), *kind)?;
         registry.push(repository, tag, &image)?;
+    }
+    match reaper_image() {
+        Ok(image) => drop(registry.push(REAPER.0, REAPER.1, &image)?),
+        // Only testcontainers needs it, and looks itself.
+        Err(error) => eprintln!("{error:#}"),
     }
     println!("{READY}");
     std::io::stdout().flush()?;
@@ -81,6 +90,15 @@ fn image(name: &str, kind: Kind) -> Result<TestImage> {
         "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
         "Labels": {"berth.fixture": name},
     });
+    Ok(TestImage::new(vec![layer], settings))
+}
+
+/// Nothing but the program, as in the original.
+fn reaper_image() -> Result<TestImage> {
+    let path = reaper::program()?;
+    let program = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    let layer = Layer::of_files(&[("bin/reaper", 0o755, &program)]);
+    let settings = serde_json::json!({"Cmd": ["/bin/reaper"]});
     Ok(TestImage::new(vec![layer], settings))
 }
 

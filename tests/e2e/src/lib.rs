@@ -18,4 +18,5 @@ pub mod fixtures;
 pub mod judge;
 pub mod outcomes;
 pub mod python;
+pub mod reaper;
 pub mod version_proxy;

@@ -2,8 +2,9 @@
 
 mod bad_input;
 mod compat;
-mod compat_bollard;
-mod compat_python;
+mod compat_compose;
+mod compat_suites;
+mod compat_testcontainers;
 mod confinement;
 mod crash;
 mod crash_mixed;
