@@ -17,6 +17,8 @@ pub mod exec;
 pub mod images;
 mod networks;
 mod registries;
+#[cfg(test)]
+mod reference_tests;
 mod stats;
 mod system;
 mod volumes;
