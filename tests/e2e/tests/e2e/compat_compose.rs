@@ -51,15 +51,25 @@ fn compose_brings_up_scales_restarts_and_takes_down_a_project() {
     assert_eq!(said, "blue\n");
 
     compose(&["up", "-d", "--scale", "worker=3"]).success();
-    assert_eq!(compose(&["ps", "-q", "worker"]).success().lines().count(), 3);
+    assert_eq!(
+        compose(&["ps", "-q", "worker"]).success().lines().count(),
+        3
+    );
     compose(&["up", "-d", "--scale", "worker=1"]).success();
-    assert_eq!(compose(&["ps", "-q", "worker"]).success().lines().count(), 1);
+    assert_eq!(
+        compose(&["ps", "-q", "worker"]).success().lines().count(),
+        1
+    );
 
     compose(&["restart", "-t", "1"]).success();
     page("the site answers after a restart");
     let before = compose(&["ps", "-q"]).success();
     compose(&["up", "-d"]).success();
-    assert_eq!(compose(&["ps", "-q"]).success(), before, "nothing has changed");
+    assert_eq!(
+        compose(&["ps", "-q"]).success(),
+        before,
+        "nothing has changed"
+    );
     compose(&["run", "--rm", "-T", "worker", "cat", "/data/number.html"]).success();
     let logs = compose(&["logs", "--no-color", "--tail", "5"]);
     assert_eq!(logs.code, Some(0), "{}", logs.report());

@@ -28,7 +28,8 @@ const PACKAGES: &[&str] = &[
 ];
 
 fn arena() -> Option<Arena> {
-    let why = arena::obstacle().or_else(|| reaper::program().err().map(|error| format!("{error:#}")));
+    let why =
+        arena::obstacle().or_else(|| reaper::program().err().map(|error| format!("{error:#}")));
     if let Some(why) = why {
         println!("skipped: {why}");
         return None;
@@ -39,7 +40,9 @@ fn arena() -> Option<Arena> {
 
 fn containers(arena: &Arena) -> String {
     let path = "/containers/json?all=1";
-    request(&arena.socket(), "GET", path, b"").expect("an answer").body
+    request(&arena.socket(), "GET", path, b"")
+        .expect("an answer")
+        .body
 }
 
 #[test]
@@ -103,7 +106,11 @@ async fn a_day_in_rust() {
     });
     assert!(page.ends_with("<h1>berth</h1>\n"), "{page}");
     let mut exec = server
-        .exec(ExecCommand::new(["sh", "-c", "cat /etc/greeting; echo $COLOUR; exit 3"]))
+        .exec(ExecCommand::new([
+            "sh",
+            "-c",
+            "cat /etc/greeting; echo $COLOUR; exit 3",
+        ]))
         .await
         .expect("an exec");
     let said = exec.stdout_to_vec().await.expect("its output");

@@ -16,9 +16,9 @@ mod events;
 pub mod exec;
 pub mod images;
 mod networks;
-mod registries;
 #[cfg(test)]
 mod reference_tests;
+mod registries;
 mod stats;
 mod system;
 mod volumes;

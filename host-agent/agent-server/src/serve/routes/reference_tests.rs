@@ -26,7 +26,11 @@ fn rows(section: &str) -> Vec<Vec<String>> {
     section
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
-        .map(|line| line.split(" | ").map(|cell| cell.trim().to_owned()).collect())
+        .map(|line| {
+            line.split(" | ")
+                .map(|cell| cell.trim().to_owned())
+                .collect()
+        })
         .collect()
 }
 
@@ -80,7 +84,10 @@ fn endpoints() -> Vec<Endpoint> {
 async fn endpoints_that_the_page_calls_served_are_served_and_the_others_are_not() {
     let mut wrong = Vec::new();
     for endpoint in endpoints() {
-        let path = endpoint.path.replace("{id}", "nothing").replace("{name}", "nothing");
+        let path = endpoint
+            .path
+            .replace("{id}", "nothing")
+            .replace("{name}", "nothing");
         let answer = testing::send(testing::services(), endpoint.method.clone(), &path, "{}");
         // What does not end (events) is served.
         let is_served = match tokio::time::timeout(Duration::from_secs(2), answer).await {
@@ -142,7 +149,10 @@ fn routes() -> Vec<(Vec<&'static str>, String)> {
             }
         }
     }
-    assert!(found.len() > 50, "the routes are written in another way now");
+    assert!(
+        found.len() > 50,
+        "the routes are written in another way now"
+    );
     found
 }
 
@@ -170,9 +180,9 @@ fn route(call: &str) -> Option<(Vec<&'static str>, String)> {
     let methods = methods
         .into_iter()
         .filter(|(_, word)| {
-            handlers
-                .match_indices(word)
-                .any(|(at, _)| !handlers[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_'))
+            handlers.match_indices(word).any(|(at, _)| {
+                !handlers[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
+            })
         })
         .map(|(method, _)| method)
         .collect();
@@ -252,5 +262,9 @@ fn every_exception_of_the_judges_is_on_the_page() {
         }
     }
     let shown = judges.lines().filter(|line| line.starts_with("- ")).count();
-    assert_eq!(shown, listed.len(), "the page has exceptions that there are not");
+    assert_eq!(
+        shown,
+        listed.len(),
+        "the page has exceptions that there are not"
+    );
 }
