@@ -10,6 +10,7 @@ pub async fn check(store: &dyn VolumeStore) {
         name: name.into(),
         labels: BTreeMap::from([("key".into(), "a \"value\"\n".into())]),
         created: OffsetDateTime::UNIX_EPOCH + time::Duration::nanoseconds(1_500_000_001),
+        options: BTreeMap::from([("type".into(), "none".into())]),
     };
     assert!(store.load().await.expect("an empty store loads").is_empty());
 
@@ -20,6 +21,10 @@ pub async fn check(store: &dyn VolumeStore) {
     assert_eq!(loaded, [record("first"), record("second")]);
     assert_ne!(store.mountpoint("first"), store.mountpoint("second"));
     assert_eq!(store.usage("first").await.expect("usage"), 0);
+    store
+        .unmount("first")
+        .await
+        .expect("what is not mounted can be unmounted");
 
     store.remove("first").await.expect("remove");
     store

@@ -1,8 +1,8 @@
 //! Volumes in memory, for tests of services and routes.
 
-use super::{VolumeRecord, VolumeStore, VolumeStoreError};
+use super::{DriverMount, VolumeRecord, VolumeStore, VolumeStoreError};
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -11,6 +11,7 @@ use std::sync::Mutex;
 #[derive(Debug, Default)]
 pub struct FakeVolumeStore {
     volumes: Mutex<BTreeMap<String, VolumeRecord>>,
+    mounted: Mutex<BTreeSet<String>>,
     failure: Mutex<Option<&'static str>>,
 }
 
@@ -18,6 +19,12 @@ impl FakeVolumeStore {
     /// The next change fails with this text.
     pub fn fail_next(&self, why: &'static str) {
         *self.failure.lock().expect("not poisoned") = Some(why);
+    }
+
+    /// Names of the volumes that are mounted.
+    pub fn mounted(&self) -> Vec<String> {
+        let mounted = self.mounted.lock().expect("not poisoned");
+        mounted.iter().cloned().collect()
     }
 
     fn fail(&self, step: &str) -> Result<(), VolumeStoreError> {
@@ -53,6 +60,22 @@ impl VolumeStore for FakeVolumeStore {
 
     fn mountpoint(&self, name: &str) -> PathBuf {
         PathBuf::from("/volumes").join(name).join("_data")
+    }
+
+    async fn mount(&self, name: &str, _: &DriverMount) -> Result<(), VolumeStoreError> {
+        self.fail("mount the volume")?;
+        let mut mounted = self.mounted.lock().expect("not poisoned");
+        mounted.insert(name.to_owned());
+        Ok(())
+    }
+
+    async fn unmount(&self, name: &str) -> Result<(), VolumeStoreError> {
+        self.mounted.lock().expect("not poisoned").remove(name);
+        Ok(())
+    }
+
+    fn limits_size(&self) -> bool {
+        false
     }
 
     async fn usage(&self, _: &str) -> Result<u64, VolumeStoreError> {

@@ -2,16 +2,22 @@
 //!
 //! ```text
 //! ContainerService --acquire(name)/release--> VolumeService --create/remove--> VolumeStore (volumes/<name>/_data)
+//!                  --mount/unmount-->                       --mount/unmount-->
 //! ```
 //!
 //! The service keeps every volume in memory, with the containers that use it; the store is asked only to make and remove.
 //! Who uses what is not stored: `ContainerService` tells it again at start, from its own records.
+//!
+//! A volume with driver options (tmpfs, another folder, NFS) is something mounted over its folder: when the first
+//! container with it starts, until the last one ends.
 
 pub mod contract;
 pub mod fake;
 mod name;
+mod options;
 mod service;
 
+pub use options::DriverMount;
 pub use service::{CreateVolume, Pruned, VolumeService};
 
 use crate::error::{Class, Classify};
@@ -35,6 +41,8 @@ pub struct Volume {
     pub created: OffsetDateTime,
     /// The folder containers get.
     pub mountpoint: PathBuf,
+    /// The driver's options as given: `type`, `device`, `o`, `size`.
+    pub options: BTreeMap<String, String>,
 }
 
 impl Volume {
@@ -52,6 +60,8 @@ pub struct VolumeRecord {
     pub labels: BTreeMap<String, String>,
     #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
 }
 
 impl VolumeRecord {
@@ -72,6 +82,16 @@ pub trait VolumeStore: Send + Sync + 'static {
 
     /// Where a volume's data is.
     fn mountpoint(&self, name: &str) -> PathBuf;
+
+    /// Mounts what a volume's options name over its folder. Being mounted already is no error: an engine that was killed
+    /// leaves its mounts, and containers use them.
+    async fn mount(&self, name: &str, mount: &DriverMount) -> Result<(), VolumeStoreError>;
+
+    /// Undoes [`VolumeStore::mount`]. Not being mounted is no error.
+    async fn unmount(&self, name: &str) -> Result<(), VolumeStoreError>;
+
+    /// Whether a volume's size can be limited.
+    fn limits_size(&self) -> bool;
 
     /// Bytes the data takes on the disk.
     async fn usage(&self, name: &str) -> Result<u64, VolumeStoreError>;
@@ -98,12 +118,11 @@ pub enum VolumeError {
         "create {name}: error looking up volume plugin {driver}: plugin \"{driver}\" not found"
     )]
     UnknownDriver { name: String, driver: String },
-    #[error("create {name}: invalid option: {option:?}: {why}")]
-    Option {
-        name: String,
-        option: String,
-        why: &'static str,
-    },
+    /// The sentence is Docker's.
+    #[error("create {name}: {why}")]
+    Option { name: String, why: String },
+    #[error("failed to mount local volume: {why}")]
+    Mount { why: String },
     #[error("remove {name}: volume is in use - [{}]", ids(users))]
     InUse {
         name: String,
@@ -131,7 +150,7 @@ impl Classify for VolumeError {
                 Class::Invalid
             }
             VolumeError::InUse { .. } => Class::Conflict,
-            VolumeError::Store(_) => Class::Internal,
+            VolumeError::Mount { .. } | VolumeError::Store(_) => Class::Internal,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What may be done with volumes, and by whom they are used.
 
-use super::{ANONYMOUS_LABEL, LOCAL_DRIVER, Volume, VolumeError, VolumeRecord, VolumeStore, name};
+use super::{
+    ANONYMOUS_LABEL, LOCAL_DRIVER, Volume, VolumeError, VolumeRecord, VolumeStore, name, options,
+};
 use crate::clock::Clock;
 use crate::events::{Event, EventBus, EventKind};
 use crate::id::ContainerId;
@@ -51,6 +53,8 @@ pub struct VolumeService {
 struct Entry {
     volume: Volume,
     users: BTreeSet<ContainerId>,
+    /// Those of the users that run, and have the volume mounted.
+    mounters: BTreeSet<ContainerId>,
 }
 
 impl VolumeService {
@@ -107,7 +111,7 @@ impl VolumeService {
         mut request: CreateVolume,
         user: Option<&ContainerId>,
     ) -> Result<Volume, VolumeError> {
-        check_request(&request)?;
+        check_request(&request, self.store.limits_size())?;
         if request.name.is_empty() {
             request.name = ContainerId::random().to_string();
             request.labels.insert(ANONYMOUS_LABEL.into(), String::new());
@@ -124,6 +128,7 @@ impl VolumeService {
             name: request.name,
             labels: request.labels,
             created: self.clock.now(),
+            options: request.driver_options,
         };
         self.store.create(&record).await?;
         let mountpoint = self.store.mountpoint(&record.name);
@@ -141,6 +146,109 @@ impl VolumeService {
         let entry = entries.get_mut(name)?;
         entry.users.extend(user.cloned());
         Some(entry.volume.clone())
+    }
+
+    /// Has a volume mounted for a container that starts (or, after a restart of the engine, is found running), until
+    /// [`VolumeService::unmount`]. `facts` are those of the mount, for the event.
+    pub async fn mount<const N: usize>(
+        &self,
+        name: &str,
+        container: &ContainerId,
+        facts: [(&str, String); N],
+    ) -> Result<(), VolumeError> {
+        self.hold(name, container).await?;
+        let mut attributes: BTreeMap<String, String> = facts
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
+        attributes.insert("container".into(), container.to_string());
+        self.tell_more("mount", name, attributes);
+        Ok(())
+    }
+
+    /// The same without telling anybody: for reading and filling a volume, and for containers found running.
+    pub async fn hold(&self, name: &str, container: &ContainerId) -> Result<(), VolumeError> {
+        let add = |entry: &mut Entry| entry.mounters.insert(container.clone());
+        let driver = match self.entries().get_mut(name) {
+            None => return Err(VolumeError::NotFound { name: name.into() }),
+            Some(entry) => match options::mount(&entry.volume.options) {
+                None => {
+                    add(entry);
+                    return Ok(());
+                }
+                Some(driver) => driver,
+            },
+        };
+        let _changing = self.changing.lock().await;
+        let first = match self.entries().get(name) {
+            None => return Err(VolumeError::NotFound { name: name.into() }),
+            Some(entry) => entry.mounters.is_empty(),
+        };
+        if first && let Err(error) = self.store.mount(name, &driver).await {
+            return Err(VolumeError::Mount {
+                why: error.source.to_string(),
+            });
+        }
+        if let Some(entry) = self.entries().get_mut(name) {
+            add(entry);
+        }
+        Ok(())
+    }
+
+    /// Undoes [`VolumeService::mount`]. Not having mounted it is no error.
+    pub async fn unmount(&self, name: &str, container: &ContainerId) {
+        if self.let_go(name, container).await {
+            let attributes = BTreeMap::from([("container".into(), container.to_string())]);
+            self.tell_more("unmount", name, attributes);
+        }
+    }
+
+    /// Undoes [`VolumeService::hold`]; whether the container held it.
+    pub async fn let_go(&self, name: &str, container: &ContainerId) -> bool {
+        let (held, mounted) = match self.entries().get_mut(name) {
+            None => return false,
+            Some(entry) => (
+                entry.mounters.remove(container),
+                options::mount(&entry.volume.options).is_some(),
+            ),
+        };
+        if held && mounted {
+            let _changing = self.changing.lock().await;
+            self.unmount_unused(name).await;
+        }
+        held
+    }
+
+    /// Unmounts what nobody uses: for the start of the engine, once every running container has told what it has.
+    pub async fn settle(&self) {
+        let _changing = self.changing.lock().await;
+        let names: Vec<String> = self
+            .entries()
+            .values()
+            .filter(|entry| options::mount(&entry.volume.options).is_some())
+            .map(|entry| entry.volume.name.clone())
+            .collect();
+        for name in names {
+            self.unmount_unused(&name).await;
+        }
+    }
+
+    /// The caller holds `changing`.
+    async fn unmount_unused(&self, name: &str) {
+        let used = match self.entries().get(name) {
+            None => true,
+            Some(entry) => !entry.mounters.is_empty(),
+        };
+        if used {
+            return;
+        }
+        if let Err(error) = self.store.unmount(name).await {
+            tracing::warn!(
+                volume = name,
+                error = crate::error::full_message(&error),
+                "a volume is still mounted"
+            );
+        }
     }
 
     /// A container does not use the volume any more. Not having used it is no error.
@@ -205,7 +313,8 @@ impl VolumeService {
         Ok(())
     }
 
-    /// Removes unused volumes that fit the filters `label` and `label!`: anonymous ones, or with `all` every one.
+    /// Removes unused volumes that fit the filters `label` and `label!`: anonymous ones, or with `all` every one. Volumes
+    /// with options stay, as in Docker: what is in them is elsewhere.
     pub async fn prune(&self, filters: &Filters, all: bool) -> Result<Pruned, VolumeError> {
         filters.only(&["all", "label", "label!"])?;
         let _changing = self.changing.lock().await;
@@ -214,6 +323,7 @@ impl VolumeService {
             .values()
             .filter(|entry| entry.users.is_empty())
             .filter(|entry| all || entry.volume.is_anonymous())
+            .filter(|entry| entry.volume.options.is_empty())
             .filter(|entry| filters.labels(&entry.volume.labels))
             .map(|entry| entry.volume.name.clone())
             .collect();
@@ -230,14 +340,23 @@ impl VolumeService {
                 Err(error) => return Err(error),
             }
         }
+        self.events.publish(Event {
+            kind: EventKind::Volume,
+            action: "prune".into(),
+            actor: String::new(),
+            attributes: BTreeMap::from([("reclaimed".into(), pruned.reclaimed.to_string())]),
+            at: self.clock.now(),
+        });
         Ok(pruned)
     }
 
-    /// For `docker system df`: each volume, how many containers use it, and its size in bytes.
+    /// For `docker system df`: each volume, how many containers use it, and its size in bytes. Volumes with options are
+    /// left out, as in Docker.
     pub async fn usage(&self) -> Result<Vec<(Volume, usize, u64)>, VolumeError> {
         let volumes: Vec<(Volume, usize)> = self
             .entries()
             .values()
+            .filter(|entry| entry.volume.options.is_empty())
             .map(|entry| (entry.volume.clone(), entry.users.len()))
             .collect();
         let mut usage = Vec::with_capacity(volumes.len());
@@ -255,11 +374,16 @@ impl VolumeService {
     }
 
     fn tell(&self, action: &str, name: &str) {
+        self.tell_more(action, name, BTreeMap::new());
+    }
+
+    fn tell_more(&self, action: &str, name: &str, mut attributes: BTreeMap<String, String>) {
+        attributes.insert("driver".into(), LOCAL_DRIVER.into());
         self.events.publish(Event {
             kind: EventKind::Volume,
             action: action.into(),
             actor: name.into(),
-            attributes: BTreeMap::from([("driver".into(), LOCAL_DRIVER.into())]),
+            attributes,
             at: self.clock.now(),
         });
     }
@@ -273,13 +397,15 @@ impl Entry {
                 labels: record.labels,
                 created: record.created,
                 mountpoint,
+                options: record.options,
             },
             users: BTreeSet::new(),
+            mounters: BTreeSet::new(),
         }
     }
 }
 
-fn check_request(request: &CreateVolume) -> Result<(), VolumeError> {
+fn check_request(request: &CreateVolume, limits_size: bool) -> Result<(), VolumeError> {
     let CreateVolume {
         name,
         driver,
@@ -298,20 +424,10 @@ fn check_request(request: &CreateVolume) -> Result<(), VolumeError> {
             why,
         })?;
     }
-    if let Some(option) = driver_options.keys().next() {
-        let why = match option.as_str() {
-            "type" | "o" | "device" | "size" => {
-                "volumes that mount a device, tmpfs, NFS or another folder are not supported yet; use a bind mount or --tmpfs"
-            }
-            _ => "the local driver does not know it",
-        };
-        return Err(VolumeError::Option {
-            name: name.clone(),
-            option: option.clone(),
-            why,
-        });
-    }
-    Ok(())
+    options::check(driver_options, limits_size).map_err(|why| VolumeError::Option {
+        name: name.clone(),
+        why,
+    })
 }
 
 #[cfg(test)]
