@@ -9,6 +9,7 @@ pub mod files;
 pub mod host;
 pub mod layers;
 pub mod logs;
+mod mounted;
 pub mod network;
 pub mod pty;
 pub mod registry;

@@ -3,10 +3,12 @@
 //! A volume appears by one rename and goes by one rename: what a crash leaves is a folder whose name begins with a dot, which
 //! no volume's can, and the next start removes it.
 
+mod driver_mount;
+
 use crate::files::{self, VOLUME_DATA, VOLUME_RECORD, VOLUMES};
 use async_trait::async_trait;
 use engine::record;
-use engine::volumes::{VolumeRecord, VolumeStore, VolumeStoreError};
+use engine::volumes::{DriverMount, VolumeRecord, VolumeStore, VolumeStoreError};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -81,6 +83,24 @@ impl VolumeStore for DiskVolumeStore {
         self.folder.join(name).join(VOLUME_DATA)
     }
 
+    async fn mount(&self, name: &str, mount: &DriverMount) -> Result<(), VolumeStoreError> {
+        let (data, mount) = (self.mountpoint(name), mount.clone());
+        let step = format!("mount volume {name}");
+        self.blocking(step, move |_| driver_mount::mount(&mount, &data))
+            .await
+    }
+
+    async fn unmount(&self, name: &str) -> Result<(), VolumeStoreError> {
+        let data = self.mountpoint(name);
+        let step = format!("unmount volume {name}");
+        self.blocking(step, move |_| crate::mounted::unmount(&data))
+            .await
+    }
+
+    fn limits_size(&self) -> bool {
+        false
+    }
+
     async fn usage(&self, name: &str) -> Result<u64, VolumeStoreError> {
         let data = self.mountpoint(name);
         let step = format!("measure volume {name}");
@@ -149,6 +169,7 @@ fn load_one(path: &Path, name: String) -> Option<VolumeRecord> {
         name,
         labels: Default::default(),
         created,
+        options: Default::default(),
     };
     let bytes = record::encode(VolumeRecord::VERSION, &record);
     if let Err(error) = files::write_durably(&file, &bytes, 0o600) {
@@ -190,6 +211,8 @@ fn create(folder: &Path, record: &VolumeRecord) -> io::Result<()> {
 }
 
 fn remove(folder: &Path, name: &str) -> io::Result<()> {
+    // What is mounted there is not the volume's to remove.
+    crate::mounted::unmount(&folder.join(name).join(VOLUME_DATA))?;
     let removed = folder.join(format!("{REMOVED}{name}"));
     match fs::remove_dir_all(&removed) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -244,6 +267,7 @@ mod tests {
             name: name.into(),
             labels: Default::default(),
             created: OffsetDateTime::UNIX_EPOCH,
+            options: Default::default(),
         }
     }
 

@@ -47,6 +47,35 @@ impl HostFiles for HostFilesystem {
         blocking(move || DirBuilder::new().recursive(true).mode(0o755).create(path)).await
     }
 
+    async fn mount_shared_memory(&self, path: &Path, bytes: u64) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)?;
+            if crate::mounted::is_mount_point(&path)? {
+                return Ok(());
+            }
+            use rustix::mount::MountFlags;
+            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+            let options = std::ffi::CString::new(format!("mode=1777,size={bytes}"))?;
+            Ok(rustix::mount::mount(
+                "shm",
+                &path,
+                "tmpfs",
+                flags,
+                options.as_c_str(),
+            )?)
+        })
+        .await
+    }
+
+    async fn unmount_shared_memory(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || crate::mounted::unmount(&path)).await
+    }
+
     async fn copy_up(&self, rootfs: &Path, target: &str, volume: &Path) -> io::Result<()> {
         let (rootfs, target, volume): (PathBuf, String, PathBuf) =
             (rootfs.into(), target.into(), volume.into());

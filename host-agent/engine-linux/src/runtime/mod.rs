@@ -92,6 +92,9 @@ impl LinuxRuntime {
             return Ok(());
         };
         let Some(program) = self.config.runtimes.get(&name) else {
+            if engine::containers::plan::names_built_in(&name) {
+                return Ok(());
+            }
             return Err(RuntimeError::Invalid {
                 what: format!("runtime {name:?}"),
                 why: "it is not configured".to_owned(),

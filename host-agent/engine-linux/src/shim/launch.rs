@@ -13,7 +13,7 @@ use super::protocol::Refusal;
 use super::report::Traces;
 use super::seccomp::{self, profile};
 use super::spec::{self, Resolved, Runner};
-use super::{Born, devices, program, users};
+use super::{Born, devices, program, subpath, users};
 use crate::cgroup::{Cgroup, Version, limits::LimitError};
 use engine::error::full_message;
 use engine::runtime::{
@@ -74,6 +74,8 @@ pub fn start(
             why: "no command specified".to_owned(),
         });
     }
+    let pinned = subpath::pin(plan, place.run)?;
+    let plan = pinned.as_ref().unwrap_or(plan);
     spec::check_block_devices(&plan.resources)?;
     let (nodes, rules) = devices::of_plan(plan)?;
     let resolved = resolve(&plan.process, &plan.rootfs)?;

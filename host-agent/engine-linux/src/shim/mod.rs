@@ -29,6 +29,7 @@ mod report;
 pub mod seccomp;
 mod server;
 mod spec;
+mod subpath;
 pub(crate) mod users;
 
 use crate::cgroup::{Cgroup, Version};
@@ -49,10 +50,12 @@ pub fn init_mount(program: PathBuf) -> MountPlan {
         target: init::PATH.to_owned(),
         source: MountSource::Bind {
             path: program,
+            subpath: String::new(),
             recursive: false,
             propagation: "rprivate".to_owned(),
         },
         read_only: true,
+        submounts_writable: false,
     }
 }
 

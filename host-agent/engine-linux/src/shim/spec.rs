@@ -224,9 +224,10 @@ fn mounts(plan: &LaunchPlan) -> Value {
                 &["rbind", "nosuid", "nodev"],
             ));
         }
-        (_, size) => {
-            // Docker's default is 64 MiB.
-            let size = format!("size={}", size.unwrap_or(64 << 20));
+        // `--ipc none`: no /dev/shm; one that is shared is among the plan's mounts.
+        (_, None) => {}
+        (_, Some(size)) => {
+            let size = format!("size={size}");
             defaults.push(mount(
                 "/dev/shm",
                 "tmpfs",
@@ -251,10 +252,11 @@ fn plan_mount(mount: &MountPlan) -> Value {
             path,
             recursive,
             propagation,
+            subpath: _,
         } => {
             let mut options = vec![if *recursive { "rbind" } else { "bind" }];
             options.push(if mount.read_only { "ro" } else { "rw" });
-            if mount.read_only && *recursive {
+            if mount.read_only && *recursive && !mount.submounts_writable {
                 // As Docker since 25: what is mounted below is read-only as well.
                 options.push("rro");
             }

@@ -171,10 +171,12 @@ async fn mounts_of_folders_files_and_memory() {
         target: target.to_owned(),
         source: MountSource::Bind {
             path,
+            subpath: String::new(),
             recursive: true,
             propagation: "rprivate".to_owned(),
         },
         read_only,
+        submounts_writable: false,
     };
     let place = host.container();
     // A link in the image must not lead a mount out of it.
@@ -195,6 +197,7 @@ async fn mounts_of_folders_files_and_memory() {
                 options: vec!["size=1m".to_owned()],
             },
             read_only: false,
+            submounts_writable: false,
         },
     ];
     plan.read_only_root = true;
@@ -315,10 +318,12 @@ async fn mounts_of_the_host_reach_a_container_only_where_asked() {
             target: "/data".to_owned(),
             source: MountSource::Bind {
                 path: source.clone(),
+                subpath: String::new(),
                 recursive: true,
                 propagation: propagation.to_owned(),
             },
             read_only: false,
+            submounts_writable: false,
         }];
         let (task, mut io) = runtime.start(plan).await.unwrap();
         let below = source.join("below");
@@ -342,4 +347,149 @@ impl Drop for Unmount {
             .arg(&self.0)
             .status();
     }
+}
+
+fn mount_of(target: &str, path: PathBuf, subpath: &str, propagation: &str) -> MountPlan {
+    MountPlan {
+        target: target.to_owned(),
+        source: MountSource::Bind {
+            path,
+            subpath: subpath.to_owned(),
+            recursive: true,
+            propagation: propagation.to_owned(),
+        },
+        read_only: false,
+        submounts_writable: false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_volume_is_mounted_and_links_in_it_lead_nowhere_else() {
+    let Some(host) = Host::new() else { return };
+    let runtime = host.runtime();
+    let volume = host.folder.path().join("volume");
+    std::fs::create_dir_all(volume.join("part/inner")).unwrap();
+    std::fs::write(volume.join("part/inner/file"), "inner\n").unwrap();
+    std::fs::write(volume.join("single"), "single\n").unwrap();
+    std::os::unix::fs::symlink("part/inner", volume.join("within")).unwrap();
+    std::os::unix::fs::symlink("/etc", volume.join("absolute")).unwrap();
+    std::os::unix::fs::symlink("../../..", volume.join("up")).unwrap();
+    let place = host.container();
+    let mut plan = place.shell("cat /a/file /b/file /c; ls /a; echo new > /a/new");
+    plan.mounts = vec![
+        mount_of("/a", volume.clone(), "part/inner", "rprivate"),
+        mount_of("/b", volume.clone(), "within", "rprivate"),
+        mount_of("/c", volume.clone(), "single", "rprivate"),
+    ];
+    let (code, out, err) = run(&runtime, plan).await;
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "inner\ninner\nsingle\nfile\n"),
+        "{err}"
+    );
+    assert!(volume.join("part/inner/new").exists());
+    for (subpath, part) in [
+        ("absolute", "path concatenation escapes the base directory"),
+        ("up", "path concatenation escapes the base directory"),
+        (
+            "part/../../..",
+            "path concatenation escapes the base directory",
+        ),
+        ("missing", "cannot access path"),
+    ] {
+        let mut plan = host.container().shell("ls /a");
+        plan.mounts = vec![mount_of("/a", volume.clone(), subpath, "rprivate")];
+        let Err(error) = runtime.start(plan).await else {
+            panic!("{subpath} was mounted")
+        };
+        let text = engine::error::full_message(&error);
+        assert!(text.contains(part), "{subpath}: {text}");
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(
+        !mounts.contains("subpath-"),
+        "the host sees parts of volumes"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_mount_reaches_the_host_and_a_private_one_does_not() {
+    let Some(host) = Host::new() else { return };
+    let source = host.folder.path().join("source");
+    std::fs::create_dir_all(source.join("below")).unwrap();
+    let mount = |args: &[&str]| {
+        let run = std::process::Command::new("mount").args(args).status();
+        assert!(run.unwrap().success(), "mount {args:?}");
+    };
+    let name = source.to_str().unwrap();
+    mount(&["--bind", name, name]);
+    let _undo = Unmount(source.clone());
+    mount(&["--make-shared", name]);
+    let runtime = host.runtime();
+    for (propagation, seen) in [("rshared", true), ("rslave", false), ("rprivate", false)] {
+        let place = host.container();
+        let script = "mount -t tmpfs x /data/below && touch /data/below/file && while [ ! -e /go ]; do sleep 0.05; done";
+        let mut plan = place.shell(&format!("echo up; {script}"));
+        plan.mounts = vec![mount_of("/data", source.clone(), "", propagation)];
+        plan.process.capabilities.push("CAP_SYS_ADMIN".to_owned());
+        plan.process.seccomp = Seccomp::Unconfined;
+        let (task, mut io) = runtime.start(plan).await.unwrap();
+        let inside = PathBuf::from(format!("/proc/{}/root/data/below/file", task.pid()));
+        for _ in 0..400 {
+            if inside.exists() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        assert!(inside.exists(), "{propagation}: nothing was mounted inside");
+        assert_eq!(source.join("below/file").exists(), seen, "{propagation}");
+        std::fs::write(place.rootfs.join("go"), "").unwrap();
+        collect(&mut io).await;
+        assert_eq!(task.wait().await.code, 0);
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(source.join("below"))
+            .stderr(std::process::Stdio::null())
+            .status();
+        runtime.cleanup(&place.id).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn read_only_reaches_below_unless_told_not_to() {
+    let Some(host) = Host::new() else { return };
+    let source = host.folder.path().join("source");
+    std::fs::create_dir_all(source.join("below")).unwrap();
+    let below = source.join("below");
+    let run_mount = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "tmpfs"])
+        .arg(&below)
+        .status();
+    assert!(run_mount.unwrap().success());
+    let _undo = Unmount(below);
+    for (writable, expected) in [(false, "no\nno\n"), (true, "no\nyes\n")] {
+        let text = shell_with(
+            &host,
+            "touch /data/x 2>/dev/null && echo yes || echo no; touch /data/below/x 2>/dev/null && echo yes || echo no",
+            |plan| {
+                plan.mounts = vec![MountPlan {
+                    read_only: true,
+                    submounts_writable: writable,
+                    ..mount_of("/data", source.clone(), "", "rprivate")
+                }];
+            },
+        )
+        .await;
+        assert_eq!(text, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_size_there_is_no_shared_memory() {
+    let Some(host) = Host::new() else { return };
+    let text = shell_with(&host, "grep -c ' /dev/shm ' /proc/mounts", |plan| {
+        plan.shm_size = None
+    })
+    .await;
+    assert_eq!(text, "0\n");
 }

@@ -57,6 +57,7 @@ impl ContainerService {
         );
         if let Some(runtime) = &request.host.runtime
             && !facts.runtimes.contains_key(runtime)
+            && !plan::names_built_in(runtime)
         {
             return Err(ContainerError::invalid(format!(
                 "unknown or invalid runtime name: {runtime}"
@@ -168,11 +169,7 @@ impl ContainerService {
         if host.runtime.is_none() {
             host.runtime.clone_from(&settings.runtime);
         }
-        // Names under which clients know the built-in runtime.
-        if matches!(
-            host.runtime.as_deref(),
-            Some("" | "runc" | "io.containerd.runc.v2")
-        ) {
+        if host.runtime.as_deref() == Some("") {
             host.runtime = None;
         }
     }
@@ -349,8 +346,11 @@ impl ContainerService {
             let volume = self.deps.volumes.acquire(request, id).await?;
             mount.name = Some(volume.name);
             mount.source = volume.mountpoint;
-            if mount.copy_up && mount.subpath.is_empty() {
-                copy_up.push((mount.destination.clone(), mount.source.clone()));
+            if mount.copy_up
+                && mount.subpath.is_empty()
+                && let Some(name) = mount.name.clone()
+            {
+                copy_up.push((mount.destination.clone(), mount.source.clone(), name));
             }
         }
         if copy_up.is_empty() {
@@ -358,8 +358,13 @@ impl ContainerService {
         }
         let rootfs = self.deps.layers.mount(id, spec.top_layer.as_ref()).await?;
         let mut result = Ok(());
-        for (target, volume) in copy_up {
+        for (target, volume, name) in copy_up {
+            if let Err(error) = self.deps.volumes.hold(&name, id).await {
+                result = Err(error.into());
+                break;
+            }
             let copied = self.deps.files.copy_up(&rootfs, &target, &volume).await;
+            self.deps.volumes.let_go(&name, id).await;
             if let Err(error) = copied {
                 result = Err(ContainerError::storage(
                     format!("copy {target} of the image to its volume"),
@@ -520,7 +525,13 @@ fn check_host(
             ));
         }
         let ipc = ["kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue."];
-        if !network && !ipc.iter().any(|prefix| name.starts_with(prefix)) && !host.privileged {
+        let of_ipc = ipc.iter().any(|prefix| name.starts_with(prefix));
+        if of_ipc && host.ipc == IpcMode::Host {
+            return Err(format!("sysctl '{name}' not allowed in host ipc namespace"));
+        }
+        let of_uts = name == "kernel.domainname" && host.uts == NamespaceMode::Own;
+        // For a privileged container, too, as in runc: they are the host's.
+        if !(network || of_ipc || of_uts) {
             return Err(format!(
                 "sysctl '{name}' is not allowed: it is not of the container's own namespaces"
             ));

@@ -19,6 +19,13 @@ pub trait HostFiles: Send + Sync + 'static {
     /// Makes a folder and its parents.
     async fn make_folder(&self, path: &Path) -> std::io::Result<()>;
 
+    /// Mounts memory for a /dev/shm of so many bytes, for several containers. The folder is made; a mount that is there
+    /// already stays.
+    async fn mount_shared_memory(&self, path: &Path, bytes: u64) -> std::io::Result<()>;
+
+    /// Undoes [`HostFiles::mount_shared_memory`]. Not being mounted is no error.
+    async fn unmount_shared_memory(&self, path: &Path) -> std::io::Result<()>;
+
     /// Copies what the image has at `target` into the volume if the volume is empty: owner, mode and contents, and
     /// owner and mode of the folder itself. Nothing at `target` is no error.
     async fn copy_up(&self, rootfs: &Path, target: &str, volume: &Path) -> std::io::Result<()>;

@@ -23,6 +23,7 @@ fn plain(kind: MountKind, destination: String) -> MountPoint {
         subpath: String::new(),
         volume_labels: BTreeMap::new(),
         volume_options: BTreeMap::new(),
+        submounts_writable: false,
         from_mount_flag: false,
     }
 }
@@ -189,6 +190,27 @@ pub fn parse_mount(request: &MountRequest) -> Result<MountPoint, String> {
                 }
                 mount.recursive = !options.non_recursive;
                 mount.create_source = options.create_mount_point;
+                mount.submounts_writable = options.read_only_non_recursive;
+                let word = |name: &str, given| if given { Some(name.to_owned()) } else { None };
+                let asked = word("ReadOnlyNonRecursive", options.read_only_non_recursive).or(word(
+                    "ReadOnlyForceRecursive",
+                    options.read_only_force_recursive,
+                ));
+                if let Some(name) = asked
+                    && !request.read_only
+                {
+                    return Err(refuse(format!(
+                        "mount source is not read-only: {name} needs ReadOnly"
+                    )));
+                }
+                if options.read_only_force_recursive
+                    && (options.read_only_non_recursive || options.non_recursive)
+                {
+                    return Err(refuse(
+                        "ReadOnlyForceRecursive contradicts NonRecursive and ReadOnlyNonRecursive"
+                            .into(),
+                    ));
+                }
             }
         }
         MountKind::Volume => {

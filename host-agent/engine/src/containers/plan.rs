@@ -3,6 +3,7 @@
 use super::capabilities;
 use super::etc_files;
 use super::merge;
+use super::mounts::clean;
 use super::resources;
 use super::security::{self, Security};
 use super::spec::{ContainerSpec, IpcMode, LogSettings, MountKind, NamespaceMode};
@@ -19,9 +20,19 @@ pub const HOSTNAME_FILE: &str = "hostname";
 pub const HOSTS_FILE: &str = "hosts";
 pub const RESOLV_CONF_FILE: &str = "resolv.conf";
 
+/// Names under which clients know the built-in runtime, where no program of that name is configured.
+pub fn names_built_in(runtime: &str) -> bool {
+    ["runc", "io.containerd.runc.v2"].contains(&runtime)
+}
+
 /// Path of the log file, as Docker names it.
 pub fn log_path(folder: &Path, id: &ContainerId) -> PathBuf {
     folder.join(format!("{id}-json.log"))
+}
+
+/// Where a /dev/shm that several containers share is mounted on the host.
+pub fn shared_memory_path(folder: &Path) -> PathBuf {
+    folder.join("mounts/shm")
 }
 
 /// What only the start knows.
@@ -33,6 +44,8 @@ pub struct Surroundings {
     pub pid_of: Option<u32>,
     /// Process whose IPC namespace is joined.
     pub ipc_of: Option<u32>,
+    /// The /dev/shm of this container where it is shared: a folder on the host.
+    pub shared_memory: Option<PathBuf>,
     /// The container's own, or that of the container whose network it joins.
     pub hostname: String,
     /// `NAME=value`, where the container's own settings do not say otherwise: its links.
@@ -70,7 +83,7 @@ pub fn launch(
         read_only_root: host.read_only_root,
         process: first_process(spec, &hostname, around.environment, &security),
         domain_name: spec.config.domain_name.clone(),
-        mounts: mounts(spec, &around.folder, around.ipc_of),
+        mounts: mounts(spec, &around.folder, around.shared_memory),
         namespaces: NamespacePlan {
             network: around.network,
             pid: shared(&host.pid, around.pid_of),
@@ -92,7 +105,9 @@ pub fn launch(
         cgroup: if host.cgroup_parent.is_empty() {
             format!("/berth/{id}")
         } else {
-            format!("/{}/{id}", host.cgroup_parent.trim_matches('/'))
+            // Without `..`: it must not lead out of the hierarchy.
+            let parent = clean(&host.cgroup_parent);
+            format!("{}/{id}", parent.trim_end_matches('/'))
         },
         shm_size: (own_ipc && host.ipc != IpcMode::None).then_some(host.shm_size),
         init: host.init.unwrap_or(false),
@@ -188,23 +203,21 @@ pub fn exec_process(
     Ok(process)
 }
 
-fn mounts(spec: &ContainerSpec, folder: &Path, ipc_of: Option<u32>) -> Vec<MountPlan> {
+fn mounts(spec: &ContainerSpec, folder: &Path, shared_memory: Option<PathBuf>) -> Vec<MountPlan> {
     let mut all: Vec<MountPlan> = spec
         .mounts
         .iter()
         .map(|mount| MountPlan {
             target: mount.destination.clone(),
             read_only: !mount.read_write,
+            submounts_writable: mount.submounts_writable,
             source: match mount.kind {
                 MountKind::Tmpfs => MountSource::Tmpfs {
                     options: mount.tmpfs_options.clone(),
                 },
                 MountKind::Bind | MountKind::Volume => MountSource::Bind {
-                    path: if mount.subpath.is_empty() {
-                        mount.source.clone()
-                    } else {
-                        mount.source.join(&mount.subpath)
-                    },
+                    path: mount.source.clone(),
+                    subpath: mount.subpath.clone(),
                     recursive: mount.recursive,
                     propagation: if mount.propagation.is_empty() {
                         "rprivate".into()
@@ -219,6 +232,7 @@ fn mounts(spec: &ContainerSpec, folder: &Path, ipc_of: Option<u32>) -> Vec<Mount
         if !all.iter().any(|mount| mount.target == target) {
             let source = MountSource::Bind {
                 path,
+                subpath: String::new(),
                 recursive: true,
                 propagation: "rprivate".into(),
             };
@@ -226,6 +240,7 @@ fn mounts(spec: &ContainerSpec, folder: &Path, ipc_of: Option<u32>) -> Vec<Mount
                 target: target.to_owned(),
                 source,
                 read_only,
+                submounts_writable: false,
             });
         }
     };
@@ -233,14 +248,11 @@ fn mounts(spec: &ContainerSpec, folder: &Path, ipc_of: Option<u32>) -> Vec<Mount
     own("/etc/hostname", folder.join(HOSTNAME_FILE), read_only);
     own("/etc/hosts", folder.join(HOSTS_FILE), read_only);
     own("/etc/resolv.conf", folder.join(RESOLV_CONF_FILE), read_only);
-    match (&spec.host.ipc, ipc_of) {
-        (IpcMode::Host, _) => own("/dev/shm", "/dev/shm".into(), false),
-        (IpcMode::Container(_), Some(pid)) => {
-            own(
-                "/dev/shm",
-                format!("/proc/{pid}/root/dev/shm").into(),
-                false,
-            );
+    match (&spec.host.ipc, shared_memory) {
+        (_, Some(path)) => own("/dev/shm", path, false),
+        // Joining a container that shares the host's: so does this one.
+        (IpcMode::Host | IpcMode::Container(_), None) => {
+            own("/dev/shm", "/dev/shm".into(), false);
         }
         _ => {}
     }
@@ -359,6 +371,7 @@ mod tests {
             network: NetworkNamespace::Host,
             pid_of: None,
             ipc_of: None,
+            shared_memory: None,
             hostname: "web".into(),
             environment: Vec::new(),
         };

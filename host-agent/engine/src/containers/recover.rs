@@ -49,6 +49,7 @@ impl ContainerService {
         for (record, found) in found {
             to_start.extend(self.revive(record, found).await);
         }
+        self.deps.volumes.settle().await;
         let registry = self.registry.clone();
         tokio::spawn(async move {
             for container in in_order(to_start) {
@@ -108,6 +109,7 @@ impl ContainerService {
                     };
                     status.started_at = Some(started);
                 });
+                supervisor.hold_volumes().await;
                 supervisor.take_over(task, io);
                 self.set_going(&container, supervisor);
                 return None;

@@ -117,6 +117,12 @@ pub struct HostSettings {
     pub devices: Vec<DevicePlan>,
     pub device_rules: Vec<String>,
     pub ulimits: Vec<Rlimit>,
+    /// `UsernsMode` as given: empty or `host`, which are the same here.
+    #[serde(default)]
+    pub user_namespace: String,
+    /// `Isolation` as given: empty or `default`.
+    #[serde(default)]
+    pub isolation: String,
     pub masked_paths: Option<Vec<String>>,
     pub read_only_paths: Option<Vec<String>>,
 }
@@ -364,6 +370,10 @@ pub struct BindOptions {
     pub propagation: String,
     pub non_recursive: bool,
     pub create_mount_point: bool,
+    #[serde(default)]
+    pub read_only_non_recursive: bool,
+    #[serde(default)]
+    pub read_only_force_recursive: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -411,6 +421,9 @@ pub struct MountPoint {
     /// For a volume made for this mount.
     pub volume_labels: BTreeMap<String, String>,
     pub volume_options: BTreeMap<String, String>,
+    /// Read-only, but not what is mounted below it.
+    #[serde(default)]
+    pub submounts_writable: bool,
     /// It came from `--mount`: inspect has it in `HostConfig.Mounts`.
     pub from_mount_flag: bool,
 }

@@ -313,6 +313,16 @@ impl HostFiles for FakeFiles {
         Ok(())
     }
 
+    async fn mount_shared_memory(&self, path: &Path, _: u64) -> std::io::Result<()> {
+        locked(&self.folders).insert(path.to_owned());
+        Ok(())
+    }
+
+    async fn unmount_shared_memory(&self, path: &Path) -> std::io::Result<()> {
+        locked(&self.folders).remove(path);
+        Ok(())
+    }
+
     async fn copy_up(&self, _: &Path, target: &str, volume: &Path) -> std::io::Result<()> {
         locked(&self.copied).push((target.to_owned(), volume.to_owned()));
         Ok(())

@@ -114,6 +114,9 @@ pub struct MountPlan {
     pub target: String,
     pub source: MountSource,
     pub read_only: bool,
+    /// With `read_only`: what is mounted below a bind stays writable.
+    #[serde(default)]
+    pub submounts_writable: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +124,9 @@ pub enum MountSource {
     /// A path on the host (volumes too). Propagation is `rprivate`, `private`, `rshared`, `shared`, `rslave`, `slave`.
     Bind {
         path: PathBuf,
+        /// Only this part of it; links in it lead nowhere outside of `path`. Empty is all of it.
+        #[serde(default)]
+        subpath: String,
         recursive: bool,
         propagation: String,
     },

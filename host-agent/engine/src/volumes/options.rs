@@ -108,14 +108,8 @@ mod tests {
             assert_eq!(check(&options(good), false), Ok(()), "{good:?}");
         }
         refused(&[("colour", "red")], "invalid option: \"colour\"");
-        refused(
-            &[("type", "tmpfs")],
-            "missing required option: \"device\"",
-        );
-        refused(
-            &[("device", "/srv")],
-            "missing required option: \"type\"",
-        );
+        refused(&[("type", "tmpfs")], "missing required option: \"device\"");
+        refused(&[("device", "/srv")], "missing required option: \"type\"");
         refused(&[("o", "bind")], "missing required option: \"device\"");
         refused(&[("size", "big")], "invalid size: 'big'");
         refused(
@@ -133,7 +127,10 @@ mod tests {
             options: format!("addr={address},rw"),
         };
         assert_eq!(nfs("192.0.2.1").host_to_look_up(), None);
-        assert_eq!(nfs("files.example").host_to_look_up(), Some("files.example"));
+        assert_eq!(
+            nfs("files.example").host_to_look_up(),
+            Some("files.example")
+        );
         assert_eq!(
             nfs("files.example").with_address("files.example", "192.0.2.1"),
             nfs("192.0.2.1")

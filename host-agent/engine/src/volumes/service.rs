@@ -542,7 +542,7 @@ mod tests {
         .await;
         assert_eq!(class, Class::Invalid);
         assert!(
-            text.starts_with("create data: invalid option: \"device\""),
+            text == "create data: missing required option: \"type\"",
             "{text}"
         );
     }
@@ -581,6 +581,52 @@ mod tests {
         assert_eq!(pruned.removed, [anonymous.name]);
         let pruned = volumes.prune(&Filters::default(), true).await.unwrap();
         assert_eq!(pruned.removed, ["named"]);
+    }
+
+    #[tokio::test]
+    async fn options_are_mounted_for_the_first_container_until_the_last_one_ends() {
+        let (store, events, volumes) = service().await;
+        let request = CreateVolume {
+            driver_options: BTreeMap::from([
+                ("type".into(), "tmpfs".into()),
+                ("device".into(), "tmpfs".into()),
+            ]),
+            ..CreateVolume::named("data")
+        };
+        let (one, two) = (ContainerId::random(), ContainerId::random());
+        for user in [&one, &two] {
+            volumes.acquire(request.clone(), user).await.unwrap();
+        }
+        assert!(store.mounted().is_empty(), "nobody runs");
+        store.fail_next("no such device");
+        let error = volumes.mount("data", &one, []).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "failed to mount local volume: no such device"
+        );
+        volumes
+            .mount("data", &one, [("destination", "/d".into())])
+            .await
+            .unwrap();
+        volumes.hold("data", &two).await.unwrap();
+        volumes.unmount("data", &one).await;
+        assert_eq!(store.mounted(), ["data"]);
+        volumes.settle().await;
+        assert_eq!(store.mounted(), ["data"], "somebody has it");
+        volumes.let_go("data", &two).await;
+        assert!(store.mounted().is_empty());
+        volumes.unmount("data", &one).await;
+        let told = events.subscribe().0;
+        let actions: Vec<&str> = told.iter().map(|event| event.action.as_str()).collect();
+        assert_eq!(actions, ["create", "mount", "unmount"]);
+        assert_eq!(told[1].attributes["destination"], "/d");
+        assert_eq!(told[1].attributes["container"], one.to_string());
+        for user in [&one, &two] {
+            volumes.release("data", user);
+        }
+        let pruned = volumes.prune(&Filters::default(), true).await.unwrap();
+        assert!(pruned.removed.is_empty(), "what is in it is elsewhere");
+        assert!(volumes.usage().await.unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -102,13 +102,14 @@ async fn prune(
 pub(super) fn shown(volume: &Volume) -> Value {
     // Docker shows "no labels" as null.
     let labels = (!volume.labels.is_empty()).then_some(&volume.labels);
+    let options = (!volume.options.is_empty()).then_some(&volume.options);
     json!({
         "CreatedAt": rfc3339(volume.created),
         "Driver": LOCAL_DRIVER,
         "Labels": labels,
         "Mountpoint": volume.mountpoint,
         "Name": volume.name,
-        "Options": null,
+        "Options": options,
         "Scope": "local",
     })
 }
@@ -187,7 +188,7 @@ mod tests {
             (
                 r#"{"DriverOpts":{"type":"tmpfs"}}"#,
                 400,
-                "not supported yet",
+                "missing required option: \\\"device\\\"",
             ),
             (r#"{"ClusterVolumeSpec":{}}"#, 400, "Swarm"),
         ] {

@@ -266,10 +266,10 @@ fn host_config(spec: &ContainerSpec, name: &str) -> Value {
         "ReadonlyRootfs": host.read_only_root,
         "SecurityOpt": list_or_null(&host.security),
         "UTSMode": host.uts.text(),
-        "UsernsMode": "",
+        "UsernsMode": host.user_namespace,
         "ShmSize": host.shm_size,
         "Runtime": host.runtime.as_deref().unwrap_or(RUNTIME),
-        "Isolation": "",
+        "Isolation": host.isolation,
         "MaskedPaths": paths(&host.masked_paths, security::MASKED_PATHS),
         "ReadonlyPaths": paths(&host.read_only_paths, security::READ_ONLY_PATHS),
     });
@@ -376,6 +376,8 @@ fn mount_request(mount: &MountRequest) -> Value {
             "Propagation": options.propagation,
             "NonRecursive": options.non_recursive,
             "CreateMountpoint": options.create_mount_point,
+            "ReadOnlyNonRecursive": options.read_only_non_recursive,
+            "ReadOnlyForceRecursive": options.read_only_force_recursive,
         });
     }
     if let Some(options) = &mount.volume {

@@ -257,6 +257,8 @@ fn host_settings(mut body: HostConfigBody, warnings: &mut Vec<String>) -> ApiRes
             .into_iter()
             .map(|limit| ulimit(limit.name, limit.soft, limit.hard))
             .collect::<ApiResult<_>>()?,
+        user_namespace: body.userns_mode.unwrap_or_default(),
+        isolation: body.isolation.unwrap_or_default(),
         masked_paths: body.masked_paths,
         read_only_paths: body.readonly_paths,
     })
@@ -277,14 +279,14 @@ fn refuse_unsupported(body: &HostConfigBody, warnings: &mut Vec<String>) -> ApiR
         .as_ref()
         .is_some_and(|options| !options.is_empty())
     {
-        return refuse("--storage-opt is not supported by this engine's storage driver".into());
+        // dockerd's words where the file system has no project quota.
+        return refuse(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
+                .into(),
+        );
     }
-    if body
-        .device_requests
-        .as_ref()
-        .is_some_and(|requests| !requests.is_empty())
-    {
-        return refuse("could not select device driver: device requests (--gpus) are not supported by this engine".into());
+    if let Some(request) = body.device_requests.as_ref().and_then(|all| all.first()) {
+        return refuse(no_device_driver(request));
     }
     if let Some(isolation) = body
         .isolation
@@ -314,6 +316,25 @@ fn refuse_unsupported(body: &HostConfigBody, warnings: &mut Vec<String>) -> ApiR
         }
     }
     Ok(())
+}
+
+/// Docker's sentence where nothing on the host drives the devices asked for (`--gpus`).
+fn no_device_driver(request: &serde_json::Value) -> String {
+    let driver = request["Driver"].as_str().unwrap_or_default();
+    let capabilities: Vec<String> = request["Capabilities"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|set| {
+            let words = set.as_array().into_iter().flatten();
+            let words: Vec<&str> = words.filter_map(serde_json::Value::as_str).collect();
+            format!("[{}]", words.join(" "))
+        })
+        .collect();
+    format!(
+        "could not select device driver {driver:?} with capabilities: [{}]",
+        capabilities.join(" ")
+    )
 }
 
 /// `[rows, columns]`; nothing where one is 0.
@@ -406,18 +427,13 @@ fn mount(body: MountBody) -> ApiResult<MountRequest> {
     };
     let bind = match body.bind_options {
         None => None,
-        Some(options) => {
-            if options.read_only_force_recursive.unwrap_or(false) {
-                return Err(ApiError::invalid(
-                    "invalid mount config for type \"bind\": ReadOnlyForceRecursive is not supported by this engine",
-                ));
-            }
-            Some(BindOptions {
-                propagation: options.propagation.unwrap_or_default(),
-                non_recursive: options.non_recursive.unwrap_or(false),
-                create_mount_point: options.create_mountpoint.unwrap_or(false),
-            })
-        }
+        Some(options) => Some(BindOptions {
+            propagation: options.propagation.unwrap_or_default(),
+            non_recursive: options.non_recursive.unwrap_or(false),
+            create_mount_point: options.create_mountpoint.unwrap_or(false),
+            read_only_non_recursive: options.read_only_non_recursive.unwrap_or(false),
+            read_only_force_recursive: options.read_only_force_recursive.unwrap_or(false),
+        }),
     };
     let volume = body.volume_options.map(|options| {
         let driver = options.driver_config.unwrap_or_default();

@@ -75,6 +75,7 @@ impl Supervisor {
         });
         if auto_remove {
             // The name is free and waiters are answered; what is left to do takes its time.
+            self.unmount_all().await;
             self.forget();
             self.clear_away(true).await;
             return Flow::Ended;
@@ -146,6 +147,7 @@ impl Supervisor {
         if let Err(error) = self.deps.layers.unmount(&self.container.id).await {
             tracing::warn!(container = %self.container.id, error = crate::error::full_message(&error), "root file system is still mounted");
         }
+        self.unmount_all().await;
     }
 
     /// A container whose last run ended while no engine was there.

@@ -10,6 +10,7 @@
 
 mod end;
 mod health;
+mod mounts;
 mod network;
 mod removal;
 mod running;

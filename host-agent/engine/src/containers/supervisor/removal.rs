@@ -98,6 +98,7 @@ impl Supervisor {
 
     /// An `--rm` container that ended while no engine was there.
     pub(in crate::containers) async fn finish_removal(self) {
+        self.unmount_all().await;
         self.forget();
         self.detach().await;
         self.clear_away(true).await;

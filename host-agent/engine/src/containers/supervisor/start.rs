@@ -127,6 +127,14 @@ impl Supervisor {
             (_, Err(error)) => return Err(undo(error).await),
         };
         let folder = deps.store.folder(&container.id);
+        let shared_memory = async {
+            self.mount_volumes().await?;
+            self.shared_memory().await
+        };
+        let shared_memory = match shared_memory.await {
+            Ok(path) => path,
+            Err(error) => return Err(undo(error).await),
+        };
         let files = async {
             let links = self.links()?;
             let hostname = self.write_files(&folder, attached.as_ref(), &links).await?;
@@ -142,6 +150,7 @@ impl Supervisor {
             network: namespace,
             pid_of,
             ipc_of,
+            shared_memory,
             hostname,
             environment: links
                 .into_iter()
