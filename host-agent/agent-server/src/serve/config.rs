@@ -2,7 +2,7 @@
 //! so `--validate` can run anywhere.
 
 use super::options::Options;
-use engine::containers::plan::check_log;
+use engine::containers::log_drivers;
 use engine::containers::spec::LogSettings;
 use engine::images::policy::{Policy, Rules};
 use engine::runtime::Rlimit;
@@ -196,7 +196,7 @@ impl Config {
             driver: log_driver,
             options: log_options,
         };
-        check_log(&log).map_err(ConfigError)?;
+        log_drivers::check(&log).map_err(ConfigError)?;
         let runtimes: BTreeMap<String, PathBuf> = runtimes
             .into_iter()
             .map(|(name, path)| (name, path.into()))

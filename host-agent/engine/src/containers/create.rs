@@ -3,6 +3,7 @@
 use super::container::Container;
 use super::error::ContainerError;
 use super::lifecycle::ContainerState;
+use super::log_drivers;
 use super::memberships::{self, Memberships, split_link};
 use super::output::OutputHub;
 use super::resources::Purpose;
@@ -504,7 +505,7 @@ fn check_host(
             "invalid --security-opt: \"apparmor={profile}\": AppArmor is not enabled on this host"
         ));
     }
-    plan::check_log(&host.log)?;
+    log_drivers::check(&host.log)?;
     for extra in &host.extra_hosts {
         if etc_files::split_extra_host(extra).is_none() {
             return Err(format!(

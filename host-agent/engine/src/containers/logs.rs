@@ -1,7 +1,7 @@
 //! `docker logs`.
 
 use super::error::ContainerError;
-use super::plan;
+use super::log_drivers;
 use super::service::ContainerService;
 use crate::logs::{LogBatch, LogQuery};
 use time::OffsetDateTime;
@@ -44,7 +44,7 @@ impl ContainerService {
                 why: "configured logging driver does not support reading".into(),
             });
         }
-        let path = plan::log_path(&self.folder(&container.id), &container.id);
+        let path = log_drivers::path(&self.folder(&container.id), &container.id);
         let query = LogQuery {
             path,
             stdout: options.stdout,

@@ -22,6 +22,7 @@ pub mod host;
 pub mod lifecycle;
 pub mod links;
 pub mod list;
+pub mod log_drivers;
 pub mod logs;
 pub mod memberships;
 pub mod merge;

@@ -2,17 +2,17 @@
 
 use super::capabilities;
 use super::etc_files;
+use super::log_drivers;
 use super::merge;
 use super::mounts::clean;
 use super::resources;
 use super::security::{self, Security};
-use super::spec::{ContainerSpec, IpcMode, LogSettings, MountKind, NamespaceMode};
+use super::spec::{ContainerSpec, IpcMode, MountKind, NamespaceMode};
 use crate::id::ContainerId;
 use crate::runtime::{
-    LaunchPlan, LogPlan, MountPlan, MountSource, NamespacePlan, NetworkNamespace, ProcessPlan,
+    LaunchPlan, MountPlan, MountSource, NamespacePlan, NetworkNamespace, ProcessPlan,
     SharedNamespace,
 };
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Names of the files in a container's folder.
@@ -25,11 +25,6 @@ pub fn names_built_in(runtime: &str) -> bool {
     ["runc", "io.containerd.runc.v2"].contains(&runtime)
 }
 
-/// Path of the log file, as Docker names it.
-pub fn log_path(folder: &Path, id: &ContainerId) -> PathBuf {
-    folder.join(format!("{id}-json.log"))
-}
-
 /// Where a /dev/shm that several containers share is mounted on the host.
 pub fn shared_memory_path(folder: &Path) -> PathBuf {
     folder.join("mounts/shm")
@@ -37,6 +32,8 @@ pub fn shared_memory_path(folder: &Path) -> PathBuf {
 
 /// What only the start knows.
 pub struct Surroundings {
+    /// The container's name, for the tags of its log.
+    pub name: String,
     pub rootfs: PathBuf,
     pub folder: PathBuf,
     pub network: NetworkNamespace,
@@ -111,7 +108,12 @@ pub fn launch(
         },
         shm_size: (own_ipc && host.ipc != IpcMode::None).then_some(host.shm_size),
         init: host.init.unwrap_or(false),
-        log: log_plan(&host.log, &log_path(&around.folder, id), spec)?,
+        log: log_drivers::plan(
+            &log_drivers::path(&around.folder, id),
+            spec,
+            id,
+            &around.name,
+        )?,
         runtime: host.runtime.clone(),
         folder: around.folder,
         annotations: host.annotations.clone(),
@@ -260,105 +262,6 @@ fn mounts(spec: &ContainerSpec, folder: &Path, shared_memory: Option<PathBuf>) -
     all
 }
 
-/// `10m`, `1g`, `1024`: bytes.
-pub fn parse_size(text: &str) -> Option<u64> {
-    let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = lower[digits.len()..]
-        .trim_end_matches("ib")
-        .trim_end_matches('b');
-    let factor: u64 = match unit {
-        "" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        "t" => 1 << 40,
-        _ => return None,
-    };
-    digits.trim().parse::<u64>().ok()?.checked_mul(factor)
-}
-
-/// Checks log settings; the error is a sentence.
-pub fn check_log(log: &LogSettings) -> Result<(), String> {
-    match log.driver.as_str() {
-        "json-file" | "local" | "none" => {}
-        other => {
-            return Err(format!(
-                "failed to initialize logging driver: logger: no log driver named '{other}' is registered"
-            ));
-        }
-    }
-    for (name, value) in &log.options {
-        let good = match name.as_str() {
-            "max-size" => parse_size(value).is_some_and(|size| size > 0) || value == "-1",
-            "max-file" => value.parse::<u32>().is_ok_and(|count| count > 0),
-            "compress" => ["true", "false"].contains(&value.as_str()),
-            "labels" | "labels-regex" | "env" | "env-regex" | "tag"
-                if log.driver == "json-file" =>
-            {
-                true
-            }
-            "mode" => ["blocking", "non-blocking"].contains(&value.as_str()),
-            "max-buffer-size" => parse_size(value).is_some(),
-            _ => {
-                return Err(format!(
-                    "unknown log opt '{name}' for {} log driver",
-                    log.driver
-                ));
-            }
-        };
-        if !good {
-            return Err(format!("invalid value for log opt '{name}': {value}"));
-        }
-    }
-    Ok(())
-}
-
-fn log_plan(log: &LogSettings, path: &Path, spec: &ContainerSpec) -> Result<LogPlan, String> {
-    check_log(log)?;
-    if log.driver == "none" {
-        return Ok(LogPlan::None);
-    }
-    let option = |name: &str| log.options.get(name).map(String::as_str);
-    let local = log.driver == "local";
-    let mut attributes = BTreeMap::new();
-    for label in option("labels")
-        .unwrap_or_default()
-        .split(',')
-        .filter(|name| !name.is_empty())
-    {
-        if let Some(value) = spec.config.labels.get(label) {
-            attributes.insert(label.to_owned(), value.clone());
-        }
-    }
-    for name in option("env")
-        .unwrap_or_default()
-        .split(',')
-        .filter(|name| !name.is_empty())
-    {
-        let value = spec
-            .config
-            .env
-            .iter()
-            .find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
-        if let Some(value) = value {
-            attributes.insert(name.to_owned(), value.to_owned());
-        }
-    }
-    Ok(LogPlan::JsonFile {
-        path: path.to_owned(),
-        // Docker's defaults: json-file grows without end, local keeps 5 files of 20 MB.
-        max_size: option("max-size")
-            .and_then(parse_size)
-            .or(local.then_some(20 << 20)),
-        max_files: option("max-file")
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(if local { 5 } else { 1 }),
-        compress: option("compress").map_or(local, |text| text == "true"),
-        attributes,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,6 +269,7 @@ mod tests {
 
     fn plan(spec: &ContainerSpec) -> LaunchPlan {
         let around = Surroundings {
+            name: "web".into(),
             rootfs: "/root".into(),
             folder: "/folder".into(),
             network: NetworkNamespace::Host,
@@ -426,26 +330,5 @@ mod tests {
         assert!(process.env.contains(&"A=9".to_owned()) && process.env.contains(&"B=2".to_owned()));
         assert!(process.env.contains(&"TERM=xterm".to_owned()));
         assert_eq!(process.user, "me");
-    }
-
-    #[test]
-    fn log_options_are_checked() {
-        let mut log = LogSettings::default();
-        log.options.insert("max-size".into(), "10m".into());
-        assert_eq!(check_log(&log), Ok(()));
-        log.options.insert("color".into(), "red".into());
-        assert_eq!(
-            check_log(&log),
-            Err("unknown log opt 'color' for json-file log driver".into())
-        );
-        log.driver = "syslog".into();
-        assert!(
-            check_log(&log)
-                .expect_err("not ours")
-                .contains("no log driver named 'syslog'")
-        );
-        assert_eq!(parse_size("10m"), Some(10 << 20));
-        assert_eq!(parse_size("1GiB"), Some(1 << 30));
-        assert_eq!(parse_size("ten"), None);
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn check(options: &BTreeMap<String, String>, limits_size: bool) -> Re
         }
     }
     if let Some(text) = options.get("size") {
-        let size = crate::containers::plan::parse_size(text)
+        let size = crate::containers::log_drivers::parse_size(text)
             .ok_or_else(|| format!("invalid size: '{text}'"))?;
         if size > 0 && !limits_size {
             return Err("quota size requested but no quota support".into());

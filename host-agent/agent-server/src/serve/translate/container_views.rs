@@ -6,6 +6,7 @@ use engine::containers::Container;
 use engine::containers::etc_files;
 use engine::containers::health::HealthStatus;
 use engine::containers::lifecycle::ContainerState;
+use engine::containers::log_drivers;
 use engine::containers::memberships::{Membership, split_link};
 use engine::containers::output::DetachKeys;
 use engine::containers::plan;
@@ -49,7 +50,9 @@ pub fn inspect(
         .map_or(("", &[][..]), |(path, args)| (path.as_str(), args));
     let log = match spec.host.log.driver.as_str() {
         "none" => String::new(),
-        _ => plan::log_path(folder, &container.id).display().to_string(),
+        _ => log_drivers::path(folder, &container.id)
+            .display()
+            .to_string(),
     };
     let execs = (!execs.is_empty()).then_some(execs);
     let mut shown = json!({

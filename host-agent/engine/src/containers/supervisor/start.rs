@@ -145,6 +145,7 @@ impl Supervisor {
             Err(error) => return Err(undo(error).await),
         };
         let around = Surroundings {
+            name: container.name(),
             rootfs,
             folder,
             network: namespace,
