@@ -112,6 +112,9 @@ enum Command {
     Rmi(commands::rmi::Options),
     /// Show everything about containers, images, volumes or networks
     Inspect(commands::inspect::Options),
+    /// Make, list, connect and remove networks
+    #[command(subcommand)]
+    Network(commands::network::Verb),
     /// Show the versions of client and engine
     Version(commands::version::Options),
     /// Show the state of the engine
@@ -237,6 +240,7 @@ async fn perform(arguments: Arguments) -> anyhow::Result<u8> {
         Command::Rm(options) => commands::rm::perform(&engine, &options).await,
         Command::Rmi(options) => commands::rmi::perform(&engine, &options).await,
         Command::Inspect(options) => commands::inspect::perform(&engine, &options).await,
+        Command::Network(verb) => commands::network::perform(&engine, &verb).await,
         Command::Version(options) => commands::version::perform(&engine, &options).await,
         Command::Info(options) => commands::info::perform(&engine, &options).await,
         Command::Completion { .. } => unreachable!("answered above"),

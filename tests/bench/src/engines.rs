@@ -103,6 +103,11 @@ impl Engine {
         Ok(engine)
     }
 
+    /// The file of its network namespace.
+    pub(crate) fn namespace(&self) -> String {
+        format!("/run/netns/{}", self.namespace)
+    }
+
     fn wait_until_ready(&self) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(60);
         while self.api().get("/_ping").is_err() {

@@ -52,6 +52,20 @@ impl Table {
         self.echo();
     }
 
+    /// Ours as a share of theirs; `least` is the smallest that is good enough.
+    pub(crate) fn share(&mut self, what: &str, unit: &str, ours: f64, theirs: f64, least: f64) {
+        let ratio = ours / theirs;
+        self.rows.push(Row {
+            what: what.to_owned(),
+            ours: format!("{ours:.1} {unit}"),
+            theirs: format!("{theirs:.1} {unit}"),
+            ratio: Some(ratio),
+            bound: (least > 0.0).then_some(least),
+            meets: ratio >= least,
+        });
+        self.echo();
+    }
+
     pub(crate) fn has_missed(&self) -> bool {
         self.rows.iter().any(|row| !row.meets)
     }

@@ -214,6 +214,13 @@ impl Drop for Agent {
         for id in listed.stdout.split_whitespace() {
             run(&mut self.berth(&["rm", "-f", "-v", id]), LIMIT);
         }
+        let listed = run(
+            &mut self.berth(&["network", "ls", "-q", "--filter", "type=custom"]),
+            LIMIT,
+        );
+        for id in listed.stdout.split_whitespace() {
+            run(&mut self.berth(&["network", "rm", id]), LIMIT);
+        }
         if let Some(mut child) = self.child.take() {
             terminate(&mut child);
         }
@@ -231,10 +238,13 @@ impl Drop for Agent {
             .args(["link", "delete", &self.bridge])
             .stderr(Stdio::null())
             .status();
-        let _ = Command::new("nft")
-            .args(["delete", "table", "ip", &format!("berth-{}", self.bridge)])
-            .stderr(Stdio::null())
-            .status();
+        for family in ["ip", "ip6", "bridge"] {
+            let table = format!("berth-{}", self.bridge);
+            let _ = Command::new("nft")
+                .args(["delete", "table", family, &table])
+                .stderr(Stdio::null())
+                .status();
+        }
     }
 }
 

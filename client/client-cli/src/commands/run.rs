@@ -46,9 +46,33 @@ pub(crate) struct Options {
     /// Publish every exposed port at a free port
     #[arg(short = 'P', long)]
     publish_all: bool,
-    /// Network: bridge, host, none or container:NAME
-    #[arg(long, visible_alias = "net", default_value = "default")]
-    network: String,
+    /// Network: a name, bridge, host, none or container:NAME; several are all joined
+    #[arg(long, visible_alias = "net")]
+    network: Vec<String>,
+    /// One more name in its (first) network
+    #[arg(long, visible_alias = "net-alias")]
+    network_alias: Vec<String>,
+    /// IPv4 address in its (first) network
+    #[arg(long, default_value = "")]
+    ip: String,
+    /// IPv6 address in its (first) network
+    #[arg(long, default_value = "")]
+    ip6: String,
+    /// Hardware address in its (first) network
+    #[arg(long, default_value = "")]
+    mac_address: String,
+    /// A name of its own for another container: container[:alias]
+    #[arg(long)]
+    link: Vec<String>,
+    /// DNS server
+    #[arg(long)]
+    dns: Vec<String>,
+    /// DNS option, for example timeout:1
+    #[arg(long)]
+    dns_option: Vec<String>,
+    /// Domain that short names are looked up in
+    #[arg(long)]
+    dns_search: Vec<String>,
     /// Program to run instead of the image's own
     #[arg(long)]
     entrypoint: Option<String>,
@@ -232,7 +256,10 @@ fn body(options: &Options) -> Result<Value> {
         "Binds": binds,
         "PortBindings": bindings,
         "PublishAllPorts": options.publish_all,
-        "NetworkMode": options.network,
+        "NetworkMode": options.network.first().map_or("default", String::as_str),
+        "Dns": options.dns,
+        "DnsOptions": options.dns_option,
+        "DnsSearch": options.dns_search,
         "RestartPolicy": { "Name": policy, "MaximumRetryCount": retries },
         "CapAdd": options.cap_add,
         "CapDrop": options.cap_drop,
@@ -241,6 +268,8 @@ fn body(options: &Options) -> Result<Value> {
         "ExtraHosts": options.add_host,
         "Tmpfs": pairs(&options.tmpfs, ':'),
     });
+    let (endpoints, links) = endpoints(options);
+    host["Links"] = links;
     if let Some(memory) = &options.memory {
         host["Memory"] = Value::from(parse::bytes(memory)?);
     }
@@ -270,6 +299,7 @@ fn body(options: &Options) -> Result<Value> {
         "ExposedPorts": exposed,
         "Volumes": volumes,
         "HostConfig": host,
+        "NetworkingConfig": { "EndpointsConfig": endpoints },
     });
     if !options.command.is_empty() {
         body["Cmd"] = json!(options.command);
@@ -279,6 +309,36 @@ fn body(options: &Options) -> Result<Value> {
         body["Entrypoint"] = json!([program]);
     }
     Ok(body)
+}
+
+/// What is asked of each network, and the links of the default one: those of another network are the network's.
+fn endpoints(options: &Options) -> (Value, Value) {
+    let mut endpoints = Map::new();
+    let first = options.network.first().map_or("default", String::as_str);
+    let on_default = matches!(first, "default" | "bridge");
+    let own = json!({
+        "Aliases": options.network_alias,
+        "Links": if on_default { json!([]) } else { json!(options.link) },
+        "MacAddress": options.mac_address,
+        "IPAMConfig": { "IPv4Address": options.ip, "IPv6Address": options.ip6 },
+    });
+    let asked = !options.network_alias.is_empty()
+        || ![&options.ip, &options.ip6, &options.mac_address]
+            .iter()
+            .all(|text| text.is_empty())
+        || (!on_default && !options.link.is_empty());
+    if asked || options.network.len() > 1 {
+        endpoints.insert(first.to_owned(), own);
+    }
+    for network in options.network.iter().skip(1) {
+        endpoints.insert(network.clone(), json!({}));
+    }
+    let links = if on_default {
+        json!(options.link)
+    } else {
+        json!([])
+    };
+    (Value::Object(endpoints), links)
 }
 
 #[cfg(test)]
@@ -314,6 +374,21 @@ mod tests {
             (&json!(true), &json!(true))
         );
         assert_eq!(body["HostConfig"]["Init"], Value::Null);
+    }
+
+    #[test]
+    fn networks_and_names() {
+        let body = parsed("--network front --network back --network-alias www --ip 10.1.0.9 --link db:database --dns 192.0.2.1 img").expect("good");
+        assert_eq!(body["HostConfig"]["NetworkMode"], "front");
+        assert_eq!(body["HostConfig"]["Dns"], json!(["192.0.2.1"]));
+        let endpoints = &body["NetworkingConfig"]["EndpointsConfig"];
+        assert_eq!(endpoints["front"]["Aliases"], json!(["www"]));
+        assert_eq!(endpoints["front"]["Links"], json!(["db:database"]));
+        assert_eq!(endpoints["front"]["IPAMConfig"]["IPv4Address"], "10.1.0.9");
+        assert_eq!(endpoints["back"], json!({}));
+        let body = parsed("--link db img").expect("good");
+        assert_eq!(body["HostConfig"]["Links"], json!(["db"]));
+        assert_eq!(body["NetworkingConfig"]["EndpointsConfig"], json!({}));
     }
 
     #[test]

@@ -552,7 +552,12 @@ fn mac_for(address: IpAddr) -> link::Mac {
 pub(super) fn set_routes(attached: &Attached, socket: &mut Socket) -> Result<(), NetworkError> {
     let step = || format!("set the routes of {}", attached.namespace.display());
     let mut ways: Vec<&Endpoint> = attached.endpoints.iter().collect();
-    ways.sort_by_key(|endpoint| (-endpoint.gateway_priority, &endpoint.network_name));
+    ways.sort_by_key(|endpoint| {
+        (
+            std::cmp::Reverse(endpoint.gateway_priority),
+            &endpoint.network_name,
+        )
+    });
     let mut changes = Vec::new();
     let mut removals = Vec::new();
     let gateway_of = |ipv4: bool| {

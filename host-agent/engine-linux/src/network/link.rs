@@ -78,7 +78,10 @@ fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
     body
 }
 
-fn parse_link(payload: &[u8]) -> Option<Link> {
+/// `RTM_DELLINK`, as a listener is told it.
+pub(crate) const REMOVED: u16 = RTM_DELLINK;
+
+pub(crate) fn parse_link(payload: &[u8]) -> Option<Link> {
     let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
     let mut link = Link {
         index,

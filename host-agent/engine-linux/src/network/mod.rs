@@ -31,6 +31,7 @@ mod proxy;
 mod records;
 mod recover;
 mod resolver;
+mod watch;
 
 pub use records::DiskNetworks;
 
@@ -115,6 +116,8 @@ pub struct LinuxNetwork {
     inner: Arc<Inner>,
     chores: mpsc::Sender<Chore>,
     janitor: Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// Ends when dropped.
+    _watch: Option<watch::Watch>,
 }
 
 struct Inner {
@@ -140,6 +143,8 @@ struct Kernel {
     netfilter: Socket,
     /// Whether there is a table for IPv6.
     ipv6: bool,
+    /// Whether there is a table for bridges.
+    guarded: bool,
 }
 
 struct Books {
@@ -193,7 +198,12 @@ impl LinuxNetwork {
                 move || inner.keep_house(&inbox, &mut route)
             })
             .map_err(|error| failed("start the network janitor", error))?;
+        let watch = watch::Watch::start(inner.clone());
+        if let Err(error) = &watch {
+            tracing::warn!(%error, "a bridge or rules that somebody takes away are only missed by the next operation");
+        }
         Ok(LinuxNetwork {
+            _watch: watch.ok(),
             inner,
             chores,
             janitor: Mutex::new(Some(janitor)),
@@ -291,6 +301,7 @@ impl NetworkBackend for LinuxNetwork {
         let chores = self.chores.clone();
         blocking(move || {
             let outcome = inner.attach(&attachment, &chores);
+            inner.guard(&outcome);
             let _ = chores.send(Chore::Refill {
                 after: Duration::ZERO,
             });
@@ -305,7 +316,12 @@ impl NetworkBackend for LinuxNetwork {
         request: EndpointRequest,
     ) -> Result<Attached, NetworkError> {
         let (inner, container) = (self.inner.clone(), container.clone());
-        blocking(move || inner.connect(&container, &request)).await
+        blocking(move || {
+            let outcome = inner.connect(&container, &request);
+            inner.guard(&outcome);
+            outcome
+        })
+        .await
     }
 
     async fn disconnect(
@@ -455,6 +471,8 @@ impl Inner {
             route,
             netfilter,
             ipv6: false,
+            // Of an earlier agent, perhaps.
+            guarded: true,
         };
         // A table for IPv6 of an earlier agent serves its containers; it is kept up to date until nobody needs it.
         let exists = |family: Family, kernel: &mut Kernel| {

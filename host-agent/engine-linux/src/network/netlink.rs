@@ -100,6 +100,12 @@ impl Message {
     }
 }
 
+impl std::os::fd::AsFd for Socket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// A netlink socket; bound to the namespace of the thread that opened it.
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -117,13 +123,17 @@ impl Socket {
     }
 
     fn open(protocol: SockProtocol) -> io::Result<Socket> {
+        Socket::open_for(protocol, 0)
+    }
+
+    fn open_for(protocol: SockProtocol, groups: u32) -> io::Result<Socket> {
         let fd = socket(
             AddressFamily::Netlink,
             SockType::Raw,
             SockFlag::SOCK_CLOEXEC,
             protocol,
         )?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         // A lost answer becomes an error, not a thread that hangs for ever.
         setsockopt(
             &fd,
@@ -135,6 +145,22 @@ impl Socket {
             sequence: 1,
             buffer: Vec::new(),
         })
+    }
+
+    /// A socket that is told of changes of links (`RTMGRP_LINK`).
+    pub(crate) fn of_links() -> io::Result<Socket> {
+        Socket::open_for(SockProtocol::NetlinkRoute, 1)
+    }
+
+    /// A socket that is told of changes of nf_tables (`NFNLGRP_NFTABLES`, the seventh group).
+    pub(crate) fn of_tables() -> io::Result<Socket> {
+        Socket::open_for(SockProtocol::NetlinkNetFilter, 1 << 6)
+    }
+
+    /// What has been told: the type of each message and its payload. Call it when there is something to read. Told too much
+    /// at once, the kernel leaves some out and says so by an error.
+    pub(crate) fn told(&mut self, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+        self.receive_any(|kind, _, payload| each(kind, payload))
     }
 
     /// Room for a large batch and its errors; a hint only.
@@ -246,6 +272,22 @@ impl Socket {
     }
 
     fn receive(&mut self, mut each: impl FnMut(u32, Answer<'_>)) -> io::Result<()> {
+        self.receive_any(|kind, sequence, payload| match kind {
+            NLMSG_ERROR if payload.len() >= 4 => {
+                let code = i32::from_ne_bytes([payload[0], payload[1], payload[2], payload[3]]);
+                let result = match code {
+                    0 => Ok(()),
+                    code => Err(io::Error::from_raw_os_error(-code)),
+                };
+                each(sequence, Answer::Acknowledged(result));
+            }
+            NLMSG_DONE => each(sequence, Answer::Done),
+            _ => each(sequence, Answer::Payload(payload)),
+        })
+    }
+
+    /// One read: the messages in it, as type, sequence number and payload.
+    fn receive_any(&mut self, mut each: impl FnMut(u16, u32, &[u8])) -> io::Result<()> {
         if self.buffer.is_empty() {
             self.buffer = vec![0; 64 * 1024];
         }
@@ -264,18 +306,7 @@ impl Socket {
             let kind = u16::from_ne_bytes([rest[4], rest[5]]);
             let sequence = u32::from_ne_bytes([rest[8], rest[9], rest[10], rest[11]]);
             let payload = &rest[HEADER..size];
-            match kind {
-                NLMSG_ERROR if payload.len() >= 4 => {
-                    let code = i32::from_ne_bytes([payload[0], payload[1], payload[2], payload[3]]);
-                    let result = match code {
-                        0 => Ok(()),
-                        code => Err(io::Error::from_raw_os_error(-code)),
-                    };
-                    each(sequence, Answer::Acknowledged(result));
-                }
-                NLMSG_DONE => each(sequence, Answer::Done),
-                _ => each(sequence, Answer::Payload(payload)),
-            }
+            each(kind, sequence, payload);
             rest = &rest[size.next_multiple_of(4).min(rest.len())..];
         }
         Ok(())

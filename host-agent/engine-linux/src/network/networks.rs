@@ -3,13 +3,14 @@
 use super::link::OnParent;
 use super::namespace::{self, failed};
 use super::netlink::Socket;
-use super::nftables::{Area, Family, Forward, Table};
+use super::nftables::{Area, Family, Forward, Table, guard};
 use super::{Inner, Kernel, bridge, link, lock};
 use engine::id::{ContainerId, NetworkId};
 use engine::networks::ipam::Leases;
 use engine::networks::link::GatewayMode;
-use engine::networks::{Driver, Network, NetworkError, NetworkService};
+use engine::networks::{Attached, Driver, Network, NetworkError, NetworkService};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -112,7 +113,61 @@ impl Inner {
                 .install(&mut kernel.netfilter, &areas, &forwards)
                 .map_err(|error| failed("install the firewall's table", error))?;
         }
+        self.install_guard(kernel);
         Ok(())
+    }
+
+    /// After a container has come into networks.
+    pub(super) fn guard(&self, outcome: &Result<Attached, NetworkError>) {
+        let Ok(attached) = outcome else { return };
+        let apart = {
+            let books = lock(&self.books);
+            attached.endpoints.iter().any(|endpoint| {
+                let entry = books.networks.get(&endpoint.network);
+                entry.is_some_and(|entry| !entry.network.link.icc)
+            })
+        };
+        if apart {
+            self.install_guard(&mut lock(&self.kernel));
+        }
+    }
+
+    /// Brings the guard of networks whose containers may not talk up to the books.
+    pub(super) fn install_guard(&self, kernel: &mut Kernel) {
+        let places: Vec<(String, Vec<Ipv4Addr>)> = {
+            let books = lock(&self.books);
+            let apart = |id: &NetworkId| {
+                let network = books.networks.get(id).map(|entry| &entry.network);
+                network.is_some_and(|network| network.driver == Driver::Bridge && !network.link.icc)
+            };
+            let mut places = Vec::new();
+            for entry in books.attached.values() {
+                for endpoint in entry
+                    .attached
+                    .endpoints
+                    .iter()
+                    .filter(|endpoint| apart(&endpoint.network))
+                {
+                    let link = namespace::outside_name(&entry.attached.namespace, endpoint.slot);
+                    let addresses = endpoint.addresses().filter_map(|address| match address {
+                        IpAddr::V4(address) => Some(address),
+                        IpAddr::V6(_) => None,
+                    });
+                    places.extend(link.map(|link| (link, addresses.collect())));
+                }
+            }
+            places
+        };
+        if places.is_empty() && !kernel.guarded {
+            return;
+        }
+        match guard::install(&mut kernel.netfilter, &self.table, &places) {
+            Ok(()) => kernel.guarded = !places.is_empty(),
+            Err(error) => tracing::warn!(
+                %error,
+                "containers that may not talk to each other could pretend to be another: the kernel takes no rules for bridges"
+            ),
+        }
     }
 
     /// Somebody may have flushed the host's rules.

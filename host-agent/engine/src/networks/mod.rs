@@ -201,7 +201,10 @@ impl Attached {
         self.endpoints
             .iter()
             .filter(|endpoint| endpoint.gateway.is_some() || endpoint.ipv6_gateway.is_some())
-            .min_by_key(|endpoint| (-endpoint.gateway_priority, endpoint.network_name.as_str()))
+            .min_by_key(|endpoint| {
+                let name = endpoint.network_name.as_str();
+                (std::cmp::Reverse(endpoint.gateway_priority), name)
+            })
     }
 }
 

@@ -3,6 +3,7 @@
 mod density;
 mod lists;
 mod logs;
+mod networks;
 mod runs;
 
 use crate::engines::{Engine, Kind};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 const ROUNDS: usize = 15;
 
 /// What can be asked for by name, in the order of the rows.
-pub(crate) const NAMES: [&str; 4] = ["engine", "lists", "logs", "density"];
+pub(crate) const NAMES: [&str; 5] = ["engine", "networks", "lists", "logs", "density"];
 
 /// CPU and wall milliseconds.
 #[derive(Clone, Copy)]
@@ -36,6 +37,7 @@ pub(crate) fn measure(chosen: &[&str], table: &mut Table) -> Result<()> {
     for name in chosen {
         match *name {
             "engine" => runs::measure(&ours, &theirs, &archive, table)?,
+            "networks" => networks::measure(&ours, &theirs, table)?,
             "lists" => lists::measure(&ours, &theirs, table)?,
             "logs" => logs::measure(&ours, &theirs, table)?,
             "density" => density::measure(&ours, &theirs, table)?,

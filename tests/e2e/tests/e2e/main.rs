@@ -15,6 +15,7 @@ mod life;
 mod machine;
 mod machine_bad_input;
 mod machine_create;
+mod networks;
 mod traces;
 
 use harness::agent::Agent;

@@ -14,6 +14,7 @@ pub(super) const R_DATA: u32 = 16;
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
 
+pub(super) const META_PROTOCOL: u32 = 1;
 pub(super) const META_IIFNAME: u32 = 6;
 pub(super) const META_OIFNAME: u32 = 7;
 const META_L4PROTO: u32 = 16;

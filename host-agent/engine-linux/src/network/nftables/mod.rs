@@ -43,6 +43,7 @@
 
 pub(crate) mod dns;
 mod expression;
+pub(crate) mod guard;
 
 use super::netlink::{Message, NLM_F_CREATE, Socket, attributes};
 use engine::networks::Protocol;

@@ -170,8 +170,8 @@ impl Supervisor {
                 let stored = self.store(Durability::Synced).await;
                 if stored.is_err() {
                     self.set_name(old);
-                } else {
-                    self.renamed();
+                } else if self.renamed() {
+                    self.save(Durability::Synced).await;
                 }
                 let _ = reply.send(stored);
             }

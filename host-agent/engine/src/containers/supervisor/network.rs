@@ -379,13 +379,15 @@ impl Supervisor {
         self.save(Durability::Synced).await;
     }
 
-    /// The container has another name.
-    pub(super) fn renamed(&self) {
+    /// The container has another name; whether networks know it by that.
+    pub(super) fn renamed(&self) -> bool {
         let (memberships, attached) = {
             let status = self.status.borrow();
             (status.memberships.clone(), status.network.clone())
         };
-        let Some(attached) = attached else { return };
+        let Some(attached) = attached else {
+            return false;
+        };
         let mut names = BTreeMap::new();
         for endpoint in &attached.endpoints {
             if let (Ok(network), Some(membership)) = (
@@ -409,5 +411,6 @@ impl Supervisor {
                 }
             }
         });
+        true
     }
 }

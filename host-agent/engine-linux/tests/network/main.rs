@@ -1,6 +1,10 @@
 //! Networks against the kernel. Each test plays a host of its own: a thread in a fresh network and mount namespace, so
 //! that tests cannot meet each other or the real host, and the kernel cleans up whatever happens.
 
+mod failures;
+mod names;
+mod user_defined;
+
 use engine::id::ContainerId;
 use engine::networks::contract::{bridge, place};
 use engine::networks::{Attached, Attachment, NetworkBackend, NetworkError, PortRequest, Protocol};

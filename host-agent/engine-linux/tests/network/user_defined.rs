@@ -1,0 +1,374 @@
+//! Networks that somebody has made: links, addresses, names, ways in and out, and who cannot reach whom.
+
+use super::*;
+use engine::networks::contract::{network as plain, wish as wish_for};
+use engine::networks::{EndpointRequest, Network, Subnet};
+use std::sync::Arc;
+
+/// A network like `plain`, changed.
+pub(super) fn made(
+    name: &str,
+    range: &str,
+    gateway: &str,
+    change: impl FnOnce(&mut Network),
+) -> Arc<Network> {
+    let mut network = (*plain(name, range, gateway)).clone();
+    change(&mut network);
+    Arc::new(network)
+}
+
+/// A place under this name.
+pub(super) fn called(network: &Arc<Network>, names: &[&str]) -> EndpointRequest {
+    EndpointRequest {
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..place(network)
+    }
+}
+
+async fn one_in(backend: &LinuxNetwork, network: &Arc<Network>, name: &str) -> Attached {
+    let wish = wish_for(vec![called(network, &[name])], vec![]);
+    backend.attach(wish).await.unwrap()
+}
+
+pub(super) fn serve_in(attached: &Attached, port: u16) -> SocketAddr {
+    let address = SocketAddr::new(address(attached), port);
+    inside(&attached.namespace, move || serve_tcp(address));
+    address
+}
+
+#[test]
+fn containers_of_a_network_reach_each_other_and_the_world_and_no_other_network() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let front = plain("front", "10.30.0.0/24", "10.30.0.1");
+        let back = plain("back", "10.31.0.0/24", "10.31.0.1");
+        for network in [&front, &back] {
+            backend.create(network.clone()).await.unwrap();
+        }
+        neighbour.there(|| serve_tcp("192.0.2.2:82".parse().unwrap()));
+        let web = one_in(&backend, &front, "web").await;
+        let database = one_in(&backend, &front, "database").await;
+        let other = one_in(&backend, &back, "other").await;
+        let on_bridge = backend.attach(wish(&backend, vec![])).await.unwrap();
+        let database_at = serve_in(&database, 80);
+        let other_at = serve_in(&other, 80);
+        let on_bridge_at = serve_in(&on_bridge, 80);
+        inside(&web.namespace, || {
+            assert_eq!(ask_tcp(database_at, LONG).unwrap(), "10.30.0.2 hello");
+            let world: SocketAddr = "192.0.2.2:82".parse().unwrap();
+            assert_eq!(ask_tcp(world, LONG).unwrap(), "192.0.2.1 hello");
+            ask_tcp(other_at, SHORT).expect_err("another network");
+            ask_tcp(on_bridge_at, SHORT).expect_err("the default bridge");
+        });
+        inside(&on_bridge.namespace, || {
+            ask_tcp(other_at, SHORT).expect_err("another network");
+        });
+        // The host reaches all, a neighbour with a route none.
+        assert_eq!(ask_tcp(other_at, LONG).unwrap(), "10.31.0.1 hello");
+        neighbour.there(move || {
+            run("ip route add 10.31.0.0/24 via 192.0.2.1");
+            ask_tcp(other_at, SHORT).expect_err("not published");
+        });
+    });
+}
+
+#[test]
+fn an_internal_network_has_no_way_out_and_none_in() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let hidden = made("hidden", "10.32.0.0/24", "10.32.0.1", |network| {
+            network.internal = true
+        });
+        backend.create(hidden.clone()).await.unwrap();
+        neighbour.there(|| {
+            serve_tcp("192.0.2.2:82".parse().unwrap());
+            run("ip route add 10.32.0.0/24 via 192.0.2.1");
+        });
+        let one = one_in(&backend, &hidden, "one").await;
+        let published = wish_for(
+            vec![called(&hidden, &["two"])],
+            vec![port(80, None, 8085, Protocol::Tcp)],
+        );
+        let two = backend.attach(published).await.unwrap();
+        assert!(two.ports.is_empty());
+        assert!(
+            two.warnings[0].contains("network hidden has no way in"),
+            "{:?}",
+            two.warnings
+        );
+        let two_at = serve_in(&two, 80);
+        inside(&one.namespace, || {
+            ask_tcp(two_at, LONG).unwrap();
+            let world: SocketAddr = "192.0.2.2:82".parse().unwrap();
+            ask_tcp(world, SHORT).expect_err("no way out");
+            assert_eq!(run("ip route show default"), "");
+            // Not even by a route of its own making.
+            run("ip route add default via 10.32.0.1");
+            ask_tcp(world, SHORT).expect_err("no way out");
+        });
+        neighbour.there(move || ask_tcp(two_at, SHORT).expect_err("no way in"));
+    });
+}
+
+#[test]
+fn where_containers_may_not_talk_not_even_arp_passes() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let apart = made("apart", "10.33.0.0/24", "10.33.0.1", |network| {
+            network.link.icc = false
+        });
+        backend.create(apart.clone()).await.unwrap();
+        neighbour.there(|| serve_tcp("192.0.2.2:82".parse().unwrap()));
+        let one = one_in(&backend, &apart, "one").await;
+        let two = one_in(&backend, &apart, "two").await;
+        let two_at = serve_in(&two, 80);
+        serve_tcp("10.33.0.1:81".parse().unwrap());
+        inside(&one.namespace, || {
+            ask_tcp(two_at, SHORT).expect_err("apart");
+            let neighbours = run("ip neigh show 10.33.0.3");
+            assert!(!neighbours.contains("lladdr"), "{neighbours}");
+            // As the other: ARP for the host with its address, and packets from it.
+            run("ip addr add 10.33.0.3/32 dev eth0");
+            let world: SocketAddr = "192.0.2.2:82".parse().unwrap();
+            assert_eq!(
+                ask_tcp(world, LONG).unwrap(),
+                "192.0.2.1 hello",
+                "its own way out"
+            );
+            socket_from("10.33.0.2", "10.33.0.1:81").expect("from its own address");
+            let spoofed = socket_from("10.33.0.3", "10.33.0.1:81");
+            assert!(spoofed.is_err(), "spoofed");
+        });
+        // The host still knows who is who.
+        assert_eq!(ask_tcp(two_at, LONG).unwrap(), "10.33.0.1 hello");
+    });
+}
+
+/// Connects from a chosen address.
+fn socket_from(from: &str, to: &str) -> std::io::Result<()> {
+    let socket = std::net::UdpSocket::bind((from, 0))?;
+    socket.connect(to)?;
+    drop(socket);
+    let output = Command::new("curl")
+        .args([
+            "-s",
+            "-m",
+            "1",
+            "--interface",
+            from,
+            &format!("telnet://{to}"),
+        ])
+        .stdin(std::process::Stdio::null())
+        .output()?;
+    // 7: refused or unreachable, 28: nobody answered, 45: cannot bind.
+    match output.status.code() {
+        Some(0) => Ok(()),
+        _ => Err(std::io::ErrorKind::TimedOut.into()),
+    }
+}
+
+#[test]
+fn ipv6_inside_out_and_published() {
+    on_own_host(|| async {
+        if !Path::new("/proc/net/if_inet6").exists() {
+            println!("skipped: this kernel has no IPv6");
+            return;
+        }
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        run("ip addr add 2001:db8:99::1/64 dev uplink nodad");
+        neighbour.there(|| {
+            run("ip addr add 2001:db8:99::2/64 dev eth0 nodad");
+            serve_tcp("[2001:db8:99::2]:82".parse().unwrap());
+        });
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let six = made("six", "10.34.0.0/24", "10.34.0.1", |network| {
+            network.ipv6 = true;
+            network.subnets.push(Subnet::of(
+                "fd00:34::/64".parse().unwrap(),
+                "fd00:34::1".parse().unwrap(),
+            ));
+        });
+        backend.create(six.clone()).await.unwrap();
+        let one = wish_for(
+            vec![called(&six, &["one"])],
+            vec![port(80, None, 8086, Protocol::Tcp)],
+        );
+        let one = backend.attach(one).await.unwrap();
+        let two = one_in(&backend, &six, "two").await;
+        let v6 = one.endpoints[0].ipv6_address.unwrap();
+        assert_eq!(v6.to_string(), "fd00:34::2");
+        let at = SocketAddr::new(v6, 80);
+        inside(&one.namespace, move || serve_tcp(at));
+        let container_v4 = serve_in(&one, 80);
+        inside(&two.namespace, || {
+            assert_eq!(ask_tcp(at, LONG).unwrap(), "fd00:34::3 hello");
+            let world: SocketAddr = "[2001:db8:99::2]:82".parse().unwrap();
+            assert_eq!(ask_tcp(world, LONG).unwrap(), "2001:db8:99::1 hello");
+            let published: SocketAddr = "[2001:db8:99::1]:8086".parse().unwrap();
+            assert_eq!(ask_tcp(published, LONG).unwrap(), "fd00:34::1 hello");
+        });
+        neighbour.there(move || {
+            let published: SocketAddr = "[2001:db8:99::1]:8086".parse().unwrap();
+            assert_eq!(ask_tcp(published, LONG).unwrap(), "2001:db8:99::2 hello");
+            run("ip -6 route add fd00:34::/64 via 2001:db8:99::1");
+            ask_tcp(at, SHORT).expect_err("around the published port");
+        });
+        let loopback: SocketAddr = "[::1]:8086".parse().unwrap();
+        ask_tcp(loopback, LONG).unwrap();
+        ask_tcp(SocketAddr::from(([127, 0, 0, 1], 8086)), LONG).unwrap();
+        assert_eq!(ask_tcp(container_v4, LONG).unwrap(), "10.34.0.1 hello");
+    });
+}
+
+#[test]
+fn links_come_and_go_while_it_runs_and_ports_follow_the_way_out() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let front = plain("front", "10.35.0.0/24", "10.35.0.1");
+        let back = plain("back", "10.36.0.0/24", "10.36.0.1");
+        for network in [&front, &back] {
+            backend.create(network.clone()).await.unwrap();
+        }
+        let web = wish_for(
+            vec![called(&front, &["web"])],
+            vec![port(80, None, 8087, Protocol::Tcp)],
+        );
+        let id = web.container.clone();
+        let attached = backend.attach(web).await.unwrap();
+        inside(&attached.namespace, || {
+            serve_tcp("0.0.0.0:80".parse().unwrap())
+        });
+        let published = SocketAddr::from(([192, 0, 2, 1], 8087));
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 8087));
+        let reach =
+            |neighbour: &Neighbour| neighbour.there(move || ask_tcp(published, LONG).unwrap());
+        assert_eq!(reach(&neighbour), "192.0.2.2 hello");
+        let other = one_in(&backend, &back, "other").await;
+        let mut request = called(&back, &["web"]);
+        request.settings.mac_address = Some("02:42:00:00:00:77".into());
+        request.settings.link_local = vec!["169.254.7.7".parse().unwrap()];
+        let attached = backend.connect(&id, request).await.unwrap();
+        inside(&attached.namespace, || {
+            let link = run("ip -o addr show eth1");
+            assert!(
+                link.contains("10.36.0.3/24") && link.contains("169.254.7.7/16"),
+                "{link}"
+            );
+            assert!(run("ip link show eth1").contains("02:42:00:00:00:77"));
+            // back comes before front.
+            assert!(run("ip route show default").contains("via 10.36.0.1"));
+        });
+        inside(&other.namespace, || {
+            ask_tcp(SocketAddr::from(([10, 36, 0, 3], 80)), LONG).unwrap();
+        });
+        assert_eq!(reach(&neighbour), "192.0.2.2 hello");
+        ask_tcp(loopback, LONG).unwrap();
+        let attached = backend.disconnect(&id, &back.id).await.unwrap();
+        inside(&attached.namespace, || {
+            assert!(run("ip route show default").contains("via 10.35.0.1"));
+            assert!(!run("ip -o link").contains("eth1"));
+        });
+        assert_eq!(reach(&neighbour), "192.0.2.2 hello");
+        ask_tcp(loopback, LONG).unwrap();
+        let attached = backend.disconnect(&id, &front.id).await.unwrap();
+        inside(&attached.namespace, || {
+            assert_eq!(run("ip route show default"), "")
+        });
+        assert_eq!(backend.firewall_ports().unwrap(), 0);
+        backend.detach(&id).await.unwrap();
+    });
+}
+
+#[test]
+fn macvlan_links_have_their_own_place_on_the_hosts_link() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let on_link = |driver, parent: &str| {
+            made("outer", "192.0.2.0/24", "192.0.2.2", |network| {
+                network.driver = driver;
+                network.link.name = parent.into();
+            })
+        };
+        let error = backend
+            .create(on_link(engine::networks::Driver::Macvlan, "nowhere"))
+            .await
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("the parent link does not exist"),
+            "{error}"
+        );
+        match backend
+            .create(on_link(engine::networks::Driver::Ipvlan, "uplink"))
+            .await
+        {
+            Ok(()) => {}
+            Err(error) => assert!(
+                error
+                    .to_string()
+                    .contains("this kernel does not have ipvlan"),
+                "{error}"
+            ),
+        }
+        let outer = on_link(engine::networks::Driver::Macvlan, "uplink");
+        match backend.create(outer.clone()).await {
+            Err(error) => {
+                println!("skipped: {error}");
+                return;
+            }
+            Ok(()) => {}
+        }
+        neighbour.there(|| serve_tcp("192.0.2.2:82".parse().unwrap()));
+        let mut wish = wish_for(vec![called(&outer, &["m"])], vec![]);
+        wish.endpoints[0].settings.ipv4 = Some([192, 0, 2, 50].into());
+        let attached = backend.attach(wish.clone()).await.unwrap();
+        inside(&attached.namespace, || {
+            let world: SocketAddr = "192.0.2.2:82".parse().unwrap();
+            assert_eq!(ask_tcp(world, LONG).unwrap(), "192.0.2.50 hello");
+        });
+        backend.detach(&wish.container).await.unwrap();
+        backend.remove(&outer.id).await.unwrap();
+    });
+}
+
+/// A network's options are what the links have.
+#[test]
+fn mtu_and_routed_ports() {
+    on_own_host(|| async {
+        use engine::networks::link::GatewayMode;
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let routed = made("routed", "10.37.0.0/24", "10.37.0.1", |network| {
+            network.link.mtu = Some(1400);
+            network.link.gateway_mode_ipv4 = GatewayMode::Routed;
+        });
+        backend.create(routed.clone()).await.unwrap();
+        let wish = wish_for(
+            vec![called(&routed, &["r"])],
+            vec![port(80, None, 8088, Protocol::Tcp)],
+        );
+        let attached = backend.attach(wish).await.unwrap();
+        let at = serve_in(&attached, 80);
+        let closed = serve_in(&attached, 81);
+        inside(&attached.namespace, || {
+            assert!(run("ip link show eth0").contains("mtu 1400"))
+        });
+        assert!(run(&format!("ip link show {}", routed.link.name)).contains("mtu 1400"));
+        neighbour.there(move || {
+            run("ip route add 10.37.0.0/24 via 192.0.2.1");
+            assert_eq!(ask_tcp(at, LONG).unwrap(), "192.0.2.2 hello");
+            ask_tcp(closed, SHORT).expect_err("not published");
+        });
+    });
+}
