@@ -37,6 +37,25 @@ impl Api<'_> {
         Ok(body.len())
     }
 
+    /// A stream of messages, read to its end.
+    pub(crate) fn post_text(&self, path: &str) -> Result<String> {
+        let (status, body) = self.exchange("POST", path, b"", "application/json")?;
+        let text = String::from_utf8_lossy(&body).into_owned();
+        if status != 200 {
+            bail!("POST {path}: {status} {text}");
+        }
+        Ok(text)
+    }
+
+    /// An answer as it came.
+    pub(crate) fn bytes(&self, path: &str) -> Result<Vec<u8>> {
+        let (status, body) = self.exchange("GET", path, b"", "application/json")?;
+        if status != 200 {
+            bail!("GET {path}: {status}");
+        }
+        Ok(body)
+    }
+
     pub(crate) fn delete(&self, path: &str) -> Result<Value> {
         self.call("DELETE", path, b"", "application/json")
     }

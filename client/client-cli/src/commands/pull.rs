@@ -2,7 +2,8 @@
 
 use crate::credentials;
 use crate::engine::{Engine, query};
-use crate::show::{self, progress};
+use crate::show;
+use crate::show::progress::{self, Place};
 use anyhow::{Result, bail};
 use http::Method;
 
@@ -29,7 +30,8 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
         true => options.image.clone(),
         false => tagged,
     };
-    download(engine, &image, options.platform.as_deref(), options.quiet).await?;
+    let platform = options.platform.as_deref();
+    download(engine, &image, platform, options.quiet, Place::Output).await?;
     show::print(&format!("{image}\n"))?;
     Ok(0)
 }
@@ -40,6 +42,7 @@ pub(crate) async fn download(
     image: &str,
     platform: Option<&str>,
     quiet: bool,
+    place: Place,
 ) -> Result<()> {
     let mut pairs = vec![("fromImage", image.to_owned())];
     pairs.extend(platform.map(|platform| ("platform", platform.to_owned())));
@@ -51,7 +54,7 @@ pub(crate) async fn download(
             &[("x-registry-auth", &auth)],
         )
         .await?;
-    progress::show(body, quiet).await
+    progress::show_at(place, body, quiet).await
 }
 
 /// Without tag and digest it is the tag `latest`; the engine would take all tags.

@@ -1,6 +1,7 @@
 //! `berth run`: create, attach, start, wait.
 
 use crate::engine::{Engine, EngineError, escape, query};
+use crate::show::progress::Place;
 use crate::{commands, parse, show, streams};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
@@ -178,8 +179,11 @@ pub(crate) async fn perform(engine: &Engine, options: Options) -> Result<u8> {
 
 async fn create(engine: &Engine, options: &Options, body: &Value) -> Result<String> {
     let image = commands::pull::with_tag(&options.image);
-    let download =
-        || commands::pull::download(engine, &image, options.platform.as_deref(), options.quiet);
+    // Standard output is the container's.
+    let download = || {
+        let platform = options.platform.as_deref();
+        commands::pull::download(engine, &image, platform, options.quiet, Place::Errors)
+    };
     match options.pull.as_str() {
         "always" => download().await?,
         "missing" | "never" => {}

@@ -12,9 +12,23 @@ use std::io::IsTerminal;
 /// A message longer than this is no progress message.
 const MAX_MESSAGE: usize = 1 << 20;
 
+/// Where lines go that are no bars.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Output,
+    /// Where standard output is the container's (`run`).
+    Errors,
+}
+
 /// Shows the messages until they end; an error among them is our error.
-pub(crate) async fn show(mut body: Incoming, quiet: bool) -> Result<()> {
+pub(crate) async fn show(body: Incoming, quiet: bool) -> Result<()> {
+    show_at(Place::Output, body, quiet).await
+}
+
+/// The same elsewhere.
+pub(crate) async fn show_at(place: Place, mut body: Incoming, quiet: bool) -> Result<()> {
     let mut screen = Screen::new(quiet);
+    screen.place = place;
     let mut buffer = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.context("the engine hung up")?.into_data() else {
@@ -40,6 +54,7 @@ pub(crate) async fn show(mut body: Incoming, quiet: bool) -> Result<()> {
 
 struct Screen {
     quiet: bool,
+    place: Place,
     bars: Option<MultiProgress>,
     by_id: HashMap<String, ProgressBar>,
 }
@@ -49,6 +64,7 @@ impl Screen {
         let bars = (!quiet && std::io::stderr().is_terminal()).then(MultiProgress::new);
         Screen {
             quiet,
+            place: Place::Output,
             bars,
             by_id: HashMap::new(),
         }
@@ -65,7 +81,7 @@ impl Screen {
             return Ok(());
         }
         if let Some(text) = message["stream"].as_str() {
-            return super::print(text);
+            return self.print(text);
         }
         let Some(status) = message["status"].as_str() else {
             return Ok(());
@@ -111,7 +127,17 @@ impl Screen {
             (Some(bars), _) => Ok(bars.println(line(id, status))?),
             // Without a terminal only what is final is worth a line.
             (None, _) if message["progressDetail"]["current"].is_number() => Ok(()),
-            (None, _) => super::print(&(line(id, status) + "\n")),
+            (None, _) => self.print(&(line(id, status) + "\n")),
+        }
+    }
+
+    fn print(&self, text: &str) -> Result<()> {
+        match self.place {
+            Place::Output => super::print(text),
+            Place::Errors => {
+                eprint!("{text}");
+                Ok(())
+            }
         }
     }
 }

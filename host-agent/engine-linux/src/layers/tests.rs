@@ -666,7 +666,7 @@ fn a_tree_deeper_than_paths_and_open_files_allow_is_removed() {
 }
 
 proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(40))]
+    #![proptest_config(cases(40))]
 
     /// Whatever is in the archive, nothing appears outside the layer and an error leaves nothing.
     #[test]
@@ -818,5 +818,118 @@ async fn files_with_holes_keep_them_in_every_form() {
         );
         let error = put(&layers, &[output.stdout[..700].to_vec()]).await;
         assert!(error.is_err(), "{format:?} cut off");
+    }
+}
+
+/// So many, or what `PROPTEST_CASES` says: each makes and removes folders.
+fn cases(usual: u32) -> proptest::prelude::ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    proptest::prelude::ProptestConfig::with_cases(asked.unwrap_or(usual))
+}
+
+/// Names that meet, climb, hide and lead through links.
+fn any_name() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::*;
+    let part = prop_oneof![
+        Just("a"),
+        Just("b"),
+        Just("c"),
+        Just(".."),
+        Just("."),
+        Just(""),
+        Just(".wh.a"),
+        Just(".wh.b"),
+        Just(".wh..wh..opq"),
+        Just("precious"),
+        Just("outside"),
+    ];
+    proptest::collection::vec(part, 1..4).prop_map(|parts| parts.join("/"))
+}
+
+fn any_entry() -> impl proptest::strategy::Strategy<Value = (u8, String, String, Vec<u8>)> {
+    use proptest::prelude::*;
+    let target = prop_oneof![
+        any_name(),
+        Just("/".to_owned()),
+        Just("../../../outside/precious".to_owned()),
+        Just("/proc/self/root/outside".to_owned()),
+        Just("../../..".to_owned()),
+    ];
+    (
+        0u8..7,
+        any_name(),
+        target,
+        proptest::collection::vec(any::<u8>(), 0..20),
+    )
+}
+
+proptest::proptest! {
+    #![proptest_config(cases(60))]
+
+    /// Whatever a stranger's layers have in them: nothing outside changes, nothing half-made stays, and what was
+    /// unpacked can be mounted and removed.
+    #[test]
+    fn no_layers_reach_out_or_leave_debris(
+        layers_of_entries in proptest::collection::vec(proptest::collection::vec(any_entry(), 0..8), 1..3),
+        damage in proptest::option::of((0usize..4000, 1u8..=255)),
+    ) {
+        if !is_possible() {
+            return Ok(());
+        }
+        let tars: Vec<Vec<u8>> = layers_of_entries
+            .iter()
+            .map(|entries| {
+                let mut tar = Hostile::new();
+                for (kind, path, target, content) in entries {
+                    tar = match kind {
+                        0 | 1 => tar.entry(::tar::EntryType::Regular, path, "", content),
+                        2 => tar.entry(::tar::EntryType::Directory, path, "", b""),
+                        3 => tar.symlink(path, target),
+                        4 => tar.hard_link(path, target),
+                        5 => tar.entry(::tar::EntryType::Fifo, path, "", b""),
+                        _ => tar.entry(::tar::EntryType::Char, path, "", b""),
+                    };
+                }
+                let mut bytes = tar.tar;
+                if let Some((at, bits)) = damage
+                    && !bytes.is_empty()
+                {
+                    let at = at % bytes.len();
+                    bytes[at] ^= bits;
+                }
+                bytes
+            })
+            .collect();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let root = Root::new();
+            fs::create_dir(root.path().join("outside")).expect("made");
+            fs::write(root.path().join("outside/precious"), b"precious").expect("made");
+            let layers = root.open();
+            let outcome = put(&layers, &tars).await;
+            assert_eq!(names(&root.path().join("outside")), ["precious"]);
+            assert_eq!(fs::read(root.path().join("outside/precious")).expect("there"), b"precious");
+            let temporary = fs::read_dir(root.path().join("layers"))
+                .expect("readable")
+                .flatten()
+                .filter(|entry| entry.file_name().to_string_lossy().starts_with(TEMPORARY))
+                .count();
+            assert_eq!(temporary, 0);
+            if let Ok(chain) = outcome {
+                let id = ContainerId::random();
+                let top = chain.last();
+                let merged = Layers::mount(&layers, &id, top).await.expect("it can be mounted");
+                let _ = fs::read_dir(merged).expect("readable").count();
+                Layers::remove(&layers, &id).await.expect("removed");
+            }
+            layers.collect(&BTreeSet::new()).await.expect("collected");
+            assert!(debris(&root).is_empty(), "{:?}", debris(&root));
+        });
     }
 }

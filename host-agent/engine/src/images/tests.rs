@@ -698,3 +698,54 @@ async fn a_layer_that_came_as_another_blob_can_still_be_saved_and_pushed() {
     assert!(fakes.blobs.size(&blob).await.expect("good").is_some());
     assert!(service.save(&["b".into()]).await.is_ok());
 }
+
+proptest::proptest! {
+    /// Archives with some bytes changed or missing: a clear refusal or a whole image, and nothing in between.
+    #[test]
+    fn damaged_archives_are_refused_whole(
+        changes in proptest::collection::vec((0usize..20_000, 1u8..=255), 0..4),
+        end in proptest::option::of(0usize..20_000),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let fakes = FakeImages::default();
+            let service = fakes.service().await;
+            fakes
+                .registry
+                .push_image("a", &["one", "two"], serde_json::json!({"User": "u"}));
+            pull(&service, "a").await.0.expect("pulled");
+            let mut stream = service.save(&["a".into()]).await.expect("good");
+            let mut archive = Vec::new();
+            while let Some(piece) = stream.next().await {
+                archive.extend_from_slice(&piece.expect("readable"));
+            }
+            for (at, bits) in &changes {
+                let at = at % archive.len();
+                archive[at] ^= bits;
+            }
+            if let Some(end) = end {
+                archive.truncate(end % (archive.len() + 1));
+            }
+            let elsewhere = FakeImages::default();
+            let service = elsewhere.service().await;
+            let outcome = service
+                .load(stream_of(archive), None, &ProgressSink::none())
+                .await;
+            match outcome {
+                Ok(()) => {
+                    for image in service.list(&ImageFilter::default()).expect("good") {
+                        let name = image.id.as_str().to_owned();
+                        assert!(service.save(&[name]).await.is_ok(), "it is whole");
+                    }
+                }
+                Err(error) => {
+                    assert_ne!(error.class(), Class::Internal, "{}", full_message(&error));
+                    assert!(elsewhere.blobs.list().await.expect("good").is_empty());
+                }
+            }
+        });
+    }
+}

@@ -1,6 +1,7 @@
 //! The rows about engines.
 
 mod density;
+mod images;
 mod lists;
 mod logs;
 mod networks;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 const ROUNDS: usize = 15;
 
 /// What can be asked for by name, in the order of the rows.
-pub(crate) const NAMES: [&str; 5] = ["engine", "networks", "lists", "logs", "density"];
+pub(crate) const NAMES: [&str; 6] = ["engine", "networks", "lists", "logs", "images", "density"];
 
 /// CPU and wall milliseconds.
 #[derive(Clone, Copy)]
@@ -40,6 +41,7 @@ pub(crate) fn measure(chosen: &[&str], table: &mut Table) -> Result<()> {
             "networks" => networks::measure(&ours, &theirs, table)?,
             "lists" => lists::measure(&ours, &theirs, table)?,
             "logs" => logs::measure(&ours, &theirs, table)?,
+            "images" => images::measure(&ours, &theirs, table)?,
             "density" => density::measure(&ours, &theirs, table)?,
             other => unreachable!("{other} is in NAMES"),
         }
