@@ -134,11 +134,6 @@ impl Engine {
         self.child.id()
     }
 
-    /// Its network namespace's name.
-    pub(crate) fn namespace(&self) -> &str {
-        &self.namespace
-    }
-
     /// Folders of the engine, by which its helpers' command lines can be told.
     pub(crate) fn folder(&self) -> PathBuf {
         self.folder.path().to_path_buf()
