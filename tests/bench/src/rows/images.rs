@@ -32,7 +32,7 @@ struct Served {
 impl Served {
     fn start(engine: &Engine, config: &Path) -> Result<Served> {
         let child = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{}", engine.namespace()))
+            .arg(format!("--net={}", engine.namespace()))
             .args(["docker-registry", "serve"])
             .arg(config)
             .stdin(Stdio::null())
@@ -252,7 +252,7 @@ fn archive_of(engine: &Engine) -> Result<Vec<u8>> {
 
 fn in_namespace(engine: &Engine, script: &str) -> Result<String> {
     let output = Command::new("nsenter")
-        .arg(format!("--net=/run/netns/{}", engine.namespace()))
+        .arg(format!("--net={}", engine.namespace()))
         .args(["bash", "-ec", script])
         .output()
         .context("cannot start bash in a namespace")?;
@@ -310,7 +310,7 @@ fn limit_of(engine: &Engine, name: &str) -> Result<Cost> {
         let folder = tempfile::tempdir()?;
         let start = Instant::now();
         let status = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{}", engine.namespace()))
+            .arg(format!("--net={}", engine.namespace()))
             .args(["bash", "-ec", &script])
             .arg(folder.path())
             .arg(group.processes_file()?)
