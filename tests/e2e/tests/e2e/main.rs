@@ -7,6 +7,7 @@ mod compat_testcontainers;
 mod confinement;
 mod crash;
 mod crash_mixed;
+mod damage;
 mod dice;
 mod engine;
 mod images;
