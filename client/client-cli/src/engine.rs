@@ -140,6 +140,12 @@ impl Engine {
         json(self.send(Method::DELETE, path, None, &[]).await?).await
     }
 
+    /// The headers of an answer without a body.
+    pub(crate) async fn head(&self, path: &str) -> Result<http::HeaderMap> {
+        let response = self.send(Method::HEAD, path, None, &[]).await?;
+        Ok(response.headers().clone())
+    }
+
     /// An answer whose body is read as it comes.
     pub(crate) async fn stream(
         &self,
@@ -153,6 +159,7 @@ impl Engine {
     /// Sends what `source` gives, piece by piece; the answer's body is read as it comes.
     pub(crate) async fn upload(
         &self,
+        method: Method,
         path: &str,
         content_type: &str,
         mut source: Box<dyn std::io::Read + Send>,
@@ -182,7 +189,7 @@ impl Engine {
         let path = format!("/v{}{path}", self.api_version().await?);
         let body = BodyExt::boxed(StreamBody::new(stream));
         let response = self
-            .exchange(Method::POST, &path, body, &[("content-type", content_type)])
+            .exchange(method, &path, body, &[("content-type", content_type)])
             .await?;
         Ok(response.into_body())
     }

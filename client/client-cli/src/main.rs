@@ -4,6 +4,7 @@
 //! Exit codes: 125 the engine or `berth` itself failed, 126 the program cannot be executed, 127 it was not found, else
 //! the program's own (`run`, `exec`); every other verb ends with 0 or 1.
 
+mod archive;
 mod commands;
 mod credentials;
 mod engine;
@@ -102,6 +103,16 @@ enum Command {
     /// Do something to many containers
     #[command(subcommand)]
     Container(ContainerCommand),
+    /// Copy files between a container and this computer
+    Cp(commands::cp::Options),
+    /// Show what a container changed in its file system
+    Diff(commands::diff::Options),
+    /// Write a container's whole file system as a tar
+    Export(commands::export::Options),
+    /// Make an image of a container
+    Commit(commands::commit::Options),
+    /// Make an image of a tar of a file system
+    Import(commands::import::Options),
     /// Send a signal to containers
     Kill(commands::kill::Options),
     /// Wait until containers stop, then print their exit codes
@@ -235,6 +246,11 @@ async fn perform(arguments: Arguments) -> anyhow::Result<u8> {
         Command::Container(ContainerCommand::Prune(options)) => {
             commands::container_prune::perform(&engine, &options).await
         }
+        Command::Cp(options) => commands::cp::perform(&engine, &options).await,
+        Command::Diff(options) => commands::diff::perform(&engine, &options).await,
+        Command::Export(options) => commands::export::perform(&engine, &options).await,
+        Command::Commit(options) => commands::commit::perform(&engine, &options).await,
+        Command::Import(options) => commands::import::perform(&engine, &options).await,
         Command::Kill(options) => commands::kill::perform(&engine, &options).await,
         Command::Wait(options) => commands::wait::perform(&engine, &options).await,
         Command::Rm(options) => commands::rm::perform(&engine, &options).await,

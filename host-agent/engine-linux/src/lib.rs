@@ -5,6 +5,7 @@ pub mod blobs;
 pub mod builds;
 pub mod cgroup;
 pub mod containers;
+pub mod download;
 pub mod files;
 pub mod host;
 pub mod layers;

@@ -9,6 +9,7 @@ use engine::images::{
 };
 use engine_linux::archive::DiskArchives;
 use engine_linux::blobs::{DiskBlobs, DiskImages};
+use engine_linux::download::HttpDownloads;
 use engine_linux::layers::OverlayLayers;
 use engine_linux::registry::{HttpRegistry, RegistryOptions};
 use futures_util::StreamExt;
@@ -42,6 +43,7 @@ async fn service(root: &Path, mirrors: &[String]) -> (ImageService, OverlayLayer
         store: Arc::new(DiskImages::new(root)),
         registry: Arc::new(registry),
         archives: Arc::new(DiskArchives::open(root).expect("a data root")),
+        downloads: Arc::new(HttpDownloads),
         clock: Arc::new(SystemClock),
         events: EventBus::new(),
     };

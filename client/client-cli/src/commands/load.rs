@@ -27,7 +27,9 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
         None => Box::new(std::io::stdin()),
     };
     let path = format!("/images/load?quiet={}", options.quiet);
-    let body = engine.upload(&path, "application/x-tar", source).await?;
+    let body = engine
+        .upload(http::Method::POST, &path, "application/x-tar", source)
+        .await?;
     progress::show(body, false).await?;
     Ok(0)
 }

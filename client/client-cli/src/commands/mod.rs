@@ -1,13 +1,18 @@
 //! One file a verb. Each has its `Options` and a `perform` that returns the exit code.
 
 pub(crate) mod attach;
+pub(crate) mod commit;
 pub(crate) mod container_prune;
+pub(crate) mod cp;
+pub(crate) mod diff;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod export;
 pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod image_prune;
 pub(crate) mod images;
+pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod kill;

@@ -16,6 +16,7 @@ use engine::volumes::VolumeService;
 use engine_linux::archive::DiskArchives;
 use engine_linux::blobs::{DiskBlobs, DiskImages, Leftovers};
 use engine_linux::containers::{DiskContainerStore, HostFilesystem, ViewedFiles};
+use engine_linux::download::HttpDownloads;
 use engine_linux::files::is_same_boot;
 use engine_linux::host::{self, HostFacts};
 use engine_linux::layers::OverlayLayers;
@@ -109,6 +110,7 @@ async fn images(
         store: Arc::new(DiskImages::new(&config.data_root)),
         registry: Arc::new(registry),
         archives: Arc::new(DiskArchives::open(&config.data_root)?),
+        downloads: Arc::new(HttpDownloads),
         clock: Arc::new(SystemClock),
         events,
     };

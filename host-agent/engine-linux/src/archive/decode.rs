@@ -63,6 +63,10 @@ pub fn decoded<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Se
         [0xfd, b'7', b'z', b'X', b'Z', 0] => Ok(Box::new(lzma_rust2::XzReader::new_mem_limit(
             whole, true, XZ_MEMORY,
         ))),
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41] => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "bzip2 is not supported: send it as gzip, xz, zstd or without compression",
+        )),
         _ => Ok(Box::new(whole)),
     }
 }
@@ -165,6 +169,8 @@ mod tests {
             .expect("good");
             assert!(unpacked == plain);
         }
+        let error = decoded(&b"BZh91AY&SY"[..]).err().expect("not ours");
+        assert!(error.to_string().contains("bzip2"), "{error}");
         assert_eq!(
             decoded(&b"ab"[..]).expect("short").read(&mut [0; 9]).ok(),
             Some(2)

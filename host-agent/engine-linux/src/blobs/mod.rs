@@ -12,11 +12,12 @@ mod records;
 
 pub use records::DiskImages;
 
-use crate::archive::decode::StreamReader;
+use crate::archive::decode::{StreamReader, decoded, on_own_thread};
 use crate::files::{BLOBS, INGEST};
 use async_trait::async_trait;
 use bytes::Bytes;
-use engine::images::{BlobError, BlobStore, ByteStream, Digest};
+use engine::images::manifest::DOCKER_LAYER_GZIP;
+use engine::images::{BlobError, BlobStore, ByteStream, Digest, Packed};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -139,6 +140,72 @@ impl DiskBlobs {
         // Over a blob of the same name is over the same bytes.
         fs::rename(&temporary.path, self.path(&digest)).map_err(|source| failed(step(), source))?;
         Ok(size)
+    }
+}
+
+/// Writes to a file and remembers what.
+struct Hashed<'a> {
+    file: &'a File,
+    hash: Sha256,
+    size: u64,
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hash.update(&bytes[..count]);
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn digest(hash: Sha256) -> Digest {
+    Digest::from_hex(&hex::encode(hash.finalize())).expect("a sha256 has 64 digits")
+}
+
+impl DiskBlobs {
+    fn pack_now(&self, content: StreamReader) -> Result<Packed, BlobError> {
+        let step = || "write a layer".to_owned();
+        let temporary =
+            Temporary::new(self.ingest.join(engine::id::ContainerId::random().as_str()))
+                .map_err(|source| failed(step(), source))?;
+        let mut plain = decoded(content).map_err(BlobError::Content)?;
+        let mut plain_hash = Sha256::new();
+        let output = Hashed {
+            file: &temporary.file,
+            hash: Sha256::new(),
+            size: 0,
+        };
+        // Somebody waits for this, and the layer may never leave this host: quick rather than small.
+        let mut packer = flate2::write::GzEncoder::new(output, flate2::Compression::fast());
+        on_own_thread(&mut *plain, |reader| {
+            let mut buffer = vec![0u8; PIECE];
+            loop {
+                let count = match reader.read(&mut buffer) {
+                    Ok(0) => return Ok(()),
+                    Ok(count) => count,
+                    Err(error) => return Err(BlobError::Content(error)),
+                };
+                plain_hash.update(&buffer[..count]);
+                packer
+                    .write_all(&buffer[..count])
+                    .map_err(|source| failed(step(), source))?;
+            }
+        })?;
+        let output = packer.finish().map_err(|source| failed(step(), source))?;
+        let packed = Packed {
+            diff_id: digest(plain_hash),
+            blob: digest(output.hash),
+            blob_size: output.size,
+            media_type: DOCKER_LAYER_GZIP,
+        };
+        fs::rename(&temporary.path, self.path(&packed.blob))
+            .map_err(|source| failed(step(), source))?;
+        Ok(packed)
     }
 }
 
@@ -290,6 +357,11 @@ impl BlobStore for DiskBlobs {
             remove().map_err(|source| failed(format!("empty {}", this.ingest.display()), source))
         })
         .await
+    }
+
+    async fn pack(&self, content: ByteStream) -> Result<Packed, BlobError> {
+        let content = StreamReader::new(content);
+        self.blocking(move |this| this.pack_now(content)).await
     }
 
     async fn read(&self, digest: &Digest, limit: u64) -> Result<Bytes, BlobError> {

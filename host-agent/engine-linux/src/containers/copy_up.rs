@@ -1,9 +1,13 @@
 //! Filling a new volume with what the image has in its place.
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use crate::archive::tree;
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags,
+};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -29,24 +33,34 @@ pub(super) fn copy_up(rootfs: &Path, target: &str, volume: &Path) -> io::Result<
     };
     // The path through the descriptor stays inside whatever happens to the names above it.
     let source = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
-    copy_children(&source, volume)?;
-    copy_attributes(&fs::metadata(&source)?, volume)
+    copy_children(&source, volume, &mut Links::new())?;
+    copy_attributes(&source, &fs::metadata(&source)?, volume)
 }
 
-fn copy_children(from: &Path, to: &Path) -> io::Result<()> {
+/// (device, inode) -> where the first name of a file with several was copied to.
+type Links = HashMap<(u64, u64), PathBuf>;
+
+fn copy_children(from: &Path, to: &Path, links: &mut Links) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        copy_entry(&entry.path(), &to.join(entry.file_name()))?;
+        copy_entry(&entry.path(), &to.join(entry.file_name()), links)?;
     }
     Ok(())
 }
 
-fn copy_entry(from: &Path, to: &Path) -> io::Result<()> {
+fn copy_entry(from: &Path, to: &Path, links: &mut Links) -> io::Result<()> {
     let metadata = fs::symlink_metadata(from)?;
     let kind = metadata.file_type();
+    if !kind.is_dir() && metadata.nlink() > 1 {
+        let place = (metadata.dev(), metadata.ino());
+        if let Some(first) = links.get(&place) {
+            return fs::hard_link(first, to);
+        }
+        links.insert(place, to.to_owned());
+    }
     if kind.is_dir() {
         fs::create_dir(to)?;
-        copy_children(from, to)?;
+        copy_children(from, to, links)?;
     } else if kind.is_symlink() {
         std::os::unix::fs::symlink(fs::read_link(from)?, to)?;
     } else if kind.is_file() {
@@ -63,14 +77,23 @@ fn copy_entry(from: &Path, to: &Path) -> io::Result<()> {
             device,
         )?;
     }
-    copy_attributes(&metadata, to)
+    copy_attributes(from, &metadata, to)
 }
 
-/// Owner, mode and times; the owner first, because changing it takes setuid bits away.
-fn copy_attributes(metadata: &fs::Metadata, to: &Path) -> io::Result<()> {
+/// Owner, mode, extended attributes and times; the owner first, because changing it takes setuid bits away.
+fn copy_attributes(from: &Path, metadata: &fs::Metadata, to: &Path) -> io::Result<()> {
     std::os::unix::fs::lchown(to, Some(metadata.uid()), Some(metadata.gid()))?;
     if !metadata.file_type().is_symlink() {
         fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
+    }
+    if metadata.is_dir() || metadata.is_file() {
+        for (name, value) in tree::xattrs(File::open(from)?.as_fd())? {
+            match rustix::fs::lsetxattr(to, name.as_slice(), &value, XattrFlags::empty()) {
+                // Not every file system has them all.
+                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
     let times = Timestamps {
         last_access: Timespec {
@@ -117,6 +140,33 @@ mod tests {
             !volume.join("new").exists(),
             "a volume with something in it stays as it is"
         );
+    }
+
+    #[test]
+    fn attributes_and_second_names_come_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let (rootfs, volume) = (folder.path().join("rootfs"), folder.path().join("volume"));
+        fs::create_dir_all(rootfs.join("data/inner")).unwrap();
+        fs::create_dir(&volume).unwrap();
+        let file = rootfs.join("data/inner/file");
+        fs::write(&file, "text").unwrap();
+        fs::hard_link(&file, rootfs.join("data/same")).unwrap();
+        for path in [&file, &rootfs.join("data")] {
+            let set = rustix::fs::setxattr(path, "user.note", b"kept", XattrFlags::empty());
+            if set == Err(rustix::io::Errno::OPNOTSUPP) {
+                println!("skipped: the file system of temporary files has no attributes");
+                return;
+            }
+            set.unwrap();
+        }
+        copy_up(&rootfs, "/data", &volume).unwrap();
+        let inode = |path: &str| fs::metadata(volume.join(path)).unwrap().ino();
+        assert_eq!(inode("inner/file"), inode("same"));
+        for path in [&volume, &volume.join("same")] {
+            let mut value = [0u8; 16];
+            let length = rustix::fs::getxattr(path, "user.note", &mut value).unwrap();
+            assert_eq!(&value[..length], b"kept");
+        }
     }
 
     #[test]

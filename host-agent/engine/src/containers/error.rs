@@ -18,6 +18,8 @@ pub enum ContainerError {
     NoSuchFile { path: String, container: String },
     #[error(transparent)]
     File(#[from] super::files::FileError),
+    #[error(transparent)]
+    MakeImage(Box<crate::images::ImageError>),
     #[error("No such exec instance: {name}")]
     NoSuchExec { name: String },
     #[error("multiple IDs found with provided prefix: {name}")]
@@ -159,6 +161,7 @@ impl Classify for ContainerError {
             ContainerError::Unsupported { .. } => Class::Invalid,
             ContainerError::Denied(inner) => inner.class(),
             ContainerError::File(inner) => inner.class(),
+            ContainerError::MakeImage(inner) => inner.class(),
             ContainerError::Image(inner) => inner.class(),
             ContainerError::Layer(inner) => inner.class(),
             ContainerError::Network(inner) | ContainerError::Connect(inner) => inner.class(),

@@ -12,6 +12,7 @@
 
 pub mod attach;
 pub mod capabilities;
+pub mod commit;
 pub mod container;
 pub mod create;
 pub mod error;

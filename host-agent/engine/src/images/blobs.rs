@@ -17,6 +17,17 @@ pub fn stream_of(bytes: impl Into<Bytes>) -> ByteStream {
     Box::pin(futures_util::stream::once(async move { Ok(bytes) }))
 }
 
+/// A layer that was stored as a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// Digest of the plain tar.
+    pub diff_id: Digest,
+    pub blob: Digest,
+    /// Bytes of the blob.
+    pub blob_size: u64,
+    pub media_type: &'static str,
+}
+
 /// Content by digest; never changed once there. Implemented by `engine_linux::blobs` and by
 /// [`fake::MemoryBlobs`](super::fake::MemoryBlobs).
 #[async_trait]
@@ -38,6 +49,9 @@ pub trait BlobStore: Send + Sync + 'static {
 
     /// Forgets every such beginning. Nothing may be being stored.
     async fn remove_partials(&self) -> Result<(), BlobError>;
+
+    /// Stores a tar as a compressed blob, whatever compression it comes in, and tells the digests of both forms.
+    async fn pack(&self, content: ByteStream) -> Result<Packed, BlobError>;
 
     /// The whole blob, which must not have more than `limit` bytes.
     async fn read(&self, digest: &Digest, limit: u64) -> Result<Bytes, BlobError>;
@@ -69,6 +83,9 @@ pub enum BlobError {
         size: u64,
         limit: u64,
     },
+    /// What came is compressed, and badly.
+    #[error("cannot read the archive")]
+    Content(#[source] std::io::Error),
     /// The stream failed; its error is Docker-worded already.
     #[error("{0}")]
     Source(#[source] std::io::Error),
@@ -84,6 +101,7 @@ impl Classify for BlobError {
     fn class(&self) -> Class {
         match self {
             BlobError::Missing { .. } => Class::NotFound,
+            BlobError::Content(_) => Class::Invalid,
             BlobError::Source(_) => Class::Unavailable,
             BlobError::Mismatch { .. } | BlobError::TooLarge { .. } | BlobError::Failed { .. } => {
                 Class::Internal

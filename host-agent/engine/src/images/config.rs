@@ -3,6 +3,7 @@
 
 use super::{Digest, Healthcheck, Image, ImageConfig, Platform};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
@@ -27,6 +28,7 @@ pub struct ImageDetails {
 pub struct HistoryEntry {
     pub created: Option<OffsetDateTime>,
     pub created_by: String,
+    pub author: String,
     pub comment: String,
     /// The step made no layer.
     pub empty_layer: bool,
@@ -83,6 +85,7 @@ impl ImageDetails {
                 .map(|entry| HistoryEntry {
                     created: entry.created.as_deref().and_then(parse_time),
                     created_by: entry.created_by,
+                    author: entry.author,
                     comment: entry.comment,
                     empty_layer: entry.empty_layer,
                 })
@@ -106,6 +109,107 @@ impl ImageDetails {
             created: self.created,
         }
     }
+}
+
+/// Writes a configuration with the keys that Docker and the OCI image specification know. `container` is what it was made
+/// of: the id and settings of a container.
+pub fn encode(details: &ImageDetails, container: Option<(&str, &ImageConfig)>) -> Vec<u8> {
+    let mut file = serde_json::Map::new();
+    let mut put = |key: &str, value: serde_json::Value| {
+        // Go leaves out what is empty.
+        let is_empty = value.is_null() || value.as_str() == Some("");
+        if !is_empty {
+            file.insert(key.to_owned(), value);
+        }
+    };
+    let time = |at: Option<OffsetDateTime>| at.map(crate::clock::rfc3339);
+    put("architecture", json!(details.platform.architecture));
+    put("author", json!(details.author));
+    put("comment", json!(details.comment));
+    put("config", settings(&details.config));
+    if let Some((id, config)) = container {
+        put("container", json!(id));
+        put("container_config", settings(config));
+    }
+    put("created", json!(time(details.created)));
+    put("docker_version", json!(details.docker_version));
+    let history: Vec<_> = details
+        .history
+        .iter()
+        .map(|entry| {
+            let mut shown = serde_json::Map::new();
+            if let Some(at) = time(entry.created) {
+                shown.insert("created".into(), json!(at));
+            }
+            for (key, text) in [
+                ("author", &entry.author),
+                ("created_by", &entry.created_by),
+                ("comment", &entry.comment),
+            ] {
+                if !text.is_empty() {
+                    shown.insert(key.into(), json!(text));
+                }
+            }
+            if entry.empty_layer {
+                shown.insert("empty_layer".into(), json!(true));
+            }
+            serde_json::Value::Object(shown)
+        })
+        .collect();
+    put("history", json!(history));
+    put("os", json!(details.platform.os));
+    put("os.version", json!(details.os_version));
+    put(
+        "rootfs",
+        json!({ "type": "layers", "diff_ids": details.diff_ids }),
+    );
+    put("variant", json!(details.platform.variant));
+    serde_json::to_vec(&file).expect("plain data with text keys")
+}
+
+fn settings(config: &ImageConfig) -> serde_json::Value {
+    let keys = |names: &[String]| {
+        let set: serde_json::Map<_, _> =
+            names.iter().map(|name| (name.clone(), json!({}))).collect();
+        (!set.is_empty()).then_some(set)
+    };
+    let mut shown = json!({
+        "User": config.user,
+        "Env": config.env,
+        "Cmd": config.cmd,
+        "Volumes": keys(&config.volumes),
+        "WorkingDir": config.working_directory,
+        "Entrypoint": config.entrypoint,
+        "OnBuild": (!config.on_build.is_empty()).then_some(&config.on_build),
+        "Labels": config.labels,
+    });
+    let optional = [
+        ("ExposedPorts", json!(keys(&config.exposed_ports))),
+        ("StopSignal", json!(config.stop_signal)),
+        ("StopTimeout", json!(config.stop_timeout)),
+        ("Shell", json!(config.shell)),
+    ];
+    for (key, value) in optional {
+        if !value.is_null() {
+            shown[key] = value;
+        }
+    }
+    if let Some(check) = &config.healthcheck {
+        let mut health = json!({ "Test": check.test });
+        for (key, value) in [
+            ("Interval", check.interval),
+            ("Timeout", check.timeout),
+            ("StartPeriod", check.start_period),
+            ("StartInterval", check.start_interval),
+            ("Retries", check.retries),
+        ] {
+            if value != 0 {
+                health[key] = json!(value);
+            }
+        }
+        shown["Healthcheck"] = health;
+    }
+    shown
 }
 
 /// The digest of some bytes.
@@ -176,6 +280,8 @@ struct RawHistory {
     created: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
     created_by: String,
+    #[serde(default, deserialize_with = "or_default")]
+    author: String,
     #[serde(default, deserialize_with = "or_default")]
     comment: String,
     #[serde(default, deserialize_with = "or_default")]
@@ -312,6 +418,60 @@ mod tests {
         let chain = chain_ids(&[a.clone(), b.clone()]);
         assert_eq!(chain[0], a);
         assert_eq!(chain[1], digest_of(format!("{a} {b}").as_bytes()));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let words = |list: &[&str]| {
+            list.iter()
+                .map(|word| (*word).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let details = ImageDetails {
+            created: OffsetDateTime::from_unix_timestamp(1_700_000_000).ok(),
+            author: "Ada".into(),
+            comment: "by hand".into(),
+            platform: Platform {
+                os: "linux".into(),
+                architecture: "arm64".into(),
+                variant: "v8".into(),
+            },
+            config: ImageConfig {
+                user: "ada".into(),
+                env: words(&["A=b"]),
+                cmd: Some(words(&["sh", "-c", "true"])),
+                entrypoint: Some(words(&["/entry"])),
+                working_directory: "/srv".into(),
+                exposed_ports: words(&["80/tcp"]),
+                volumes: words(&["/data"]),
+                labels: [("a".to_owned(), "b".to_owned())].into(),
+                stop_signal: Some("SIGQUIT".into()),
+                stop_timeout: Some(3),
+                shell: Some(words(&["/bin/bash", "-c"])),
+                healthcheck: Some(Healthcheck {
+                    test: words(&["CMD", "true"]),
+                    interval: 5,
+                    retries: 2,
+                    ..Healthcheck::default()
+                }),
+                on_build: words(&["RUN x"]),
+            },
+            diff_ids: vec![digest_of(b"layer")],
+            history: vec![HistoryEntry {
+                author: "Ada".into(),
+                created_by: "sh".into(),
+                empty_layer: true,
+                ..HistoryEntry::default()
+            }],
+            ..ImageDetails::default()
+        };
+        let written = encode(&details, Some(("id", &details.config)));
+        assert_eq!(ImageDetails::parse(&written).expect("ours"), details);
+        let empty = ImageDetails::default();
+        assert_eq!(
+            ImageDetails::parse(&encode(&empty, None)).expect("ours"),
+            empty
+        );
     }
 
     proptest! {

@@ -93,6 +93,18 @@ pub async fn check_blobs(store: &dyn BlobStore) {
             .is_none()
     );
     store.remove_partials().await.expect("no error");
+    // A layer gets a blob whose digest nobody knew.
+    assert!(store.pack(broken()).await.is_err());
+    assert!(store.list().await.expect("no error").is_empty());
+    let packed = store.pack(stream_of(content)).await.expect("it fits");
+    assert_eq!(packed.diff_id, digest);
+    assert_eq!(
+        store.size(&packed.blob).await.expect("no error"),
+        Some(packed.blob_size)
+    );
+    let blob = store.read(&packed.blob, 1000).await.expect("there");
+    assert_eq!(digest_of(&blob), packed.blob);
+    store.remove(&packed.blob).await.expect("no error");
 }
 
 /// An empty [`ImageStore`].

@@ -61,6 +61,10 @@ pub enum ImageError {
     Store(#[from] ImageStoreError),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Instruction(#[from] super::instructions::InstructionError),
+    #[error(transparent)]
+    Download(#[from] super::download::DownloadError),
     /// A reference is the image's only one, and a container needs the image.
     #[error(
         "conflict: unable to remove repository reference {reference:?} (must force) - container {container} is using its referenced image {image}"
@@ -117,6 +121,8 @@ impl Classify for ImageError {
             ImageError::ParentFailed => Class::Internal,
             ImageError::Store(error) => error.class(),
             ImageError::Archive(error) => error.class(),
+            ImageError::Instruction(error) => error.class(),
+            ImageError::Download(error) => error.class(),
             ImageError::ReferenceInUse { .. } | ImageError::DeleteConflict { .. } => {
                 Class::Conflict
             }

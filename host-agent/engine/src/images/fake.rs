@@ -1,8 +1,9 @@
 //! Stores, layers and a registry in memory, for tests. They keep the contracts of [`super::contract`] as the real ones do.
 
 use super::archive::{ArchiveError, ArchiveReader, StagedArchive};
-use super::blobs::{BlobError, BlobStore, ByteStream, stream_of};
+use super::blobs::{BlobError, BlobStore, ByteStream, Packed, stream_of};
 use super::config::digest_of;
+use super::download::{Download, DownloadError, Downloads};
 use super::layer_store::{LayerInfo, LayerSpec, LayerStore, StagedLayer};
 use super::records::{ImageRecords, ImageStore, ImageStoreError, LoadedRecords};
 use super::registry::{
@@ -72,6 +73,7 @@ impl FakeImages {
             store: self.store.clone(),
             registry: self.registry.clone(),
             archives: Arc::new(MemoryArchives),
+            downloads: Arc::new(MemoryDownloads),
             clock: Arc::new(SystemClock),
             events: self.events.clone(),
         }
@@ -137,6 +139,19 @@ impl BlobStore for MemoryBlobs {
     async fn remove_partials(&self) -> Result<(), BlobError> {
         lock(&self.partials).clear();
         Ok(())
+    }
+
+    async fn pack(&self, content: ByteStream) -> Result<Packed, BlobError> {
+        let bytes = read_all(content).await.map_err(BlobError::Source)?;
+        let digest = digest_of(&bytes);
+        let blob_size = bytes.len() as u64;
+        lock(&self.blobs).insert(digest.clone(), bytes.into());
+        Ok(Packed {
+            diff_id: digest.clone(),
+            blob: digest,
+            blob_size,
+            media_type: super::manifest::DOCKER_LAYER,
+        })
     }
 
     async fn read(&self, digest: &Digest, limit: u64) -> Result<Bytes, BlobError> {
@@ -717,6 +732,26 @@ impl StagedArchive for StagedFiles {
 
     async fn open(&self, path: &str) -> Result<ByteStream, ArchiveError> {
         Ok(stream_of(self.read(path, u64::MAX).await?))
+    }
+}
+
+/// [`Downloads`] of a world with one file, `http://files/root.tar`.
+pub struct MemoryDownloads;
+
+#[async_trait]
+impl Downloads for MemoryDownloads {
+    async fn fetch(&self, url: &str) -> Result<Download, DownloadError> {
+        let content = "the file of files/root.tar";
+        match url {
+            "http://files/root.tar" => Ok(Download {
+                size: Some(content.len() as u64),
+                content: stream_of(content),
+            }),
+            _ => Err(DownloadError::Status {
+                url: url.to_owned(),
+                status: "404 Not Found".to_owned(),
+            }),
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 use super::archive::ArchiveReader;
 use super::blobs::BlobStore;
 use super::config::ImageDetails;
+use super::download::Downloads;
 use super::layer_store::LayerStore;
 use super::manifest::CONFIG_MAX;
 use super::policy::Policy;
@@ -34,6 +35,7 @@ pub struct ImageBackends {
     pub store: Arc<dyn ImageStore>,
     pub registry: Arc<dyn Registry>,
     pub archives: Arc<dyn ArchiveReader>,
+    pub downloads: Arc<dyn Downloads>,
     pub clock: Arc<dyn Clock>,
     pub events: EventBus,
 }

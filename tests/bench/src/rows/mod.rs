@@ -1,5 +1,6 @@
 //! The rows about engines.
 
+mod copy;
 mod density;
 mod images;
 mod lists;
@@ -18,7 +19,9 @@ use std::time::{Duration, Instant};
 const ROUNDS: usize = 15;
 
 /// What can be asked for by name, in the order of the rows.
-pub(crate) const NAMES: [&str; 6] = ["engine", "networks", "lists", "logs", "images", "density"];
+pub(crate) const NAMES: [&str; 7] = [
+    "engine", "networks", "lists", "logs", "images", "copy", "density",
+];
 
 /// CPU and wall milliseconds.
 #[derive(Clone, Copy)]
@@ -42,6 +45,7 @@ pub(crate) fn measure(chosen: &[&str], table: &mut Table) -> Result<()> {
             "lists" => lists::measure(&ours, &theirs, table)?,
             "logs" => logs::measure(&ours, &theirs, table)?,
             "images" => images::measure(&ours, &theirs, table)?,
+            "copy" => copy::measure(&ours, &theirs, table)?,
             "density" => density::measure(&ours, &theirs, table)?,
             other => unreachable!("{other} is in NAMES"),
         }

@@ -10,6 +10,7 @@ mod crash_mixed;
 mod damage;
 mod dice;
 mod engine;
+mod files;
 mod images;
 mod images_crash;
 mod life;

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use engine::error::Class;
+use engine::images::make::{ImportRequest, ImportSource};
 use engine::images::reference::is_tag;
 use engine::images::registry::Credentials;
 use engine::images::{
@@ -36,14 +37,6 @@ pub fn router() -> Router<AppState> {
             "/images/{*name}",
             get(get_one).post(post_one).delete(remove),
         )
-        .route(
-            "/commit",
-            post(|| not_yet("making an image of a container")),
-        )
-}
-
-async fn not_yet(what: &'static str) -> ApiError {
-    ApiError::unsupported(format!("{what} is not supported by this engine yet"))
 }
 
 /// Splits `me/thing/json` into name and verb.
@@ -183,9 +176,10 @@ async fn create(
     State(images): State<ImageService>,
     query: Query,
     headers: HeaderMap,
+    request: Request,
 ) -> ApiResult<Response> {
-    if query.text("fromSrc").is_some() {
-        return not_yet("importing images").await.into_result();
+    if let Some(source) = query.text("fromSrc") {
+        return import(images, source, &query, request).await;
     }
     let reference = pulled_reference(
         query.text("fromImage").unwrap_or_default(),
@@ -197,6 +191,31 @@ async fn create(
         reference,
     };
     stream(move |progress| async move { images.pull(request, &progress).await }).await
+}
+
+async fn import(
+    images: ImageService,
+    source: &str,
+    query: &Query,
+    request: Request,
+) -> ApiResult<Response> {
+    let source = match source {
+        "-" => ImportSource::Stream(Box::pin(
+            request
+                .into_body()
+                .into_data_stream()
+                .map(|piece| piece.map_err(std::io::Error::other)),
+        )),
+        url => ImportSource::Url(url.to_owned()),
+    };
+    let import = ImportRequest {
+        source,
+        name: super::commit::new_name(query)?,
+        message: query.text("message").unwrap_or_default().to_owned(),
+        changes: super::commit::changes(query),
+        platform: platform(query)?,
+    };
+    stream(move |progress| async move { images.import(import, &progress).await }).await
 }
 
 /// What `fromImage` and `tag` mean together; `tag` may be a digest.
@@ -282,12 +301,6 @@ async fn load(
             .await
     })
     .await
-}
-
-impl ApiError {
-    fn into_result<T>(self) -> ApiResult<T> {
-        Err(self)
-    }
 }
 
 /// Ends the work when the client goes away, as Docker does.

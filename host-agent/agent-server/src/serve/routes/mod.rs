@@ -6,6 +6,7 @@
 
 mod absent;
 mod attach;
+mod commit;
 mod container_files;
 mod container_streams;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub fn router(state: AppState) -> Router {
         .merge(containers::router())
         .merge(attach::router())
         .merge(container_files::router())
+        .merge(commit::router())
         .merge(container_streams::router())
         .merge(stats::router())
         .merge(exec::router())

@@ -108,7 +108,8 @@ fn list(list: Option<StringOrList>) -> Option<Vec<String>> {
     list.map(|list| list.0)
 }
 
-fn config(body: ContainerCreate) -> Config {
+/// The part of a request that images have an opinion on.
+pub fn config(body: ContainerCreate) -> Config {
     Config {
         hostname: body.hostname.unwrap_or_default(),
         domain_name: body.domainname.unwrap_or_default(),
