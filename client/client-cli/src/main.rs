@@ -54,6 +54,8 @@ enum Command {
     Images(commands::images::Options),
     /// Work with images
     Image(commands::image::Options),
+    /// Make, list and remove volumes
+    Volume(commands::volume::Options),
     /// Download an image
     Pull(commands::pull::Options),
     /// Send an image to a registry
@@ -221,6 +223,7 @@ async fn perform(arguments: Arguments) -> anyhow::Result<u8> {
         Command::Ps(options) => commands::ps::perform(&engine, &options).await,
         Command::Images(options) => commands::images::perform(&engine, &options).await,
         Command::Image(options) => commands::image::perform(&engine, options).await,
+        Command::Volume(options) => commands::volume::perform(&engine, options).await,
         Command::Pull(options) => commands::pull::perform(&engine, &options).await,
         Command::Push(options) => commands::push::perform(&engine, &options).await,
         Command::Tag(options) => commands::tag::perform(&engine, &options).await,

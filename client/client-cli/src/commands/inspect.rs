@@ -21,6 +21,18 @@ pub(crate) struct Options {
     names: Vec<String>,
 }
 
+impl Options {
+    /// For verbs about one kind of thing.
+    pub(crate) fn of_kind(kind: &str, format: &Option<String>, names: &[String]) -> Options {
+        Options {
+            format: format.clone(),
+            kind: Some(kind.to_owned()),
+            size: false,
+            names: names.to_vec(),
+        }
+    }
+}
+
 const KINDS: [&str; 4] = ["container", "image", "volume", "network"];
 
 pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {

@@ -41,6 +41,12 @@ pub(crate) mod top;
 pub(crate) mod unpause;
 pub(crate) mod update;
 pub(crate) mod version;
+pub(crate) mod volume;
+mod volume_create;
+mod volume_inspect;
+mod volume_ls;
+mod volume_prune;
+mod volume_rm;
 pub(crate) mod wait;
 
 use anyhow::Result;

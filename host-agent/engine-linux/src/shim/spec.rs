@@ -200,21 +200,14 @@ fn mounts(plan: &LaunchPlan) -> Value {
             &["nosuid", "noexec", "nodev", access],
         ),
     ];
-    if plan.namespaces.ipc == SharedNamespace::Host {
-        defaults.push(mount(
-            "/dev/mqueue",
-            "bind",
-            "/dev/mqueue",
-            &["rbind", "nosuid", "noexec", "nodev"],
-        ));
-    } else {
-        defaults.push(mount(
-            "/dev/mqueue",
-            "mqueue",
-            "mqueue",
-            &["nosuid", "noexec", "nodev"],
-        ));
-    }
+    // A new mount shows the queues of the namespace it is made in: the host's with `--ipc host`, whether or not the host
+    // has it mounted itself.
+    defaults.push(mount(
+        "/dev/mqueue",
+        "mqueue",
+        "mqueue",
+        &["nosuid", "noexec", "nodev"],
+    ));
     match (&plan.namespaces.ipc, plan.shm_size) {
         (SharedNamespace::Host, _) => {
             defaults.push(mount(

@@ -400,14 +400,35 @@ pub fn collect(
     Ok(chosen)
 }
 
-/// Everything a container's masks protect is in its own /proc: only that of the host may stand in its place (runc's rule).
+/// Everything a container's masks protect is in its own /proc, and the runtime itself writes there: only that of the
+/// host may stand in its place, and only a few files that say something of the machine may be covered (runc's rules,
+/// `checkProcMount`).
 fn check_proc(mount: &MountPoint) -> Result<(), String> {
+    const FILES: [&str; 11] = [
+        "cpuinfo",
+        "diskstats",
+        "meminfo",
+        "stat",
+        "swaps",
+        "uptime",
+        "loadavg",
+        "slabinfo",
+        "net/dev",
+        "sys/kernel/ns_last_pid",
+        "sys/crypto/fips_enabled",
+    ];
     if mount.destination == "/proc" && mount.source != Path::new("/proc") {
         return Err(
             "invalid specification: destination can't be '/proc': it is not of type proc".into(),
         );
     }
-    Ok(())
+    match mount.destination.strip_prefix("/proc/") {
+        Some(file) if !FILES.contains(&file) => Err(format!(
+            "invalid specification: {:?} cannot be mounted because it is inside /proc",
+            mount.destination
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Parents before children.

@@ -11,6 +11,7 @@ mod damage;
 mod dice;
 mod engine;
 mod files;
+mod host_config;
 mod images;
 mod images_crash;
 mod life;
@@ -18,7 +19,9 @@ mod machine;
 mod machine_bad_input;
 mod machine_create;
 mod networks;
+mod security;
 mod traces;
+mod volumes;
 
 use harness::agent::Agent;
 use harness::image::{TestImage, busybox_or_skip};
