@@ -295,6 +295,8 @@ pub struct ExecCreate {
     pub attach_stdin: Option<bool>,
     pub attach_stderr: Option<bool>,
     pub attach_stdout: Option<bool>,
+    /// docker-py writes it small; Go takes any case.
+    #[serde(alias = "detachKeys")]
     pub detach_keys: Option<String>,
     pub env: Option<Vec<String>>,
     pub working_dir: Option<String>,

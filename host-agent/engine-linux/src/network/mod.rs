@@ -560,7 +560,7 @@ fn predefined(record: &NetworkRecord, driver: Driver) -> Network {
         attachable: false,
         subnets: Vec::new(),
         options: BTreeMap::new(),
-        ipam_options: BTreeMap::new(),
+        ipam_options: None,
         labels: BTreeMap::new(),
         link: LinkSettings::new(driver, &record.id),
     }

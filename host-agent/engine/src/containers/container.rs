@@ -56,7 +56,6 @@ pub(super) enum Command {
     /// By the network's name.
     Disconnect {
         network: String,
-        force: bool,
         reply: Reply,
     },
     Remove {

@@ -209,7 +209,6 @@ impl ContainerService {
         &self,
         asked: &str,
         asked_network: &str,
-        force: bool,
     ) -> Result<(), ContainerError> {
         let network = self.deps.networks.find(asked_network);
         let container = match (self.find(asked), &network) {
@@ -237,7 +236,6 @@ impl ContainerService {
         container
             .ask(|reply| Command::Disconnect {
                 network: name,
-                force,
                 reply,
             })
             .await

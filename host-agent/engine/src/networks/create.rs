@@ -28,7 +28,7 @@ pub struct CreateNetwork {
     pub ipv6: Option<bool>,
     /// Empty is `default`.
     pub ipam_driver: String,
-    pub ipam_options: BTreeMap<String, String>,
+    pub ipam_options: Option<BTreeMap<String, String>>,
     pub subnets: Vec<SubnetRequest>,
     pub options: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,

@@ -37,7 +37,7 @@ pub fn network(name: &str) -> Network {
             Ipv4Addr::new(198, 51, 100, 1).into(),
         )],
         options: BTreeMap::new(),
-        ipam_options: BTreeMap::new(),
+        ipam_options: None,
         labels: BTreeMap::new(),
         link: LinkSettings::new(Driver::Bridge, &id),
         id,

@@ -66,7 +66,7 @@ pub struct Network {
     /// As given.
     pub options: BTreeMap<String, String>,
     /// As given: nobody here reads them, `inspect` shows them.
-    pub ipam_options: BTreeMap<String, String>,
+    pub ipam_options: Option<BTreeMap<String, String>>,
     pub labels: BTreeMap<String, String>,
     /// What `options` mean.
     pub link: LinkSettings,

@@ -113,7 +113,7 @@ async fn a_network_is_made_shown_and_removed() {
         (&shown["Labels"], &shown["Options"]["x"]),
         (&json!({"l": "1"}), &json!("y"))
     );
-    assert_eq!(shown["IPAM"]["Options"], json!({}));
+    assert_eq!(shown["IPAM"]["Options"], Value::Null);
     check(
         &post(&state, "/networks/create", r#"{"Name":"front"}"#).await,
         409,

@@ -80,13 +80,13 @@ struct SubnetBody {
     auxiliary_addresses: Option<BTreeMap<String, String>>,
 }
 
-/// The bodies of connect and disconnect.
+/// The bodies of connect and disconnect. `Force` says nothing here: a container that hangs is disconnected, too, and in Docker,
+/// as here, one that is not connected is an error all the same.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct ConnectBody {
     container: Option<String>,
     endpoint_config: Option<EndpointBody>,
-    force: Option<bool>,
 }
 
 async fn create(
@@ -117,7 +117,7 @@ async fn create(
             ipv4: body.enable_ipv4,
             ipv6: body.enable_ipv6,
             ipam_driver: ipam.driver.unwrap_or_default(),
-            ipam_options: ipam.options.unwrap_or_default(),
+            ipam_options: ipam.options,
             subnets: subnets
                 .map(|subnet| SubnetRequest {
                     subnet: subnet.subnet.unwrap_or_default(),
@@ -197,8 +197,7 @@ async fn disconnect(
     Json(body): Json<ConnectBody>,
 ) -> ApiResult<StatusCode> {
     let container = body.container.unwrap_or_default();
-    let force = body.force.unwrap_or(false);
-    containers.disconnect(&container, &id, force).await?;
+    containers.disconnect(&container, &id).await?;
     Ok(StatusCode::OK)
 }
 
@@ -241,8 +240,6 @@ fn shown(network: &Network) -> Value {
         Value::Object(range)
     });
     let ranges: Vec<Value> = ranges.collect();
-    // Docker shows "none given" of a network somebody made as an empty object.
-    let options = (!network.is_predefined()).then_some(&network.ipam_options);
     json!({
         "Name": network.name,
         "Id": network.id.as_str(),
@@ -253,7 +250,7 @@ fn shown(network: &Network) -> Value {
         "EnableIPv6": network.ipv6,
         "IPAM": {
             "Driver": "default",
-            "Options": options,
+            "Options": network.ipam_options,
             "Config": if ranges.is_empty() { Value::Null } else { ranges.into() },
         },
         "Internal": network.internal,

@@ -185,12 +185,8 @@ impl Supervisor {
             } => {
                 let _ = reply.send(self.connect_network(network, *settings).await);
             }
-            Command::Disconnect {
-                network,
-                force,
-                reply,
-            } => {
-                let _ = reply.send(self.disconnect_network(&network, force).await);
+            Command::Disconnect { network, reply } => {
+                let _ = reply.send(self.disconnect_network(&network).await);
             }
             Command::Remove { volumes, reply } => return self.remove(volumes, reply).await,
         }

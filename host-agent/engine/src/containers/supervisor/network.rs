@@ -306,16 +306,12 @@ impl Supervisor {
     pub(super) async fn disconnect_network(
         &mut self,
         name: &str,
-        force: bool,
     ) -> Result<(), ContainerError> {
         let (memberships, attached) = {
             let status = self.status.borrow();
             (status.memberships.clone(), status.network.clone())
         };
         if !memberships.contains_key(name) {
-            if force {
-                return Ok(());
-            }
             return Err(ContainerError::Connect(NetworkError::refused(
                 Class::Denied,
                 format!(
