@@ -127,7 +127,8 @@ impl Judge for Bollard {
                             format!("unix://{}", proxy.socket().display()),
                         )
                         .env("REGISTRY_HTTP_ADDR", fixtures::REGISTRY_NAME)
-                        .env("REGISTRY_PASSWORD", "any"),
+                        .env("REGISTRY_PASSWORD", "any")
+                        .env("RUST_BACKTRACE", "0"),
                     TEST_LIMIT,
                 );
                 let outcome = match output.code {

@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex};
 struct Loan {
     layers: OverlayLayers,
     container: ContainerId,
+    runtime: tokio::runtime::Handle,
 }
 
 impl Drop for Loan {
@@ -47,11 +48,9 @@ impl Drop for Loan {
                 tracing::warn!(%container, %error, "a root file system is still mounted");
             }
         };
-        // An unmount may wait for the disk: not on an async thread.
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(give_back)),
-            Err(_) => give_back(),
-        }
+        // An unmount may wait for the disk: not on an async thread. And never on the thread that drops this, which may be
+        // in a mount namespace of its own: what is unmounted there stays mounted for everybody else.
+        drop(self.runtime.spawn_blocking(give_back));
     }
 }
 
@@ -278,6 +277,7 @@ impl Layers for OverlayLayers {
                     Ok(Loan {
                         layers: this.clone(),
                         container: id,
+                        runtime: tokio::runtime::Handle::current(),
                     })
                 },
             )

@@ -3,6 +3,7 @@
 mod bad_input;
 mod compat;
 mod compat_compose;
+mod compat_suites;
 mod compat_testcontainers;
 mod confinement;
 mod crash;
