@@ -205,11 +205,7 @@ impl ContainerService {
     }
 
     /// `docker network disconnect`. `asked_network`: as the client names it, because the network may be gone.
-    pub async fn disconnect(
-        &self,
-        asked: &str,
-        asked_network: &str,
-    ) -> Result<(), ContainerError> {
+    pub async fn disconnect(&self, asked: &str, asked_network: &str) -> Result<(), ContainerError> {
         let network = self.deps.networks.find(asked_network);
         let container = match (self.find(asked), &network) {
             (Ok(container), _) => container,

@@ -27,7 +27,10 @@ pub fn router() -> Router<AppState> {
         .route("/containers/create", post(create))
         .route("/containers/prune", post(prune))
         .route("/containers/{id}", axum::routing::delete(remove))
-        .route("/containers/{id}/{alias}", axum::routing::delete(remove_link))
+        .route(
+            "/containers/{id}/{alias}",
+            axum::routing::delete(remove_link),
+        )
         .route("/containers/{id}/json", get(inspect))
         .route("/containers/{id}/start", post(start))
         .route("/containers/{id}/stop", post(stop))

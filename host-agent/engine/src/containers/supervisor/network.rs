@@ -303,10 +303,7 @@ impl Supervisor {
         Ok(())
     }
 
-    pub(super) async fn disconnect_network(
-        &mut self,
-        name: &str,
-    ) -> Result<(), ContainerError> {
+    pub(super) async fn disconnect_network(&mut self, name: &str) -> Result<(), ContainerError> {
         let (memberships, attached) = {
             let status = self.status.borrow();
             (status.memberships.clone(), status.network.clone())
