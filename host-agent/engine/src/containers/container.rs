@@ -58,6 +58,10 @@ pub(super) enum Command {
         network: String,
         reply: Reply,
     },
+    RemoveLink {
+        alias: String,
+        reply: Reply,
+    },
     Remove {
         volumes: bool,
         reply: Reply,

@@ -47,6 +47,8 @@ pub enum ContainerError {
     Layer(#[from] LayerError),
     #[error("failed to set up container networking: {0}")]
     Network(#[source] NetworkError),
+    #[error("No such link: {name}")]
+    NoSuchLink { name: String },
     /// Of `network connect` and `disconnect`.
     #[error(transparent)]
     Connect(NetworkError),
@@ -153,6 +155,7 @@ impl Classify for ContainerError {
             | ContainerError::NotFoundForKill { .. }
             | ContainerError::NoSuchExec { .. }
             | ContainerError::NoSuchFile { .. }
+            | ContainerError::NoSuchLink { .. }
             | ContainerError::Gone { .. } => Class::NotFound,
             ContainerError::Ambiguous { .. }
             | ContainerError::Invalid { .. }

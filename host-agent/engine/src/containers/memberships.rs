@@ -237,6 +237,15 @@ impl ContainerService {
             .await
     }
 
+    /// `docker rm --link CONTAINER/ALIAS`
+    pub async fn remove_link(&self, asked: &str, alias: &str) -> Result<(), ContainerError> {
+        let container = self.find(asked)?;
+        let alias = alias.to_owned();
+        container
+            .ask(|reply| Command::RemoveLink { alias, reply })
+            .await
+    }
+
     /// Whether some container, running or not, is in the network.
     pub fn uses_network(&self, network: &Network) -> bool {
         self.all().iter().any(|container| {

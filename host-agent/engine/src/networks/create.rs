@@ -72,7 +72,9 @@ impl NetworkService {
         let ipv6 = by_option(ENABLE_IPV6)
             .map_err(NetworkError::invalid)?
             .or(request.ipv6)
-            .unwrap_or(false);
+            .unwrap_or(false)
+            // Who names a range of IPv6 wants it, whatever older clients fill in besides.
+            || request.subnets.iter().any(|subnet| subnet.subnet.contains(':'));
         if !ipv4 && !ipv6 {
             return Err(NetworkError::invalid("IPv4 or IPv6 must be enabled"));
         }
@@ -86,7 +88,6 @@ impl NetworkService {
         for subnet in &subnets {
             let (family, enabled) = match subnet.range {
                 IpNet::V4(_) => ("IPv4", ipv4),
-                // Docker makes an IPv6 network of one with an IPv6 subnet only if it was asked to.
                 IpNet::V6(_) => ("IPv6", ipv6),
             };
             if !enabled {

@@ -151,7 +151,6 @@ async fn what_docker_refuses_is_refused() {
             "parent subnet is an IPv4 block",
         ),
         ("10.9.0.0/32", "", "", "no room"),
-        ("fd00:9::/64", "", "", "in a network without IPv6"),
     ] {
         refused(
             service
@@ -210,6 +209,12 @@ async fn ipv6_and_ranges_are_taken() {
     };
     service.create(only).await.unwrap();
     assert_eq!(service.find("only-six").unwrap().subnets.len(), 1);
+    // Who names a range of it wants it.
+    service
+        .create(with_subnet("named", "fd00:77::/64", "", ""))
+        .await
+        .unwrap();
+    assert!(service.find("named").unwrap().ipv6);
     let neither = CreateNetwork {
         ipv4: Some(false),
         ..named("neither")

@@ -227,3 +227,48 @@ async fn containers_are_connected_and_disconnected_running_or_not() {
     let removed = send_to(&state, Method::DELETE, "/networks/front", "").await;
     check(&removed, 204, "");
 }
+
+#[tokio::test]
+async fn links_are_shown_and_removed() {
+    let state = AppState::new(testing::services());
+    let db = r#"{"Image":"busybox","Cmd":"sleep"}"#;
+    check(
+        &post(&state, "/containers/create?name=db", db).await,
+        201,
+        "",
+    );
+    let web = r#"{"Image":"busybox","Cmd":"sleep","HostConfig":{"Links":["db:store"]}}"#;
+    check(
+        &post(&state, "/containers/create?name=web", web).await,
+        201,
+        "",
+    );
+    let links =
+        async || get(&state, "/containers/web/json").await.json()["HostConfig"]["Links"].clone();
+    assert_eq!(links().await, json!(["/db:/web/store"]));
+    check(
+        &post(&state, "/containers/web/start", "").await,
+        400,
+        "Cannot link to a non running container: /db AS /web/store",
+    );
+    let remove = async |path: &str| send_to(&state, Method::DELETE, path, "").await;
+    check(
+        &remove("/containers/web/other?link=1").await,
+        404,
+        "No such link: /web/other",
+    );
+    check(
+        &remove("/containers/web/store").await,
+        404,
+        "No such container",
+    );
+    check(&remove("/containers/web/store?link=1").await, 204, "");
+    assert_eq!(links().await, Value::Null);
+    check(&post(&state, "/containers/web/start", "").await, 204, "");
+    let wrong = r#"{"Image":"busybox","HostConfig":{"Links":["nobody:x"]}}"#;
+    check(
+        &post(&state, "/containers/create", wrong).await,
+        400,
+        "could not get container for nobody",
+    );
+}

@@ -6,7 +6,7 @@ use crate::serve::state::AppState;
 use crate::serve::translate::containers::endpoint_settings;
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use engine::clock::rfc3339;
 use engine::containers::ContainerService;
 use engine::networks::create::{CreateNetwork, SubnetRequest};
@@ -30,6 +30,8 @@ pub fn router() -> Router<AppState> {
         .route("/networks/{id}", get(inspect).delete(remove))
         .route("/networks/{id}/connect", post(connect))
         .route("/networks/{id}/disconnect", post(disconnect))
+        // `docker rm --link`: the alias is part of the container's name.
+        .route("/containers/{id}/{alias}", delete(remove_link))
 }
 
 /// The body of `POST /networks/create`.
@@ -199,6 +201,21 @@ async fn disconnect(
     let container = body.container.unwrap_or_default();
     containers.disconnect(&container, &id).await?;
     Ok(StatusCode::OK)
+}
+
+async fn remove_link(
+    State(containers): Containers,
+    Path((id, alias)): Path<(String, String)>,
+    query: Query,
+) -> ApiResult<StatusCode> {
+    if !query.flag("link") {
+        return Err(engine::containers::ContainerError::NotFound {
+            name: format!("{id}/{alias}"),
+        }
+        .into());
+    }
+    containers.remove_link(&id, &alias).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 fn connected(networks: &NetworkService, containers: &ContainerService, network: &Network) -> Value {

@@ -79,6 +79,8 @@ const TYPE_IPV6: u32 = 8;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_SERVICE: u32 = 13;
 const TYPE_INTERFACE: u32 = 41;
+/// Type and length of a link's name.
+const INTERFACE: (u32, u32) = (TYPE_INTERFACE, 16);
 const SET_INTERVAL: u32 = 0x4;
 const SET_MAP: u32 = 0x8;
 const INTERVAL_END: u32 = 1;
@@ -363,7 +365,6 @@ impl Table {
     fn sets(&self, messages: &mut Vec<Message>) {
         let address = self.family.address_type();
         let (protocol, service) = ((TYPE_PROTOCOL, 4), (TYPE_SERVICE, 4));
-        let interface = (TYPE_INTERFACE, 16);
         let target = [address, service];
         let place = [address, protocol, service];
         let mut add = |name: &str, flags: u32, key: &[(u32, u32)], data: Option<&[(u32, u32)]>| {
@@ -376,9 +377,9 @@ impl Table {
             add(name, 0, &place, None);
         }
         for name in [BRIDGES, INTERNAL, UNPROTECTED] {
-            add(name, 0, &[interface], None);
+            add(name, 0, &[INTERFACE], None);
         }
-        add(SAME, 0, &[interface, interface], None);
+        add(SAME, 0, &[INTERFACE, INTERFACE], None);
         for name in [SUBNETS, MASQUERADED] {
             add(name, SET_INTERVAL, &[address], None);
         }
@@ -609,6 +610,11 @@ impl Table {
             request.number_be(6, kind(data)).number_be(7, length(data));
         }
         request.number_be(10, id);
+        if key == [INTERFACE] {
+            // For people: without it nft shows names backwards, which is as nothing. `NFTNL_UDATA_SET_KEYBYTEORDER`, the
+            // host's.
+            request.attribute(13, &[0, 4, 1, 0, 0, 0]);
+        }
         request
     }
 

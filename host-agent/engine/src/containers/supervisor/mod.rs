@@ -188,6 +188,9 @@ impl Supervisor {
             Command::Disconnect { network, reply } => {
                 let _ = reply.send(self.disconnect_network(&network).await);
             }
+            Command::RemoveLink { alias, reply } => {
+                let _ = reply.send(self.remove_link(&alias).await);
+            }
             Command::Remove { volumes, reply } => return self.remove(volumes, reply).await,
         }
         Flow::GoOn

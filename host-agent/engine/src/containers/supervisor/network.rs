@@ -132,7 +132,8 @@ impl Supervisor {
         if container.spec.host.network != NetworkChoice::Bridge {
             return Ok(Vec::new());
         }
-        let asked = &container.spec.host.links;
+        let spec = container.latest_spec();
+        let asked = &spec.host.links;
         let mut found = Vec::new();
         for (name, alias) in asked.iter().filter_map(|text| split_link(text)) {
             let target = self.registry.find(name)?;
@@ -347,6 +348,23 @@ impl Supervisor {
         {
             self.tell_of("disconnect", &network);
         }
+        Ok(())
+    }
+
+    /// Takes a link of the default bridge away. What the running program's environment says stays.
+    pub(super) async fn remove_link(&mut self, alias: &str) -> Result<(), ContainerError> {
+        let mut spec = (*self.container.latest_spec()).clone();
+        let before = spec.host.links.len();
+        let has_alias = |link: &String| split_link(link).is_some_and(|(_, other)| other == alias);
+        spec.host.links.retain(|link| !has_alias(link));
+        if spec.host.links.len() == before {
+            return Err(ContainerError::NoSuchLink {
+                name: format!("/{}/{alias}", self.container.name()),
+            });
+        }
+        self.status
+            .send_modify(|status| status.updated = Some(Arc::new(spec)));
+        self.networks_changed().await;
         Ok(())
     }
 
