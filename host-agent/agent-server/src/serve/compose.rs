@@ -11,6 +11,7 @@ use engine::events::EventBus;
 use engine::execs::ExecService;
 use engine::images::{ImageBackends, ImageOptions, ImageService};
 use engine::networks::NetworkService;
+use engine::networks::ipam::Pool;
 use engine::runtime::Runtime;
 use engine::volumes::VolumeService;
 use engine_linux::archive::DiskArchives;
@@ -51,7 +52,7 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
         Arc::new(DiskNetworks::open(&data_root)?),
         events.clone(),
         clock.clone(),
-        None,
+        address_pools(&config),
     );
     let networks = Arc::new(networks.await?);
     let volumes = Arc::new(volumes);
@@ -139,6 +140,10 @@ fn container_settings(config: &Config) -> Settings {
     }
 }
 
+fn address_pools(config: &Config) -> Option<Vec<Pool>> {
+    (!config.address_pools.is_empty()).then(|| config.address_pools.clone())
+}
+
 fn network_config(config: &Config) -> NetworkConfig {
     let mut network = NetworkConfig::new(config.data_root.clone(), config.exec_root.clone());
     if let Some(bridge) = &config.bridge {
@@ -146,6 +151,11 @@ fn network_config(config: &Config) -> NetworkConfig {
     }
     network.address = config.bip;
     network.userland_proxy = config.userland_proxy;
+    network.forwarding = config.ip_forward;
+    network.masquerade = config.ip_masq;
+    if let Some(pools) = address_pools(config) {
+        network.pools = pools;
+    }
     network
 }
 

@@ -5,6 +5,7 @@ use super::options::Options;
 use engine::containers::log_drivers;
 use engine::containers::spec::LogSettings;
 use engine::images::policy::{Policy, Rules};
+use engine::networks::ipam::Pool;
 use engine::runtime::Rlimit;
 use engine_linux::registry::Proxies;
 use engine_linux::runtime::BUILT_IN as BUILT_IN_RUNTIME;
@@ -30,6 +31,12 @@ pub struct Config {
     pub bridge: Option<String>,
     /// Serve published ports on loopback by a proxy inside the engine.
     pub userland_proxy: bool,
+    /// Switch on the kernel's IP forwarding.
+    pub ip_forward: bool,
+    /// Hide containers of the default bridge behind the host's addresses.
+    pub ip_masq: bool,
+    /// Ranges that networks get their subnets from; empty: Docker's.
+    pub address_pools: Vec<Pool>,
     pub registry_mirrors: Vec<String>,
     pub insecure_registries: Vec<String>,
     pub max_concurrent_downloads: usize,
@@ -108,6 +115,7 @@ impl Config {
             iptables,
             ip_forward,
             ip_masq,
+            default_address_pools,
             userland_proxy,
             registry_mirrors,
             insecure_registries,
@@ -139,23 +147,11 @@ impl Config {
             live_restore: _,
         } = options;
 
-        for (name, value, why) in [
-            (
-                "iptables",
-                iptables,
-                "published ports and NAT need firewall rules",
-            ),
-            (
-                "ip-forward",
-                ip_forward,
-                "the default bridge does not work without",
-            ),
-            (
-                "ip-masq",
-                ip_masq,
-                "containers could not reach the outside; give them addresses of your own with --network host",
-            ),
-        ] {
+        for (name, value, why) in [(
+            "iptables",
+            iptables,
+            "published ports and NAT need firewall rules",
+        )] {
             if value == Some(false) {
                 return wrong(format!("--{name}=false is not supported: {why}"));
             }
@@ -253,6 +249,9 @@ impl Config {
             bip: bip.as_deref().map(parse_bip).transpose()?,
             bridge: bridge.map(check_bridge).transpose()?,
             userland_proxy: userland_proxy.unwrap_or(true),
+            ip_forward: ip_forward.unwrap_or(true),
+            ip_masq: ip_masq.unwrap_or(true),
+            address_pools: default_address_pools,
             registry_mirrors: registry_mirrors
                 .iter()
                 .map(|mirror| check_mirror(mirror))

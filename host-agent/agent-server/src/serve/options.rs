@@ -2,7 +2,9 @@
 //!
 //! Both give an [`Options`]; an option may be given by one of them, not by both. [`super::config`] makes sense of it.
 
+use engine::networks::ipam::Pool;
 use engine::runtime::Rlimit;
+use ipnet::IpNet;
 use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -75,6 +77,10 @@ declare_options! {
     #[arg(long, value_name = "FILE")]
     tlskey: Option<PathBuf> = "tlskey",
 
+    /// Range that networks get their subnets from: base=172.30.0.0/16,size=24; may be repeated
+    #[arg(long = "default-address-pool", value_name = "POOL", value_parser = parse_pool)]
+    #[serde(deserialize_with = "pools_of_list")]
+    default_address_pools: Vec<Pool> = "default-address-pools",
     /// Address of the default bridge, with prefix length: 172.17.0.1/16
     #[arg(long, value_name = "CIDR")]
     bip: Option<String> = "bip",
@@ -84,10 +90,10 @@ declare_options! {
     /// May only be true: ports and NAT need firewall rules
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     iptables: Option<bool> = "iptables",
-    /// May only be true: the default bridge needs IP forwarding
+    /// Switch on the kernel's IP forwarding; false leaves it as the administrator has set it [default: true]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     ip_forward: Option<bool> = "ip-forward",
-    /// May only be true
+    /// Hide containers of the default bridge behind the host's addresses [default: true]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     ip_masq: Option<bool> = "ip-masq",
     /// Serve published ports on loopback, too, by a proxy inside the engine [default: true]
@@ -366,6 +372,46 @@ impl<T: fmt::Debug> Given for Vec<T> {
 }
 
 /// Reads `nofile=1024:2048` or `nofile=1024`.
+/// `base=10.0.0.0/8,size=24`, as dockerd's flag has it.
+fn parse_pool(text: &str) -> Result<Pool, String> {
+    let wrong = || format!("invalid default address pool {text:?}: expected base=CIDR,size=LENGTH");
+    let (mut base, mut size) = (None, None);
+    for pair in text.split(',') {
+        match pair.split_once('=').ok_or_else(wrong)? {
+            ("base", value) => base = Some(value.parse().map_err(|_| wrong())?),
+            ("size", value) => size = Some(value.parse().map_err(|_| wrong())?),
+            _ => return Err(wrong()),
+        }
+    }
+    checked_pool(base.ok_or_else(wrong)?, size.ok_or_else(wrong)?)
+}
+
+fn checked_pool(base: IpNet, size: u8) -> Result<Pool, String> {
+    let room = base.prefix_len()..base.max_prefix_len();
+    if !base.addr().is_ipv4() || !room.contains(&size) {
+        return Err(format!(
+            "invalid default address pool {base}: it must be IPv4, and the size from {} to 31",
+            base.prefix_len()
+        ));
+    }
+    Ok(Pool {
+        base: base.trunc(),
+        size,
+    })
+}
+
+fn pools_of_list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Pool>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Entry {
+        base: IpNet,
+        size: u8,
+    }
+    let list = Vec::<Entry>::deserialize(from)?.into_iter();
+    list.map(|pool| checked_pool(pool.base, pool.size).map_err(D::Error::custom))
+        .collect()
+}
+
 fn parse_ulimit(text: &str) -> Result<Rlimit, String> {
     let wrong = || format!("invalid ulimit argument: {text}");
     let (name, limits) = text.split_once('=').ok_or_else(wrong)?;
@@ -446,6 +492,28 @@ mod tests {
             .unwrap_err();
         let text = engine::error::full_message(&error);
         assert!(text.contains(part), "{text}");
+    }
+
+    #[test]
+    fn address_pools_are_read_in_both_forms() {
+        let pool = parse_pool("base=10.50.0.0/16,size=24").unwrap();
+        assert_eq!(
+            (pool.base.to_string().as_str(), pool.size),
+            ("10.50.0.0/16", 24)
+        );
+        let text = r#"{"default-address-pools":[{"base":"10.50.0.0/16","size":24}]}"#;
+        let options = Options::default().with_text(Path::new("x"), text).unwrap();
+        assert_eq!(options.default_address_pools, [pool]);
+        for bad in [
+            "",
+            "base=10.0.0.0/8",
+            "base=x,size=24",
+            "base=10.0.0.0/8,size=4",
+            "base=10.0.0.0/8,size=32",
+            "base=fd00::/8,size=64",
+        ] {
+            assert!(parse_pool(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -77,6 +77,10 @@ pub struct NetworkConfig {
     pub mtu: Option<u32>,
     /// Serve published ports on loopback and IPv6 addresses by a proxy in this process (`--userland-proxy`).
     pub userland_proxy: bool,
+    /// Switch on the kernel's IP forwarding (`--ip-forward`).
+    pub forwarding: bool,
+    /// Hide containers of the default bridge behind the host's addresses (`--ip-masq`).
+    pub masquerade: bool,
     /// Namespaces kept ready of each kind: connected to the bridge, and not.
     pub spares: usize,
     /// DNS servers instead of those in the host's /etc/resolv.conf.
@@ -94,6 +98,8 @@ impl NetworkConfig {
             table: None,
             mtu: None,
             userland_proxy: true,
+            forwarding: true,
+            masquerade: true,
             spares: 3,
             resolvers: None,
             data_root,
@@ -459,7 +465,9 @@ impl Inner {
         let bridge = remember(&records, remembered, "bridge", "bridge", Some(gateway))?;
         let host = remember(&records, records.read("host")?, "host", "host", None)?;
         let none = remember(&records, records.read("none")?, "none", "null", None)?;
-        bridge::enable_forwarding(false)?;
+        if config.forwarding {
+            bridge::enable_forwarding(false)?;
+        }
         let predefined = [
             Arc::new(default_bridge(&config, &bridge, gateway)),
             Arc::new(predefined(&host, Driver::Host)),
@@ -574,11 +582,13 @@ fn default_bridge(config: &NetworkConfig, record: &NetworkRecord, gateway: Ipv4N
     )];
     network.link.name.clone_from(&config.bridge);
     network.link.mtu = config.mtu;
+    network.link.masquerade = config.masquerade;
     let mtu = config.mtu.unwrap_or(1500).to_string();
+    let masquerade = if config.masquerade { "true" } else { "false" };
     network.options = [
         ("com.docker.network.bridge.default_bridge", "true"),
         ("com.docker.network.bridge.enable_icc", "true"),
-        ("com.docker.network.bridge.enable_ip_masquerade", "true"),
+        ("com.docker.network.bridge.enable_ip_masquerade", masquerade),
         ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0"),
         ("com.docker.network.bridge.name", &config.bridge),
         ("com.docker.network.driver.mtu", &mtu),

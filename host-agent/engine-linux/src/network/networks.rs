@@ -218,7 +218,11 @@ impl Inner {
         }
         let first_ipv6 = network.ipv6 && !kernel.ipv6;
         let installed = if first_ipv6 {
-            bridge::enable_forwarding(true).and_then(|()| {
+            let forwarding = match self.config.forwarding {
+                true => bridge::enable_forwarding(true),
+                false => Ok(()),
+            };
+            forwarding.and_then(|()| {
                 kernel.ipv6 = true;
                 self.install_firewall(&mut kernel)
             })

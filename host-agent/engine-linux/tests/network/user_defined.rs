@@ -372,3 +372,24 @@ fn mtu_and_routed_ports() {
         });
     });
 }
+
+/// `--ip-masq=false`: who is asked sees the container's own address.
+#[test]
+fn without_masquerading_the_world_sees_containers() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let mut config = root.config();
+        config.masquerade = false;
+        let backend = LinuxNetwork::new(config).unwrap();
+        neighbour.there(|| {
+            serve_tcp("192.0.2.2:82".parse().unwrap());
+            run("ip route add 172.17.0.0/16 via 192.0.2.1");
+        });
+        let one = backend.attach(wish(&backend, vec![])).await.unwrap();
+        inside(&one.namespace, || {
+            let world: SocketAddr = "192.0.2.2:82".parse().unwrap();
+            assert_eq!(ask_tcp(world, LONG).unwrap(), "172.17.0.2 hello");
+        });
+    });
+}
