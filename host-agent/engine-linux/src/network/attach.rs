@@ -40,13 +40,13 @@ impl Inner {
                 ));
             }
         }
-        let outcome = self.lend_all(&attachment.endpoints).and_then(|endpoints| {
+        let outcome = self.lend_all(&attachment.endpoints).map(|endpoints| {
             let networks: Vec<NetworkId> = endpoints
                 .iter()
                 .map(|endpoint| endpoint.network.clone())
                 .collect();
             let built = self.build(attachment, endpoints, chores);
-            Ok((networks, built))
+            (networks, built)
         });
         let mut books = lock(&self.books);
         books.arriving.remove(container);
