@@ -102,11 +102,16 @@ fn median(costs: Vec<Cost>) -> Cost {
 }
 
 fn create(engine: &Engine, network: &str, command: &[&str], remove: bool) -> Result<String> {
-    let body = json!({
+    let mut body = json!({
         "Image": "busybox:latest",
         "Cmd": command,
         "HostConfig": { "NetworkMode": network, "AutoRemove": remove, "CgroupParent": engine.group.parent() },
     });
+    if engine.kind == Kind::Podman {
+        // Its own choice needs CAP_SYS_RESOURCE.
+        let limit = |name: &str| json!({ "Name": name, "Soft": 1024, "Hard": 1024 });
+        body["HostConfig"]["Ulimits"] = json!([limit("nofile"), limit("nproc")]);
+    }
     let created = engine.api().post("/containers/create", Some(&body))?;
     Ok(created["Id"]
         .as_str()
