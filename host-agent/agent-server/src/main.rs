@@ -13,6 +13,11 @@ mod sshd;
 
 use std::process::ExitCode;
 
+/// docs/decisions/0009: musl's own goes to the kernel for every other piece of memory.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let program = args.next().unwrap_or_default();

@@ -43,6 +43,11 @@ impl Cgroup {
         Some(hierarchy.mount.join(&self.path))
     }
 
+    /// Each hierarchy with the group's folder in it.
+    pub fn places(&self) -> impl Iterator<Item = (&Hierarchy, PathBuf)> {
+        self.hierarchies.all.iter().zip(self.folders())
+    }
+
     /// Where the host's hierarchies are mounted.
     pub fn mount_points(&self) -> Vec<PathBuf> {
         let all = &self.hierarchies.all;

@@ -5,6 +5,7 @@
 //! program is looked for and run as the user it will run as. Only memory of this process and plain system calls are
 //! used; nothing here may start a thread.
 
+use super::cgroup_mounts::CgroupMounts;
 use super::protocol::Refusal;
 use super::report::{self, Report};
 use super::seccomp::Instruction;
@@ -39,6 +40,8 @@ pub struct Steps {
     pub tty: bool,
     /// What libcontainer leaves out of mounting; see [`super::launch`].
     pub mount_changes: Vec<MountChange>,
+    /// The control groups it sees (first process on v1 only).
+    pub cgroup_mounts: Option<CgroupMounts>,
     /// The container ends when its shim does (first process only).
     pub dies_with_shim: bool,
     /// A missing working directory is made (first process only; of an exec it is a mistake).
@@ -90,6 +93,9 @@ impl Steps {
         }
         if let (true, Some(size)) = (self.tty, self.tty_size) {
             super::set_tty_size(0, size).map_err(failed("set the terminal's size"))?;
+        }
+        if let Some(mounts) = &self.cgroup_mounts {
+            mounts.place().map_err(failed("mount the control groups"))?;
         }
         for change in &self.mount_changes {
             change.apply().map_err(|error| {

@@ -7,6 +7,7 @@
 //! The intermediate process is made as this one's sibling, so that both it and the container's first process are the
 //! shim's children: the shim reaps them, and `PR_SET_PDEATHSIG` ties the container to the shim.
 
+use super::cgroup_mounts::CgroupMounts;
 use super::executor::{self, ContainerExecutor, MountChange, Steps};
 use super::join::{self, Joining};
 use super::protocol::Refusal;
@@ -102,6 +103,10 @@ pub fn start(
     steps.dies_with_shim = true;
     steps.makes_working_directory = true;
     steps.mount_changes = mount_changes(plan, version)?;
+    if version == Version::V1 && !replaces_cgroups(plan) {
+        let taken = CgroupMounts::take(cgroup).map_err(io("take the control groups"))?;
+        steps.cgroup_mounts = Some(taken);
+    }
     // Every process of the container is born in its group. How many there may be is said last: this one counts too.
     let all_but_pids = ResourcePlan {
         pids: None,
@@ -221,6 +226,7 @@ fn steps(
         tty_size: plan.tty_size,
         tty: plan.tty,
         mount_changes: Vec::new(),
+        cgroup_mounts: None,
         dies_with_shim: false,
         makes_working_directory: false,
         report,
@@ -228,7 +234,7 @@ fn steps(
 }
 
 /// libcontainer 0.7 makes the whole tree of mounts a slave of the host's and leaves it so, whatever a mount's
-/// propagation is; and it mounts the v1 control groups writable.
+/// propagation is. The v1 control groups are mounted writable.
 fn mount_changes(plan: &LaunchPlan, version: Version) -> Result<Vec<MountChange>, Refusal> {
     let change = |path: &str, recursive, propagation| -> Result<MountChange, Refusal> {
         let path = std::ffi::CString::new(path).map_err(|_| Refusal::Invalid {
@@ -273,17 +279,21 @@ fn mount_changes(plan: &LaunchPlan, version: Version) -> Result<Vec<MountChange>
     } else {
         binds
     };
-    let replaced = plan
-        .mounts
-        .iter()
-        .any(|mount| mount.target == "/sys/fs/cgroup" || mount.target == "/sys");
-    if version == Version::V1 && !plan.all_devices && !replaced {
+    if version == Version::V1 && !plan.all_devices && !replaces_cgroups(plan) {
         changes.push(MountChange {
             read_only: true,
             ..change("/sys/fs/cgroup", true, 0)?
         });
     }
     Ok(changes)
+}
+
+/// Something else is mounted where control groups would be.
+fn replaces_cgroups(plan: &LaunchPlan) -> bool {
+    let places = ["/sys", "/sys/fs", "/sys/fs/cgroup"];
+    plan.mounts
+        .iter()
+        .any(|mount| places.contains(&mount.target.as_str()))
 }
 
 fn profile_of(plan: &ProcessPlan) -> Result<Option<profile::Profile>, Refusal> {

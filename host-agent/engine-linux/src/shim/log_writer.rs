@@ -106,6 +106,11 @@ impl LogWriter {
         self.flush()
     }
 
+    /// Gives back the memory that output needed: none has come for a while.
+    pub fn rest(&mut self) {
+        self.batch = Vec::new();
+    }
+
     /// To be told of every reaped process: a compressor may be among them.
     pub fn reaped(&mut self, pid: nix::unistd::Pid) {
         if self.compressor == Some(pid) {
@@ -118,8 +123,6 @@ impl LogWriter {
             let result = self.file.write_all(&self.batch);
             self.size += self.batch.len() as u64;
             self.batch.clear();
-            // One huge burst must not hold its memory for the container's life.
-            self.batch.shrink_to(8 << 10);
             result?;
         }
         Ok(())

@@ -13,6 +13,7 @@
 
 #![allow(unsafe_code)]
 
+mod cgroup_mounts;
 mod connection;
 mod devices;
 mod executor;
@@ -197,6 +198,25 @@ fn with_clean_signals(command: &mut Command) {
             Ok(())
         });
     }
+}
+
+/// mount_setattr(2) of one mount, which no longer shares what is mounted on it.
+fn make_private_with(mount: &OwnedFd, set: u64) -> io::Result<()> {
+    // struct mount_attr: attr_set, attr_clr, propagation, userns_fd
+    let attributes: [u64; 4] = [set, 0, libc::MS_PRIVATE, 0];
+    // SAFETY: the path is empty and NUL-terminated, the attributes have the size given; both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            std::os::fd::AsRawFd::as_raw_fd(mount),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    };
+    nix::errno::Errno::result(result)?;
+    Ok(())
 }
 
 fn set_tty_size(fd: RawFd, size: TtySize) -> io::Result<()> {

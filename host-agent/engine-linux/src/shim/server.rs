@@ -180,7 +180,8 @@ impl Server {
         }
         let timeout = match self.over {
             Some(_) => PollTimeout::from(100u16),
-            None if !self.lean => PollTimeout::from(LEAN_AFTER),
+            // Once more after output, to give back its buffers.
+            None if !self.lean || self.buffer.capacity() > 0 => PollTimeout::from(LEAN_AFTER),
             None => PollTimeout::NONE,
         };
         match poll(&mut fds, timeout) {
@@ -193,9 +194,14 @@ impl Server {
             .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
             .collect();
         drop(fds);
+        if idle && self.over.is_none() {
+            self.buffer = Vec::new();
+            if let Some(log) = &mut self.log {
+                log.rest();
+            }
+        }
         if idle && !self.lean && self.over.is_none() {
             self.lean = true;
-            self.buffer = Vec::new();
             super::memory::forget_clean_pages();
         }
         Ok(tokens

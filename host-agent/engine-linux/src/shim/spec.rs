@@ -69,11 +69,13 @@ pub fn config(
     if let Runner::Program(Some(profile)) = runner {
         linux["seccomp"] = seccomp(profile, &plan.process.capabilities);
     }
+    // The built-in runtime mounts v1's many hierarchies itself ([`super::cgroup_mounts`]).
+    let mounts_cgroups = version == Version::V2 || matches!(runner, Runner::Program(_));
     let own_uts = plan.namespaces.uts == SharedNamespace::Own;
     let mut config = json!({
         "ociVersion": "1.1.0",
         "root": { "path": plan.rootfs, "readonly": plan.read_only_root },
-        "mounts": mounts(plan),
+        "mounts": mounts(plan, mounts_cgroups),
         "process": process(&plan.process, resolved, runner),
         "linux": linux,
         "annotations": plan.annotations,
@@ -162,7 +164,7 @@ fn namespaces(plan: &LaunchPlan) -> Value {
     Value::Array(all)
 }
 
-fn mounts(plan: &LaunchPlan) -> Value {
+fn mounts(plan: &LaunchPlan, cgroups: bool) -> Value {
     // Docker leaves /sys and the control groups of a privileged container writable.
     let access = if plan.all_devices { "rw" } else { "ro" };
     let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({ "destination": target, "type": kind, "source": source, "options": options });
@@ -235,6 +237,9 @@ fn mounts(plan: &LaunchPlan) -> Value {
         .map(|mount| mount.target.as_str())
         .collect();
     defaults.retain(|mount| !own.iter().any(|target| mount["destination"] == *target));
+    if !cgroups {
+        defaults.retain(|mount| mount["type"] != "cgroup");
+    }
     defaults.extend(plan.mounts.iter().map(plan_mount));
     Value::Array(defaults)
 }

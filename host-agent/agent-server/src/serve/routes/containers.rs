@@ -6,6 +6,7 @@ use crate::serve::state::AppState;
 use crate::serve::translate::{container_views, containers as translate};
 use axum::Router;
 use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use engine::containers::ContainerService;
 use engine::containers::list::ListOptions;
@@ -62,7 +63,7 @@ async fn create(
     ))
 }
 
-async fn list(State(containers): Containers, query: Query) -> ApiResult<Json<Value>> {
+async fn list(State(containers): Containers, query: Query) -> ApiResult<Response> {
     let limit = query
         .number::<i64>("limit")?
         .and_then(|limit| usize::try_from(limit).ok())
@@ -73,16 +74,17 @@ async fn list(State(containers): Containers, query: Query) -> ApiResult<Json<Val
         filters: query.filters()?,
     };
     let now = OffsetDateTime::now_utc();
-    let mut shown = Vec::new();
-    for (container, status) in containers.list(&options).await? {
+    let listed = containers.list(&options).await?;
+    let mut shown = Vec::with_capacity(listed.len());
+    for (container, status) in &listed {
         let size = if query.flag("size") {
-            Some(containers.disk_usage(&container).await?)
+            Some(containers.disk_usage(container).await?)
         } else {
             None
         };
-        shown.push(container_views::summary(&container, &status, now, size));
+        shown.push(container_views::summary(container, status, now, size));
     }
-    Ok(Json(Value::Array(shown)))
+    Ok(Json(shown).into_response())
 }
 
 async fn inspect(

@@ -107,12 +107,8 @@ async fn container_usage(containers: &ContainerService) -> ApiResult<Value> {
     let mut shown = Vec::new();
     for (container, status) in containers.list(&everything).await? {
         let size = containers.disk_usage(&container).await?;
-        shown.push(container_views::summary(
-            &container,
-            &status,
-            now,
-            Some(size),
-        ));
+        let summary = container_views::summary(&container, &status, now, Some(size));
+        shown.push(json!(summary));
     }
     Ok(shown.into())
 }

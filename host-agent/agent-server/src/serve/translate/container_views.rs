@@ -20,6 +20,7 @@ use engine::execs::ExecFacts;
 use engine::id::ExecId;
 use engine::images::{ContainerDiskUsage, Healthcheck};
 use engine::networks::Endpoint;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -470,17 +471,50 @@ fn network_settings(spec: &ContainerSpec, id: &str, status: &Status) -> Value {
 }
 
 /// `Networks`: those the container is (or will be) in.
-fn networks(status: &Status) -> Value {
+fn networks(status: &Status) -> BTreeMap<&str, EndpointView<'_>> {
     let attached = status.network.as_deref();
     let shown = status.memberships.iter().map(|(name, membership)| {
         let mut endpoints = attached.iter().flat_map(|attached| &attached.endpoints);
         let endpoint = endpoints.find(|endpoint| endpoint.network_name == *name);
-        (name.clone(), endpoint_settings(membership, endpoint))
+        (name.as_str(), endpoint_settings(membership, endpoint))
     });
-    Value::Object(shown.collect())
+    shown.collect()
 }
 
-fn endpoint_settings(membership: &Membership, endpoint: Option<&Endpoint>) -> Value {
+/// A container's place in one network.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct EndpointView<'a> {
+    #[serde(rename = "IPAMConfig")]
+    ipam_config: Option<Map<String, Value>>,
+    links: Option<&'a [String]>,
+    aliases: Option<&'a [String]>,
+    mac_address: &'a str,
+    driver_opts: Option<&'a BTreeMap<String, String>>,
+    gw_priority: i64,
+    #[serde(rename = "NetworkID")]
+    network_id: &'a str,
+    #[serde(rename = "EndpointID")]
+    endpoint_id: &'a str,
+    gateway: String,
+    #[serde(rename = "IPAddress")]
+    ip_address: String,
+    #[serde(rename = "IPPrefixLen")]
+    ip_prefix_len: u8,
+    #[serde(rename = "IPv6Gateway")]
+    ipv6_gateway: String,
+    #[serde(rename = "GlobalIPv6Address")]
+    global_ipv6_address: String,
+    #[serde(rename = "GlobalIPv6PrefixLen")]
+    global_ipv6_prefix_len: u8,
+    #[serde(rename = "DNSNames")]
+    dns_names: Option<&'a [String]>,
+}
+
+fn endpoint_settings<'a>(
+    membership: &'a Membership,
+    endpoint: Option<&'a Endpoint>,
+) -> EndpointView<'a> {
     let settings = &membership.settings;
     let mut addresses = Map::new();
     if let Some(address) = settings.ipv4 {
@@ -492,8 +526,6 @@ fn endpoint_settings(membership: &Membership, endpoint: Option<&Endpoint>) -> Va
     if !settings.link_local.is_empty() {
         addresses.insert("LinkLocalIPs".into(), json!(settings.link_local));
     }
-    let addresses = (!addresses.is_empty()).then_some(addresses);
-    let options = (!settings.driver_options.is_empty()).then_some(&settings.driver_options);
     let configured_mac = settings.mac_address.as_deref().unwrap_or_default();
     let network = endpoint
         .map(|endpoint| &endpoint.network)
@@ -501,56 +533,98 @@ fn endpoint_settings(membership: &Membership, endpoint: Option<&Endpoint>) -> Va
     let names = endpoint
         .map(|endpoint| endpoint.names.as_slice())
         .unwrap_or_default();
-    json!({
-        "IPAMConfig": addresses,
-        "Links": list_or_null(&settings.links),
-        "Aliases": list_or_null(&settings.aliases),
-        "MacAddress": endpoint.map_or(configured_mac, |endpoint| endpoint.mac_address.as_str()),
-        "DriverOpts": options,
-        "GwPriority": settings.gateway_priority,
-        "NetworkID": network.map(|id| id.as_str()).unwrap_or_default(),
-        "EndpointID": endpoint.map(|endpoint| endpoint.endpoint_id.as_str()).unwrap_or_default(),
-        "Gateway": address(endpoint.and_then(|endpoint| endpoint.gateway)),
-        "IPAddress": address(endpoint.and_then(|endpoint| endpoint.address)),
-        "IPPrefixLen": endpoint.map_or(0, |endpoint| endpoint.prefix_length),
-        "IPv6Gateway": address(endpoint.and_then(|endpoint| endpoint.ipv6_gateway)),
-        "GlobalIPv6Address": address(endpoint.and_then(|endpoint| endpoint.ipv6_address)),
-        "GlobalIPv6PrefixLen": endpoint.map_or(0, |endpoint| endpoint.ipv6_prefix_length),
-        "DNSNames": list_or_null(names),
-    })
+    fn some(list: &[String]) -> Option<&[String]> {
+        (!list.is_empty()).then_some(list)
+    }
+    EndpointView {
+        ipam_config: (!addresses.is_empty()).then_some(addresses),
+        links: some(&settings.links),
+        aliases: some(&settings.aliases),
+        mac_address: endpoint.map_or(configured_mac, |endpoint| endpoint.mac_address.as_str()),
+        driver_opts: (!settings.driver_options.is_empty()).then_some(&settings.driver_options),
+        gw_priority: settings.gateway_priority,
+        network_id: network.map(|id| id.as_str()).unwrap_or_default(),
+        endpoint_id: endpoint
+            .map(|endpoint| endpoint.endpoint_id.as_str())
+            .unwrap_or_default(),
+        gateway: address(endpoint.and_then(|endpoint| endpoint.gateway)),
+        ip_address: address(endpoint.and_then(|endpoint| endpoint.address)),
+        ip_prefix_len: endpoint.map_or(0, |endpoint| endpoint.prefix_length),
+        ipv6_gateway: address(endpoint.and_then(|endpoint| endpoint.ipv6_gateway)),
+        global_ipv6_address: address(endpoint.and_then(|endpoint| endpoint.ipv6_address)),
+        global_ipv6_prefix_len: endpoint.map_or(0, |endpoint| endpoint.ipv6_prefix_length),
+        dns_names: some(names),
+    }
 }
 
-/// One of `GET /containers/json`.
-pub fn summary(
-    container: &Container,
-    status: &Status,
+/// One of `GET /containers/json`. Typed, unlike the other answers: a list may have hundreds, and making a tree of values
+/// first costs ten times as much as writing them out.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Summary<'a> {
+    id: &'a str,
+    names: [String; 1],
+    image: &'a str,
+    #[serde(rename = "ImageID")]
+    image_id: &'a str,
+    command: String,
+    created: i64,
+    ports: Vec<Value>,
+    labels: &'a BTreeMap<String, String>,
+    state: &'a str,
+    status: String,
+    host_config: SummaryHost<'a>,
+    network_settings: SummaryNetworks<'a>,
+    mounts: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_rw: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_root_fs: Option<Value>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SummaryHost<'a> {
+    network_mode: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SummaryNetworks<'a> {
+    networks: BTreeMap<&'a str, EndpointView<'a>>,
+}
+
+pub fn summary<'a>(
+    container: &'a Container,
+    status: &'a Status,
     now: OffsetDateTime,
     size: Option<ContainerDiskUsage>,
-) -> Value {
+) -> Summary<'a> {
     let spec = &*container.spec;
-    let mut shown = json!({
-        "Id": container.id,
-        "Names": [format!("/{}", container.name())],
-        "Image": spec.config.image,
-        "ImageID": spec.image.as_str(),
-        "Command": command(&spec.args()),
-        "Created": container.created.unix_timestamp(),
-        "Ports": ports(spec, status),
-        "Labels": spec.config.labels,
-        "State": status.state.name(),
-        "Status": status_text(status, now),
-        "HostConfig": { "NetworkMode": spec.host.network.text() },
-        "NetworkSettings": { "Networks": networks(status) },
-        "Mounts": spec.mounts.iter().map(mount_point).collect::<Vec<_>>(),
-    });
-    if !spec.host.annotations.is_empty() {
-        shown["HostConfig"]["Annotations"] = json!(spec.host.annotations);
+    Summary {
+        id: container.id.as_str(),
+        names: [format!("/{}", container.name())],
+        image: &spec.config.image,
+        image_id: spec.image.as_str(),
+        command: command(&spec.args()),
+        created: container.created.unix_timestamp(),
+        ports: ports(spec, status),
+        labels: &spec.config.labels,
+        state: status.state.name(),
+        status: status_text(status, now),
+        host_config: SummaryHost {
+            network_mode: spec.host.network.text().to_string(),
+            annotations: &spec.host.annotations,
+        },
+        network_settings: SummaryNetworks {
+            networks: networks(status),
+        },
+        mounts: spec.mounts.iter().map(mount_point).collect(),
+        size_rw: size.as_ref().map(|size| size.writable.into()),
+        size_root_fs: size.as_ref().map(|size| size.total.into()),
     }
-    if let Some(size) = size {
-        shown["SizeRw"] = size.writable.into();
-        shown["SizeRootFs"] = size.total.into();
-    }
-    shown
 }
 
 /// The command line, with words that need it quoted as Docker does.
