@@ -38,7 +38,7 @@ impl Run {
         };
         let line = lines()
             .rfind(|line| line.starts_with("E  "))
-            .or_else(|| lines().last());
+            .or_else(|| lines().next_back());
         line.unwrap_or_default().chars().take(300).collect()
     }
 }
