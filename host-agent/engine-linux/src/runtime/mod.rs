@@ -239,6 +239,12 @@ impl Runtime for LinuxRuntime {
         if plan.init {
             let program = fs::canonicalize(&self.config.agent_program)
                 .map_err(|error| RuntimeError::failed("find the agent's program", error))?;
+            if is_dynamic(&program).unwrap_or(false) {
+                return Err(RuntimeError::Unsupported {
+                    what: "--init".to_owned(),
+                    why: "this build of the agent needs a loader that is not in the container; use the static build (cargo xtask agent)".to_owned(),
+                });
+            }
             plan.mounts.push(crate::shim::init_mount(program));
         }
         let id = plan.id.clone();
@@ -288,6 +294,27 @@ impl Runtime for LinuxRuntime {
     fn facts(&self) -> RuntimeFacts {
         self.facts.clone()
     }
+}
+
+/// Whether a program names a loader (a PT_INTERP header of ELF, 64 bits, little end first: what we are built for).
+fn is_dynamic(program: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    const PT_INTERP: u32 = 3;
+    let file = fs::File::open(program)?;
+    let mut header = [0; 64];
+    file.read_exact_at(&mut header, 0)?;
+    let half = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
+    let mut table = [0; 8];
+    table.copy_from_slice(&header[32..40]);
+    let (table, size, count) = (u64::from_le_bytes(table), half(54), half(56));
+    for number in 0..count {
+        let mut kind = [0; 4];
+        file.read_exact_at(&mut kind, table + number * size)?;
+        if u32::from_le_bytes(kind) == PT_INTERP {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -14,7 +14,7 @@ use super::protocol::Refusal;
 use super::report::Traces;
 use super::seccomp::{self, profile};
 use super::spec::{self, Resolved, Runner};
-use super::{Born, devices, program, subpath, users};
+use super::{Born, devices, program, propagation, subpath, users};
 use crate::cgroup::{Cgroup, Version, limits::LimitError};
 use engine::error::full_message;
 use engine::runtime::{
@@ -75,6 +75,7 @@ pub fn start(
             why: "no command specified".to_owned(),
         });
     }
+    propagation::check(&plan.mounts)?;
     let pinned = subpath::pin(plan, place.run)?;
     let plan = pinned.as_ref().unwrap_or(plan);
     spec::check_block_devices(&plan.resources)?;

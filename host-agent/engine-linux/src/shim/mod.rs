@@ -25,6 +25,7 @@ pub mod log_writer;
 mod memory;
 mod process;
 mod program;
+mod propagation;
 pub mod protocol;
 mod report;
 pub mod seccomp;

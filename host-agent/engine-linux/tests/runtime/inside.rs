@@ -493,3 +493,31 @@ async fn without_a_size_there_is_no_shared_memory() {
     .await;
     assert_eq!(text, "0\n");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_that_cannot_propagate_is_refused() {
+    let Some(host) = Host::new() else { return };
+    let runtime = host.runtime();
+    let source = host.folder.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    let mount = |args: &[&str]| {
+        let run = std::process::Command::new("mount").args(args).status();
+        assert!(run.unwrap().success(), "mount {args:?}");
+    };
+    let name = source.to_str().unwrap();
+    mount(&["--bind", name, name]);
+    let _undo = Unmount(source.clone());
+    mount(&["--make-private", name]);
+    for (propagation, words) in [
+        ("rshared", "a shared mount"),
+        ("slave", "a shared or slave mount"),
+    ] {
+        let mut plan = host.container().shell("true");
+        plan.mounts = vec![mount_of("/data", source.clone(), "", propagation)];
+        let Err(error) = runtime.start(plan).await else {
+            panic!("{propagation} was taken")
+        };
+        let wanted = format!("path {name} is mounted on {name} but it is not {words}");
+        assert!(error.to_string().contains(&wanted), "{error}");
+    }
+}

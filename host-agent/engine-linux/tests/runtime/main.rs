@@ -348,6 +348,16 @@ async fn init_reaps_and_passes_signals_on() {
     let Some(host) = Host::new() else { return };
     let runtime = host.runtime();
     if !is_static(&agent()) {
+        let mut plan = host.container().shell("true");
+        plan.init = true;
+        let Err(error) = runtime.start(plan).await else {
+            panic!("a dynamic program ran in a container without its loader")
+        };
+        let text = error.to_string();
+        assert!(
+            text.starts_with("--init is not supported on this host: "),
+            "{text}"
+        );
         return skip("--init needs a static agent; this build is linked dynamically");
     }
     let place = host.container();

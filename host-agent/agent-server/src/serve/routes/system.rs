@@ -245,19 +245,6 @@ fn warnings(system: &System) -> Vec<String> {
         .chain(&system.runtime.warnings)
         .map(|warning| format!("WARNING: {}", warning.trim_start_matches("WARNING: ")))
         .collect();
-    let lacking = [
-        (system.runtime.memory_limit, "memory limit"),
-        (system.runtime.swap_limit, "swap limit"),
-        (system.runtime.cpu_cfs, "cpu cfs quota"),
-        (system.runtime.cpu_shares, "cpu shares"),
-        (system.runtime.cpuset, "cpuset"),
-        (system.runtime.pids_limit, "pids limit"),
-    ];
-    for (has, what) in lacking {
-        if !has {
-            warnings.push(format!("WARNING: No {what} support"));
-        }
-    }
     if !host::ipv4_forwarding() {
         warnings.push("WARNING: IPv4 forwarding is disabled".into());
     }
