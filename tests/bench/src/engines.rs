@@ -81,7 +81,14 @@ impl Engine {
             "echo $$ > {} && exec \"$@\"",
             group.processes_file()?.display()
         );
+        // podman takes loopback for encrypted unless told.
+        let registries = path("registries.conf");
+        std::fs::write(
+            &registries,
+            "[[registry]]\nlocation = \"127.0.0.1:5000\"\ninsecure = true\n",
+        )?;
         let child = Command::new("nsenter")
+            .env("CONTAINERS_REGISTRIES_CONF", registries)
             .arg(format!("--net=/run/netns/{namespace}"))
             .args(["sh", "-c", &script, "sh"])
             .args(&words)
