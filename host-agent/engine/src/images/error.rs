@@ -92,8 +92,8 @@ pub enum ImageError {
     #[error("image {name} is for {found}, not for {wanted}")]
     OtherPlatform {
         name: String,
-        found: Platform,
-        wanted: Platform,
+        found: Box<Platform>,
+        wanted: Box<Platform>,
     },
     /// The administrator's rules.
     #[error(transparent)]

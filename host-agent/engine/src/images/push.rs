@@ -111,8 +111,8 @@ impl ImageService {
         {
             return Err(ImageError::OtherPlatform {
                 name: reference.familiar(),
-                found: image.details.platform.clone(),
-                wanted: wanted.clone(),
+                found: Box::new(image.details.platform.clone()),
+                wanted: Box::new(wanted.clone()),
             });
         }
         let manifest = self
