@@ -28,10 +28,6 @@ pub fn router() -> Router<AppState> {
         .route("/containers/create", post(create))
         .route("/containers/prune", post(prune))
         .route("/containers/{id}", axum::routing::delete(remove))
-        .route(
-            "/containers/{id}/{alias}",
-            axum::routing::delete(remove_link),
-        )
         .route("/containers/{id}/json", get(inspect))
         .route("/containers/{id}/start", post(start))
         .route("/containers/{id}/stop", post(stop))
@@ -234,7 +230,7 @@ async fn remove(
     query: Query,
 ) -> ApiResult<StatusCode> {
     if query.flag("link") {
-        return Err(link_stays());
+        return Err(ApiError::invalid("a link is named container/alias"));
     }
     let options = RemoveOptions {
         force: query.flag("force"),
@@ -242,15 +238,6 @@ async fn remove(
     };
     containers.remove(&id, options).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// A link is named `container/alias`.
-async fn remove_link() -> ApiError {
-    link_stays()
-}
-
-fn link_stays() -> ApiError {
-    ApiError::invalid("a link cannot be removed by itself: it lasts as long as its container")
 }
 
 async fn prune(State(containers): Containers, query: Query) -> ApiResult<Json<Value>> {
