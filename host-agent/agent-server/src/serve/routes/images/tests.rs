@@ -195,7 +195,12 @@ async fn bad_requests_have_dockers_answers() {
             400,
             "invalid OS/architecture",
         ),
-        ("POST", "/images/create?fromSrc=-", 501, "not supported"),
+        (
+            "POST",
+            "/images/create?fromSrc=-&changes=RUN+x",
+            400,
+            "RUN is not a valid change command",
+        ),
         // As with dockerd the stream has begun by then.
         (
             "POST",
