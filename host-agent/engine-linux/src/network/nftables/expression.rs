@@ -185,29 +185,45 @@ pub(super) fn verdict(rule: &mut Message, code: i32) {
     });
 }
 
-/// To a fixed IPv4 address and port: those of the DNS server in a container's namespace.
-pub(super) fn fixed_destination_nat(rule: &mut Message, address: [u8; 4], port: u16) {
-    for (register, bytes) in [(R0, &address[..]), (R0 + 1, &port.to_be_bytes()[..])] {
-        expression(rule, "immediate", |immediate| {
-            immediate.number_be(1, register);
-            value(immediate, 2, bytes);
-        });
-    }
-    expression(rule, "nat", |nat| {
-        nat.number_be(1, 1)
-            .number_be(2, u32::from(Family::Ipv4.number()))
-            .number_be(3, R0)
-            .number_be(5, R0 + 1);
-    });
+/// Which port of a packet, and which address beside it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum PortAt {
+    Source,
+    Destination,
 }
 
-/// A packet of this protocol to this IPv4 address and port.
-pub(super) fn addressed_to(rule: &mut Message, address: [u8; 4], protocol: u8, port: u16) {
-    let (offset, length) = Family::Ipv4.destination();
+/// Writes another port into IPv4 packets of this protocol that have this address and port.
+pub(super) fn set_port(
+    rule: &mut Message,
+    at: PortAt,
+    address: [u8; 4],
+    protocol: u8,
+    from: u16,
+    to: u16,
+) {
+    let ((offset, length), port) = match at {
+        PortAt::Source => (Family::Ipv4.source(), 0),
+        PortAt::Destination => (Family::Ipv4.destination(), 2),
+    };
     payload(rule, R0, 1, offset, length);
     equals(rule, &address);
     meta(rule, META_L4PROTO, R0);
     equals(rule, &[protocol]);
-    payload(rule, R0, 2, 2, 2);
-    equals(rule, &port.to_be_bytes());
+    payload(rule, R0, 2, port, 2);
+    equals(rule, &from.to_be_bytes());
+    expression(rule, "immediate", |immediate| {
+        immediate.number_be(1, R0);
+        value(immediate, 2, &to.to_be_bytes());
+    });
+    // Where the header has its checksum: UDP at 6, TCP at 16.
+    let checksum = if protocol == 17 { 6 } else { 16 };
+    expression(rule, "payload", |store| {
+        store
+            .number_be(5, R0)
+            .number_be(2, 2)
+            .number_be(3, port)
+            .number_be(4, 2)
+            .number_be(6, 1)
+            .number_be(7, checksum);
+    });
 }
