@@ -149,6 +149,16 @@ fn a_machine_of_a_plug_in() {
     driver.check(&place, &values).unwrap();
     let mut state = driver.plan(&place, &values).unwrap();
     assert_eq!(state["Token"], "secret");
+    // Told where it is, the token itself is in no record.
+    let referred = FlagValue::Text("cmd:printf secret".into());
+    let elsewhere = self::values(&[("standin-token", referred)]);
+    let other = world.driver();
+    other.check(&place, &elsewhere).unwrap();
+    assert_eq!(
+        other.plan(&place, &elsewhere).unwrap()["Token"],
+        "cmd:printf secret"
+    );
+    drop(other);
     let (lines, mut saved) = (Lines::default(), Saved::default());
     driver
         .create(&place, &mut state, &no_seed(), &mut saved, &lines)

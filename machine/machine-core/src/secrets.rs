@@ -1,7 +1,125 @@
-//! What in a driver's record is a secret, by the names that drivers give their keys.
+//! What in a driver's record is a secret, by the names that drivers give their keys, and where it is kept: never in
+//! config.json, which people pass around and tools print.
+//!
+//! A secret that was given is moved to `secrets.json` beside it (0600). One that was given as a reference (`env:NAME`,
+//! `file:PATH`, `cmd:COMMAND`) is kept as that, and looked up each time it is needed.
 
 use crate::driver::DriverState;
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+
+/// What stands in config.json for a secret that is in `secrets.json`.
+const MOVED: &str = "file:secrets.json";
+
+/// Why a secret could not be looked up.
+#[derive(Debug, thiserror::Error)]
+#[error("the secret {reference} cannot be had: {why}")]
+pub struct SecretError {
+    pub reference: String,
+    pub why: String,
+}
+
+/// Takes the secrets out; the keys of the result are JSON pointers.
+pub fn take_out(state: &mut DriverState) -> BTreeMap<String, String> {
+    let mut taken = BTreeMap::new();
+    take_from(state, "", &mut taken);
+    taken
+}
+
+fn take_from(state: &mut DriverState, path: &str, taken: &mut BTreeMap<String, String>) {
+    for (key, value) in state.iter_mut() {
+        let path = format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
+        match value {
+            Value::String(text) if is_secret(key) && !text.is_empty() && !is_reference(text) => {
+                taken.insert(path, std::mem::replace(text, MOVED.to_owned()));
+            }
+            Value::Object(inner) => take_from(inner, &path, taken),
+            _ => {}
+        }
+    }
+}
+
+/// Puts back what [`take_out`] took.
+pub fn put_back(state: &mut DriverState, taken: &BTreeMap<String, String>) {
+    let mut whole = Value::Object(std::mem::take(state));
+    for (path, secret) in taken {
+        if let Some(Value::String(text)) = whole.pointer_mut(path)
+            && text == MOVED
+        {
+            *text = secret.clone();
+        }
+    }
+    if let Value::Object(map) = whole {
+        *state = map;
+    }
+}
+
+/// Whether a text says where a secret is rather than being one.
+pub fn is_reference(text: &str) -> bool {
+    ["env:", "file:", "cmd:"]
+        .iter()
+        .any(|kind| text.starts_with(kind))
+}
+
+/// The secret that a reference names; any other text as it is.
+pub fn look_up(text: &str) -> Result<String, SecretError> {
+    let failed = |why: String| SecretError {
+        reference: text.to_owned(),
+        why,
+    };
+    let found = match text.split_once(':') {
+        Some(("env", name)) => std::env::var(name).map_err(|error| failed(error.to_string()))?,
+        Some(("file", path)) => {
+            std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?
+        }
+        Some(("cmd", line)) => {
+            let (shell, flag) = if cfg!(windows) {
+                ("cmd", "/C")
+            } else {
+                ("sh", "-c")
+            };
+            let output = Command::new(shell)
+                .args([flag, line])
+                .stdin(Stdio::null())
+                .stderr(Stdio::inherit())
+                .output()
+                .map_err(|error| failed(error.to_string()))?;
+            if !output.status.success() {
+                return Err(failed(format!("it ended with {}", output.status)));
+            }
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        }
+        _ => return Ok(text.to_owned()),
+    };
+    Ok(found.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+/// The state with its references looked up.
+pub fn looked_up(state: &DriverState) -> Result<DriverState, SecretError> {
+    let mut state = state.clone();
+    for (key, value) in state.iter_mut() {
+        if let Value::String(text) = value
+            && is_secret(key)
+            && is_reference(text)
+        {
+            *text = look_up(text)?;
+        }
+    }
+    Ok(state)
+}
+
+/// What was a reference before stays one, whatever a driver made of it.
+pub fn keep_references(before: &DriverState, state: &mut DriverState) {
+    for (key, value) in before {
+        if let Value::String(text) = value
+            && is_secret(key)
+            && is_reference(text)
+        {
+            state.insert(key.clone(), value.clone());
+        }
+    }
+}
 
 /// Parts of names that say so; keys that only name a file are none.
 const SECRET: [&str; 7] = [
@@ -44,6 +162,41 @@ pub fn blank(state: &mut DriverState) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_go_out_and_come_back_and_references_stay() {
+        let text = r#"{"APIToken":"x","Size":1,"Inner":{"Pass/Password":"y"},"SecretKey":"env:KEY","Token2":""}"#;
+        let given: DriverState = serde_json::from_str(text).unwrap();
+        let mut state = given.clone();
+        let taken = take_out(&mut state);
+        let left = serde_json::to_string(&state).unwrap();
+        assert!(!left.contains("\"x\"") && !left.contains("\"y\""), "{left}");
+        assert!(left.contains("env:KEY"), "{left}");
+        put_back(&mut state, &taken);
+        assert_eq!(state, given);
+        let mut new = given.clone();
+        new.insert("SecretKey".into(), "resolved".into());
+        keep_references(&given, &mut new);
+        assert_eq!(new, given);
+    }
+
+    #[test]
+    fn references_are_looked_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("s");
+        std::fs::write(&file, "secret\n").unwrap();
+        assert_eq!(
+            look_up(&format!("file:{}", file.display())).unwrap(),
+            "secret"
+        );
+        assert_eq!(look_up("plain:text").unwrap(), "plain:text");
+        if cfg!(unix) {
+            assert_eq!(look_up("cmd:printf secret").unwrap(), "secret");
+        }
+        for bad in ["env:NO_SUCH_VARIABLE_HERE", "file:/nowhere", "cmd:exit 3"] {
+            assert!(look_up(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn secrets_are_known_by_their_names() {

@@ -14,8 +14,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()> {
-    // Only the record is read, so the driver need not be known.
-    let record = context.machines.store().load(&arguments.name.name)?;
+    // Only the record is read, so the driver need not be known; secrets are not shown.
+    let record = context
+        .machines
+        .store()
+        .load_without_secrets(&arguments.name.name)?;
     let text = match arguments.format.as_deref() {
         None | Some("") | Some("json") => String::from_utf8(record.to_json())?,
         Some(format) => template::render(format, &serde_json::to_value(&record)?)?,

@@ -1,6 +1,7 @@
 //! The verbs, written out: one file each.
 
 mod active;
+mod apply;
 mod attach;
 mod autostart;
 mod clone;
@@ -124,6 +125,8 @@ pub(crate) enum Verb {
     Import(import::Arguments),
     /// Remember an engine that was set up elsewhere
     Attach(attach::Arguments),
+    /// Make and change machines as a file declares them
+    Apply(apply::Arguments),
     /// Write manual pages
     #[command(hide = true)]
     Man(man::Arguments),
@@ -165,6 +168,7 @@ impl Verb {
                 | Verb::Clone(_)
                 | Verb::Rename(_)
                 | Verb::Attach(_)
+                | Verb::Apply(_)
         )
     }
 
@@ -207,6 +211,7 @@ impl Verb {
             Verb::Export(arguments) => export::run(context, &arguments)?,
             Verb::Import(arguments) => import::run(context, &arguments)?,
             Verb::Attach(arguments) => attach::run(context, &arguments)?,
+            Verb::Apply(arguments) => apply::run(context, &arguments)?,
             Verb::Man(arguments) => man::run(context, &arguments)?,
         }
         Ok(exit_code::SUCCESS)

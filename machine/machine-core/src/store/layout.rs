@@ -24,6 +24,8 @@ pub use certs::files::{
 
 pub const SSH_KEY: &str = "id_ed25519";
 pub const SSH_PUBLIC_KEY: &str = "id_ed25519.pub";
+/// A driver's secrets, beside the config.json that refers to them.
+pub const SECRETS: &str = "secrets.json";
 /// Folder of a machine's snapshots, each a folder with copies of its disks.
 pub const SNAPSHOTS: &str = "snapshots";
 /// What a snapshot is, inside its folder; written last.

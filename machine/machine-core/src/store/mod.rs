@@ -11,6 +11,7 @@ pub mod record;
 pub mod sparse;
 
 use crate::driver::MachinePlace;
+use crate::secrets;
 use lock::{Endless, Lock, Patience};
 use record::{BERTH_VERSION, CONFIG_VERSION, MachineRecord};
 use std::io;
@@ -173,8 +174,28 @@ impl MachineStore {
         Ok(found)
     }
 
-    /// Reads one machine's config.json.
+    /// Reads one machine's record, its secrets included.
     pub fn load(&self, name: &str) -> Result<MachineRecord, StoreError> {
+        let mut record = self.load_without_secrets(name)?;
+        let path = self.place(name)?.folder.join(layout::SECRETS);
+        match std::fs::read(&path) {
+            Ok(json) => {
+                let taken =
+                    serde_json::from_slice(&json).map_err(|source| StoreError::Corrupt {
+                        name: name.into(),
+                        path,
+                        source,
+                    })?;
+                secrets::put_back(&mut record.driver, &taken);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(StoreError::io("read", &path, source)),
+        }
+        Ok(record)
+    }
+
+    /// Reads one machine's config.json as it is, to be shown.
+    pub fn load_without_secrets(&self, name: &str) -> Result<MachineRecord, StoreError> {
         let place = self.place(name)?;
         let path = place.folder.join(layout::CONFIG);
         let json = std::fs::read(&path).map_err(|source| match source.kind() {
@@ -213,7 +234,20 @@ impl MachineStore {
         let place = self.place(&record.name)?;
         atomic::make_private_folder(&place.folder)
             .map_err(|source| StoreError::io("make", &place.folder, source))?;
-        self.write_file(&place.folder.join(layout::CONFIG), &record.to_json())
+        let mut record = record.clone();
+        let taken = secrets::take_out(&mut record.driver);
+        let path = place.folder.join(layout::SECRETS);
+        if !taken.is_empty() {
+            // First: a record never refers to what is not there.
+            let json = serde_json::to_vec_pretty(&taken).expect("plain data");
+            self.write_file(&path, &json)?;
+        }
+        self.write_file(&place.folder.join(layout::CONFIG), &record.to_json())?;
+        if taken.is_empty() && path.exists() {
+            std::fs::remove_file(&path)
+                .map_err(|source| StoreError::io("remove", &path, source))?;
+        }
+        Ok(())
     }
 
     /// Writes any file of the store: whole or not at all, 0600.

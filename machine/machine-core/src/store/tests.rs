@@ -183,3 +183,35 @@ fn a_strangers_folder_is_not_cleared() {
     store.clear_unfinished_folder("dev").unwrap();
     assert!(!folder.exists());
 }
+
+/// A cloud driver's token is in no file that people show.
+#[test]
+fn secrets_are_beside_the_record() {
+    let (_folder, store) = store();
+    let place = store.place("dev").unwrap();
+    let state = serde_json::from_str(r#"{"APIToken":"hush","Size":"s1"}"#).unwrap();
+    let record = MachineRecord::new(&place, "cloud", state);
+    store.save(&record).unwrap();
+    let shown = std::fs::read_to_string(place.folder.join(layout::CONFIG)).unwrap();
+    assert!(
+        !shown.contains("hush") && shown.contains("file:secrets.json"),
+        "{shown}"
+    );
+    assert_eq!(store.load("dev").unwrap().driver["APIToken"], "hush");
+    assert_ne!(
+        store.load_without_secrets("dev").unwrap().driver["APIToken"],
+        "hush"
+    );
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = place
+            .folder
+            .join(layout::SECRETS)
+            .metadata()
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

@@ -18,6 +18,7 @@ use machine_core::driver::{
     Address, Capabilities, Checkpoint, Driver, DriverError, DriverState, Flag, FlagKind, FlagValue,
     FlagValues, MachinePlace, Progress, SeedFiles, Status,
 };
+use machine_core::secrets;
 use serde_json::json;
 use session::{Session, Show};
 use std::collections::BTreeMap;
@@ -78,7 +79,7 @@ impl PluginDriver {
     /// A plug-in that knows the machine.
     fn open(&self, state: &DriverState) -> Result<Session, DriverError> {
         let session = self.start()?;
-        session.configure(state)?;
+        session.configure(&secrets::looked_up(state).map_err(no_secret)?)?;
         Ok(session)
     }
 
@@ -115,7 +116,7 @@ impl PluginDriver {
             Some(flags) => flags,
             None => self.ask_flags(&session)?,
         };
-        let argument = rpc::interface(rpc_flags(&flags, values));
+        let argument = rpc::interface(rpc_flags(&flags, &looked_up(values)?));
         session.act("SetConfigFromFlags", argument, &|| false)?;
         Ok(session)
     }
@@ -135,7 +136,8 @@ impl PluginDriver {
         let done = with_lines(&session, show, |over| {
             session.act(method, rpc::nothing(), over)
         });
-        if let Ok(new) = session.state() {
+        if let Ok(mut new) = session.state() {
+            secrets::keep_references(state, &mut new);
             *state = new;
         }
         done.map(drop)
@@ -201,7 +203,8 @@ impl Driver for PluginDriver {
 
     fn plan(&self, place: &MachinePlace, values: &FlagValues) -> Result<DriverState, DriverError> {
         let session = self.begin(place, values)?;
-        let state = session.state()?;
+        let mut state = session.state()?;
+        refer(values, &mut state);
         self.lock().insert(place.name.clone(), session);
         Ok(state)
     }
@@ -224,7 +227,8 @@ impl Driver for PluginDriver {
             session.act("Create", rpc::nothing(), over)
         });
         // Also after a failure: what exists at the provider must be known to `remove`.
-        if let Ok(new) = session.state() {
+        if let Ok(mut new) = session.state() {
+            secrets::keep_references(state, &mut new);
             *state = new;
             if let Ok(key) = session.text("GetSSHKeyPath") {
                 state.insert("SSHKeyPath".into(), key.into());
@@ -298,6 +302,46 @@ impl Driver for PluginDriver {
             ssh_user: session.text("GetSSHUsername")?,
             ssh_host: None,
         })
+    }
+}
+
+fn no_secret(error: secrets::SecretError) -> DriverError {
+    DriverError::NotReady {
+        what: error.to_string(),
+        hint: "a secret is env:NAME, file:PATH, cmd:COMMAND or the secret itself".into(),
+    }
+}
+
+/// Flags that hold secrets may say where those are.
+fn looked_up(values: &FlagValues) -> Result<FlagValues, DriverError> {
+    let mut values = values.clone();
+    for (name, value) in &mut values.0 {
+        if let FlagValue::Text(text) = value
+            && secrets::is_secret(name)
+        {
+            *text = secrets::look_up(text).map_err(no_secret)?;
+        }
+    }
+    Ok(values)
+}
+
+/// Puts the references that flags gave into the record, where the driver wrote the secrets themselves.
+fn refer(values: &FlagValues, state: &mut DriverState) {
+    for (name, value) in &values.0 {
+        let FlagValue::Text(reference) = value else {
+            continue;
+        };
+        if !secrets::is_secret(name) || !secrets::is_reference(reference) {
+            continue;
+        }
+        let Ok(secret) = secrets::look_up(reference) else {
+            continue;
+        };
+        for (key, value) in state.iter_mut() {
+            if secrets::is_secret(key) && value.as_str() == Some(&secret) {
+                *value = reference.clone().into();
+            }
+        }
     }
 }
 
