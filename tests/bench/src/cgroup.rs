@@ -4,6 +4,8 @@ use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 /// A cgroup of the benchmark's own.
 pub(crate) struct Group {
@@ -111,8 +113,16 @@ impl Drop for Group {
     }
 }
 
-/// Removes a cgroup with those below it; what still has processes stays.
+/// Ends what is still in a cgroup (podman's monitors of an exec stay for minutes) and removes it with those below it.
 fn remove(folder: &Path) {
+    let left = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    if !left.is_empty() {
+        let _ = Command::new("kill")
+            .arg("-KILL")
+            .args(left.split_whitespace())
+            .status();
+        std::thread::sleep(Duration::from_millis(100));
+    }
     if let Ok(entries) = fs::read_dir(folder) {
         for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
             remove(&entry.path());
