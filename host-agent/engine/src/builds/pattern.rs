@@ -370,15 +370,8 @@ mod tests {
         assert_eq!(pattern.without_prefix(&"a".repeat(199), true).len(), 199);
         let name = PathPattern::new(&"*a".repeat(200)).unwrap();
         assert!(!name.matches(&"ab".repeat(1000)));
-        let names = PathPattern::new(
-            &"**/a/"
-                .repeat(50)
-                .replace("//", "/")
-                .trim_end_matches('/')
-                .to_owned(),
-        )
-        .unwrap();
-        assert!(!names.matches(&"a/b/".repeat(500).trim_end_matches('/').to_owned()));
+        let names = PathPattern::new("**/a/".repeat(50).trim_end_matches('/')).unwrap();
+        assert!(!names.matches("a/b/".repeat(500).trim_end_matches('/')));
     }
 
     proptest! {

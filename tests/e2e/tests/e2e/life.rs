@@ -422,7 +422,7 @@ fn a_websocket_is_as_good_as_a_hijacked_connection() {
     let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
     let path = "GET /containers/web/attach/ws?logs=1&stream=1&stdin=1&stdout=1";
     let mut socket = hijack(&agent, path, "", headers);
-    let mut message = |socket: &mut UnixStream| {
+    let message = |socket: &mut UnixStream| {
         let mut head = [0; 2];
         socket.read_exact(&mut head).expect("a frame");
         assert_eq!(head[0], 0x82, "a whole binary message");

@@ -1,14 +1,9 @@
 //! A container may no more than one of dockerd's; known ways out of containers lead nowhere.
 
 use crate::engine_with_busybox;
-use harness::agent::{Agent, LIMIT};
-use harness::run::{Output, run};
+
 use std::collections::BTreeSet;
 use std::path::Path;
-
-fn docker(agent: &Agent, arguments: &[&str]) -> Option<Output> {
-    Some(run(&mut agent.docker(arguments)?, LIMIT))
-}
 
 /// Tells what a container has and may: capabilities, devices, what it can read of masked paths, what it can write.
 const PROBE: &str = r#"

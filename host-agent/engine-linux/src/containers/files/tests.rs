@@ -259,8 +259,11 @@ fn links_resolve_inside_and_as_far_as_they_lead() {
     assert_eq!(error.to_string(), "/other/file/: not a directory");
 }
 
+/// Path, mode, owner, group, time, number of names, and content.
+type Facts = (String, u32, u32, u32, i64, u64, Vec<u8>);
+
 /// Everything of a folder that must survive the way out and in again.
-fn picture(folder: &Path) -> Vec<(String, u32, u32, u32, i64, u64, Vec<u8>)> {
+fn picture(folder: &Path) -> Vec<Facts> {
     let mut all = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(path) = folders.pop() {
