@@ -205,16 +205,9 @@ async fn programs_that_cannot_be_started() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_yet_says_so() {
+async fn questions_that_cannot_be_answered_say_why() {
     let state = state();
     make(&state, "web", "sleep").await;
-    for path in ["changes", "export", "archive?path=/"] {
-        check(
-            &get(&state, &format!("/containers/web/{path}")).await,
-            501,
-            "is not implemented",
-        );
-    }
     check(
         &get(&state, "/containers/nobody/stats?stream=0").await,
         404,
