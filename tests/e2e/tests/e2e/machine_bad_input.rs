@@ -46,7 +46,10 @@ fn what_cannot_work_is_refused_before_anything_is_made() {
     let cases: &[(&[&str], &[&str])] = &[
         (
             &["--driver", "warp"],
-            &["there is no driver \"warp\"", "drivers are: qemu, none"],
+            &[
+                "there is no driver \"warp\"",
+                "drivers are: qemu, generic, none",
+            ],
         ),
         (
             &["--warp-speed", "9"],

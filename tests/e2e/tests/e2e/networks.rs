@@ -362,8 +362,6 @@ fn networks_outlive_the_engine() {
         || std::net::TcpStream::connect(("127.0.0.1", port.parse::<u16>().expect("a port"))).ok(),
     );
     drop(page);
-    let asker = address(&agent, "asker");
-    agent.run(&["stop", "-t", "0", "asker"]).success();
     agent
         .run(&[
             "run",
@@ -377,7 +375,11 @@ fn networks_outlive_the_engine() {
             "1000",
         ])
         .success();
-    agent.run(&["rm", "-f", "third"]).success();
+    let (asker, third) = (address(&agent, "asker"), address(&agent, "third"));
+    agent.run(&["stop", "-t", "0", "asker", "third"]).success();
+    // The lowest free address is the other one's.
+    agent.run(&["start", "third"]).success();
+    assert_eq!(address(&agent, "third"), third);
     agent.run(&["start", "asker"]).success();
     assert_eq!(address(&agent, "asker"), asker);
 }
