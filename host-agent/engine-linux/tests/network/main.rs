@@ -9,7 +9,7 @@ use engine::id::ContainerId;
 use engine::networks::contract::{bridge, place};
 use engine::networks::{Attached, Attachment, NetworkBackend, NetworkError, PortRequest, Protocol};
 use engine_linux::network::{LinuxNetwork, NetworkConfig};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::future::Future;
@@ -95,6 +95,16 @@ impl Root {
         std::fs::read_dir(self.folder.path().join("exec/netns"))
             .unwrap()
             .count()
+    }
+}
+
+impl Drop for Root {
+    /// Namespaces are mounts; a folder with mounts in it cannot be removed.
+    fn drop(&mut self) {
+        let namespaces = std::fs::read_dir(self.folder.path().join("exec/netns"));
+        for namespace in namespaces.into_iter().flatten().flatten() {
+            let _ = umount2(&namespace.path(), MntFlags::MNT_DETACH);
+        }
     }
 }
 
