@@ -8,7 +8,7 @@ use super::networks::{on_parent, refusal};
 use super::nftables::Forward;
 use super::ports::Taken;
 use super::proxy::Proxy;
-use super::{Chore, Entry, Holding, Inner, Kernel, conntrack, leases_of, lock};
+use super::{Books, Chore, Entry, Holding, Inner, Kernel, conntrack, leases_of, lock};
 use engine::id::{ContainerId, NetworkId};
 use engine::networks::link::GatewayMode;
 use engine::networks::{
@@ -19,10 +19,13 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 /// Docker's option of an endpoint: the name of its link inside.
 const INTERFACE_NAME: &str = "com.docker.network.endpoint.ifname";
+/// How long an address on its way back is waited for; a namespace is removed in well under 0.1 s.
+const RETURN_LIMIT: Duration = Duration::from_secs(2);
 
 impl Inner {
     pub(super) fn attach(
@@ -112,7 +115,7 @@ impl Inner {
             }
             None => format!("{}{slot}", request.network.link.interface_prefix),
         };
-        let mut books = lock(&self.books);
+        let mut books = self.books_without_leaving(request);
         let Some(entry) = books.networks.get_mut(&request.network.id) else {
             return Err(NetworkError::NotFound {
                 name: request.network.name.clone(),
@@ -171,13 +174,36 @@ impl Inner {
         })
     }
 
+    /// The books, once no address that the request names is on its way back: a container that is started a moment after
+    /// it was stopped gets the address it had.
+    fn books_without_leaving(&self, request: &EndpointRequest) -> MutexGuard<'_, Books> {
+        let settings = &request.settings;
+        let named = settings.ipv4.map(IpAddr::from).into_iter();
+        let named = named.chain(settings.ipv6.map(IpAddr::from));
+        let places: Vec<(NetworkId, IpAddr)> = named
+            .chain(request.preferred.iter().copied())
+            .map(|address| (request.network.id.clone(), address))
+            .collect();
+        let is_leaving =
+            |books: &mut Books| places.iter().any(|place| books.leaving.contains(place));
+        let books = lock(&self.books);
+        let (books, _) = self
+            .returned
+            .wait_timeout_while(books, RETURN_LIMIT, is_leaving)
+            .unwrap_or_else(PoisonError::into_inner);
+        books
+    }
+
     pub(super) fn give_back(&self, leases: &[(NetworkId, IpAddr)]) {
         let mut books = lock(&self.books);
         for (network, address) in leases {
+            books.leaving.remove(&(network.clone(), *address));
             if let Some(network) = books.networks.get_mut(network) {
                 network.leases.give_back(*address);
             }
         }
+        drop(books);
+        self.returned.notify_all();
     }
 
     /// Everything but the books. After an error nothing is left, or the janitor has been told.

@@ -50,11 +50,11 @@ use nftables::{Family, Forward, Table};
 use ports::Ports;
 use proxy::Proxy;
 use records::{NetworkRecord, Records};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 
 const DEFAULT_BRIDGE: &str = "berth0";
@@ -137,6 +137,8 @@ struct Inner {
     predefined: [Arc<Network>; 3],
     kernel: Mutex<Kernel>,
     books: Mutex<Books>,
+    /// Told when addresses came back.
+    returned: Condvar,
     spares: Mutex<Spares>,
     ports: Ports,
     directory: Arc<dns::Directory>,
@@ -158,6 +160,8 @@ struct Books {
     attached: HashMap<ContainerId, Entry>,
     /// Being attached: a second request for the same container must not get in between.
     arriving: BTreeSet<ContainerId>,
+    /// Given up by containers, but not free before the janitor has removed their namespaces.
+    leaving: HashSet<(NetworkId, IpAddr)>,
 }
 
 struct Entry {
@@ -378,9 +382,13 @@ impl NetworkBackend for LinuxNetwork {
             let forwards = entry.forwards;
             blocking(move || inner.close(&forwards)).await
         };
+        let leases = leases_of(&entry.attached.endpoints);
+        lock(&self.inner.books)
+            .leaving
+            .extend(leases.iter().cloned());
         self.ask(Chore::Remove {
             namespace: entry.attached.namespace,
-            leases: leases_of(&entry.attached.endpoints),
+            leases,
         });
         closed
     }
@@ -501,7 +509,9 @@ impl Inner {
                 networks: HashMap::from([(predefined[0].id.clone(), entry)]),
                 attached: HashMap::new(),
                 arriving: BTreeSet::new(),
+                leaving: HashSet::new(),
             }),
+            returned: Condvar::new(),
             predefined,
             spares: Mutex::default(),
             ports: Ports::default(),
