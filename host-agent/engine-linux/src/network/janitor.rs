@@ -97,6 +97,7 @@ impl Inner {
             if missing == 0 {
                 continue;
             }
+            let _making = lock(&self.making);
             match namespace::make(&self.namespaces, missing, wiring, route) {
                 Ok(made) => {
                     let mut spares = lock(&self.spares);

@@ -139,6 +139,8 @@ struct Inner {
     books: Mutex<Books>,
     /// Told when addresses came back.
     returned: Condvar,
+    /// Held while spare namespaces are made and not among the spares yet.
+    making: Mutex<()>,
     spares: Mutex<Spares>,
     ports: Ports,
     directory: Arc<dns::Directory>,
@@ -513,6 +515,7 @@ impl Inner {
             }),
             returned: Condvar::new(),
             predefined,
+            making: Mutex::default(),
             spares: Mutex::default(),
             ports: Ports::default(),
             directory: Arc::default(),

@@ -48,7 +48,8 @@ impl Inner {
         for id in ids {
             self.rejoin(&id, &mut kernel);
         }
-        // Our own spares, should there be any yet, are not leftovers.
+        // Our own spares, should there be any yet, are not leftovers; nor are those that are being made.
+        let _making = lock(&self.making);
         let spares = lock(&self.spares);
         for spare in spares.wired.iter().chain(&spares.bare) {
             keep.extend(spare.path.file_name().map(ToOwned::to_owned));
