@@ -551,7 +551,8 @@ fn a_crashed_agent_is_followed_by_one_that_knows_what_runs() {
     on_own_host(|| async {
         let root = Root::new();
         let neighbour = Neighbour::new();
-        let config = root.config();
+        let mut config = root.config();
+        config.spares = 1;
         // The first agent: its runtime, with the sockets it held, vanishes without a word to the backend.
         let (wishes, attached) = std::thread::spawn(move || {
             let runtime = runtime();
@@ -563,6 +564,8 @@ fn a_crashed_agent_is_followed_by_one_that_knows_what_runs() {
                 for wish in wishes.clone() {
                     attached.push(network.attach(wish).await.unwrap());
                 }
+                // Its janitor lives on in this process: it must have nothing more to do.
+                eventually("a spare and two containers", || container_links() == 3);
                 std::mem::forget(network);
                 (wishes, attached)
             });
