@@ -1,16 +1,9 @@
-//! Building images from Dockerfiles.
+//! Building images from Dockerfiles. The text itself is read by the crate `dockerfile`.
 
-pub mod arguments;
-pub mod dockerfile;
-pub mod duration;
 pub mod files;
-mod here;
-pub mod ignore;
-pub mod instruction;
-pub mod mount;
-mod pairs;
-pub mod pattern;
 pub mod stage_state;
-pub mod words;
 
-pub use dockerfile::{Dockerfile, DockerfileError};
+pub use ::dockerfile::{
+    arguments, duration, file as dockerfile, ignore, instruction, mount, pattern, words,
+};
+pub use ::dockerfile::{Dockerfile, DockerfileError};

@@ -13,6 +13,16 @@ pub struct Platform {
     pub variant: String,
 }
 
+impl From<&Platform> for dockerfile::arguments::PlatformNames {
+    fn from(platform: &Platform) -> Self {
+        Self {
+            os: platform.os.clone(),
+            architecture: platform.architecture.clone(),
+            variant: platform.variant.clone(),
+        }
+    }
+}
+
 impl Platform {
     /// The platform this program was built for, in Go's words, as OCI wants them.
     pub fn host() -> Platform {

@@ -12,7 +12,11 @@ fn state() -> StageState {
     StageState::new(
         base,
         String::new(),
-        Arguments::new(given, &Platform::host()),
+        Arguments::new(
+            given,
+            &(&Platform::host()).into(),
+            &(&Platform::host()).into(),
+        ),
         '\\',
     )
 }

@@ -1,8 +1,8 @@
 //! Reads a Dockerfile: stages, their instructions with line numbers, parser directives.
 
-use super::here::{self, HereDocument};
-use super::instruction::{Command, CopyFiles, Healthcheck, Here, Instruction, Run, Source, Step};
-use super::pairs::{name_value_pairs, split_words};
+use crate::here::{self, HereDocument};
+use crate::instruction::{Command, CopyFiles, Healthcheck, Here, Instruction, Run, Source, Step};
+use crate::pairs::{name_value_pairs, split_words};
 use parse_dockerfile as parser;
 
 /// What is accepted at most, bytes. Docker reads any; people's files are a few KiB.

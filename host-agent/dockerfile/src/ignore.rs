@@ -1,7 +1,7 @@
 //! `.dockerignore`: which files of a context are left out. The rules are Docker's, which are not git's: patterns are
 //! relative to the context's root, the last one that matches decides, and `!` takes files back in.
 
-use super::pattern::{PathPattern, PatternError};
+use crate::pattern::{PathPattern, PatternError};
 
 /// The rules of one file.
 #[derive(Debug, Clone, Default)]

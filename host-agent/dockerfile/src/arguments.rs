@@ -1,7 +1,23 @@
 //! `ARG`: which build arguments a stage may use, and what they are.
 
-use crate::images::Platform;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// A platform as the predefined arguments have it (`TARGETPLATFORM`, `BUILDARCH` ...), in Go's words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlatformNames {
+    pub os: String,
+    pub architecture: String,
+    /// Empty, or `v7`.
+    pub variant: String,
+}
+
+impl PlatformNames {
+    fn joined(&self) -> String {
+        let parts = [&self.os, &self.architecture, &self.variant];
+        let given = parts.into_iter().filter(|part| !part.is_empty());
+        given.cloned().collect::<Vec<_>>().join("/")
+    }
+}
 
 /// May be given without an `ARG` and stay out of the history and the cache: proxies differ from place to place.
 const PROXIES: [&str; 10] = [
@@ -29,13 +45,16 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// For the part before the first `FROM`.
-    pub fn new(given: BTreeMap<String, String>, target: &Platform) -> Arguments {
-        let native = Platform::host();
+    /// For the part before the first `FROM`. `native` is the platform that builds.
+    pub fn new(
+        given: BTreeMap<String, String>,
+        target: &PlatformNames,
+        native: &PlatformNames,
+    ) -> Arguments {
         let mut global = BTreeMap::new();
-        for (prefix, platform) in [("TARGET", target), ("BUILD", &native)] {
+        for (prefix, platform) in [("TARGET", target), ("BUILD", native)] {
             for (name, value) in [
-                ("PLATFORM", platform.to_string()),
+                ("PLATFORM", platform.joined()),
                 ("OS", platform.os.clone()),
                 ("ARCH", platform.architecture.clone()),
                 ("VARIANT", platform.variant.clone()),
@@ -138,7 +157,12 @@ mod tests {
             .iter()
             .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
             .collect();
-        Arguments::new(given, &Platform::host())
+        let platform = PlatformNames {
+            os: "linux".into(),
+            architecture: "arm".into(),
+            variant: "v7".into(),
+        };
+        Arguments::new(given, &platform, &platform)
     }
 
     #[test]
@@ -160,6 +184,11 @@ mod tests {
         let (all, recorded) = stage.for_run(&BTreeSet::from(["A"]));
         assert_eq!(all, ["B=given", "HTTP_PROXY=p", "TARGETOS=linux"]);
         assert_eq!(recorded, ["B=given", "TARGETOS=linux"]);
+        stage.declare("BUILDPLATFORM".into(), None);
+        assert_eq!(
+            stage.get("BUILDPLATFORM").as_deref(),
+            Some("linux/arm/v7")
+        );
         assert_eq!(stage.get("HTTP_PROXY").as_deref(), Some("p"));
         assert_eq!(arguments.unused(&BTreeSet::from(["B".to_owned()])), [""; 0]);
         assert_eq!(arguments.unused(&BTreeSet::new()), ["B"]);

@@ -1,7 +1,7 @@
 //! Docker's word expansion: quotes, escapes and `$variables` in the arguments of a Dockerfile's instructions, as the
 //! reference describes them ("Environment replacement") and BuildKit does them.
 
-use super::pattern::Wildcard;
+use crate::pattern::Wildcard;
 
 /// What an expansion may grow to, bytes: one argument or variable cannot be longer for the kernel (MAX_ARG_STRLEN is
 /// 128 KiB), so that more is a mistake or an attack.
