@@ -185,10 +185,7 @@ mod tests {
         assert_eq!(all, ["B=given", "HTTP_PROXY=p", "TARGETOS=linux"]);
         assert_eq!(recorded, ["B=given", "TARGETOS=linux"]);
         stage.declare("BUILDPLATFORM".into(), None);
-        assert_eq!(
-            stage.get("BUILDPLATFORM").as_deref(),
-            Some("linux/arm/v7")
-        );
+        assert_eq!(stage.get("BUILDPLATFORM").as_deref(), Some("linux/arm/v7"));
         assert_eq!(stage.get("HTTP_PROXY").as_deref(), Some("p"));
         assert_eq!(arguments.unused(&BTreeSet::from(["B".to_owned()])), [""; 0]);
         assert_eq!(arguments.unused(&BTreeSet::new()), ["B"]);

@@ -3,7 +3,7 @@
 pub mod files;
 pub mod stage_state;
 
+pub use ::dockerfile::{Dockerfile, DockerfileError};
 pub use ::dockerfile::{
     arguments, duration, file as dockerfile, ignore, instruction, mount, pattern, words,
 };
-pub use ::dockerfile::{Dockerfile, DockerfileError};
