@@ -5,6 +5,8 @@ use engine::images::download::{Download, DownloadError, Downloads};
 use futures_util::StreamExt;
 use reqwest::{Client, Url};
 use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 /// A server that is silent for so long is taken for dead.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -44,7 +46,17 @@ impl Downloads for HttpDownloads {
                 status: status.to_string(),
             });
         }
+        let modified = response
+            .headers()
+            .get(reqwest::header::LAST_MODIFIED)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| {
+                // HTTP dates end with GMT, which RFC 2822 knows as an old name of UTC.
+                let text = text.replace("GMT", "+0000");
+                OffsetDateTime::parse(&text, &Rfc2822).ok()
+            });
         Ok(Download {
+            modified,
             size: response.content_length(),
             content: Box::pin(
                 response

@@ -36,6 +36,12 @@ pub const INGEST: &str = "content/ingest";
 pub const LOADS: &str = "content/loads";
 /// References -> images.
 pub const IMAGES_RECORD: &str = "images.json";
+/// Contexts of builds that run.
+pub const BUILD_CONTEXTS: &str = "builds/contexts";
+/// Folders of `RUN --mount=type=cache`, see `builds::caches`.
+pub const BUILD_CACHES: &str = "builds/caches";
+/// Below a folder in memory, not the data root.
+pub const BUILD_SECRETS: &str = "build-secrets";
 /// The engine's own identity, made once: 32 random hex digits and more, one line.
 pub const ENGINE_ID: &str = "engine-id";
 /// The boot during which the data root was last opened (the kernel's boot id).

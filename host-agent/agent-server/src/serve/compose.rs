@@ -4,6 +4,7 @@ use super::config::Config;
 use super::state::{AppState, Services, Stopping};
 use super::system::{System, engine_id};
 use anyhow::Context;
+use engine::builds::{BuildBackends, BuildOptions, BuildService};
 use engine::clock::SystemClock;
 use engine::containers::etc_files::Dns;
 use engine::containers::{ContainerError, ContainerService, Dependencies, Settings};
@@ -16,6 +17,7 @@ use engine::runtime::Runtime;
 use engine::volumes::VolumeService;
 use engine_linux::archive::DiskArchives;
 use engine_linux::blobs::{DiskBlobs, DiskImages, Leftovers};
+use engine_linux::builds::DiskBuildFiles;
 use engine_linux::containers::{DiskContainerStore, HostFilesystem, ViewedFiles};
 use engine_linux::download::HttpDownloads;
 use engine_linux::files::is_same_boot;
@@ -72,6 +74,17 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
     });
     images.set_users(containers.clone());
     containers.recover().await?;
+    let build_files = DiskBuildFiles::open(&data_root, &config.exec_root)?;
+    let builds = BuildService::new(
+        BuildBackends {
+            images: images.clone(),
+            containers: containers.clone(),
+            git: Arc::new(build_files.git()),
+            files: Arc::new(build_files),
+        },
+        BuildOptions::default(),
+    );
+    builds.recover().await;
     let execs = ExecService::new(containers.clone(), clock);
     let host = HostFacts::read(&data_root);
     let system = System::new(id, config, host, runtime.facts());
@@ -84,6 +97,7 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
         volumes,
         containers,
         execs,
+        builds,
     }))
 }
 

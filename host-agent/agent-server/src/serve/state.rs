@@ -2,6 +2,7 @@
 
 use super::system::System;
 use axum::extract::FromRef;
+use engine::builds::BuildService;
 use engine::containers::ContainerService;
 use engine::events::EventBus;
 use engine::execs::ExecService;
@@ -25,6 +26,7 @@ pub struct Services {
     pub volumes: Arc<VolumeService>,
     pub containers: Arc<ContainerService>,
     pub execs: Arc<ExecService>,
+    pub builds: BuildService,
 }
 
 /// Told when the server stops: streams that would never end by themselves end then.
@@ -57,4 +59,5 @@ extractable! {
     volumes: Arc<VolumeService>,
     containers: Arc<ContainerService>,
     execs: Arc<ExecService>,
+    builds: BuildService,
 }

@@ -7,6 +7,8 @@ use super::state::{AppState, Services, Stopping};
 use super::system::System;
 use axum::body::Body;
 use bytes::Bytes;
+use engine::builds::fake::NoFiles;
+use engine::builds::{BuildBackends, BuildOptions, BuildService};
 use engine::clock::SystemClock;
 use engine::containers::testing::World;
 use engine::execs::ExecService;
@@ -35,9 +37,20 @@ pub fn services_over(world: &World) -> Services {
         events: events.clone(),
         ..FakeImages::default()
     };
+    let images = images.empty_service();
+    let builds = BuildService::new(
+        BuildBackends {
+            images: images.clone(),
+            containers: containers.clone(),
+            files: Arc::new(NoFiles),
+            git: Arc::new(NoFiles),
+        },
+        BuildOptions::default(),
+    );
     Services {
         stopping: Stopping::default(),
-        images: images.empty_service(),
+        builds,
+        images,
         system: Arc::new(System::new("test".into(), config, host, runtime)),
         events,
         volumes: world.volumes.clone(),

@@ -1,43 +1,84 @@
 //! [`BuildFiles`] on Linux. Everything is opened relative to the tree's descriptor with `openat2(RESOLVE_IN_ROOT)`.
 
+mod caches;
+mod git;
+mod place;
+
+pub use git::GitProgram;
+
+use crate::archive::decode::{StreamReader, decoded, on_own_thread};
+use crate::archive::tar::{TarLimits, TarReader};
 use crate::archive::tree::{Descend, descriptor_path, retry, walk, xattrs};
 use crate::archive::write::{EntryKind, NewEntry, PieceWriter, TarWriter};
-use crate::shim::users;
+use crate::files::{BUILD_CACHES, BUILD_CONTEXTS, BUILD_SECRETS};
 use async_trait::async_trait;
 use engine::builds::files::{
-    ArchiveForm, BuildFiles, BuildFilesError, CopyFrom, SelectedFrom, SelectedSource, Selection,
+    ArchivePart, BuildFiles, BuildFilesError, CacheFolder, CopyFrom, Missing, Place, SelectedFrom,
+    SelectedSource, Selection,
 };
 use engine::builds::ignore;
 use engine::builds::pattern::PathPattern;
 use engine::images::{BorrowedRoot, ByteStream};
-use engine::runtime::RuntimeError;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Keeps contexts below `<data-root>/builds/contexts`.
+/// Bytes of a context's files, at most.
+const CONTEXT_MAX: u64 = 128 << 30;
+
+/// Keeps contexts below `<data-root>/builds/contexts`, cache mounts below `builds/caches`, and secrets in memory.
 #[derive(Debug, Clone)]
 pub struct DiskBuildFiles {
     folder: PathBuf,
+    caches: PathBuf,
+    secrets: PathBuf,
 }
 
 impl DiskBuildFiles {
-    /// Removes what an earlier engine left.
-    pub fn open(data_root: &Path) -> io::Result<DiskBuildFiles> {
-        let folder = data_root.join("builds/contexts");
-        match std::fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+    /// Removes what an earlier engine left. `memory` is a folder whose files are not written to a disk (a tmpfs).
+    pub fn open(data_root: &Path, memory: &Path) -> io::Result<DiskBuildFiles> {
+        let folder = data_root.join(BUILD_CONTEXTS);
+        let secrets = memory.join(BUILD_SECRETS);
+        for left in [&folder, &secrets] {
+            match std::fs::remove_dir_all(left) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)?;
+        let caches = data_root.join(BUILD_CACHES);
+        caches::open(&caches)?;
+        Ok(DiskBuildFiles {
+            folder,
+            caches,
+            secrets,
+        })
+    }
+}
+
+/// Removes a secret once its step is over.
+struct SecretFile(PathBuf);
+
+impl Drop for SecretFile {
+    fn drop(&mut self) {
+        match std::fs::remove_file(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "the file of a build's secret stays behind");
+            }
             _ => {}
         }
-        std::fs::create_dir_all(&folder)?;
-        Ok(DiskBuildFiles { folder })
     }
 }
 
@@ -71,15 +112,18 @@ impl Drop for Folder {
 /// An opened tree.
 struct Tree(OwnedFd);
 
+fn open_tree(path: &Path) -> Result<OwnedFd, BuildFilesError> {
+    rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|error| failed("open the files of the build", error))
+}
+
 impl Tree {
     fn open(root: &BorrowedRoot) -> Result<Tree, BuildFilesError> {
-        rustix::fs::open(
-            &root.path,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map(Tree)
-        .map_err(|error| failed("open the files of the build", error))
+        open_tree(&root.path).map(Tree)
     }
 
     fn at(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
@@ -125,15 +169,19 @@ impl BuildFiles for DiskBuildFiles {
     async fn new_folder(&self) -> Result<BorrowedRoot, BuildFilesError> {
         let folder = self.folder.clone();
         blocking(move || {
-            let mut bytes = [0u8; 8];
-            getrandom::fill(&mut bytes)
-                .map_err(|error| failed("make a name", io::Error::other(error.to_string())))?;
-            let path = folder.join(hex::encode(bytes));
+            let name = random_name().map_err(|error| failed("make a name", error))?;
+            let path = folder.join(name);
             std::fs::create_dir(&path)
                 .map_err(|error| failed("make a folder for the context", error))?;
             Ok(BorrowedRoot::new(path.clone(), Folder(path)))
         })
         .await
+    }
+
+    async fn free_bytes(&self) -> Result<u64, BuildFilesError> {
+        let facts = rustix::fs::statvfs(&self.folder)
+            .map_err(|error| failed("measure the free space", error))?;
+        Ok(facts.f_bavail.saturating_mul(facts.f_frsize).min(CONTEXT_MAX))
     }
 
     async fn read(
@@ -198,103 +246,344 @@ impl BuildFiles for DiskBuildFiles {
         .await
     }
 
-    async fn archive(
-        &self,
-        tree: Arc<BorrowedRoot>,
-        selection: Selection,
-        form: ArchiveForm,
-    ) -> Result<ByteStream, BuildFilesError> {
-        let opened = Tree::open(&tree)?;
+    async fn archive(&self, parts: Vec<ArchivePart>) -> Result<ByteStream, BuildFilesError> {
         let (mut writer, stream) = PieceWriter::new();
         tokio::task::spawn_blocking(move || {
-            let outcome = write_archive(&opened, &selection, &form, &mut writer);
+            let outcome = write_archive(&parts, &mut writer);
+            if let Err(error) = &outcome
+                && error.kind() == io::ErrorKind::BrokenPipe
+            {
+                tracing::debug!("nobody reads the files of a build any more");
+            }
             writer.finish(outcome);
-            drop(tree);
+            drop(parts);
         });
         Ok(stream)
     }
 
-    async fn make_folder(
+    async fn place(
         &self,
-        tree: Arc<BorrowedRoot>,
+        root: Arc<BorrowedRoot>,
         path: &str,
         owner: Option<&str>,
-    ) -> Result<bool, BuildFilesError> {
-        let path = ignore::clean(path);
-        let owner = owner.map(str::to_owned);
+    ) -> Result<Place, BuildFilesError> {
+        let (path, owner) = (path.to_owned(), owner.map(str::to_owned));
+        blocking(move || place::place(&Tree::open(&root)?, &path, owner.as_deref())).await
+    }
+
+    async fn write_files(
+        &self,
+        folder: Arc<BorrowedRoot>,
+        files: Vec<(String, Vec<u8>)>,
+    ) -> Result<(), BuildFilesError> {
         blocking(move || {
-            let opened = Tree::open(&tree)?;
-            let step = || format!("make the folder /{path}");
-            let (uid, gid) = match owner {
-                None => (0, 0),
-                Some(user) => identity(&opened, &user)?,
-            };
-            let mut was_there = true;
-            let mut at = String::new();
-            for name in path.split('/').filter(|name| !name.is_empty()) {
-                let parent = opened
-                    .at(&at, OFlags::PATH | OFlags::DIRECTORY)
-                    .map_err(|error| failed(step(), error))?;
-                at = if at.is_empty() {
-                    name.to_owned()
-                } else {
-                    format!("{at}/{name}")
-                };
-                match opened.at(&at, OFlags::PATH | OFlags::DIRECTORY) {
-                    Ok(_) => continue,
-                    Err(Errno::NOENT) => {}
-                    Err(Errno::NOTDIR) => {
-                        return Err(BuildFilesError::Invalid(format!(
-                            "cannot make the folder /{path}: /{at} is a file"
-                        )));
-                    }
-                    Err(error) => return Err(failed(step(), error)),
-                }
-                was_there = false;
-                rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))
-                    .map_err(|error| failed(step(), error))?;
-                let made = opened
-                    .at(&at, OFlags::RDONLY | OFlags::DIRECTORY)
-                    .map_err(|error| failed(step(), error))?;
-                // The umask is not the image's.
-                rustix::fs::fchmod(&made, Mode::from_raw_mode(0o755))
-                    .and_then(|()| {
-                        let user = rustix::fs::Uid::from_raw(uid);
-                        rustix::fs::fchown(&made, Some(user), Some(rustix::fs::Gid::from_raw(gid)))
-                    })
-                    .map_err(|error| failed(step(), error))?;
+            for (name, content) in files {
+                let step = || format!("write {name}");
+                let path = in_folder(&folder, &name)?;
+                std::fs::write(&path, content).map_err(|error| failed(step(), error))?;
+                set_mode(&path, 0o644).map_err(|error| failed(step(), error))?;
             }
-            Ok(was_there)
+            Ok(())
         })
         .await
     }
 
-    async fn is_folder(
+    async fn write_stream(
+        &self,
+        folder: Arc<BorrowedRoot>,
+        name: &str,
+        content: ByteStream,
+        largest: u64,
+    ) -> Result<String, BuildFilesError> {
+        let path = in_folder(&folder, name)?;
+        let name = name.to_owned();
+        let content = StreamReader::new(content);
+        blocking(move || {
+            let step = || format!("write {name}");
+            let mut file = File::create(&path).map_err(|error| failed(step(), error))?;
+            let mut content = content.take(largest.saturating_add(1));
+            let mut digest = Sha256::new();
+            let mut buffer = vec![0u8; 128 * 1024];
+            let mut size = 0;
+            loop {
+                let count = content
+                    .read(&mut buffer)
+                    .map_err(|error| failed(format!("fetch {name}"), error))?;
+                if count == 0 {
+                    break;
+                }
+                digest.update(&buffer[..count]);
+                file.write_all(&buffer[..count])
+                    .map_err(|error| failed(step(), error))?;
+                size += count as u64;
+            }
+            if size > largest {
+                return Err(BuildFilesError::Invalid(format!(
+                    "{name} is larger than {largest} bytes"
+                )));
+            }
+            drop(folder);
+            Ok(hex::encode(digest.finalize()))
+        })
+        .await
+    }
+
+    async fn set_facts(
+        &self,
+        folder: Arc<BorrowedRoot>,
+        name: &str,
+        modified: Option<i64>,
+        mode: u32,
+    ) -> Result<(), BuildFilesError> {
+        let path = in_folder(&folder, name)?;
+        blocking(move || {
+            let set = || -> io::Result<()> {
+                set_mode(&path, mode)?;
+                if let Some(seconds) = modified {
+                    rustix::fs::utimensat(
+                        rustix::fs::CWD,
+                        &path,
+                        &both_times(seconds),
+                        AtFlags::SYMLINK_NOFOLLOW,
+                    )?;
+                }
+                Ok(())
+            };
+            drop(folder);
+            set().map_err(|error| failed("set the facts of a file", error))
+        })
+        .await
+    }
+
+    async fn open_archive(
         &self,
         tree: Arc<BorrowedRoot>,
         path: &str,
-    ) -> Result<bool, BuildFilesError> {
+    ) -> Result<Option<ByteStream>, BuildFilesError> {
         let path = ignore::clean(path);
-        blocking(
-            move || match Tree::open(&tree)?.at(&path, OFlags::PATH | OFlags::DIRECTORY) {
-                Ok(_) => Ok(true),
-                Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
-                Err(error) => Err(failed(format!("look at /{path}"), error)),
-            },
-        )
+        let opened = blocking(move || {
+            let open = || -> io::Result<File> {
+                let opened = Tree::open(&tree)
+                    .map_err(io::Error::other)?
+                    .at(&path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+                Ok(File::from(opened))
+            };
+            let mut file = open().map_err(|error| failed(format!("read {path}"), error))?;
+            let is_file = file.metadata().is_ok_and(|facts| facts.is_file());
+            if !is_file || !is_archive(&mut file) {
+                return Ok(None);
+            }
+            file.rewind()
+                .map_err(|error| failed(format!("read {path}"), error))?;
+            Ok(Some(file))
+        })
+        .await?;
+        Ok(opened.map(crate::blobs::stream_file))
+    }
+
+    async fn secret(
+        &self,
+        content: Vec<u8>,
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<BorrowedRoot, BuildFilesError> {
+        let folder = self.secrets.clone();
+        blocking(move || {
+            let make = || -> io::Result<BorrowedRoot> {
+                DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&folder)?;
+                let path = folder.join(random_name()?);
+                let secret = BorrowedRoot::new(path.clone(), SecretFile(path.clone()));
+                let mut file = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(&path)?;
+                file.write_all(&content)?;
+                std::os::unix::fs::fchown(&file, Some(owner.0), Some(owner.1))?;
+                set_mode(&path, mode & 0o7777)?;
+                Ok(secret)
+            };
+            make().map_err(|error| failed("keep a secret", error))
+        })
         .await
+    }
+
+    async fn missing(
+        &self,
+        root: Arc<BorrowedRoot>,
+        paths: Vec<String>,
+    ) -> Result<Vec<Missing>, BuildFilesError> {
+        blocking(move || place::missing(&Tree::open(&root)?, &paths)).await
+    }
+
+    async fn remove_missing(
+        &self,
+        root: Arc<BorrowedRoot>,
+        places: Vec<Missing>,
+    ) -> Result<(), BuildFilesError> {
+        blocking(move || place::remove_missing(&Tree::open(&root)?, &places)).await
+    }
+
+    async fn clamp_times(&self, folder: PathBuf, latest: i64) -> Result<(), BuildFilesError> {
+        blocking(move || {
+            let clamp = || -> io::Result<()> {
+                let root = rustix::fs::open(
+                    &folder,
+                    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?;
+                walk(root.as_fd(), &mut |found| {
+                    if found.facts.st_mtime > latest {
+                        rustix::fs::utimensat(
+                            found.folder,
+                            found.name,
+                            &both_times(latest),
+                            AtFlags::SYMLINK_NOFOLLOW,
+                        )?;
+                    }
+                    Ok(Descend::Yes)
+                })?;
+                if rustix::fs::fstat(&root)?.st_mtime > latest {
+                    rustix::fs::futimens(&root, &both_times(latest))?;
+                }
+                Ok(())
+            };
+            clamp().map_err(|error| failed("set times to SOURCE_DATE_EPOCH", error))
+        })
+        .await
+    }
+
+    async fn cache(
+        &self,
+        id: &str,
+        content: Option<(Arc<BorrowedRoot>, String)>,
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<PathBuf, BuildFilesError> {
+        let (folder, id) = (self.caches.clone(), id.to_owned());
+        blocking(move || {
+            let content = match &content {
+                Some((root, path)) => Some((Tree::open(root)?, path.as_str())),
+                None => None,
+            };
+            let content = content.as_ref().map(|(tree, path)| (tree, *path));
+            caches::obtain(&folder, &id, content, mode, owner)
+        })
+        .await
+    }
+
+    async fn caches(&self) -> Result<Vec<CacheFolder>, BuildFilesError> {
+        let folder = self.caches.clone();
+        blocking(move || caches::list(&folder)).await
+    }
+
+    async fn remove_cache(&self, name: &str) -> Result<(), BuildFilesError> {
+        let (folder, name) = (self.caches.clone(), name.to_owned());
+        blocking(move || caches::remove(&folder, &name)).await
     }
 }
 
-/// `--chown` as numbers, by the image's own files.
-fn identity(tree: &Tree, user: &str) -> Result<(u32, u32), BuildFilesError> {
-    let root = PathBuf::from(descriptor_path(tree.0.as_fd()));
-    users::look_up(&root, user, &[])
-        .map(|identity| (identity.uid, identity.gid))
-        .map_err(|refusal| {
-            let why = engine::error::full_message(&RuntimeError::from(refusal));
-            BuildFilesError::Invalid(format!("invalid owner {user:?}: {why}"))
-        })
+/// A file's path in a folder of ours; the name is one name.
+fn in_folder(folder: &BorrowedRoot, name: &str) -> Result<PathBuf, BuildFilesError> {
+    if name.is_empty() || matches!(name, "." | "..") || name.contains(['/', '\0']) {
+        return Err(BuildFilesError::Invalid(format!(
+            "{name:?} is no name for a file"
+        )));
+    }
+    Ok(folder.path.join(name))
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
+}
+
+fn both_times(seconds: i64) -> Timestamps {
+    let at = Timespec {
+        tv_sec: seconds,
+        tv_nsec: 0,
+    };
+    Timestamps {
+        last_access: at,
+        last_modification: at,
+    }
+}
+
+fn random_name() -> io::Result<String> {
+    let mut bytes = [0u8; 8];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(hex::encode(bytes))
+}
+
+/// Whether a file is a tar, whatever it is compressed with: its first entry can be read.
+fn is_archive(file: &mut File) -> bool {
+    let mut start = [0u8; 8];
+    if !matches!(file.read(&mut start), Ok(count) if count > 2) || file.rewind().is_err() {
+        return false;
+    }
+    let Ok(mut plain) = decoded(file) else {
+        return false;
+    };
+    on_own_thread(&mut *plain, |reader| {
+        matches!(
+            TarReader::new(reader, TarLimits::default()).next_entry(),
+            Ok(Some(_))
+        )
+    })
+}
+
+/// Copies a folder of a tree into a folder of ours: files, folders and links with owners, modes and times.
+fn copy_tree(tree: &Tree, path: &str, target: &Path) -> io::Result<()> {
+    let root = tree.at(&ignore::clean(path), OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let mut folders = Vec::new();
+    walk(root.as_fd(), &mut |found| {
+        let to = target.join(OsStr::from_bytes(found.path));
+        match found.kind() {
+            FileType::Directory => {
+                std::fs::create_dir(&to)?;
+                set_mode(&to, found.facts.st_mode & 0o7777)?;
+                folders.push((to.clone(), found.facts.st_mtime));
+            }
+            FileType::RegularFile => {
+                let opened = rustix::fs::openat(
+                    found.folder,
+                    found.name,
+                    OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?;
+                let mut copy = File::create(&to)?;
+                io::copy(&mut File::from(opened), &mut copy)?;
+                set_mode(&to, found.facts.st_mode & 0o7777)?;
+            }
+            FileType::Symlink => {
+                let link = rustix::fs::readlinkat(found.folder, found.name, Vec::new())?;
+                std::os::unix::fs::symlink(OsStr::from_bytes(link.as_bytes()), &to)?;
+            }
+            // Devices, pipes and sockets are nothing for a cache.
+            _ => return Ok(Descend::No),
+        }
+        std::os::unix::fs::lchown(&to, Some(found.facts.st_uid), Some(found.facts.st_gid))?;
+        if found.kind() != FileType::Directory {
+            rustix::fs::utimensat(
+                rustix::fs::CWD,
+                &to,
+                &both_times(found.facts.st_mtime),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?;
+        }
+        Ok(Descend::Yes)
+    })?;
+    for (folder, modified) in folders.iter().rev() {
+        rustix::fs::utimensat(
+            rustix::fs::CWD,
+            folder,
+            &both_times(*modified),
+            AtFlags::empty(),
+        )?;
+    }
+    Ok(())
 }
 
 /// Paths that the patterns find, in the order of the patterns and then of names.
@@ -525,15 +814,46 @@ fn hash_entry(digest: &mut Sha256, entry: &Entry<'_>, with_owners: bool) -> io::
     Ok(())
 }
 
-fn write_archive(
-    tree: &Tree,
-    selection: &Selection,
-    form: &ArchiveForm,
-    writer: &mut PieceWriter,
-) -> io::Result<()> {
+fn write_archive(parts: &[ArchivePart], writer: &mut PieceWriter) -> io::Result<()> {
     let mut tar = TarWriter::new(writer);
-    // Folders above what `--parents` names.
+    // Folders that several parts name.
     let mut made: BTreeSet<Vec<u8>> = BTreeSet::new();
+    for part in parts {
+        let tree = Tree::open(&part.tree).map_err(io::Error::other)?;
+        write_part(&tree, part, &mut tar, &mut made)?;
+    }
+    tar.finish().map(|_| ())
+}
+
+fn write_part(
+    tree: &Tree,
+    part: &ArchivePart,
+    tar: &mut TarWriter<&mut PieceWriter>,
+    made: &mut BTreeSet<Vec<u8>>,
+) -> io::Result<()> {
+    let ArchivePart {
+        selection, form, ..
+    } = part;
+    let clamped = |time: i64| form.latest.map_or(time, |latest| time.min(latest));
+    let (new_uid, new_gid) = form.owner.unwrap_or((0, 0));
+    for folder in &form.new_folders {
+        let path = format!("{folder}/").into_bytes();
+        if !made.insert(path.clone()) {
+            continue;
+        }
+        tar.entry(&NewEntry {
+            kind: EntryKind::Folder,
+            path,
+            link: Vec::new(),
+            mode: 0o755,
+            uid: new_uid,
+            gid: new_gid,
+            size: 0,
+            mtime: clamped(form.new_folders_time),
+            device: (0, 0),
+            xattrs: Vec::new(),
+        })?;
+    }
     for source in &selection.sources {
         visit(tree, source, &selection.from.0, &mut |entry| {
             let mut path = form.prefix.clone().into_bytes();
@@ -551,29 +871,37 @@ fn write_archive(
                 // No archive has sockets.
                 _ => return Ok(()),
             };
+            let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(&path);
+            if name.starts_with(b".wh.") {
+                // In a layer it would hide another file instead of being one.
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!(
+                        "{:?}: names that begin with .wh. mark deleted files in images and cannot be copied",
+                        String::from_utf8_lossy(&path)
+                    ),
+                ));
+            }
             if kind == EntryKind::Folder {
                 path.push(b'/');
                 if !made.insert(path.clone()) {
                     return Ok(());
                 }
             }
+            let (uid, gid) = match form.owner {
+                Some(owner) => owner,
+                None if form.keep_owners => (entry.facts.st_uid, entry.facts.st_gid),
+                None => (0, 0),
+            };
             let mut new = NewEntry {
                 kind,
                 path,
                 link: Vec::new(),
                 mode: form.mode.unwrap_or(entry.facts.st_mode & 0o7777),
-                uid: if form.keep_owners {
-                    entry.facts.st_uid
-                } else {
-                    0
-                },
-                gid: if form.keep_owners {
-                    entry.facts.st_gid
-                } else {
-                    0
-                },
+                uid,
+                gid,
                 size: 0,
-                mtime: entry.facts.st_mtime,
+                mtime: clamped(entry.facts.st_mtime),
                 device: (0, 0),
                 xattrs: Vec::new(),
             };
@@ -601,7 +929,7 @@ fn write_archive(
             tar.entry(&new)
         })?;
     }
-    tar.finish().map(|_| ())
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::*;
+use engine::builds::files::ArchiveForm;
 use engine::builds::ignore::Ignore;
 use futures_util::TryStreamExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -11,7 +12,7 @@ struct Bench {
 
 async fn bench(files: &[(&str, &str)]) -> Bench {
     let data = tempfile::tempdir().unwrap();
-    let build = DiskBuildFiles::open(data.path()).unwrap();
+    let build = DiskBuildFiles::open(data.path(), data.path()).unwrap();
     let tree = Arc::new(build.new_folder().await.unwrap());
     for (path, content) in files {
         let path = tree.path.join(path);
@@ -36,11 +37,12 @@ impl Bench {
     }
 
     async fn names(&self, selection: Selection, form: ArchiveForm) -> Vec<String> {
-        let stream = self
-            .files
-            .archive(self.tree.clone(), selection, form)
-            .await
-            .unwrap();
+        let part = ArchivePart {
+            tree: self.tree.clone(),
+            selection,
+            form,
+        };
+        let stream = self.files.archive(vec![part]).await.unwrap();
         let bytes: Vec<bytes::Bytes> = stream.try_collect().await.unwrap();
         let bytes = bytes.concat();
         let mut archive = tar::Archive::new(&bytes[..]);
@@ -133,11 +135,12 @@ async fn links_lead_to_the_contexts_own_files() {
     symlink("../../../../etc", bench.tree.path.join("folder")).unwrap();
     for source in ["link", "folder/passwd", "../../../etc/passwd"] {
         let selection = bench.select(&[source], "").await.unwrap();
-        let stream = bench
-            .files
-            .archive(bench.tree.clone(), selection, ArchiveForm::default())
-            .await
-            .unwrap();
+        let part = ArchivePart {
+            tree: bench.tree.clone(),
+            selection,
+            form: ArchiveForm::default(),
+        };
+        let stream = bench.files.archive(vec![part]).await.unwrap();
         let bytes = stream.try_collect::<Vec<_>>().await.unwrap().concat();
         let mut archive = tar::Archive::new(&bytes[..]);
         let mut content = String::new();
@@ -178,42 +181,96 @@ async fn links_lead_to_the_contexts_own_files() {
 }
 
 #[tokio::test]
-async fn folders_are_made_where_they_are_missing() {
-    let bench = bench(&[("file", "1")]).await;
-    std::fs::create_dir(bench.tree.path.join("run")).unwrap();
+async fn destinations_are_followed_inside_of_the_image() {
+    let bench = bench(&[("file", "1"), ("run/there", "1"), ("etc/passwd", "ada:x:7:8::/:/bin/sh\n")]).await;
     symlink("/run", bench.tree.path.join("var-run")).unwrap();
-    let make = |path: &'static str| bench.files.make_folder(bench.tree.clone(), path, None);
-    assert!(!make("/var-run/a/b").await.unwrap());
-    assert!(bench.tree.path.join("run/a/b").is_dir());
-    assert!(make("/run/a").await.unwrap());
-    assert!(
-        make("/file/x")
-            .await
-            .unwrap_err()
-            .to_string()
-            .contains("/file is a file")
-    );
-    assert!(
-        bench
-            .files
-            .is_folder(bench.tree.clone(), "/var-run")
-            .await
-            .unwrap()
-    );
-    assert!(
-        !bench
-            .files
-            .is_folder(bench.tree.clone(), "/file")
-            .await
-            .unwrap()
-    );
+    symlink("../../../../run/new/deep", bench.tree.path.join("dangling")).unwrap();
+    symlink("loop", bench.tree.path.join("loop")).unwrap();
+    let place = async |path: &str, owner: Option<&str>| {
+        bench.files.place(bench.tree.clone(), path, owner).await
+    };
+    let check = async |path: &str, real: &str, is_folder: bool, missing: &[&str]| {
+        let found = place(path, None).await.unwrap();
+        assert_eq!(
+            (found.path.as_str(), found.is_folder),
+            (real, is_folder),
+            "{path}"
+        );
+        assert_eq!(found.missing, missing, "{path}");
+    };
+    check("/", "", true, &[]).await;
+    check("/var-run", "run", true, &[]).await;
+    check("/var-run/there", "run/there", false, &[]).await;
+    check("/var-run/a/b/c", "run/a/b/c", false, &["run/a", "run/a/b"]).await;
+    check("/dangling/x", "run/new/deep/x", false, &["run/new", "run/new/deep"]).await;
+    check("/../../run", "run", true, &[]).await;
+    let error = place("/file/x", None).await.unwrap_err().to_string();
+    assert_eq!(error, "/file/x: not a directory");
+    let error = place("/loop/x", None).await.unwrap_err().to_string();
+    assert!(error.contains("too many levels"), "{error}");
+    for (owner, expected) in [("ada", (7, 8)), ("5", (5, 5)), ("ada:3", (7, 3)), ("1:2", (1, 2))] {
+        assert_eq!(place("/x", Some(owner)).await.unwrap().owner, Some(expected), "{owner}");
+    }
+    assert!(place("/x", Some("nobody-here")).await.is_err());
+}
+
+#[tokio::test]
+async fn places_for_mounts_leave_no_trace() {
+    let bench = bench(&[("run/there", "1")]).await;
+    let root = bench.tree.path.clone();
+    let time = || std::fs::metadata(root.join("run")).unwrap().modified().unwrap();
+    let before = time();
+    let paths = ["/run/secrets/key", "/run/there", "/cache/a/b"];
+    let paths = paths.iter().map(|&path| path.to_owned()).collect();
+    let missing = bench.files.missing(bench.tree.clone(), paths).await.unwrap();
+    assert_eq!(missing.len(), 2);
+    std::fs::create_dir_all(root.join("run/secrets")).unwrap();
+    std::fs::write(root.join("run/secrets/key"), "").unwrap();
+    std::fs::create_dir_all(root.join("cache/a/b")).unwrap();
+    std::fs::write(root.join("cache/kept"), "by the step").unwrap();
+    bench.files.remove_missing(bench.tree.clone(), missing).await.unwrap();
+    assert!(!root.join("run/secrets").exists() && !root.join("cache/a").exists());
+    assert!(root.join("cache/kept").exists() && root.join("run/there").exists());
+    assert_eq!(time(), before);
+}
+
+#[tokio::test]
+async fn cache_mounts_are_kept_until_they_are_removed() {
+    let bench = bench(&[("seed/a", "1")]).await;
+    let content = Some((bench.tree.clone(), "seed".to_owned()));
+    let path = bench.files.cache("/var/cache", content, 0o700, (5, 6)).await.unwrap();
+    assert_eq!(std::fs::read_to_string(path.join("a")).unwrap(), "1");
+    std::fs::write(path.join("b"), "22").unwrap();
+    let again = bench.files.cache("/var/cache", None, 0o755, (0, 0)).await.unwrap();
+    assert_eq!(again, path);
+    let all = bench.files.caches().await.unwrap();
+    assert_eq!((all.len(), all[0].id.as_str(), all[0].size), (1, "/var/cache", 3));
+    DiskBuildFiles::open(bench._data.path(), bench._data.path()).unwrap();
+    assert!(path.join("b").exists(), "an engine's start keeps them");
+    assert!(bench.files.remove_cache("../contexts").await.is_err());
+    bench.files.remove_cache(&all[0].name).await.unwrap();
+    assert!(bench.files.caches().await.unwrap().is_empty() && !path.exists());
+}
+
+#[tokio::test]
+async fn names_that_would_hide_files_are_refused() {
+    let bench = bench(&[("d/.wh.x", "1")]).await;
+    let selection = bench.select(&["d"], "").await.unwrap();
+    let part = ArchivePart {
+        tree: bench.tree.clone(),
+        selection,
+        form: ArchiveForm::default(),
+    };
+    let stream = bench.files.archive(vec![part]).await.unwrap();
+    let error = stream.try_collect::<Vec<_>>().await.unwrap_err();
+    assert!(error.to_string().contains(".wh."), "{error}");
 }
 
 #[tokio::test]
 async fn contexts_go_with_the_build_and_with_the_engine() {
     let bench = bench(&[("a", "1")]).await;
     let (path, data) = (bench.tree.path.clone(), bench._data.path().to_owned());
-    DiskBuildFiles::open(&data).unwrap();
+    DiskBuildFiles::open(&data, &data).unwrap();
     assert!(!path.exists());
     let tree = bench.files.new_folder().await.unwrap();
     let path = tree.path.clone();

@@ -3,6 +3,7 @@
 use super::ignore::Ignore;
 use crate::images::{BorrowedRoot, ByteStream};
 use async_trait::async_trait;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Reads contexts and images for a build. Implemented by `engine_linux::builds::DiskBuildFiles`. Whatever links a context
@@ -11,6 +12,9 @@ use std::sync::Arc;
 pub trait BuildFiles: Send + Sync + 'static {
     /// A new empty folder for a context, removed when the answer is dropped (or at the engine's next start).
     async fn new_folder(&self) -> Result<BorrowedRoot, BuildFilesError>;
+
+    /// Bytes that a context may have: what is free on the disk, within reason.
+    async fn free_bytes(&self) -> Result<u64, BuildFilesError>;
 
     /// A small file; `None` where there is none. Links are followed.
     async fn read(
@@ -27,26 +31,92 @@ pub trait BuildFiles: Send + Sync + 'static {
         what: CopyFrom,
     ) -> Result<Selection, BuildFilesError>;
 
-    /// What was selected as a tar, named as it arrives at its destination.
-    async fn archive(
-        &self,
-        tree: Arc<BorrowedRoot>,
-        selection: Selection,
-        form: ArchiveForm,
-    ) -> Result<ByteStream, BuildFilesError>;
+    /// What was selected as one tar, named as it arrives at its destination.
+    async fn archive(&self, parts: Vec<ArchivePart>) -> Result<ByteStream, BuildFilesError>;
 
-    /// Makes a folder and those above it, 0755, where they are missing. `owner` is as for `--chown`. Answers whether it
-    /// was there.
-    async fn make_folder(
+    /// Where a copy's destination leads in an image's files, links followed, and what is missing on the way. `path` is
+    /// absolute; `owner` is as for `--chown`, looked up in the image.
+    async fn place(
+        &self,
+        root: Arc<BorrowedRoot>,
+        path: &str,
+        owner: Option<&str>,
+    ) -> Result<Place, BuildFilesError>;
+
+    /// Writes small files (0644) into a folder of [`BuildFiles::new_folder`].
+    async fn write_files(
+        &self,
+        folder: Arc<BorrowedRoot>,
+        files: Vec<(String, Vec<u8>)>,
+    ) -> Result<(), BuildFilesError>;
+
+    /// Writes one file as a stream brings it, at most `largest` bytes; returns the sha256 of its content in hex.
+    async fn write_stream(
+        &self,
+        folder: Arc<BorrowedRoot>,
+        name: &str,
+        content: ByteStream,
+        largest: u64,
+    ) -> Result<String, BuildFilesError>;
+
+    /// Sets time (seconds since 1970) and permissions of a file in such a folder.
+    async fn set_facts(
+        &self,
+        folder: Arc<BorrowedRoot>,
+        name: &str,
+        modified: Option<i64>,
+        mode: u32,
+    ) -> Result<(), BuildFilesError>;
+
+    /// The content of a file if it is a tar, plain or compressed.
+    async fn open_archive(
         &self,
         tree: Arc<BorrowedRoot>,
         path: &str,
-        owner: Option<&str>,
-    ) -> Result<bool, BuildFilesError>;
+    ) -> Result<Option<ByteStream>, BuildFilesError>;
 
-    /// Whether there is a folder at a path, links followed.
-    async fn is_folder(&self, tree: Arc<BorrowedRoot>, path: &str)
-    -> Result<bool, BuildFilesError>;
+    /// A file with this content that only root of this host sees, in memory where the host has such a place; it goes when
+    /// the answer is dropped.
+    async fn secret(
+        &self,
+        content: Vec<u8>,
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<BorrowedRoot, BuildFilesError>;
+
+    /// Those of the paths (absolute) that an image's files do not have: places for mounts, which the start of a container
+    /// makes.
+    async fn missing(
+        &self,
+        root: Arc<BorrowedRoot>,
+        paths: Vec<String>,
+    ) -> Result<Vec<Missing>, BuildFilesError>;
+
+    /// Removes what has come there, as far as it is empty, and gives the folders above their times back.
+    async fn remove_missing(
+        &self,
+        root: Arc<BorrowedRoot>,
+        places: Vec<Missing>,
+    ) -> Result<(), BuildFilesError>;
+
+    /// Makes everything in a folder of the host at most so new (seconds since 1970).
+    async fn clamp_times(&self, folder: PathBuf, latest: i64) -> Result<(), BuildFilesError>;
+
+    /// The folder of a cache mount, made if it is not there: filled from `content` (a tree and a folder in it) or empty with
+    /// this mode and owner.
+    async fn cache(
+        &self,
+        id: &str,
+        content: Option<(Arc<BorrowedRoot>, String)>,
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<PathBuf, BuildFilesError>;
+
+    /// Every cache mount.
+    async fn caches(&self) -> Result<Vec<CacheFolder>, BuildFilesError>;
+
+    /// Removes a cache mount by the name that [`BuildFiles::caches`] gives it.
+    async fn remove_cache(&self, name: &str) -> Result<(), BuildFilesError>;
 }
 
 /// What is to be copied.
@@ -94,9 +164,63 @@ pub struct SelectedSource {
     pub is_folder: bool,
 }
 
+/// Where a destination leads.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Relative to the root, without links; empty is the root.
+    pub path: String,
+    pub is_there: bool,
+    /// There is a folder.
+    pub is_folder: bool,
+    /// Folders above `path` that are not there, the uppermost first.
+    pub missing: Vec<String>,
+    /// User and group of the owner that was asked for.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// A path that was not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Relative to the root, without links.
+    pub path: String,
+    /// The first part of it that was not there.
+    pub first: String,
+    /// When the folder of that was changed: seconds and nanoseconds.
+    pub folder_time: (i64, i64),
+}
+
+/// A cache mount on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheFolder {
+    /// Hex digits.
+    pub name: String,
+    /// As Dockerfiles name it.
+    pub id: String,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds since 1970.
+    pub created: i64,
+    pub last_used: i64,
+}
+
+/// A selection on its way into an archive.
+pub struct ArchivePart {
+    pub tree: Arc<BorrowedRoot>,
+    pub selection: Selection,
+    pub form: ArchiveForm,
+}
+
 /// How a selection is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ArchiveForm {
+    /// Folders that come first, 0755 and of the owner, as new as `new_folders_time`.
+    pub new_folders: Vec<String>,
+    /// Seconds since 1970.
+    pub new_folders_time: i64,
+    /// `--chown`: everything belongs to it.
+    pub owner: Option<(u32, u32)>,
+    /// No time is later, seconds since 1970.
+    pub latest: Option<i64>,
     /// In front of every name; empty or with a slash at the end.
     pub prefix: String,
     /// The name of the only file, instead of its own.

@@ -69,7 +69,19 @@ pub struct CopyWork {
 pub struct Applied {
     /// The history's `created_by`. A copy's is made when the digest of its files is known.
     pub created_by: String,
+    /// The same as the `Cmd` of Docker's `container_config`.
+    pub command: Vec<String>,
     pub work: Work,
+}
+
+impl Applied {
+    fn new(command: Vec<String>, work: Work) -> Applied {
+        Applied {
+            created_by: command.join(" "),
+            command,
+            work,
+        }
+    }
 }
 
 /// Why an instruction cannot be done.
@@ -154,22 +166,25 @@ impl StageState {
     }
 
     /// The history line of an instruction that makes no files.
-    fn no_operation(&self, text: &str) -> String {
-        format!("{} #(nop)  {text}", self.shell().join(" "))
+    fn no_operation(&self, text: String) -> Vec<String> {
+        let mut command = self.shell();
+        command.push("#(nop) ".to_owned());
+        command.push(text);
+        command
     }
 
-    /// The history line of a copy, once it is known what was copied.
-    pub fn copied(&self, work: &CopyWork, digest: &str) -> String {
+    /// A copy's history line as a command, once it is known what was copied.
+    pub fn copied(&self, work: &CopyWork, digest: &str) -> Vec<String> {
         let owner = match &work.files.chown {
             Some(owner) => format!("--chown={owner} "),
             None => String::new(),
         };
-        format!(
-            "{} #(nop) {} {owner}{digest} in {} ",
-            self.shell().join(" "),
-            work.keyword,
-            work.destination
-        )
+        let mut command = self.shell();
+        command.push(format!(
+            "#(nop) {} {owner}{digest} in {} ",
+            work.keyword, work.destination
+        ));
+        command
     }
 
     /// Applies one instruction.
@@ -270,11 +285,9 @@ impl StageState {
                 }
                 let folder = self.absolute(&folder);
                 self.config.working_directory.clone_from(&folder);
-                let created_by = format!("{} #(nop) WORKDIR {folder}", self.shell().join(" "));
-                return Ok(Applied {
-                    created_by,
-                    work: Work::Folder(folder),
-                });
+                let mut command = self.shell();
+                command.push(format!("#(nop) WORKDIR {folder}"));
+                return Ok(Applied::new(command, Work::Folder(folder)));
             }
             Instruction::Run(run) => return self.run(run),
             Instruction::Copy(files) => {
@@ -286,10 +299,7 @@ impl StageState {
                 String::new()
             }
         };
-        Ok(Applied {
-            created_by: self.no_operation(&said),
-            work,
-        })
+        Ok(Applied::new(self.no_operation(said), work))
     }
 
     /// The path against the working directory, cleaned.
@@ -453,11 +463,12 @@ impl StageState {
         let (variables, recorded) = self.arguments.for_run(&taken);
         let mut env = self.config.env.clone();
         env.extend(variables);
-        let mut created_by = String::new();
+        let mut command = Vec::new();
         if !recorded.is_empty() {
-            created_by = format!("|{} {} ", recorded.len(), recorded.join(" "));
+            command.push(format!("|{}", recorded.len()));
+            command.extend(recorded);
         }
-        created_by.push_str(&args.join(" "));
+        command.extend(args.iter().cloned());
         let work = RunWork {
             args,
             env,
@@ -465,10 +476,7 @@ impl StageState {
             mounts,
             network,
         };
-        Ok(Applied {
-            created_by,
-            work: Work::Run(work),
-        })
+        Ok(Applied::new(command, Work::Run(work)))
     }
 
     fn document(&self, here: &Here) -> Result<String, StepError> {

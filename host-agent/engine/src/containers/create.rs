@@ -75,7 +75,11 @@ impl ContainerService {
                 .clone_from(&self.deps.settings.hostname);
         }
 
-        let image = self.image(&request).await?;
+        let step = request.step.take();
+        let (image, step_mounts) = match step {
+            Some(step) => (step.image, Some(step.mounts)),
+            None => (self.image(&request).await?, None),
+        };
         if let Some(platform) = &request.platform {
             check_platform(platform, &image).map_err(|what| {
                 ContainerError::Image(crate::images::ImageLookupError::NotFound {
@@ -107,8 +111,10 @@ impl ContainerService {
         let from = self
             .volumes_from(&request.host)
             .map_err(missing_reference)?;
-        let points = mounts::collect(&request.host, &config.volumes, from)
+        let mut points = mounts::collect(&request.host, &config.volumes, from)
             .map_err(ContainerError::invalid)?;
+        let is_step = step_mounts.is_some();
+        points.extend(step_mounts.into_iter().flatten());
 
         let id = ContainerId::random();
         let name = self.take_name(request.name.as_deref(), &id)?;
@@ -120,7 +126,7 @@ impl ContainerService {
             platform: image.os,
             mounts: points,
         };
-        match self.make(&id, &name, spec, memberships).await {
+        match self.make(&id, &name, spec, memberships, is_step).await {
             Ok(()) => Ok(Created { id, warnings }),
             Err(error) => {
                 self.registry.release(&name, &id);
@@ -260,8 +266,11 @@ impl ContainerService {
         name: &str,
         mut spec: ContainerSpec,
         memberships: Memberships,
+        is_step: bool,
     ) -> Result<(), ContainerError> {
-        let result = self.build(id, name, &mut spec, memberships).await;
+        let result = self
+            .build(id, name, &mut spec, memberships, is_step)
+            .await;
         if result.is_err() {
             self.discard_volumes(id, &spec.mounts).await;
             if let Err(error) = self.deps.layers.remove(id).await {
@@ -278,6 +287,7 @@ impl ContainerService {
         name: &str,
         spec: &mut ContainerSpec,
         memberships: Memberships,
+        is_step: bool,
     ) -> Result<(), ContainerError> {
         for mount in spec
             .mounts
@@ -315,7 +325,7 @@ impl ContainerService {
             memberships: Some(memberships),
         };
         // A container that goes when it ends would not outlive a crash of the host anyhow.
-        let durability = if spec.host.auto_remove {
+        let durability = if spec.host.auto_remove || is_step {
             Durability::Written
         } else {
             Durability::Synced

@@ -111,6 +111,8 @@ pub struct WriteOptions {
     pub keep_kinds: bool,
     /// Docker's `User`: everything gets this owner instead of the archive's. Looked up in the container's files.
     pub owner: Option<String>,
+    /// Bytes of all files together; more is refused.
+    pub largest: Option<u64>,
 }
 
 /// Why files could not be had or written. Texts are Docker's where scripts read them.
@@ -192,6 +194,7 @@ impl ContainerService {
         let options = WriteOptions {
             keep_kinds,
             owner: (as_user && !user.is_empty()).then(|| user.clone()),
+            largest: None,
         };
         let written = self
             .deps

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// A mount point with nothing special about it.
-fn plain(kind: MountKind, destination: String) -> MountPoint {
+pub(crate) fn plain(kind: MountKind, destination: String) -> MountPoint {
     MountPoint {
         kind,
         name: None,

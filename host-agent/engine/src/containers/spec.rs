@@ -1,6 +1,6 @@
 //! What a container is made of: the settings its creator chose, merged with those of its image. Fixed at create.
 
-use crate::images::{Digest, Healthcheck};
+use crate::images::{Digest, Healthcheck, Image};
 use crate::networks::{EndpointSettings, PortRequest};
 use crate::runtime::{DevicePlan, ResourcePlan, Rlimit, TtySize};
 use serde::{Deserialize, Serialize};
@@ -438,6 +438,17 @@ pub struct CreateRequest {
     pub host: HostSettings,
     /// Sentences for the answer's `Warnings`.
     pub warnings: Vec<String>,
+    /// It is a step of a build.
+    pub step: Option<BuildStep>,
+}
+
+/// What a container of a build stands on. It would not outlive a crash of the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BuildStep {
+    /// A state between two steps, which is no image that could be looked up.
+    pub image: Image,
+    /// Beside those that the settings ask for.
+    pub mounts: Vec<MountPoint>,
 }
 
 /// Ports that are published, from the bindings and, with `publish_all`, the exposed ones.

@@ -9,6 +9,8 @@ pub struct Download {
     /// Bytes, where the server says so.
     pub size: Option<u64>,
     pub content: ByteStream,
+    /// When the server says it was changed.
+    pub modified: Option<time::OffsetDateTime>,
 }
 
 /// Fetches files over http and https. Implemented by `engine_linux::download::HttpDownloads` and by

@@ -744,6 +744,7 @@ impl Downloads for MemoryDownloads {
         let content = "the file of files/root.tar";
         match url {
             "http://files/root.tar" => Ok(Download {
+                modified: None,
                 size: Some(content.len() as u64),
                 content: stream_of(content),
             }),

@@ -10,7 +10,7 @@ use super::config::{ImageDetails, chain_ids, digest_of, encode};
 use super::layer_store::LayerSpec;
 use super::manifest::{DOCKER_CONFIG, DOCKER_MANIFEST, Descriptor, ImageManifest, LAYERS_MAX};
 use super::records::{ImageRecord, LayerRecord};
-use super::service::ImageService;
+use super::service::{Catalog, ImageService};
 use super::{
     ByteStream, Digest, HistoryEntry, ImageConfig, ImageError, ImageLookupError, Platform,
     ProgressSink, Reference, instructions,
@@ -99,7 +99,7 @@ impl ImageService {
         });
         let config = encode(&details, Some((&new.container, &new.container_config)));
         let id = self
-            .record_made(config, details, layers, new.name.as_ref())
+            .record_made(config, details, layers, new.name.as_slice(), |_| ())
             .await?;
         drop(storing);
         self.publish_name(&id, new.name.as_ref());
@@ -168,7 +168,7 @@ impl ImageService {
         }
         let config = encode(&details, None);
         let id = self
-            .record_made(config, details, layers, request.name.as_ref())
+            .record_made(config, details, layers, request.name.as_slice(), |_| ())
             .await?;
         drop(storing);
         self.publish_name(&id, request.name.as_ref());
@@ -185,7 +185,7 @@ impl ImageService {
     }
 
     /// Puts a tar on top of the layers, unless nothing is in it; tells whether there is a layer more.
-    async fn add_layer(
+    pub(crate) async fn add_layer(
         &self,
         details: &mut ImageDetails,
         layers: &mut Vec<LayerRecord>,
@@ -235,13 +235,14 @@ impl ImageService {
         Ok(true)
     }
 
-    /// Stores configuration and manifest, then the record that names everything.
-    async fn record_made(
+    /// Stores configuration and manifest, then the record that names everything. `also` is changed in the same write.
+    pub(crate) async fn record_made(
         &self,
         config: Vec<u8>,
         details: ImageDetails,
         layers: Vec<LayerRecord>,
-        name: Option<&Reference>,
+        names: &[Reference],
+        also: impl FnOnce(&mut Catalog),
     ) -> Result<Digest, ImageError> {
         let backends = self.backends();
         let id = digest_of(&config);
@@ -276,14 +277,15 @@ impl ImageService {
             manifest: manifest_digest,
             manifest_media_type: DOCKER_MANIFEST.into(),
             layers,
-            last_tagged: name.map(|_| backends.clock.now()),
+            last_tagged: (!names.is_empty()).then(|| backends.clock.now()),
         };
-        let name = name.map(ToString::to_string);
         let image_id = id.clone();
         self.change(move |catalog| {
-            if let Some(name) = name {
+            for name in names {
+                let name = name.to_string();
                 catalog.records.references.insert(name, image_id.clone());
             }
+            also(catalog);
             catalog.details.insert(image_id.clone(), Arc::new(details));
             catalog.records.images.entry(image_id).or_insert(record);
             Ok(())

@@ -14,6 +14,35 @@ pub struct ImageRecords {
     pub images: BTreeMap<Digest, ImageRecord>,
     /// Full reference (`docker.io/library/alpine:latest`, `docker.io/library/alpine@sha256:...`) -> image id.
     pub references: BTreeMap<String, Digest>,
+    /// The build cache, by key ([`crate::builds::cache`]). Its layers are kept as those of images are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub builds: BTreeMap<String, BuildRecord>,
+}
+
+/// The outcome of one step of a build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildRecord {
+    /// The `created_by` of its history line.
+    pub created_by: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// `None`: the step changed no file.
+    pub layer: Option<BuildLayer>,
+    /// Key of the step before, as far as that is one.
+    #[serde(default)]
+    pub parent: Option<String>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub last_used: OffsetDateTime,
+    /// How often it stood in for the step.
+    #[serde(default)]
+    pub used: u64,
+}
+
+/// A layer that a step made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildLayer {
+    pub diff_id: Digest,
+    pub record: LayerRecord,
 }
 
 /// One image: its configuration is the blob with the image's id.

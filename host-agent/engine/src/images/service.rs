@@ -279,7 +279,7 @@ impl ImageService {
         &self.inner.options.platform
     }
 
-    pub(super) fn catalog(&self) -> Arc<Catalog> {
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
         self.inner
             .catalog
             .read()
@@ -287,7 +287,7 @@ impl ImageService {
             .clone()
     }
 
-    pub(super) fn backends(&self) -> &ImageBackends {
+    pub(crate) fn backends(&self) -> &ImageBackends {
         &self.inner.backends
     }
 
@@ -299,7 +299,7 @@ impl ImageService {
     }
 
     /// Changes the catalog: all of it durably, or nothing.
-    pub(super) async fn change<T>(
+    pub(crate) async fn change<T>(
         &self,
         edit: impl FnOnce(&mut Catalog) -> Result<T, ImageError>,
     ) -> Result<T, ImageError> {
@@ -316,7 +316,7 @@ impl ImageService {
     }
 
     /// Held while content is stored that is not recorded yet.
-    pub(super) async fn begin_storing(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+    pub(crate) async fn begin_storing(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
         self.inner.activity.read().await
     }
 
@@ -332,12 +332,12 @@ impl ImageService {
         locks.entry(chain_id.clone()).or_default().clone()
     }
 
-    pub(super) fn collect_later(&self) {
+    pub(crate) fn collect_later(&self) {
         self.inner.collection_is_due.store(true, Ordering::SeqCst);
     }
 
     /// Removes layers and blobs that nothing uses, unless something is being stored: then whoever stores does it.
-    pub(super) async fn collect_if_due(&self) {
+    pub(crate) async fn collect_if_due(&self) {
         if self.inner.keep_everything {
             return;
         }
@@ -366,6 +366,10 @@ impl ImageService {
                 blobs.insert(layer.blob.clone());
             }
         }
+        for layer in catalog.records.builds.values().flat_map(|step| &step.layer) {
+            layers.insert(layer.record.chain_id.clone());
+            blobs.insert(layer.record.blob.clone());
+        }
         self.backends().layers.collect(&layers).await?;
         self.backends().blobs.remove_partials().await?;
         for digest in self.backends().blobs.list().await? {
@@ -377,7 +381,7 @@ impl ImageService {
     }
 
     /// Publishes an image event; `name` is Docker's `name` attribute.
-    pub(super) fn publish(&self, action: &str, actor: &str, name: &str) {
+    pub(crate) fn publish(&self, action: &str, actor: &str, name: &str) {
         let catalog = self.catalog();
         let mut attributes = catalog
             .lookup(actor)

@@ -36,6 +36,7 @@ pub fn create_request(
         config: config(body),
         host,
         warnings,
+        step: None,
     })
 }
 

@@ -31,6 +31,9 @@ pub(super) struct Extractor<'a> {
     folder: Vec<u8>,
     keep_kinds: bool,
     owner: Option<(u32, u32)>,
+    /// Bytes that files may still have.
+    left: u64,
+    largest: Option<u64>,
     /// The folder used last: entries come folder by folder.
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Set at the end, because making files in a folder changes its time.
@@ -44,12 +47,15 @@ impl Extractor<'_> {
         folder: &str,
         keep_kinds: bool,
         owner: Option<(u32, u32)>,
+        largest: Option<u64>,
     ) -> Extractor<'a> {
         Extractor {
             root,
             folder: folder.trim_end_matches('/').as_bytes().to_vec(),
             keep_kinds,
             owner,
+            left: largest.unwrap_or(u64::MAX),
+            largest,
             parent: None,
             folder_times: Vec::new(),
             buffer: vec![0; 256 * 1024],
@@ -103,6 +109,17 @@ impl Extractor<'_> {
                 ),
             });
         }
+        self.left = match self.left.checked_sub(entry.size) {
+            Some(left) => left,
+            None => {
+                return Err(FileError::Invalid {
+                    why: format!(
+                        "the archive's files have more than the {} bytes that there is room for",
+                        self.largest.unwrap_or_default()
+                    ),
+                });
+            }
+        };
         let (parent, name) = split(&path);
         if name.len() > 255 {
             return Err(FileError::Invalid {

@@ -230,7 +230,7 @@ fn write_now(
             Some(owner(&root, user)?)
         }
     };
-    Extractor::new(&root, &resolved, options.keep_kinds, owner).extract(content)
+    Extractor::new(&root, &resolved, options.keep_kinds, owner, options.largest).extract(content)
 }
 
 fn owner(root: &Path, user: &str) -> Result<(u32, u32), FileError> {

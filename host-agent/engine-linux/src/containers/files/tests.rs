@@ -56,7 +56,7 @@ impl Place {
 
     fn extract_with(&self, archive: &[u8], keep_kinds: bool) -> Result<(), FileError> {
         let root = Root::at(&self.path(""));
-        Extractor::new(&root, "/in", keep_kinds, None).extract(archive)
+        Extractor::new(&root, "/in", keep_kinds, None, None).extract(archive)
     }
 
     fn extract(&self, archive: &[u8]) -> Result<(), FileError> {

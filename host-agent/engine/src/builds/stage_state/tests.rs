@@ -134,7 +134,7 @@ fn copies_know_where_they_go() {
     assert_eq!(here.content, "$d\n");
     let (state, _) = applied("USER x");
     assert_eq!(
-        state.copied(&copy(3), "file:abc"),
+        state.copied(&copy(3), "file:abc").join(" "),
         "/bin/sh -c #(nop) ADD --chown=sub:1 file:abc in /x "
     );
 }

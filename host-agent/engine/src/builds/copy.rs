@@ -1,0 +1,558 @@
+//! `COPY`, `ADD` and `WORKDIR`: a layer made of files, without a container.
+//!
+//! ```text
+//! sources --> Part (tree, what of it) --digest--> key --> cache?
+//!                                  '--> place in the stage's files --> tar --> layer
+//! ```
+
+use super::error::BuildError;
+use super::files::{ArchiveForm, ArchivePart, BuildFilesError, CopyFrom, Place, Selection};
+use super::ignore::Ignore;
+use super::instruction::Source;
+use super::plan;
+use super::request::NamedContext;
+use super::root;
+use super::runner::{Runner, StepKey};
+use super::sources::GitAddress;
+use super::stage_state::CopyWork;
+use crate::images::records::BuildLayer;
+use crate::images::{BorrowedRoot, Digest, ImageError};
+use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
+
+/// Bytes of a downloaded file, at most, where the disk has that much.
+const DOWNLOAD_MAX: u64 = 64 << 30;
+
+/// Files of one source.
+struct Part {
+    tree: Arc<BorrowedRoot>,
+    selection: Selection,
+    /// It was an archive: owners stay as they are in it.
+    unpacked: bool,
+}
+
+/// Where files are copied from.
+pub(super) struct Files {
+    pub tree: Arc<BorrowedRoot>,
+    /// `.dockerignore`, where it counts.
+    pub ignore: Arc<Ignore>,
+}
+
+/// A stage, image or named context whose files are read.
+pub(super) enum Named {
+    Layers { top: Option<Digest> },
+    Files(Arc<BorrowedRoot>),
+}
+
+impl Named {
+    /// What it is, as far as that is known without reading it.
+    pub fn identity(&self) -> Option<String> {
+        match self {
+            Named::Layers { top } => Some(top.as_ref().map_or_else(String::new, ToString::to_string)),
+            Named::Files(_) => None,
+        }
+    }
+}
+
+impl Runner<'_> {
+    /// What a `from` stands for.
+    pub(super) async fn named(&self, name: &str) -> Result<Named, BuildError> {
+        let build = self.build;
+        if let Some(index) = plan::find_stage(&build.file.stages, name, self.stage) {
+            let stage = build.stage(index).await?;
+            return Ok(Named::Layers {
+                top: stage.top().cloned(),
+            });
+        }
+        if let Some(NamedContext::Files(context)) = build.request.contexts.get(name) {
+            return Ok(Named::Files(context.0.clone()));
+        }
+        if name == "scratch" {
+            return Ok(Named::Layers { top: None });
+        }
+        let image = build.image(self.index, name, None).await?;
+        let top = image.record.layers.last().map(|layer| layer.chain_id.clone());
+        Ok(Named::Layers { top })
+    }
+
+    /// Its files.
+    pub(super) async fn open(&self, named: Named) -> Result<Files, BuildError> {
+        let tree = match named {
+            Named::Files(tree) => tree,
+            Named::Layers { top } => root::mount(self.build.layers(), top.as_ref()).await?,
+        };
+        Ok(Files {
+            tree,
+            ignore: Arc::default(),
+        })
+    }
+
+    /// The client's files.
+    pub(super) async fn context(&self) -> Result<Files, BuildError> {
+        let tree = match &self.build.request.context {
+            Some(context) => context.0.clone(),
+            None => Arc::new(self.build.service.inner.files.new_folder().await?),
+        };
+        Ok(Files {
+            tree,
+            ignore: self.build.ignore.clone(),
+        })
+    }
+
+    /// The stage's own files as they are now.
+    pub(super) async fn own_files(&self) -> Result<Arc<BorrowedRoot>, BuildError> {
+        Ok(root::mount(self.build.layers(), self.now.top()).await?)
+    }
+}
+
+fn copy_failed(keyword: &'static str, source: BuildFilesError) -> BuildError {
+    BuildError::Copy {
+        what: keyword,
+        source,
+    }
+}
+
+/// Does a `COPY` or `ADD`; answers whether it was in the cache.
+pub(super) async fn copy(
+    runner: &mut Runner<'_>,
+    before: String,
+    work: CopyWork,
+) -> Result<bool, BuildError> {
+    let options = serde_json::json!([
+        work.files.chmod,
+        work.files.link,
+        work.files.parents,
+        work.files.exclude,
+        work.files.keep_git_folder,
+        work.files.unpack,
+    ])
+    .to_string();
+    // A stage or image that is the same as before need not be read again.
+    let named = match &work.files.from {
+        Some(name) => Some(runner.named(name).await?),
+        None => None,
+    };
+    let quick = named.as_ref().and_then(Named::identity).map(|identity| {
+        let sources = format!("{:?}", work.files.sources);
+        let more = ["quick", &identity, &sources, &options];
+        StepKey::of(&before, &work.destination, more).key
+    });
+    if let Some(quick) = &quick
+        && let Some(found) = runner.build.find(quick)
+    {
+        let created_by = found.created_by.clone();
+        let digest = digest_in(&created_by, &work);
+        let command = runner.now.state.copied(&work, &digest);
+        let mut key = StepKey::of(&before, &created_by, [options.as_str()]);
+        if command.join(" ") == created_by
+            && let Some(found) = runner.look_up(&key, &created_by).await?
+        {
+            key.quick = Some(quick.clone());
+            runner.done(Some(found), key, created_by, command, None);
+            return Ok(true);
+        }
+    }
+    let slot = runner.slot().await?;
+    let parts = parts(runner, &work, named).await?;
+    let digest = digest(&parts);
+    let command = runner.now.state.copied(&work, &digest);
+    let created_by = command.join(" ");
+    let mut key = StepKey::of(&before, &created_by, [options.as_str()]);
+    key.quick = quick;
+    if let Some(found) = runner.look_up(&key, &created_by).await? {
+        drop(slot);
+        runner.done(Some(found), key, created_by, command, None);
+        return Ok(true);
+    }
+    let layer = make_layer(runner, &work, parts).await?;
+    drop(slot);
+    runner.done(None, key, created_by, command, layer);
+    Ok(false)
+}
+
+/// The digest in a history line that [`super::stage_state::StageState::copied`] made.
+fn digest_in(created_by: &str, work: &CopyWork) -> String {
+    let end = format!(" in {} ", work.destination);
+    let start = created_by.strip_suffix(&end).unwrap_or(created_by);
+    start.rsplit(' ').next().unwrap_or_default().to_owned()
+}
+
+/// As Docker names it in the history.
+fn digest(parts: &[Part]) -> String {
+    match parts {
+        [part] => {
+            let kind = match part.selection.sources.as_slice() {
+                // It was one file.
+                _ if part.unpacked => "file",
+                [source] if source.is_folder => "dir",
+                [_] => "file",
+                _ => "multi",
+            };
+            format!("{kind}:{}", part.selection.digest)
+        }
+        parts => {
+            let mut hash = Sha256::new();
+            for part in parts {
+                hash.update(&part.selection.digest);
+            }
+            format!("multi:{}", hex::encode(hash.finalize()))
+        }
+    }
+}
+
+/// Finds, fetches and reads everything that is to be copied.
+async fn parts(
+    runner: &Runner<'_>,
+    work: &CopyWork,
+    named: Option<Named>,
+) -> Result<Vec<Part>, BuildError> {
+    let files = &runner.build.service.inner.files;
+    let is_add = work.keyword == "ADD";
+    let exclude = Ignore::of(work.files.exclude.iter().map(String::as_str))
+        .map_err(|error| BuildError::Invalid(format!("--exclude: {error}")))?;
+    let exclude = Arc::new(exclude);
+    let mut parts = Vec::new();
+    let mut paths = Vec::new();
+    let mut documents = Vec::new();
+    for source in &work.files.sources {
+        match source {
+            Source::Here(here) => documents.push((here.name.clone(), here.content.clone().into_bytes())),
+            Source::Path(path) if is_add && is_address(path) => {
+                parts.push(fetched(runner, work, path, &exclude).await?);
+            }
+            Source::Path(path) => paths.push(path.clone()),
+        }
+    }
+    if !documents.is_empty() {
+        let tree = Arc::new(files.new_folder().await?);
+        let sources = documents.iter().map(|(name, _)| name.clone()).collect();
+        files.write_files(tree.clone(), documents).await?;
+        let what = CopyFrom {
+            sources,
+            ..CopyFrom::default()
+        };
+        parts.push(Part {
+            selection: files.select(tree.clone(), what).await?,
+            tree,
+            unpacked: false,
+        });
+    }
+    if paths.is_empty() {
+        return Ok(parts);
+    }
+    let place = match named {
+        Some(named) => runner.open(named).await?,
+        None => runner.context().await?,
+    };
+    let what = CopyFrom {
+        sources: paths,
+        ignore: place.ignore,
+        exclude,
+        parents: work.files.parents,
+        with_owners: false,
+    };
+    let selection = files.select(place.tree.clone(), what.clone()).await;
+    let selection = selection.map_err(|error| copy_failed(work.keyword, error))?;
+    let unpack = is_add && work.files.unpack != Some(false);
+    if !unpack {
+        parts.push(Part {
+            tree: place.tree,
+            selection,
+            unpacked: false,
+        });
+        return Ok(parts);
+    }
+    // Archives are unpacked one by one; their own digest is part of the key, what is in them follows from it.
+    for source in &selection.sources {
+        let archive = match source.is_folder {
+            true => None,
+            false => files.open_archive(place.tree.clone(), &source.path).await?,
+        };
+        let one = Selection {
+            sources: vec![source.clone()],
+            ..selection.clone()
+        };
+        let Some(content) = archive else {
+            parts.push(Part {
+                tree: place.tree.clone(),
+                selection: one,
+                unpacked: false,
+            });
+            continue;
+        };
+        parts.push(unpacked(runner, content).await?);
+    }
+    if parts.iter().all(|part| !part.unpacked) {
+        // Nothing to unpack: it is one copy.
+        parts.truncate(parts.len() - selection.sources.len());
+        parts.push(Part {
+            tree: place.tree,
+            selection,
+            unpacked: false,
+        });
+    }
+    Ok(parts)
+}
+
+async fn unpacked(
+    runner: &Runner<'_>,
+    content: crate::images::ByteStream,
+) -> Result<Part, BuildError> {
+    let files = &runner.build.service.inner.files;
+    let tree = Arc::new(files.new_folder().await?);
+    runner.build.service.unpack(&tree, content).await?;
+    let what = CopyFrom {
+        sources: vec![".".to_owned()],
+        with_owners: true,
+        ..CopyFrom::default()
+    };
+    Ok(Part {
+        selection: files.select(tree.clone(), what).await?,
+        tree,
+        unpacked: true,
+    })
+}
+
+fn is_address(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://") || GitAddress::parse(text).is_some()
+}
+
+/// A repository or a file of a web server.
+async fn fetched(
+    runner: &Runner<'_>,
+    work: &CopyWork,
+    address: &str,
+    exclude: &Arc<Ignore>,
+) -> Result<Part, BuildError> {
+    let inner = &runner.build.service.inner;
+    let files = &inner.files;
+    if let Some(git) = GitAddress::parse(address) {
+        let commit = inner.git.resolve(&git).await?;
+        check_commit(work.files.checksum.as_deref(), address, &commit)?;
+        let tree = inner.git.fetch(&git, &commit, work.files.keep_git_folder).await?;
+        let tree = Arc::new(tree);
+        let what = CopyFrom {
+            sources: vec![".".to_owned()],
+            exclude: exclude.clone(),
+            ..CopyFrom::default()
+        };
+        return Ok(Part {
+            selection: files.select(tree.clone(), what).await?,
+            tree,
+            unpacked: false,
+        });
+    }
+    let name = match file_name(address) {
+        Some(name) => name,
+        None if work.destination.ends_with('/') => {
+            return Err(BuildError::Invalid(format!(
+                "cannot determine filename for source {address}: name the file in the destination"
+            )));
+        }
+        None => "file".to_owned(),
+    };
+    let download = inner.images.backends().downloads.fetch(address).await;
+    let download = download.map_err(ImageError::from)?;
+    let tree = Arc::new(files.new_folder().await?);
+    let largest = files.free_bytes().await?.min(DOWNLOAD_MAX);
+    let modified = download.modified;
+    let digest = files
+        .write_stream(tree.clone(), &name, download.content, largest)
+        .await?;
+    if let Some(expected) = &work.files.checksum {
+        let actual = format!("sha256:{digest}");
+        if *expected != actual {
+            return Err(BuildError::Invalid(format!(
+                "digest mismatch for {address}: expected {expected}, got {actual}"
+            )));
+        }
+    }
+    // As Docker does it: readable by its owner, of the server's time.
+    let time = modified.map_or(0, time::OffsetDateTime::unix_timestamp);
+    files
+        .set_facts(tree.clone(), &name, Some(time), 0o600)
+        .await?;
+    if work.files.unpack == Some(true)
+        && let Some(content) = files.open_archive(tree.clone(), &name).await?
+    {
+        return unpacked(runner, content).await;
+    }
+    let what = CopyFrom {
+        sources: vec![escaped(&name)],
+        ..CopyFrom::default()
+    };
+    Ok(Part {
+        selection: files.select(tree.clone(), what).await?,
+        tree,
+        unpacked: false,
+    })
+}
+
+/// A name as a pattern for itself alone.
+fn escaped(name: &str) -> String {
+    let mut pattern = String::new();
+    for character in name.chars() {
+        if "*?[\\".contains(character) {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
+}
+
+fn check_commit(expected: Option<&str>, address: &str, commit: &str) -> Result<(), BuildError> {
+    match expected {
+        // Beginnings of commits count, too, from seven digits on.
+        Some(expected) if expected.len() < 7 || !commit.starts_with(expected) => {
+            Err(BuildError::Invalid(format!(
+                "expected checksum to match {expected} for {address}, got {commit}"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The last part of an address's path.
+fn file_name(address: &str) -> Option<String> {
+    let path = address.split_once("://")?.1;
+    let path = path.split(['?', '#']).next()?;
+    let (_, path) = path.split_once('/')?;
+    let name = path.rsplit('/').next()?;
+    (!name.is_empty() && !matches!(name, "." | "..") && !name.contains('\0')).then(|| name.to_owned())
+}
+
+async fn make_layer(
+    runner: &Runner<'_>,
+    work: &CopyWork,
+    parts: Vec<Part>,
+) -> Result<Option<BuildLayer>, BuildError> {
+    let files = &runner.build.service.inner.files;
+    let own = runner.own_files().await?;
+    let place = files
+        .place(own, &work.destination, work.files.chown.as_deref())
+        .await
+        .map_err(|error| copy_failed(work.keyword, error))?;
+    let count: usize = parts.iter().map(|part| part.selection.sources.len()).sum();
+    let into_folder = work.destination.ends_with('/')
+        || place.is_folder
+        || count > 1
+        || parts.iter().any(|part| part.unpacked)
+        || parts.iter().flat_map(|part| &part.selection.sources).any(|source| source.is_folder);
+    if into_folder && place.is_there && !place.is_folder {
+        return Err(BuildError::Invalid(format!(
+            "cannot copy to non-directory: /{}",
+            place.path
+        )));
+    }
+    let mode = work
+        .files
+        .chmod
+        .as_deref()
+        .and_then(|mode| u32::from_str_radix(mode, 8).ok());
+    let latest = runner.build.source_date.map(time::OffsetDateTime::unix_timestamp);
+    let parts = parts
+        .into_iter()
+        .map(|part| ArchivePart {
+            form: ArchiveForm {
+                mode,
+                latest,
+                keep_owners: part.unpacked,
+                ..form(runner, &place, into_folder)
+            },
+            tree: part.tree,
+            selection: part.selection,
+        })
+        .collect();
+    let content = files.archive(parts).await?;
+    runner.add_layer(content).await
+}
+
+/// Names of what arrives at a place.
+fn form(runner: &Runner<'_>, place: &Place, into_folder: bool) -> ArchiveForm {
+    let mut new_folders = place.missing.clone();
+    let (prefix, rename) = match into_folder {
+        true => {
+            if !place.is_folder {
+                new_folders.push(place.path.clone());
+            }
+            let prefix = match place.path.as_str() {
+                "" => String::new(),
+                path => format!("{path}/"),
+            };
+            (prefix, None)
+        }
+        false => match place.path.rsplit_once('/') {
+            Some((folder, name)) => (format!("{folder}/"), Some(name.to_owned())),
+            None => (String::new(), Some(place.path.clone())),
+        },
+    };
+    ArchiveForm {
+        new_folders,
+        new_folders_time: runner.build.created().unix_timestamp(),
+        owner: place.owner,
+        prefix,
+        rename,
+        ..ArchiveForm::default()
+    }
+}
+
+/// `WORKDIR`: a layer with the folder, if it is not there.
+pub(super) async fn make_folder(
+    runner: &Runner<'_>,
+    path: &str,
+) -> Result<Option<BuildLayer>, BuildError> {
+    let files = &runner.build.service.inner.files;
+    let own = runner.own_files().await?;
+    let place = files.place(own, path, None).await?;
+    if place.is_folder {
+        return Ok(None);
+    }
+    if place.is_there {
+        return Err(BuildError::Invalid(format!(
+            "Cannot mkdir: /{} is not a directory",
+            place.path
+        )));
+    }
+    let tree = Arc::new(files.new_folder().await?);
+    let selection = Selection {
+        digest: String::new(),
+        sources: Vec::new(),
+        from: Default::default(),
+    };
+    let content = files
+        .archive(vec![ArchivePart {
+            tree,
+            selection,
+            form: form(runner, &place, true),
+        }])
+        .await?;
+    runner.add_layer(content).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_downloaded_files_are_the_last_part_of_the_path() {
+        for (address, expected) in [
+            ("http://a/b/c.txt", Some("c.txt")),
+            ("http://a/b/c.txt?x=/y#z/", Some("c.txt")),
+            ("http://a/", None),
+            ("http://a", None),
+            ("http://a/..", None),
+        ] {
+            assert_eq!(file_name(address).as_deref(), expected, "{address}");
+        }
+        assert_eq!(escaped("a*[b"), "a\\*\\[b");
+    }
+
+    #[test]
+    fn commits_are_compared_by_their_beginning() {
+        let commit = "0123456789012345678901234567890123456789";
+        assert!(check_commit(None, "x", commit).is_ok());
+        assert!(check_commit(Some("0123456"), "x", commit).is_ok());
+        assert!(check_commit(Some("0123457"), "x", commit).is_err());
+        assert!(check_commit(Some("01"), "x", commit).is_err());
+    }
+}

@@ -1,0 +1,213 @@
+//! What a client asks of a build, and what it gets.
+
+use crate::containers::spec::NetworkChoice;
+use crate::images::registry::Credentials;
+use crate::images::{BorrowedRoot, ByteStream, Digest, Platform, Reference};
+use crate::runtime::{ResourcePlan, Rlimit};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+/// The files of a context. They are removed when the last clone is dropped, or at the engine's next start.
+#[derive(Clone)]
+pub struct Context(pub(crate) Arc<BorrowedRoot>);
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Context({})", self.0.path.display())
+    }
+}
+
+/// Where the Dockerfile is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DockerfileSource {
+    /// In the context; Docker's default is `Dockerfile`. Its `<path>.dockerignore` counts before `.dockerignore`.
+    Path(String),
+    /// The text itself (`-f -`, `docker build -`); at most [`super::dockerfile::TEXT_MAX`] bytes.
+    Text(Vec<u8>),
+}
+
+/// A secret's content. Cannot be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(hidden)")
+    }
+}
+
+/// `--build-context name=...`
+#[derive(Debug, Clone)]
+pub enum NamedContext {
+    Files(Context),
+    /// Another image instead of the one of that name.
+    Image(String),
+}
+
+/// When containers of steps are removed (`rm`, `forcerm`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RemoveContainers {
+    /// After every step, also one that failed.
+    #[default]
+    Always,
+    /// The one of a step that failed stays.
+    OnSuccess,
+    Never,
+}
+
+/// What is made of the target stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BuildOutput {
+    /// An image in the image store, with the tags. Further forms (oci, docker) are saved from there.
+    #[default]
+    Image,
+    /// The target's files as a tar ([`BuildOutcome::files`]); no image is left.
+    Files,
+    /// Nothing: only the cache is filled.
+    Nothing,
+    /// Nothing is run: warnings about the Dockerfile are told (`--check`).
+    Check,
+}
+
+/// A build that is asked for. `BuildRequest::default()` is `docker build` of an empty context without flags.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    /// `None`: there are no files.
+    pub context: Option<Context>,
+    pub contexts: BTreeMap<String, NamedContext>,
+    pub dockerfile: DockerfileSource,
+    pub tags: Vec<Reference>,
+    /// A stage's name or number; empty: the last one.
+    pub target: String,
+    /// `None`: named without a value; it counts as not given.
+    pub arguments: BTreeMap<String, Option<String>>,
+    pub labels: BTreeMap<String, String>,
+    pub no_cache: bool,
+    /// Base images are pulled even where they are here.
+    pub pull: bool,
+    /// Images whose history may stand in for the cache (`--cache-from`), local ones; a front door that takes registry
+    /// names pulls them first. Names that are not here are warned of.
+    pub cache_from: Vec<String>,
+    /// `None`: this host's. Others than the native one are refused.
+    pub platform: Option<Platform>,
+    /// Of `RUN` steps.
+    pub network: NetworkChoice,
+    /// Bytes of /dev/shm; 0: the engine's default.
+    pub shm_size: u64,
+    pub resources: ResourcePlan,
+    pub cgroup_parent: String,
+    /// `name:address`
+    pub extra_hosts: Vec<String>,
+    pub ulimits: Vec<Rlimit>,
+    /// `--security-opt`
+    pub security: Vec<String>,
+    /// By registry, as in `X-Registry-Config`; `docker.io` may be `https://index.docker.io/v1/`.
+    pub credentials: BTreeMap<String, Credentials>,
+    /// By id.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Sockets of ssh agents on this host, by id (`default`).
+    pub ssh: BTreeMap<String, PathBuf>,
+    pub remove: RemoveContainers,
+    pub output: BuildOutput,
+    /// `SOURCE_DATE_EPOCH`: no time in the result is later. A build argument of that name counts, too.
+    pub source_date: Option<OffsetDateTime>,
+}
+
+impl Default for BuildRequest {
+    fn default() -> Self {
+        BuildRequest {
+            context: None,
+            contexts: BTreeMap::new(),
+            dockerfile: DockerfileSource::Path("Dockerfile".to_owned()),
+            tags: Vec::new(),
+            target: String::new(),
+            arguments: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            no_cache: false,
+            pull: false,
+            cache_from: Vec::new(),
+            platform: None,
+            network: NetworkChoice::default(),
+            shm_size: 0,
+            resources: ResourcePlan::default(),
+            cgroup_parent: String::new(),
+            extra_hosts: Vec::new(),
+            ulimits: Vec::new(),
+            security: Vec::new(),
+            credentials: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            ssh: BTreeMap::new(),
+            remove: RemoveContainers::default(),
+            output: BuildOutput::default(),
+            source_date: None,
+        }
+    }
+}
+
+/// What a build made.
+#[derive(Default)]
+pub struct BuildOutcome {
+    /// `None` for [`BuildOutput::Check`]. For `Files` and `Nothing` it names a state of the cache, not an image.
+    pub image: Option<Digest>,
+    /// For [`BuildOutput::Files`]: a plain tar.
+    pub files: Option<ByteStream>,
+}
+
+/// `/build/prune`.
+#[derive(Debug, Clone, Default)]
+pub struct PruneRequest {
+    /// Also what images or later entries use. Without it, entries that an image's history still uses stay.
+    pub all: bool,
+    /// `keep-storage`: the most recently used entries up to so many bytes stay.
+    pub keep_bytes: Option<u64>,
+    /// `until`, `unused-for`, `id`, `parent`, `type`, `description`, `inuse`, `shared`, `private`; others are refused.
+    pub filters: engine_api::Filters,
+}
+
+/// What a prune removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Ids of cache entries.
+    pub deleted: Vec<String>,
+    /// Bytes.
+    pub reclaimed: u64,
+}
+
+/// What a cache entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheKind {
+    /// The outcome of a step.
+    Regular,
+    /// The folder of `RUN --mount=type=cache`.
+    CacheMount,
+}
+
+impl CacheKind {
+    /// Docker's `Type`.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheKind::Regular => "regular",
+            CacheKind::CacheMount => "exec.cachemount",
+        }
+    }
+}
+
+/// One line of `/system/df`'s BuildCache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheUsage {
+    pub id: String,
+    pub parent: Option<String>,
+    pub kind: CacheKind,
+    pub description: String,
+    /// A build uses it right now.
+    pub in_use: bool,
+    /// An image has its layer.
+    pub shared: bool,
+    /// Bytes.
+    pub size: u64,
+    pub created: OffsetDateTime,
+    pub last_used: Option<OffsetDateTime>,
+    pub usage_count: u64,
+}

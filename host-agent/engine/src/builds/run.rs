@@ -1,0 +1,459 @@
+//! `RUN`: a container for one step, whose changes become a layer.
+
+use super::error::BuildError;
+use super::event::{BuildEvent, OutputOf};
+use super::files::CopyFrom;
+use super::mount::{Mount, MountKind, Sharing};
+use super::request::RemoveContainers;
+use super::runner::{Runner, StepKey};
+use super::service::{Build, STEP_LABEL, locked};
+use super::stage_state::{RunNetwork, RunWork};
+use crate::containers::mounts;
+use crate::containers::remove::RemoveOptions;
+use crate::containers::spec::{
+    BuildStep, Config, CreateRequest, HostSettings, LogSettings, MountKind as PointKind,
+    MountPoint, NetworkChoice,
+};
+use crate::containers::wait::WaitCondition;
+use crate::error::full_message;
+use crate::images::config::digest_of;
+use crate::images::records::BuildLayer;
+use crate::images::{Image, ImageConfig};
+use crate::runtime::StreamKind;
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What the mounts of a step need and bring.
+#[derive(Default)]
+struct Mounts {
+    points: Vec<MountPoint>,
+    env: Vec<String>,
+    /// target -> options
+    tmpfs: BTreeMap<String, String>,
+    /// Held until the step is over.
+    held: Vec<Box<dyn Any + Send + Sync>>,
+}
+
+/// Kills and removes a step's container, unless it is to stay.
+struct StepContainer {
+    build: Arc<Build>,
+    id: String,
+    keep: bool,
+}
+
+impl Drop for StepContainer {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        let (containers, id) = (self.build.service.inner.containers.clone(), self.id.clone());
+        let removal = tokio::spawn(async move {
+            let options = RemoveOptions {
+                force: true,
+                volumes: true,
+            };
+            if let Err(error) = containers.remove(&id, options).await {
+                tracing::warn!(container = id, error = full_message(&error), "a step's container stays behind");
+            }
+        });
+        locked(&self.build.removals).push(removal);
+    }
+}
+
+/// Does a `RUN`; answers whether it was in the cache.
+pub(super) async fn run(
+    runner: &mut Runner<'_>,
+    before: String,
+    created_by: String,
+    command: Vec<String>,
+    work: RunWork,
+) -> Result<bool, BuildError> {
+    let network = match work.network {
+        RunNetwork::Default => runner.build.request.network.text(),
+        RunNetwork::None => "none".into(),
+        RunNetwork::Host => "host".into(),
+    };
+    let mut reads = vec![format!("network {network}")];
+    if let Some((name, content)) = &work.script {
+        reads.push(format!("script {name} {content}"));
+    }
+    for mount in &work.mounts {
+        reads.push(reads_of(runner, mount).await?);
+    }
+    let key = StepKey::of(&before, &created_by, reads.iter().map(String::as_str));
+    if let Some(found) = runner.look_up(&key, &created_by).await? {
+        runner.done(Some(found), key, created_by, command, None);
+        return Ok(true);
+    }
+    // Waits for locked caches before it takes a place.
+    let mounts = make_mounts(runner, &work).await?;
+    let slot = runner.slot().await?;
+    let layer = execute(runner, &work, mounts).await?;
+    drop(slot);
+    runner.done(None, key, created_by, command, layer);
+    Ok(false)
+}
+
+/// What a mount brings into the step, for its key. Secrets, sockets and caches do not count.
+async fn reads_of(runner: &Runner<'_>, mount: &Mount) -> Result<String, BuildError> {
+    let about = format!("{} {}", mount.target, mount.read_only);
+    Ok(match &mount.kind {
+        MountKind::Bind { from, source } => {
+            let named = match from {
+                Some(name) => Some(runner.named(name).await?),
+                None => None,
+            };
+            let identity = named.as_ref().and_then(|named| named.identity());
+            if let Some(identity) = identity {
+                return Ok(format!("bind {about} {source} {identity}"));
+            }
+            let files = match named {
+                Some(named) => runner.open(named).await?,
+                None => runner.context().await?,
+            };
+            let what = CopyFrom {
+                sources: vec![escaped_source(source)],
+                ignore: files.ignore,
+                ..CopyFrom::default()
+            };
+            let build_files = &runner.build.service.inner.files;
+            let selection = build_files.select(files.tree, what).await?;
+            format!("bind {about} {source} {}", selection.digest)
+        }
+        MountKind::Cache { id, .. } => format!("cache {about} {id}"),
+        MountKind::Tmpfs { .. } => format!("tmpfs {about}"),
+        MountKind::Secret { id, variable, .. } => format!("secret {about} {id} {variable:?}"),
+        MountKind::Ssh { id, .. } => format!("ssh {about} {id}"),
+    })
+}
+
+/// A mount's source is one path and no pattern.
+fn escaped_source(source: &str) -> String {
+    let mut path = String::new();
+    for character in source.chars() {
+        if "*?[\\".contains(character) {
+            path.push('\\');
+        }
+        path.push(character);
+    }
+    if path.is_empty() { ".".to_owned() } else { path }
+}
+
+fn point(target: String, source: PathBuf, subpath: &str, writable: bool) -> MountPoint {
+    let mut point = mounts::plain(PointKind::Bind, target);
+    point.source = source;
+    point.subpath = super::ignore::clean(subpath);
+    point.read_write = writable;
+    point
+}
+
+async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, BuildError> {
+    let build = runner.build;
+    let files = &build.service.inner.files;
+    let workdir = &runner.now.state.config.working_directory;
+    let absolute = |target: &str| match target.starts_with('/') {
+        true => mounts::clean(target),
+        false => mounts::clean(&format!("/{workdir}/{target}")),
+    };
+    let mut all = Mounts::default();
+    let mut sockets = 0;
+    for mount in &work.mounts {
+        let target = absolute(&mount.target);
+        if target == "/" && !matches!(mount.kind, MountKind::Secret { .. } | MountKind::Ssh { .. }) {
+            return Err(BuildError::Invalid("invalid mount target \"/\"".into()));
+        }
+        match &mount.kind {
+            MountKind::Bind { from, source } => {
+                let bound = match from {
+                    Some(name) => runner.open(runner.named(name).await?).await?,
+                    None => runner.context().await?,
+                };
+                let is_layers = from.is_some();
+                let tree = match mount.read_only || is_layers {
+                    // What is written into a stage's files goes to a layer of nobody's, and away.
+                    true => bound.tree,
+                    // The context is everybody's: the step gets its own copy.
+                    false => {
+                        let what = CopyFrom {
+                            sources: vec![".".to_owned()],
+                            ..CopyFrom::default()
+                        };
+                        let copy = Arc::new(files.new_folder().await?);
+                        let selection = files.select(bound.tree.clone(), what).await?;
+                        let part = super::files::ArchivePart {
+                            tree: bound.tree,
+                            selection,
+                            form: Default::default(),
+                        };
+                        let content = files.archive(vec![part]).await?;
+                        build.service.unpack(&copy, content).await?;
+                        copy
+                    }
+                };
+                all.points.push(point(target, tree.path.clone(), source, !mount.read_only));
+                all.held.push(Box::new(tree));
+            }
+            MountKind::Cache { .. } => cache_mount(runner, mount, target, &mut all).await?,
+            MountKind::Tmpfs { size } => {
+                let options = size.map_or_else(String::new, |size| format!("size={size}"));
+                all.tmpfs.insert(target, options);
+            }
+            MountKind::Secret {
+                id,
+                variable,
+                required,
+                mode,
+                uid,
+                gid,
+            } => {
+                let Some(secret) = build.request.secrets.get(id) else {
+                    if *required {
+                        return Err(BuildError::Invalid(format!("secret {id}: not found")));
+                    }
+                    continue;
+                };
+                if let Some(variable) = variable {
+                    let text = String::from_utf8(secret.0.clone()).map_err(|_| {
+                        BuildError::Invalid(format!("secret {id} is no text and cannot be a variable"))
+                    })?;
+                    all.env.push(format!("{variable}={text}"));
+                    if mount.target.is_empty() {
+                        continue;
+                    }
+                }
+                let target = match mount.target.as_str() {
+                    "" => format!("/run/secrets/{id}"),
+                    _ => target,
+                };
+                let file = files.secret(secret.0.clone(), *mode, (*uid, *gid)).await?;
+                all.points.push(point(target, file.path.clone(), "", false));
+                all.held.push(Box::new(file));
+            }
+            MountKind::Ssh { id, required, .. } => {
+                let Some(socket) = build.request.ssh.get(id) else {
+                    if *required {
+                        return Err(BuildError::Invalid(format!("ssh agent {id}: not found")));
+                    }
+                    continue;
+                };
+                let target = match mount.target.as_str() {
+                    "" => format!("/run/buildkit/ssh_agent.{sockets}"),
+                    _ => target,
+                };
+                if sockets == 0 {
+                    all.env.push(format!("SSH_AUTH_SOCK={target}"));
+                }
+                sockets += 1;
+                all.points.push(point(target, socket.clone(), "", true));
+            }
+        }
+    }
+    if let Some((name, content)) = &work.script {
+        let file = files
+            .secret(content.clone().into_bytes(), 0o755, (0, 0))
+            .await?;
+        let target = format!("/dev/pipes/{name}");
+        all.points.push(point(target, file.path.clone(), "", false));
+        all.held.push(Box::new(file));
+    }
+    Ok(all)
+}
+
+async fn cache_mount(
+    runner: &Runner<'_>,
+    mount: &Mount,
+    target: String,
+    all: &mut Mounts,
+) -> Result<(), BuildError> {
+    let MountKind::Cache {
+        id,
+        sharing,
+        from,
+        source,
+        mode,
+        uid,
+        gid,
+    } = &mount.kind
+    else {
+        return Ok(());
+    };
+    let inner = &runner.build.service.inner;
+    let lock_of = |id: &str| {
+        let mut locks = locked(&inner.mounts);
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        locks.entry(id.to_owned()).or_default().clone()
+    };
+    let (id, guard): (String, Box<dyn Any + Send + Sync>) = match sharing {
+        Sharing::Shared => (id.clone(), Box::new(lock_of(id).read_owned().await)),
+        Sharing::Locked => (id.clone(), Box::new(lock_of(id).write_owned().await)),
+        Sharing::Private => {
+            let mut number = 1;
+            loop {
+                let own = match number {
+                    1 => id.clone(),
+                    number => format!("{id} (private {number})"),
+                };
+                match lock_of(&own).try_write_owned() {
+                    Ok(guard) => break (own, Box::new(guard) as _),
+                    Err(_) => number += 1,
+                }
+            }
+        }
+    };
+    let content = match from {
+        Some(name) => {
+            let files = runner.open(runner.named(name).await?).await?;
+            Some((files.tree, source.clone()))
+        }
+        None => None,
+    };
+    let path = inner.files.cache(&id, content, *mode, (*uid, *gid)).await?;
+    all.points.push(point(target, path, "", !mount.read_only));
+    all.held.push(guard);
+    Ok(())
+}
+
+async fn execute(
+    runner: &Runner<'_>,
+    work: &RunWork,
+    mut mounts: Mounts,
+) -> Result<Option<BuildLayer>, BuildError> {
+    let build = runner.build;
+    let containers = &build.service.inner.containers;
+    let files = &build.service.inner.files;
+    // Places that the step does not have yet, which must not become part of the layer.
+    let mut targets: Vec<String> = mounts.points.iter().map(|point| point.destination.clone()).collect();
+    targets.extend(mounts.tmpfs.keys().cloned());
+    targets.retain(|target| !target.starts_with("/dev/"));
+    let missing = match targets.is_empty() {
+        true => Vec::new(),
+        false => files.missing(runner.own_files().await?, targets).await?,
+    };
+    let request = request(runner, work, &mut mounts);
+    let created = containers.create(request).await?;
+    let id = created.id.to_string();
+    for text in created.warnings {
+        let step = Some(runner.index);
+        build.tell(BuildEvent::Warning { step, text }).await;
+    }
+    let mut own = StepContainer {
+        build: build.clone(),
+        id: id.clone(),
+        keep: false,
+    };
+    build
+        .tell(BuildEvent::Running {
+            step: runner.index,
+            container: id.clone(),
+        })
+        .await;
+    let container = containers.find(&id)?;
+    let (_, mut output) = container.hub.subscribe(true, true);
+    let ended = containers.wait(&id, WaitCondition::NextExit)?;
+    if let Err(error) = containers.start(&id).await {
+        return Err(error.into());
+    }
+    while let Some((kind, bytes)) = output.recv().await {
+        let of = match kind {
+            StreamKind::Stdout => OutputOf::Stdout,
+            StreamKind::Stderr => OutputOf::Stderr,
+        };
+        let step = runner.index;
+        build.tell(BuildEvent::Output { step, of, bytes }).await;
+    }
+    let answer = ended.done().await;
+    if !answer.error.is_empty() {
+        return Err(BuildError::Invalid(answer.error));
+    }
+    if answer.exit_code != 0 {
+        own.keep = build.request.remove != RemoveContainers::Always;
+        return Err(BuildError::Exit {
+            command: work.args.join(" "),
+            code: i64::from(answer.exit_code),
+        });
+    }
+    let layers = build.layers();
+    if !missing.is_empty() {
+        let root = layers.borrow(&container.id, runner.now.top()).await?;
+        files.remove_missing(Arc::new(root), missing).await?;
+    }
+    if let Some(date) = build.source_date {
+        let folders = layers.folders(&container.id, runner.now.top());
+        if let Some(upper) = folders.get("UpperDir") {
+            files.clamp_times(upper.into(), date.unix_timestamp()).await?;
+        }
+    }
+    let content = layers.diff(&container.id, runner.now.top()).await?;
+    let layer = runner.add_layer(content).await?;
+    own.keep = build.request.remove == RemoveContainers::Never;
+    if !own.keep {
+        build
+            .tell(BuildEvent::Removed {
+                step: runner.index,
+                container: id,
+            })
+            .await;
+    }
+    drop(own);
+    Ok(layer)
+}
+
+fn request(runner: &Runner<'_>, work: &RunWork, mounts: &mut Mounts) -> CreateRequest {
+    let asked = &runner.build.request;
+    let config = &runner.now.state.config;
+    let state = match runner.now.state_id() {
+        Some(state) => state,
+        None => digest_of(b""),
+    };
+    let mut env = work.env.clone();
+    env.append(&mut mounts.env);
+    let details = &runner.now.details;
+    let image = Image {
+        id: state.clone(),
+        config: ImageConfig::default(),
+        top_layer: runner.now.top().cloned(),
+        os: details.platform.os.clone(),
+        architecture: details.platform.architecture.clone(),
+        created: details.created,
+    };
+    let mut labels = config.labels.clone();
+    labels.insert(STEP_LABEL.to_owned(), runner.index.to_string());
+    CreateRequest {
+        config: Config {
+            image: state.to_string(),
+            user: config.user.clone(),
+            working_directory: config.working_directory.clone(),
+            env,
+            cmd: Some(work.args.clone()),
+            labels,
+            stop_signal: config.stop_signal.clone(),
+            ..Config::default()
+        },
+        host: HostSettings {
+            network: match work.network {
+                RunNetwork::Default => asked.network.clone(),
+                RunNetwork::None => NetworkChoice::None,
+                RunNetwork::Host => NetworkChoice::Host,
+            },
+            tmpfs: std::mem::take(&mut mounts.tmpfs),
+            log: LogSettings {
+                driver: "none".into(),
+                ..LogSettings::default()
+            },
+            shm_size: asked.shm_size,
+            resources: asked.resources.clone(),
+            cgroup_parent: asked.cgroup_parent.clone(),
+            extra_hosts: asked.extra_hosts.clone(),
+            ulimits: asked.ulimits.clone(),
+            security: asked.security.clone(),
+            ..HostSettings::default()
+        },
+        step: Some(BuildStep {
+            image,
+            mounts: std::mem::take(&mut mounts.points),
+        }),
+        ..CreateRequest::default()
+    }
+}

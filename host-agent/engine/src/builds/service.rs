@@ -1,0 +1,636 @@
+//! `BuildService`: from a request to an image.
+//!
+//! ```text
+//! context (tar, git, address) --> folder      Dockerfile --> Plan: stages that are needed, and what waits for what
+//!                                   |                          |
+//!                                   '-------> Runner (one task a stage, steps in order) ---> layers, cache entries
+//!                                               FROM: pull   RUN: run.rs   COPY, ADD: copy.rs   the rest: memory only
+//!                                                              |
+//!                                              one write: image, names, cache entries
+//! ```
+//!
+//! Nothing is collected while a build runs, and nothing of a build is recorded before its end: an engine that is killed
+//! meanwhile leaves layers without a record, which the next start removes, and containers with a label, which
+//! [`BuildService::recover`] removes.
+
+use super::cache::{self, CacheLimits, Uses};
+use super::error::BuildError;
+use super::event::{BuildEvent, BuildSink};
+use super::files::BuildFiles;
+use super::ignore::Ignore;
+use super::plan::Plan;
+use super::request::{
+    BuildOutcome, BuildOutput, BuildRequest, Context, DockerfileSource,
+};
+use super::runner::{self, StageResult};
+use super::sources::{GitAddress, GitFetcher};
+use super::{Dockerfile, dockerfile, lint};
+use crate::containers::remove::RemoveOptions;
+use crate::containers::files::{FileView, WriteOptions};
+use crate::containers::ContainerService;
+use crate::error::full_message;
+use crate::images::records::{BuildRecord, ImageRecords};
+use crate::images::{BorrowedRoot, ByteStream, ImageService, Layers, Platform};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use time::OffsetDateTime;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// On containers of steps.
+pub const STEP_LABEL: &str = "berth.build.step";
+
+/// What builds stand on.
+pub struct BuildBackends {
+    pub images: ImageService,
+    pub containers: Arc<ContainerService>,
+    pub files: Arc<dyn BuildFiles>,
+    pub git: Arc<dyn GitFetcher>,
+}
+
+/// Choices of the administrator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildOptions {
+    pub limits: CacheLimits,
+    /// Steps of one build that work at the same time.
+    pub at_once: usize,
+}
+
+impl Default for BuildOptions {
+    fn default() -> Self {
+        BuildOptions {
+            limits: CacheLimits::default(),
+            at_once: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// Builds images. Cheap to clone.
+#[derive(Clone)]
+pub struct BuildService {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) images: ImageService,
+    pub(super) containers: Arc<ContainerService>,
+    pub(super) files: Arc<dyn BuildFiles>,
+    pub(super) git: Arc<dyn GitFetcher>,
+    options: BuildOptions,
+    uses: Mutex<Uses>,
+    running: Mutex<Vec<Weak<Build>>>,
+    /// Cache mounts that steps have or wait for.
+    pub(super) mounts: Mutex<HashMap<String, Arc<tokio::sync::RwLock<()>>>>,
+}
+
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .expect("no code panics while it holds this lock")
+}
+
+/// One build that runs.
+pub(super) struct Build {
+    pub service: BuildService,
+    pub request: BuildRequest,
+    pub file: Dockerfile,
+    pub plan: Plan,
+    pub sink: BuildSink,
+    pub ignore: Arc<Ignore>,
+    pub source_date: Option<OffsetDateTime>,
+    pub platform: Platform,
+    /// Steps that work.
+    pub slots: Semaphore,
+    /// One pull at a time.
+    pub pulls: tokio::sync::Mutex<()>,
+    stages: BTreeMap<usize, watch::Receiver<Option<Arc<StageResult>>>>,
+    /// Entries that are new.
+    made: Mutex<BTreeMap<String, BuildRecord>>,
+    /// Keys of entries that were used.
+    used: Mutex<BTreeSet<String>>,
+    /// Containers that are being removed.
+    pub removals: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Build {
+    /// The outcome of another stage, once it is there. An error means that it failed.
+    pub async fn stage(&self, index: usize) -> Result<Arc<StageResult>, BuildError> {
+        let Some(receiver) = self.stages.get(&index) else {
+            return Err(BuildError::Invalid(format!(
+                "stage {index} is used by a trigger of the base image only: a COPY --from it has to be in this Dockerfile, too"
+            )));
+        };
+        let mut receiver = receiver.clone();
+        let result = receiver.wait_for(Option::is_some).await;
+        let result = result.map_err(|_| BuildError::Cancelled)?;
+        Ok(result.clone().expect("it was waited for"))
+    }
+
+    /// What stands in for a step.
+    pub fn find(&self, key: &str) -> Option<BuildRecord> {
+        let found = match locked(&self.made).get(key) {
+            Some(made) => Some(made.clone()),
+            None if self.request.no_cache => None,
+            None => self.service.inner.images.catalog().records.builds.get(key).cloned(),
+        };
+        if found.is_some() && locked(&self.used).insert(key.to_owned()) {
+            let now = self.service.now();
+            let mut uses = self.service.uses();
+            let uses = uses.entry(key.to_owned()).or_insert((now, 0));
+            *uses = (now, uses.1 + 1);
+        }
+        found
+    }
+
+    /// Remembers what a step made.
+    pub fn remember(&self, key: String, entry: BuildRecord) {
+        locked(&self.used).insert(key.clone());
+        locked(&self.made).insert(key, entry);
+    }
+
+    pub fn layers(&self) -> &Arc<dyn Layers> {
+        &self.service.inner.containers.deps().layers
+    }
+
+    pub async fn tell(&self, event: BuildEvent) {
+        self.sink.send(event).await;
+    }
+
+    /// When something is made now.
+    pub fn created(&self) -> OffsetDateTime {
+        let now = self.service.now();
+        self.source_date.map_or(now, |date| date.min(now))
+    }
+}
+
+impl BuildService {
+    pub fn new(backends: BuildBackends, options: BuildOptions) -> BuildService {
+        BuildService {
+            inner: Arc::new(Inner {
+                images: backends.images,
+                containers: backends.containers,
+                files: backends.files,
+                git: backends.git,
+                options,
+                uses: Mutex::default(),
+                running: Mutex::default(),
+                mounts: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Removes the containers of builds that an earlier engine did not end. Call once, after the containers are there.
+    pub async fn recover(&self) {
+        let containers = &self.inner.containers;
+        for container in containers.all() {
+            if !container.spec.config.labels.contains_key(STEP_LABEL) {
+                continue;
+            }
+            let options = RemoveOptions {
+                force: true,
+                volumes: true,
+            };
+            if let Err(error) = containers.remove(container.id.as_str(), options).await {
+                tracing::warn!(container = %container.id, error = full_message(&error), "a container of a build stays behind");
+            }
+        }
+    }
+
+    pub(super) fn now(&self) -> OffsetDateTime {
+        self.inner.containers.deps().clock.now()
+    }
+
+    pub(super) fn uses(&self) -> MutexGuard<'_, Uses> {
+        locked(&self.inner.uses)
+    }
+
+    /// Keys that builds have used which are not over.
+    pub(super) fn keys_in_use(&self) -> BTreeSet<String> {
+        let mut running = locked(&self.inner.running);
+        running.retain(|build| build.strong_count() > 0);
+        let builds = running.iter().filter_map(Weak::upgrade);
+        builds.flat_map(|build| locked(&build.used).clone()).collect()
+    }
+
+    pub(super) fn is_cache_in_use(&self, id: &str) -> bool {
+        locked(&self.inner.mounts)
+            .get(id)
+            .is_some_and(|lock| Arc::strong_count(lock) > 1)
+    }
+
+    /// What a tar (plain, gzip, xz or zstd) brings, unpacked into a folder of its own.
+    pub async fn context_from_tar(&self, content: ByteStream) -> Result<Context, BuildError> {
+        let folder = Arc::new(self.inner.files.new_folder().await?);
+        self.unpack(&folder, content).await?;
+        Ok(Context(folder))
+    }
+
+    /// Unpacks an archive into a folder of the build's.
+    pub(super) async fn unpack(
+        &self,
+        folder: &Arc<BorrowedRoot>,
+        content: ByteStream,
+    ) -> Result<(), BuildError> {
+        let view = FileView {
+            root: BorrowedRoot::new(folder.path.clone(), folder.clone()),
+            mounts: Vec::new(),
+            read_only_root: false,
+        };
+        let files = &self.inner.containers.deps().container_files;
+        let options = WriteOptions {
+            largest: Some(self.inner.files.free_bytes().await?),
+            ..WriteOptions::default()
+        };
+        files
+            .write(view, "/", options, content)
+            .await
+            .map_err(BuildError::Context)
+    }
+
+    /// A tar, or a Dockerfile's text where the bytes are no archive.
+    pub async fn context_or_dockerfile(
+        &self,
+        mut content: ByteStream,
+    ) -> Result<(Option<Context>, Option<Vec<u8>>), BuildError> {
+        let mut start = Vec::new();
+        while start.len() < 512 {
+            match content.next().await {
+                Some(piece) => start.extend_from_slice(&piece.map_err(BuildError::Read)?),
+                None => break,
+            }
+        }
+        if is_archive(&start) {
+            let start = futures_util::stream::once(async move { Ok(Bytes::from(start)) });
+            let context = self.context_from_tar(Box::pin(start.chain(content))).await?;
+            return Ok((Some(context), None));
+        }
+        while let Some(piece) = content.next().await {
+            start.extend_from_slice(&piece.map_err(BuildError::Read)?);
+            if start.len() > dockerfile::TEXT_MAX {
+                return Err(dockerfile::DockerfileError::TooLarge.into());
+            }
+        }
+        Ok((None, Some(start)))
+    }
+
+    /// The files of a repository.
+    pub async fn context_from_git(&self, address: &GitAddress) -> Result<Context, BuildError> {
+        let commit = self.inner.git.resolve(address).await?;
+        let files = self.inner.git.fetch(address, &commit, false).await?;
+        Ok(Context(Arc::new(files)))
+    }
+
+    /// A tar or a Dockerfile from a web server.
+    pub async fn context_from_url(
+        &self,
+        url: &str,
+    ) -> Result<(Option<Context>, Option<Vec<u8>>), BuildError> {
+        let download = self.inner.images.backends().downloads.fetch(url).await;
+        let download = download.map_err(crate::images::ImageError::from)?;
+        self.context_or_dockerfile(download.content).await
+    }
+
+    /// A folder of this host; it is read and stays as it is.
+    pub fn context_of_folder(&self, path: PathBuf) -> Context {
+        Context(Arc::new(BorrowedRoot::new(path, ())))
+    }
+
+    /// Builds. Dropping the future, or the receiving end of the sink, cancels: containers are killed and removed. An error
+    /// before the first event is one of the request.
+    pub async fn build(
+        &self,
+        request: BuildRequest,
+        sink: BuildSink,
+    ) -> Result<BuildOutcome, BuildError> {
+        let platform = self.platform(&request)?;
+        let (text, ignore) = self.read_files(&request).await?;
+        let mut file = Dockerfile::parse(&text)?;
+        let given: BTreeMap<String, String> = request
+            .arguments
+            .iter()
+            .filter_map(|(name, value)| Some((name.clone(), value.clone()?)))
+            .collect();
+        let source_date = match request.source_date {
+            Some(date) => Some(date),
+            None => source_date(&given)?,
+        };
+        let plan = Plan::of(&mut file, given, &platform, &request.target, &request.labels)?;
+        let findings = lint::check(&file, &String::from_utf8_lossy(&text), &plan);
+        if request.output == BuildOutput::Check {
+            for finding in findings {
+                sink.send(BuildEvent::Lint(finding)).await;
+            }
+            return Ok(BuildOutcome::default());
+        }
+        let (senders, stages): (Vec<_>, BTreeMap<_, _>) = plan
+            .stages
+            .keys()
+            .map(|index| {
+                let (sender, receiver) = watch::channel(None);
+                ((*index, sender), (*index, receiver))
+            })
+            .unzip();
+        let build = Arc::new(Build {
+            service: self.clone(),
+            request,
+            file,
+            plan,
+            sink,
+            ignore: Arc::new(ignore),
+            source_date,
+            platform,
+            slots: Semaphore::new(self.inner.options.at_once.max(1)),
+            pulls: tokio::sync::Mutex::default(),
+            stages,
+            made: Mutex::default(),
+            used: Mutex::default(),
+            removals: Mutex::default(),
+        });
+        locked(&self.inner.running).push(Arc::downgrade(&build));
+        // Nothing is collected until what the build makes is recorded.
+        let storing = self.inner.images.begin_storing().await;
+        build.tell(BuildEvent::Planned(build.plan.steps.clone())).await;
+        for finding in findings {
+            build.tell(BuildEvent::Lint(finding)).await;
+        }
+        let outcome = self.run_stages(&build, senders).await;
+        let outcome = match outcome {
+            Ok(target) => self.finish(&build, &target).await,
+            Err(error) => {
+                // What was done is kept all the same.
+                if let Err(error) = self.keep_entries(&build).await {
+                    tracing::warn!(error = full_message(&error), "the cache of a build is lost");
+                }
+                Err(error)
+            }
+        };
+        let removals = std::mem::take(&mut *locked(&build.removals));
+        for removal in removals {
+            let _ = removal.await;
+        }
+        drop(storing);
+        if outcome.is_err() {
+            self.inner.images.collect_later();
+        }
+        self.inner.images.collect_if_due().await;
+        outcome
+    }
+
+    fn platform(&self, request: &BuildRequest) -> Result<Platform, BuildError> {
+        let native = self.inner.images.platform();
+        match &request.platform {
+            Some(wanted) if native.rank(wanted).is_none() => Err(BuildError::Invalid(format!(
+                "cannot build for {wanted}: this host is {native}, and steps are run natively"
+            ))),
+            _ => Ok(native.clone()),
+        }
+    }
+
+    /// The Dockerfile's text, and what is left out of the context.
+    async fn read_files(&self, request: &BuildRequest) -> Result<(Vec<u8>, Ignore), BuildError> {
+        let largest = dockerfile::TEXT_MAX as u64;
+        let read = async |path: &str| match &request.context {
+            None => Ok(None),
+            Some(context) => self.inner.files.read(context.0.clone(), path, largest).await,
+        };
+        let mut rules = None;
+        let text = match &request.dockerfile {
+            DockerfileSource::Text(text) => text.clone(),
+            DockerfileSource::Path(path) => {
+                let text = match read(path).await? {
+                    Some(text) => text,
+                    // As Docker does it: a lower-case name counts where the usual one is asked for.
+                    None if path == "Dockerfile" => read("dockerfile")
+                        .await?
+                        .ok_or_else(|| BuildError::NoDockerfile { path: path.clone() })?,
+                    None => return Err(BuildError::NoDockerfile { path: path.clone() }),
+                };
+                rules = read(&format!("{path}.dockerignore")).await?;
+                text
+            }
+        };
+        if rules.is_none() {
+            rules = read(".dockerignore").await?;
+        }
+        let rules = String::from_utf8_lossy(rules.as_deref().unwrap_or_default()).into_owned();
+        let ignore = Ignore::parse(&rules)
+            .map_err(|error| BuildError::Invalid(format!("error reading .dockerignore: {error}")))?;
+        Ok((text, ignore))
+    }
+
+    async fn run_stages(
+        &self,
+        build: &Arc<Build>,
+        senders: Vec<(usize, watch::Sender<Option<Arc<StageResult>>>)>,
+    ) -> Result<Arc<StageResult>, BuildError> {
+        let mut tasks = JoinSet::new();
+        for (index, sender) in senders {
+            let build = build.clone();
+            tasks.spawn(async move {
+                let result = runner::run(&build, index).await?;
+                sender.send_replace(Some(Arc::new(result)));
+                Ok::<_, BuildError>(())
+            });
+        }
+        let mut outcome = Ok(());
+        loop {
+            let joined = tokio::select! {
+                joined = tasks.join_next() => joined,
+                () = build.sink.closed() => {
+                    outcome = Err(BuildError::Cancelled);
+                    break;
+                }
+            };
+            match joined {
+                None => break,
+                Some(Ok(Ok(()))) => {}
+                // It waited for a stage that failed; whose error is on its way.
+                Some(Ok(Err(BuildError::Cancelled))) => outcome = Err(BuildError::Cancelled),
+                Some(Ok(Err(error))) => {
+                    outcome = Err(error);
+                    break;
+                }
+                Some(Err(error)) => {
+                    outcome = Err(BuildError::Invalid(format!("a stage was cut off: {error}")));
+                    break;
+                }
+            }
+        }
+        tasks.shutdown().await;
+        outcome?;
+        build.stage(build.plan.target).await
+    }
+
+    /// Writes what the build has made.
+    async fn finish(
+        &self,
+        build: &Arc<Build>,
+        target: &StageResult,
+    ) -> Result<BuildOutcome, BuildError> {
+        let images = &self.inner.images;
+        let mut outcome = BuildOutcome::default();
+        match build.request.output {
+            BuildOutput::Image => {}
+            BuildOutput::Files => {
+                self.keep_entries(build).await?;
+                let top = target.layers.last().map(|layer| &layer.chain_id);
+                let root = super::root::mount(build.layers(), top).await?;
+                let root = BorrowedRoot::new(root.path.clone(), root);
+                let files = &self.inner.containers.deps().container_files;
+                let files = files.export(root).await.map_err(BuildError::Context)?;
+                outcome.image = target.state_id();
+                outcome.files = Some(files);
+                return Ok(outcome);
+            }
+            BuildOutput::Nothing | BuildOutput::Check => {
+                self.keep_entries(build).await?;
+                outcome.image = target.state_id();
+                return Ok(outcome);
+            }
+        }
+        let tags = &build.request.tags;
+        let id = match &target.image {
+            Some(id) => id.clone(),
+            None => target.state_id().ok_or_else(|| {
+                BuildError::Invalid("No image was generated. Is your Dockerfile empty?".into())
+            })?,
+        };
+        let catalog = images.catalog();
+        let is_here = catalog.records.images.contains_key(&id);
+        let is_named = tags
+            .iter()
+            .all(|tag| catalog.records.references.get(&tag.to_string()) == Some(&id));
+        let entries = Entries::take(build);
+        if !is_here {
+            let (details, layers) = (target.details.clone(), target.layers.clone());
+            let mut collect = false;
+            images
+                .record_made(target.encode(), details, layers, tags, |catalog| {
+                    collect = entries.write(&mut catalog.records);
+                })
+                .await?;
+            self.collect_later_if(collect);
+        } else if !is_named || !entries.made.is_empty() {
+            self.sync(&entries).await?;
+            let now = self.now();
+            let collect = images
+                .change(|catalog| {
+                    for tag in tags {
+                        catalog.records.references.insert(tag.to_string(), id.clone());
+                    }
+                    if let Some(record) = catalog.records.images.get_mut(&id)
+                        && !is_named
+                    {
+                        record.last_tagged = Some(now);
+                    }
+                    Ok(entries.write(&mut catalog.records))
+                })
+                .await?;
+            self.collect_later_if(collect);
+        }
+        build.tell(BuildEvent::Built { image: id.clone() }).await;
+        for tag in tags {
+            images.publish("tag", id.as_str(), &tag.familiar());
+            build
+                .tell(BuildEvent::Tagged {
+                    name: tag.familiar(),
+                })
+                .await;
+        }
+        outcome.image = Some(id);
+        Ok(outcome)
+    }
+}
+
+impl BuildService {
+    fn collect_later_if(&self, collect: bool) {
+        if collect {
+            self.inner.images.collect_later();
+        }
+    }
+
+    /// What entries name survives a power cut before they do.
+    async fn sync(&self, entries: &Entries) -> Result<(), BuildError> {
+        if entries.made.values().any(|entry| entry.layer.is_some()) {
+            let backends = self.inner.images.backends();
+            backends.layers.sync().await?;
+            backends.blobs.sync().await?;
+        }
+        Ok(())
+    }
+
+    /// Records what a build has made that makes no image.
+    async fn keep_entries(&self, build: &Build) -> Result<(), BuildError> {
+        let entries = Entries::take(build);
+        if entries.made.is_empty() {
+            return Ok(());
+        }
+        self.sync(&entries).await?;
+        let images = &self.inner.images;
+        let collect = images
+            .change(|catalog| Ok(entries.write(&mut catalog.records)))
+            .await?;
+        self.collect_later_if(collect);
+        Ok(())
+    }
+}
+
+/// What a build writes into the record.
+struct Entries {
+    service: BuildService,
+    made: BTreeMap<String, BuildRecord>,
+}
+
+impl Entries {
+    fn take(build: &Build) -> Entries {
+        Entries {
+            service: build.service.clone(),
+            made: std::mem::take(&mut *locked(&build.made)),
+        }
+    }
+
+    /// Answers whether older ones had to go.
+    fn write(self, records: &mut ImageRecords) -> bool {
+        records.builds.extend(self.made);
+        let uses = std::mem::take(&mut *self.service.uses());
+        cache::count_uses(records, uses);
+        cache::enforce(
+            records,
+            &self.service.inner.options.limits,
+            self.service.now(),
+        )
+    }
+}
+
+/// `SOURCE_DATE_EPOCH` as a build argument.
+fn source_date(given: &BTreeMap<String, String>) -> Result<Option<OffsetDateTime>, BuildError> {
+    let Some(text) = given.get("SOURCE_DATE_EPOCH").filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let date = text
+        .parse()
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    match date {
+        Some(date) => Ok(Some(date)),
+        None => Err(BuildError::Invalid(format!(
+            "invalid SOURCE_DATE_EPOCH: {text:?} is no number of seconds since 1970"
+        ))),
+    }
+}
+
+/// By the first bytes: compressed, or a tar.
+fn is_archive(start: &[u8]) -> bool {
+    let compressed: [&[u8]; 4] = [
+        &[0x1f, 0x8b],
+        &[0xfd, b'7', b'z', b'X', b'Z', 0],
+        &[0x28, 0xb5, 0x2f, 0xfd],
+        b"BZh",
+    ];
+    compressed.iter().any(|magic| start.starts_with(magic))
+        || start.get(257..262) == Some(b"ustar")
+        || start.contains(&0)
+}
