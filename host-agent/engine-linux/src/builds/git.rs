@@ -53,14 +53,22 @@ impl GitProgram {
         S: AsRef<OsStr>,
     {
         let output = Command::new("git")
-            .args(["-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never"])
+            .args([
+                "-c",
+                "core.hooksPath=/dev/null",
+                "-c",
+                "protocol.ext.allow=never",
+            ])
             .args(words)
             .current_dir(folder)
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_ALLOW_PROTOCOL", PROTOCOLS)
-            .env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes -oStrictHostKeyChecking=accept-new")
+            .env(
+                "GIT_SSH_COMMAND",
+                "ssh -oBatchMode=yes -oStrictHostKeyChecking=accept-new",
+            )
             .env("LC_ALL", "C")
             .env_remove("GIT_DIR")
             .env_remove("GIT_WORK_TREE")
@@ -111,7 +119,13 @@ impl GitFetcher for GitProgram {
             "" => "HEAD",
             reference => reference,
         };
-        let words = ["ls-remote", "--", &address.remote, wanted, &format!("{wanted}^{{}}")];
+        let words = [
+            "ls-remote",
+            "--",
+            &address.remote,
+            wanted,
+            &format!("{wanted}^{{}}"),
+        ];
         let listed = self.run(address, &self.folder, words).await?;
         let lines: Vec<(&str, &str)> = listed
             .lines()
@@ -152,7 +166,15 @@ impl GitFetcher for GitProgram {
         let guard = Clone(path.clone());
         self.run(address, &path, ["init", "--quiet"]).await?;
         // Servers give away what a name leads to; not all of them give single commits.
-        let shallow = ["fetch", "--quiet", "--depth=1", "--no-tags", "--", &address.remote, commit];
+        let shallow = [
+            "fetch",
+            "--quiet",
+            "--depth=1",
+            "--no-tags",
+            "--",
+            &address.remote,
+            commit,
+        ];
         if self.run(address, &path, shallow).await.is_err() {
             let all = [
                 "fetch",
@@ -165,9 +187,17 @@ impl GitFetcher for GitProgram {
             ];
             self.run(address, &path, all).await?;
         }
-        self.run(address, &path, ["checkout", "--quiet", "--detach", commit]).await?;
+        self.run(address, &path, ["checkout", "--quiet", "--detach", commit])
+            .await?;
         if path.join(".gitmodules").exists() {
-            let submodules = ["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"];
+            let submodules = [
+                "submodule",
+                "--quiet",
+                "update",
+                "--init",
+                "--recursive",
+                "--depth=1",
+            ];
             self.run(address, &path, submodules).await?;
         }
         let (clone, folder) = (path.clone(), address.folder.clone());
@@ -176,7 +206,9 @@ impl GitFetcher for GitProgram {
                 remove_git(&clone).map_err(|error| super::failed("remove .git", error))?;
             }
             let tree = super::Tree(super::open_tree(&clone)?);
-            let real = tree.follow(&folder).map_err(|error| super::failed("look into the repository", error))?;
+            let real = tree
+                .follow(&folder)
+                .map_err(|error| super::failed("look into the repository", error))?;
             Ok((real.whole(), real.is_folder()))
         })
         .await

@@ -181,7 +181,10 @@ impl BuildFiles for DiskBuildFiles {
     async fn free_bytes(&self) -> Result<u64, BuildFilesError> {
         let facts = rustix::fs::statvfs(&self.folder)
             .map_err(|error| failed("measure the free space", error))?;
-        Ok(facts.f_bavail.saturating_mul(facts.f_frsize).min(CONTEXT_MAX))
+        Ok(facts
+            .f_bavail
+            .saturating_mul(facts.f_frsize)
+            .min(CONTEXT_MAX))
     }
 
     async fn read(

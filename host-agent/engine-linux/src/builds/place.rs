@@ -8,8 +8,8 @@ use engine::runtime::RuntimeError;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 
 /// Links followed at most, as the kernel does.
 const LINKS_MAX: usize = 40;

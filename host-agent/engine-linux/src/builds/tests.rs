@@ -182,7 +182,12 @@ async fn links_lead_to_the_contexts_own_files() {
 
 #[tokio::test]
 async fn destinations_are_followed_inside_of_the_image() {
-    let bench = bench(&[("file", "1"), ("run/there", "1"), ("etc/passwd", "ada:x:7:8::/:/bin/sh\n")]).await;
+    let bench = bench(&[
+        ("file", "1"),
+        ("run/there", "1"),
+        ("etc/passwd", "ada:x:7:8::/:/bin/sh\n"),
+    ])
+    .await;
     symlink("/run", bench.tree.path.join("var-run")).unwrap();
     symlink("../../../../run/new/deep", bench.tree.path.join("dangling")).unwrap();
     symlink("loop", bench.tree.path.join("loop")).unwrap();
@@ -202,14 +207,29 @@ async fn destinations_are_followed_inside_of_the_image() {
     check("/var-run", "run", true, &[]).await;
     check("/var-run/there", "run/there", false, &[]).await;
     check("/var-run/a/b/c", "run/a/b/c", false, &["run/a", "run/a/b"]).await;
-    check("/dangling/x", "run/new/deep/x", false, &["run/new", "run/new/deep"]).await;
+    check(
+        "/dangling/x",
+        "run/new/deep/x",
+        false,
+        &["run/new", "run/new/deep"],
+    )
+    .await;
     check("/../../run", "run", true, &[]).await;
     let error = place("/file/x", None).await.unwrap_err().to_string();
     assert_eq!(error, "/file/x: not a directory");
     let error = place("/loop/x", None).await.unwrap_err().to_string();
     assert!(error.contains("too many levels"), "{error}");
-    for (owner, expected) in [("ada", (7, 8)), ("5", (5, 5)), ("ada:3", (7, 3)), ("1:2", (1, 2))] {
-        assert_eq!(place("/x", Some(owner)).await.unwrap().owner, Some(expected), "{owner}");
+    for (owner, expected) in [
+        ("ada", (7, 8)),
+        ("5", (5, 5)),
+        ("ada:3", (7, 3)),
+        ("1:2", (1, 2)),
+    ] {
+        assert_eq!(
+            place("/x", Some(owner)).await.unwrap().owner,
+            Some(expected),
+            "{owner}"
+        );
     }
     assert!(place("/x", Some("nobody-here")).await.is_err());
 }
@@ -218,17 +238,30 @@ async fn destinations_are_followed_inside_of_the_image() {
 async fn places_for_mounts_leave_no_trace() {
     let bench = bench(&[("run/there", "1")]).await;
     let root = bench.tree.path.clone();
-    let time = || std::fs::metadata(root.join("run")).unwrap().modified().unwrap();
+    let time = || {
+        std::fs::metadata(root.join("run"))
+            .unwrap()
+            .modified()
+            .unwrap()
+    };
     let before = time();
     let paths = ["/run/secrets/key", "/run/there", "/cache/a/b"];
     let paths = paths.iter().map(|&path| path.to_owned()).collect();
-    let missing = bench.files.missing(bench.tree.clone(), paths).await.unwrap();
+    let missing = bench
+        .files
+        .missing(bench.tree.clone(), paths)
+        .await
+        .unwrap();
     assert_eq!(missing.len(), 2);
     std::fs::create_dir_all(root.join("run/secrets")).unwrap();
     std::fs::write(root.join("run/secrets/key"), "").unwrap();
     std::fs::create_dir_all(root.join("cache/a/b")).unwrap();
     std::fs::write(root.join("cache/kept"), "by the step").unwrap();
-    bench.files.remove_missing(bench.tree.clone(), missing).await.unwrap();
+    bench
+        .files
+        .remove_missing(bench.tree.clone(), missing)
+        .await
+        .unwrap();
     assert!(!root.join("run/secrets").exists() && !root.join("cache/a").exists());
     assert!(root.join("cache/kept").exists() && root.join("run/there").exists());
     assert_eq!(time(), before);
@@ -238,13 +271,24 @@ async fn places_for_mounts_leave_no_trace() {
 async fn cache_mounts_are_kept_until_they_are_removed() {
     let bench = bench(&[("seed/a", "1")]).await;
     let content = Some((bench.tree.clone(), "seed".to_owned()));
-    let path = bench.files.cache("/var/cache", content, 0o700, (5, 6)).await.unwrap();
+    let path = bench
+        .files
+        .cache("/var/cache", content, 0o700, (5, 6))
+        .await
+        .unwrap();
     assert_eq!(std::fs::read_to_string(path.join("a")).unwrap(), "1");
     std::fs::write(path.join("b"), "22").unwrap();
-    let again = bench.files.cache("/var/cache", None, 0o755, (0, 0)).await.unwrap();
+    let again = bench
+        .files
+        .cache("/var/cache", None, 0o755, (0, 0))
+        .await
+        .unwrap();
     assert_eq!(again, path);
     let all = bench.files.caches().await.unwrap();
-    assert_eq!((all.len(), all[0].id.as_str(), all[0].size), (1, "/var/cache", 3));
+    assert_eq!(
+        (all.len(), all[0].id.as_str(), all[0].size),
+        (1, "/var/cache", 3)
+    );
     DiskBuildFiles::open(bench._data.path(), bench._data.path()).unwrap();
     assert!(path.join("b").exists(), "an engine's start keeps them");
     assert!(bench.files.remove_cache("../contexts").await.is_err());

@@ -114,7 +114,11 @@ fn own_bytes(records: &ImageRecords, shared: &BTreeSet<Digest>) -> u64 {
 }
 
 /// Takes out what is beyond the limits; answers whether that was anything.
-pub(super) fn enforce(records: &mut ImageRecords, limits: &CacheLimits, now: OffsetDateTime) -> bool {
+pub(super) fn enforce(
+    records: &mut ImageRecords,
+    limits: &CacheLimits,
+    now: OffsetDateTime,
+) -> bool {
     let shared = layers_of_images(records);
     let mut removed_any = false;
     let too_old: Vec<String> = records
@@ -125,11 +129,17 @@ pub(super) fn enforce(records: &mut ImageRecords, limits: &CacheLimits, now: Off
         .collect();
     removed_any |= !remove_entries(records, too_old, &shared).0.is_empty();
     let excess = records.builds.len().saturating_sub(limits.entries);
-    let oldest: Vec<String> = by_age(records).into_iter().take(excess).map(|(key, _)| key).collect();
+    let oldest: Vec<String> = by_age(records)
+        .into_iter()
+        .take(excess)
+        .map(|(key, _)| key)
+        .collect();
     removed_any |= !remove_entries(records, oldest, &shared).0.is_empty();
     let bytes = own_bytes(records, &shared);
     if bytes > limits.bytes {
-        removed_any |= !shrink(records, &shared, bytes - limits.bytes, |_| true).0.is_empty();
+        removed_any |= !shrink(records, &shared, bytes - limits.bytes, |_| true)
+            .0
+            .is_empty();
     }
     removed_any
 }
@@ -156,7 +166,16 @@ fn shrink(
 }
 
 const FILTERS: [&str; 10] = [
-    "until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private", "mutable",
+    "until",
+    "unused-for",
+    "id",
+    "parent",
+    "type",
+    "description",
+    "inuse",
+    "shared",
+    "private",
+    "mutable",
 ];
 
 impl BuildService {
@@ -184,7 +203,9 @@ impl BuildService {
                 usage_count: entry.used,
             })
             .collect();
-        let at = |seconds| OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let at = |seconds| {
+            OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        };
         for cache in self.inner.files.caches().await? {
             all.push(CacheUsage {
                 in_use: self.is_cache_in_use(&cache.id),
@@ -212,9 +233,8 @@ impl BuildService {
         let mut before = None;
         for name in ["until", "unused-for"] {
             for text in request.filters.values(name) {
-                let at = crate::containers::list::parse_time(text, now).ok_or_else(|| {
-                    BuildError::Invalid(format!("invalid {name} value: {text}"))
-                })?;
+                let at = crate::containers::list::parse_time(text, now)
+                    .ok_or_else(|| BuildError::Invalid(format!("invalid {name} value: {text}")))?;
                 before = Some(before.map_or(at, |other: OffsetDateTime| other.min(at)));
             }
         }
@@ -238,14 +258,20 @@ impl BuildService {
                 // What images have costs nothing to keep, and makes their next build quick.
                 && (request.all || !entry.shared)
         };
-        let mut doomed: Vec<CacheUsage> = usage.iter().filter(|entry| fits(entry)).cloned().collect();
+        let mut doomed: Vec<CacheUsage> =
+            usage.iter().filter(|entry| fits(entry)).cloned().collect();
         doomed.sort_by_key(|entry| entry.last_used);
-        let (mounts, steps): (Vec<_>, Vec<_>) =
-            doomed.into_iter().partition(|entry| entry.kind == CacheKind::CacheMount);
+        let (mounts, steps): (Vec<_>, Vec<_>) = doomed
+            .into_iter()
+            .partition(|entry| entry.kind == CacheKind::CacheMount);
         let mut pruned = Pruned::default();
         // Down to what may stay.
         let mut excess = request.keep_bytes.map(|keep| {
-            let held: u64 = usage.iter().filter(|entry| !entry.shared).map(|entry| entry.size).sum();
+            let held: u64 = usage
+                .iter()
+                .filter(|entry| !entry.shared)
+                .map(|entry| entry.size)
+                .sum();
             held.saturating_sub(keep)
         });
         for mount in mounts {
@@ -326,7 +352,13 @@ mod tests {
 
     #[test]
     fn limits_take_the_oldest_first() {
-        let made = || records(&[("a", Some(("1", 10)), 1), ("b", Some(("2", 10)), 3), ("c", None, 2)]);
+        let made = || {
+            records(&[
+                ("a", Some(("1", 10)), 1),
+                ("b", Some(("2", 10)), 3),
+                ("c", None, 2),
+            ])
+        };
         let limits = |bytes, age, entries| CacheLimits {
             bytes,
             age: Duration::from_secs(age),
@@ -336,7 +368,11 @@ mod tests {
         let check = |limits: CacheLimits, left: &[&str]| {
             let mut records = made();
             let changed = enforce(&mut records, &limits, now);
-            assert_eq!(records.builds.keys().collect::<Vec<_>>(), left, "{limits:?}");
+            assert_eq!(
+                records.builds.keys().collect::<Vec<_>>(),
+                left,
+                "{limits:?}"
+            );
             assert_eq!(changed, left.len() < 3);
         };
         check(limits(20, 100, 9), &["a", "b", "c"]);
@@ -351,7 +387,13 @@ mod tests {
         let mut both = records(&[("a", Some(("1", 10)), 1), ("b", Some(("1", 10)), 2)]);
         let shared = BTreeSet::new();
         assert_eq!(own_bytes(&both, &shared), 10);
-        assert_eq!(remove_entries(&mut both, ["a".to_owned()], &shared), (vec!["a".into()], 0));
-        assert_eq!(remove_entries(&mut both, ["b".to_owned()], &shared), (vec!["b".into()], 10));
+        assert_eq!(
+            remove_entries(&mut both, ["a".to_owned()], &shared),
+            (vec!["a".into()], 0)
+        );
+        assert_eq!(
+            remove_entries(&mut both, ["b".to_owned()], &shared),
+            (vec!["b".into()], 10)
+        );
     }
 }

@@ -94,7 +94,12 @@ impl Classic {
         let mut ended = self.say(event, said);
         while ended {
             ended = false;
-            let Some(next) = self.last.range(self.shown + 1..).next().map(|(stage, _)| *stage) else {
+            let Some(next) = self
+                .last
+                .range(self.shown + 1..)
+                .next()
+                .map(|(stage, _)| *stage)
+            else {
                 return;
             };
             self.shown = next;
@@ -111,15 +116,25 @@ impl Classic {
             BuildEvent::Planned(_) | BuildEvent::Failed { .. } | BuildEvent::Lint(_) => {}
             BuildEvent::Started { step } => {
                 let all = self.steps.len();
-                line(format!("Step {}/{all} : {}", step + 1, self.steps[step].text));
+                line(format!(
+                    "Step {}/{all} : {}",
+                    step + 1,
+                    self.steps[step].text
+                ));
                 line("\n".into());
             }
             BuildEvent::Pulling { progress, .. } => said.push(ClassicMessage::Pull(progress)),
             BuildEvent::Running { container, .. } => {
-                line(format!(" ---> Running in {}\n", &container[..12.min(container.len())]));
+                line(format!(
+                    " ---> Running in {}\n",
+                    &container[..12.min(container.len())]
+                ));
             }
             BuildEvent::Output { step, of, bytes } => {
-                let rest = self.partial.entry((step, of == OutputOf::Stderr)).or_default();
+                let rest = self
+                    .partial
+                    .entry((step, of == OutputOf::Stderr))
+                    .or_default();
                 rest.extend_from_slice(&bytes);
                 let text = whole_characters(rest);
                 if !text.is_empty() {
@@ -220,13 +235,29 @@ mod tests {
             done(0, false),
             done(2, false),
             BuildEvent::Started { step: 1 },
-            BuildEvent::Running { step: 1, container: "0123456789abcdef".into() },
-            BuildEvent::Output { step: 1, of: OutputOf::Stdout, bytes: b"h\xc3"[..].into() },
-            BuildEvent::Output { step: 1, of: OutputOf::Stdout, bytes: b"\xb6h\n"[..].into() },
-            BuildEvent::Removed { step: 1, container: "0123456789abcdef".into() },
+            BuildEvent::Running {
+                step: 1,
+                container: "0123456789abcdef".into(),
+            },
+            BuildEvent::Output {
+                step: 1,
+                of: OutputOf::Stdout,
+                bytes: b"h\xc3"[..].into(),
+            },
+            BuildEvent::Output {
+                step: 1,
+                of: OutputOf::Stdout,
+                bytes: b"\xb6h\n"[..].into(),
+            },
+            BuildEvent::Removed {
+                step: 1,
+                container: "0123456789abcdef".into(),
+            },
             done(1, true),
             BuildEvent::Built { image: id.clone() },
-            BuildEvent::Tagged { name: "t:latest".into() },
+            BuildEvent::Tagged {
+                name: "t:latest".into(),
+            },
         ] {
             said.extend(classic.event(event));
         }

@@ -48,7 +48,9 @@ impl Named {
     /// What it is, as far as that is known without reading it.
     pub fn identity(&self) -> Option<String> {
         match self {
-            Named::Layers { top } => Some(top.as_ref().map_or_else(String::new, ToString::to_string)),
+            Named::Layers { top } => {
+                Some(top.as_ref().map_or_else(String::new, ToString::to_string))
+            }
             Named::Files(_) => None,
         }
     }
@@ -71,7 +73,11 @@ impl Runner<'_> {
             return Ok(Named::Layers { top: None });
         }
         let image = build.image(self.index, name, None).await?;
-        let top = image.record.layers.last().map(|layer| layer.chain_id.clone());
+        let top = image
+            .record
+            .layers
+            .last()
+            .map(|layer| layer.chain_id.clone());
         Ok(Named::Layers { top })
     }
 
@@ -216,7 +222,9 @@ async fn parts(
     let mut documents = Vec::new();
     for source in &work.files.sources {
         match source {
-            Source::Here(here) => documents.push((here.name.clone(), here.content.clone().into_bytes())),
+            Source::Here(here) => {
+                documents.push((here.name.clone(), here.content.clone().into_bytes()))
+            }
             Source::Path(path) if is_add && is_address(path) => {
                 parts.push(fetched(runner, work, path, &exclude).await?);
             }
@@ -329,7 +337,10 @@ async fn fetched(
     if let Some(git) = GitAddress::parse(address) {
         let commit = inner.git.resolve(&git).await?;
         check_commit(work.files.checksum.as_deref(), address, &commit)?;
-        let tree = inner.git.fetch(&git, &commit, work.files.keep_git_folder).await?;
+        let tree = inner
+            .git
+            .fetch(&git, &commit, work.files.keep_git_folder)
+            .await?;
         let tree = Arc::new(tree);
         let what = CopyFrom {
             sources: vec![".".to_owned()],
@@ -418,7 +429,8 @@ fn file_name(address: &str) -> Option<String> {
     let path = path.split(['?', '#']).next()?;
     let (_, path) = path.split_once('/')?;
     let name = path.rsplit('/').next()?;
-    (!name.is_empty() && !matches!(name, "." | "..") && !name.contains('\0')).then(|| name.to_owned())
+    (!name.is_empty() && !matches!(name, "." | "..") && !name.contains('\0'))
+        .then(|| name.to_owned())
 }
 
 async fn make_layer(
@@ -437,7 +449,10 @@ async fn make_layer(
         || place.is_folder
         || count > 1
         || parts.iter().any(|part| part.unpacked)
-        || parts.iter().flat_map(|part| &part.selection.sources).any(|source| source.is_folder);
+        || parts
+            .iter()
+            .flat_map(|part| &part.selection.sources)
+            .any(|source| source.is_folder);
     if into_folder && place.is_there && !place.is_folder {
         return Err(BuildError::Invalid(format!(
             "cannot copy to non-directory: /{}",
@@ -449,7 +464,10 @@ async fn make_layer(
         .chmod
         .as_deref()
         .and_then(|mode| u32::from_str_radix(mode, 8).ok());
-    let latest = runner.build.source_date.map(time::OffsetDateTime::unix_timestamp);
+    let latest = runner
+        .build
+        .source_date
+        .map(time::OffsetDateTime::unix_timestamp);
     let parts = parts
         .into_iter()
         .map(|part| ArchivePart {

@@ -103,9 +103,7 @@ impl Plan {
         let target = match target {
             "" => count - 1,
             name => find_stage(&file.stages, name, count).ok_or_else(|| {
-                BuildError::Invalid(format!(
-                    "failed to reach build target {name} in Dockerfile"
-                ))
+                BuildError::Invalid(format!("failed to reach build target {name} in Dockerfile"))
             })?,
         };
         if !labels.is_empty() {
@@ -138,7 +136,12 @@ impl Plan {
             };
             steps.push(step(1, stage.line, &stage.text, Vec::new()));
             for (at, inner) in stage.steps.iter().enumerate() {
-                steps.push(step(at + 2, inner.line, &inner.text, vec![planned.first_step + at]));
+                steps.push(step(
+                    at + 2,
+                    inner.line,
+                    &inner.text,
+                    vec![planned.first_step + at],
+                ));
             }
         }
         // What a step needs of other stages is their last step.
@@ -151,7 +154,9 @@ impl Plan {
             for (at, inner) in stage.steps.iter().enumerate() {
                 for name in sources_of(&inner.instruction) {
                     if let Some(other) = find_stage(&file.stages, &name, *index) {
-                        steps[planned.first_step + at + 1].needs.push(last_of(other));
+                        steps[planned.first_step + at + 1]
+                            .needs
+                            .push(last_of(other));
                     }
                 }
             }
@@ -311,8 +316,14 @@ mod tests {
     fn plan(text: &str, target: &str) -> Result<Plan, String> {
         let mut file = Dockerfile::parse(text.as_bytes()).map_err(|error| error.to_string())?;
         let labels = BTreeMap::new();
-        Plan::of(&mut file, BTreeMap::new(), &Platform::host(), target, &labels)
-            .map_err(|error| crate::error::full_message(&error))
+        Plan::of(
+            &mut file,
+            BTreeMap::new(),
+            &Platform::host(),
+            target,
+            &labels,
+        )
+        .map_err(|error| crate::error::full_message(&error))
     }
 
     #[test]
@@ -324,7 +335,19 @@ mod tests {
         assert_eq!(whole.stages[&0].base, Base::Image("busybox".into()));
         assert_eq!(whole.stages[&3].needs, BTreeSet::from([0, 2]));
         let needs: Vec<_> = whole.steps.iter().map(|step| step.needs.clone()).collect();
-        assert_eq!(needs, [vec![], vec![0], vec![], vec![2], vec![], vec![4, 1], vec![5, 3], vec![6, 3]]);
+        assert_eq!(
+            needs,
+            [
+                vec![],
+                vec![0],
+                vec![],
+                vec![2],
+                vec![],
+                vec![4, 1],
+                vec![5, 3],
+                vec![6, 3]
+            ]
+        );
         let part = plan(text, "unused").expect("good");
         assert_eq!(part.stages.keys().copied().collect::<Vec<_>>(), [0, 1]);
         assert_eq!(part.stages[&1].base, Base::Stage(0));
@@ -333,20 +356,33 @@ mod tests {
     #[test]
     fn stages_cannot_go_in_circles() {
         for (text, expected) in [
-            ("FROM x AS a\nCOPY --from=b / /\nFROM a AS b", "stage b is below"),
+            (
+                "FROM x AS a\nCOPY --from=b / /\nFROM a AS b",
+                "stage b is below",
+            ),
             ("FROM x AS a\nCOPY --from=a / /", "cannot copy from itself"),
             ("FROM x\nCOPY --from=0 / /", "cannot copy from itself"),
             ("FROM x\nCOPY --from=7 / /", "invalid from flag value 7"),
             ("FROM $nothing", "should not be blank"),
-            ("ARG a=1\nFROM x\nCOPY --from=$a / /", "variables are not expanded in from=$a"),
+            (
+                "ARG a=1\nFROM x\nCOPY --from=$a / /",
+                "variables are not expanded in from=$a",
+            ),
         ] {
             // The target is the first stage where there are two.
             let error = plan(text, "0").expect_err(text);
             assert!(error.contains(expected), "{text}: {error}");
         }
-        assert!(plan("FROM x", "y").expect_err("no").contains("failed to reach build target y"));
+        assert!(
+            plan("FROM x", "y")
+                .expect_err("no")
+                .contains("failed to reach build target y")
+        );
         // A stage of an image's own name is that image's.
-        assert_eq!(plan("FROM x AS x", "").expect("good").stages[&0].base, Base::Image("x".into()));
+        assert_eq!(
+            plan("FROM x AS x", "").expect("good").stages[&0].base,
+            Base::Image("x".into())
+        );
     }
 
     #[test]

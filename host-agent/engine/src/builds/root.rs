@@ -18,7 +18,10 @@ impl Drop for Lender {
         self.runtime.spawn(async move {
             drop(root);
             if let Err(error) = layers.remove(&id).await {
-                tracing::warn!(error = crate::error::full_message(&error), "files of a build are still mounted");
+                tracing::warn!(
+                    error = crate::error::full_message(&error),
+                    "files of a build are still mounted"
+                );
             }
         });
     }

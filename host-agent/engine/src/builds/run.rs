@@ -55,7 +55,11 @@ impl Drop for StepContainer {
                 volumes: true,
             };
             if let Err(error) = containers.remove(&id, options).await {
-                tracing::warn!(container = id, error = full_message(&error), "a step's container stays behind");
+                tracing::warn!(
+                    container = id,
+                    error = full_message(&error),
+                    "a step's container stays behind"
+                );
             }
         });
         locked(&self.build.removals).push(removal);
@@ -138,7 +142,11 @@ fn escaped_source(source: &str) -> String {
         }
         path.push(character);
     }
-    if path.is_empty() { ".".to_owned() } else { path }
+    if path.is_empty() {
+        ".".to_owned()
+    } else {
+        path
+    }
 }
 
 fn point(target: String, source: PathBuf, subpath: &str, writable: bool) -> MountPoint {
@@ -161,7 +169,8 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
     let mut sockets = 0;
     for mount in &work.mounts {
         let target = absolute(&mount.target);
-        if target == "/" && !matches!(mount.kind, MountKind::Secret { .. } | MountKind::Ssh { .. }) {
+        if target == "/" && !matches!(mount.kind, MountKind::Secret { .. } | MountKind::Ssh { .. })
+        {
             return Err(BuildError::Invalid("invalid mount target \"/\"".into()));
         }
         match &mount.kind {
@@ -192,7 +201,8 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
                         copy
                     }
                 };
-                all.points.push(point(target, tree.path.clone(), source, !mount.read_only));
+                all.points
+                    .push(point(target, tree.path.clone(), source, !mount.read_only));
                 all.held.push(Box::new(tree));
             }
             MountKind::Cache { .. } => cache_mount(runner, mount, target, &mut all).await?,
@@ -216,7 +226,9 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
                 };
                 if let Some(variable) = variable {
                     let text = String::from_utf8(secret.0.clone()).map_err(|_| {
-                        BuildError::Invalid(format!("secret {id} is no text and cannot be a variable"))
+                        BuildError::Invalid(format!(
+                            "secret {id} is no text and cannot be a variable"
+                        ))
                     })?;
                     all.env.push(format!("{variable}={text}"));
                     if mount.target.is_empty() {
@@ -324,7 +336,11 @@ async fn execute(
     let containers = &build.service.inner.containers;
     let files = &build.service.inner.files;
     // Places that the step does not have yet, which must not become part of the layer.
-    let mut targets: Vec<String> = mounts.points.iter().map(|point| point.destination.clone()).collect();
+    let mut targets: Vec<String> = mounts
+        .points
+        .iter()
+        .map(|point| point.destination.clone())
+        .collect();
     targets.extend(mounts.tmpfs.keys().cloned());
     targets.retain(|target| !target.starts_with("/dev/"));
     let missing = match targets.is_empty() {
@@ -382,7 +398,9 @@ async fn execute(
     if let Some(date) = build.source_date {
         let folders = layers.folders(&container.id, runner.now.top());
         if let Some(upper) = folders.get("UpperDir") {
-            files.clamp_times(upper.into(), date.unix_timestamp()).await?;
+            files
+                .clamp_times(upper.into(), date.unix_timestamp())
+                .await?;
         }
     }
     let content = layers.diff(&container.id, runner.now.top()).await?;

@@ -103,9 +103,7 @@ pub(super) async fn run(build: &Arc<Build>, stage: usize) -> Result<StageResult,
     build.tell(done).await;
     for (at, step) in from.steps.iter().enumerate() {
         runner.index = first + 1 + at;
-        build
-            .tell(BuildEvent::Started { step: runner.index })
-            .await;
+        build.tell(BuildEvent::Started { step: runner.index }).await;
         let cached = match runner.step(step).await {
             Ok(cached) => cached,
             Err(error) => {
@@ -264,10 +262,18 @@ impl Build {
         let domain = reference.repository.domain();
         let given = &self.request.credentials;
         let plain = |key: &str| {
-            let key = key.strip_prefix("https://").or(key.strip_prefix("http://")).unwrap_or(key);
+            let key = key
+                .strip_prefix("https://")
+                .or(key.strip_prefix("http://"))
+                .unwrap_or(key);
             key.split('/').next().unwrap_or(key).to_owned()
         };
-        let is_hub = |host: &str| matches!(host, "docker.io" | "index.docker.io" | "registry-1.docker.io");
+        let is_hub = |host: &str| {
+            matches!(
+                host,
+                "docker.io" | "index.docker.io" | "registry-1.docker.io"
+            )
+        };
         given.get(domain).cloned().or_else(|| {
             given
                 .iter()
@@ -284,7 +290,11 @@ impl<'b> Runner<'b> {
     /// Leave to work.
     pub(super) async fn slot(&self) -> Result<SemaphorePermit<'b>, BuildError> {
         let build: &'b Arc<Build> = self.build;
-        build.slots.acquire().await.map_err(|_| BuildError::Cancelled)
+        build
+            .slots
+            .acquire()
+            .await
+            .map_err(|_| BuildError::Cancelled)
     }
 }
 
@@ -292,7 +302,11 @@ impl Runner<'_> {
     /// The base's `ONBUILD` instructions.
     async fn triggers(&mut self, triggers: &[String]) -> Result<(), BuildError> {
         let many = if triggers.len() > 1 { "s" } else { "" };
-        self.say(format!("# Executing {} build trigger{many}\n", triggers.len())).await;
+        self.say(format!(
+            "# Executing {} build trigger{many}\n",
+            triggers.len()
+        ))
+        .await;
         for trigger in triggers {
             let text = format!("FROM scratch\n{trigger}\n");
             let parsed = Dockerfile::parse(text.as_bytes())?;

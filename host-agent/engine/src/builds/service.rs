@@ -19,15 +19,13 @@ use super::event::{BuildEvent, BuildSink};
 use super::files::BuildFiles;
 use super::ignore::Ignore;
 use super::plan::Plan;
-use super::request::{
-    BuildOutcome, BuildOutput, BuildRequest, Context, DockerfileSource,
-};
+use super::request::{BuildOutcome, BuildOutput, BuildRequest, Context, DockerfileSource};
 use super::runner::{self, StageResult};
 use super::sources::{GitAddress, GitFetcher};
 use super::{Dockerfile, dockerfile, lint};
-use crate::containers::remove::RemoveOptions;
-use crate::containers::files::{FileView, WriteOptions};
 use crate::containers::ContainerService;
+use crate::containers::files::{FileView, WriteOptions};
+use crate::containers::remove::RemoveOptions;
 use crate::error::full_message;
 use crate::images::records::{BuildRecord, ImageRecords};
 use crate::images::{BorrowedRoot, ByteStream, ImageService, Layers, Platform};
@@ -134,7 +132,15 @@ impl Build {
         let found = match locked(&self.made).get(key) {
             Some(made) => Some(made.clone()),
             None if self.request.no_cache => None,
-            None => self.service.inner.images.catalog().records.builds.get(key).cloned(),
+            None => self
+                .service
+                .inner
+                .images
+                .catalog()
+                .records
+                .builds
+                .get(key)
+                .cloned(),
         };
         if found.is_some() && locked(&self.used).insert(key.to_owned()) {
             let now = self.service.now();
@@ -212,7 +218,9 @@ impl BuildService {
         let mut running = locked(&self.inner.running);
         running.retain(|build| build.strong_count() > 0);
         let builds = running.iter().filter_map(Weak::upgrade);
-        builds.flat_map(|build| locked(&build.used).clone()).collect()
+        builds
+            .flat_map(|build| locked(&build.used).clone())
+            .collect()
     }
 
     pub(super) fn is_cache_in_use(&self, id: &str) -> bool {
@@ -264,7 +272,9 @@ impl BuildService {
         }
         if is_archive(&start) {
             let start = futures_util::stream::once(async move { Ok(Bytes::from(start)) });
-            let context = self.context_from_tar(Box::pin(start.chain(content))).await?;
+            let context = self
+                .context_from_tar(Box::pin(start.chain(content)))
+                .await?;
             return Ok((Some(context), None));
         }
         while let Some(piece) = content.next().await {
@@ -317,7 +327,13 @@ impl BuildService {
             Some(date) => Some(date),
             None => source_date(&given)?,
         };
-        let plan = Plan::of(&mut file, given, &platform, &request.target, &request.labels)?;
+        let plan = Plan::of(
+            &mut file,
+            given,
+            &platform,
+            &request.target,
+            &request.labels,
+        )?;
         let findings = lint::check(&file, &String::from_utf8_lossy(&text), &plan);
         if request.output == BuildOutput::Check {
             for finding in findings {
@@ -352,7 +368,9 @@ impl BuildService {
         locked(&self.inner.running).push(Arc::downgrade(&build));
         // Nothing is collected until what the build makes is recorded.
         let storing = self.inner.images.begin_storing().await;
-        build.tell(BuildEvent::Planned(build.plan.steps.clone())).await;
+        build
+            .tell(BuildEvent::Planned(build.plan.steps.clone()))
+            .await;
         for finding in findings {
             build.tell(BuildEvent::Lint(finding)).await;
         }
@@ -394,7 +412,12 @@ impl BuildService {
         let largest = dockerfile::TEXT_MAX as u64;
         let read = async |path: &str| match &request.context {
             None => Ok(None),
-            Some(context) => self.inner.files.read(context.0.clone(), path, largest).await,
+            Some(context) => {
+                self.inner
+                    .files
+                    .read(context.0.clone(), path, largest)
+                    .await
+            }
         };
         let mut rules = None;
         let text = match &request.dockerfile {
@@ -416,8 +439,9 @@ impl BuildService {
             rules = read(".dockerignore").await?;
         }
         let rules = String::from_utf8_lossy(rules.as_deref().unwrap_or_default()).into_owned();
-        let ignore = Ignore::parse(&rules)
-            .map_err(|error| BuildError::Invalid(format!("error reading .dockerignore: {error}")))?;
+        let ignore = Ignore::parse(&rules).map_err(|error| {
+            BuildError::Invalid(format!("error reading .dockerignore: {error}"))
+        })?;
         Ok((text, ignore))
     }
 
@@ -519,7 +543,10 @@ impl BuildService {
             let collect = images
                 .change(|catalog| {
                     for tag in tags {
-                        catalog.records.references.insert(tag.to_string(), id.clone());
+                        catalog
+                            .records
+                            .references
+                            .insert(tag.to_string(), id.clone());
                     }
                     if let Some(record) = catalog.records.images.get_mut(&id)
                         && !is_named
@@ -607,7 +634,10 @@ impl Entries {
 
 /// `SOURCE_DATE_EPOCH` as a build argument.
 fn source_date(given: &BTreeMap<String, String>) -> Result<Option<OffsetDateTime>, BuildError> {
-    let Some(text) = given.get("SOURCE_DATE_EPOCH").filter(|text| !text.is_empty()) else {
+    let Some(text) = given
+        .get("SOURCE_DATE_EPOCH")
+        .filter(|text| !text.is_empty())
+    else {
         return Ok(None);
     };
     let date = text

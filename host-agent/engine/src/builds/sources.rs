@@ -1,7 +1,7 @@
 //! Files from elsewhere: git repositories and addresses, for contexts and for `ADD`.
 
-use crate::images::BorrowedRoot;
 use crate::error::{Class, Classify};
+use crate::images::BorrowedRoot;
 use async_trait::async_trait;
 
 /// A git repository: `https://host/repo.git#ref:folder`, `git@host:repo.git`, `git://`, `ssh://`, `host/repo.git` of the
@@ -29,9 +29,7 @@ impl GitAddress {
             // As Docker decides it: by the name's end.
             Some("http" | "https") => remote.ends_with(".git"),
             Some(_) => false,
-            None => {
-                GIT_HOSTS.iter().any(|host| remote.starts_with(host)) || is_scp_like(remote)
-            }
+            None => GIT_HOSTS.iter().any(|host| remote.starts_with(host)) || is_scp_like(remote),
         };
         if !is_git {
             return None;
@@ -69,9 +67,10 @@ impl GitAddress {
         if place.starts_with('-') || host.starts_with('-') || host.is_empty() {
             return refused("a host's name cannot begin with a dash");
         }
-        let is_reference = self.reference.chars().all(|character| {
-            character.is_ascii_alphanumeric() || "._/+-@".contains(character)
-        });
+        let is_reference = self
+            .reference
+            .chars()
+            .all(|character| character.is_ascii_alphanumeric() || "._/+-@".contains(character));
         if self.reference.starts_with('-') || !is_reference || self.reference.contains("..") {
             return refused(&format!("{:?} is no branch, tag or commit", self.reference));
         }
@@ -118,7 +117,9 @@ pub enum SourceError {
     /// A complete sentence.
     #[error("{0}")]
     Invalid(String),
-    #[error("cannot fetch {address}: there is no git program on this host; install git, or send the files")]
+    #[error(
+        "cannot fetch {address}: there is no git program on this host; install git, or send the files"
+    )]
     NoGit { address: String },
     /// `said` is what git or the server answered.
     #[error("cannot fetch {address}: {said}")]
@@ -161,13 +162,19 @@ mod tests {
 
     #[test]
     fn addresses_of_repositories_are_told_from_others() {
-        check("https://a.example/r.git", Some(("https://a.example/r.git", "", "")));
+        check(
+            "https://a.example/r.git",
+            Some(("https://a.example/r.git", "", "")),
+        );
         check(
             "https://a.example/r.git#v1:docker/base",
             Some(("https://a.example/r.git", "v1", "docker/base")),
         );
         check("github.com/a/b", Some(("https://github.com/a/b", "", "")));
-        check("git@a.example:r.git#main", Some(("git@a.example:r.git", "main", "")));
+        check(
+            "git@a.example:r.git#main",
+            Some(("git@a.example:r.git", "main", "")),
+        );
         check("git://a.example/r", Some(("git://a.example/r", "", "")));
         check("https://a.example/file.tar.gz", None);
         check("folder/file", None);
@@ -189,7 +196,10 @@ mod tests {
             let Some(address) = GitAddress::parse(text) else {
                 continue;
             };
-            assert!(address.check().is_err() || text == "https:///r.git", "{text}");
+            assert!(
+                address.check().is_err() || text == "https:///r.git",
+                "{text}"
+            );
         }
         let helper = GitAddress {
             remote: "ext::sh -c x".into(),

@@ -268,9 +268,7 @@ impl ContainerService {
         memberships: Memberships,
         is_step: bool,
     ) -> Result<(), ContainerError> {
-        let result = self
-            .build(id, name, &mut spec, memberships, is_step)
-            .await;
+        let result = self.build(id, name, &mut spec, memberships, is_step).await;
         if result.is_err() {
             self.discard_volumes(id, &spec.mounts).await;
             if let Err(error) = self.deps.layers.remove(id).await {
