@@ -4,33 +4,78 @@ use bytes::{Buf, Bytes};
 use engine::images::ByteStream;
 use futures_util::StreamExt;
 use std::io::{self, BufRead, BufReader, Read};
+use tokio::sync::mpsc;
 
 const BUFFER: usize = 128 * 1024;
 
 /// An async stream as a blocking reader. Use it only on a blocking thread.
+///
+/// A task gathers the pieces as they come and hands them over in batches: to wake the reader for each of them would cost
+/// more than the pieces themselves, as an HTTP body gives only one at a time and waits until it is asked for the next.
 pub struct StreamReader {
-    stream: ByteStream,
-    runtime: tokio::runtime::Handle,
+    batches: mpsc::Receiver<io::Result<Vec<Bytes>>>,
+    batch: std::vec::IntoIter<Bytes>,
     piece: Bytes,
 }
 
 impl StreamReader {
     /// To be called within the tokio runtime.
     pub fn new(stream: ByteStream) -> StreamReader {
+        let (sender, batches) = mpsc::channel(BATCHES);
+        tokio::spawn(async move {
+            // A reader that stops early shall not be held up by a sender that does not.
+            tokio::select! {
+                () = gather(stream, &sender) => {}
+                () = sender.closed() => {}
+            }
+        });
         StreamReader {
-            stream,
-            runtime: tokio::runtime::Handle::current(),
+            batches,
+            batch: Vec::new().into_iter(),
             piece: Bytes::new(),
         }
+    }
+}
+
+/// Bytes of a batch.
+const BATCH: usize = 256 * 1024;
+/// Batches that wait for the reader.
+const BATCHES: usize = 3;
+
+async fn gather(mut stream: ByteStream, sender: &mpsc::Sender<io::Result<Vec<Bytes>>>) {
+    let (mut batch, mut size) = (Vec::new(), 0);
+    loop {
+        let next = stream.next().await;
+        if let Some(Ok(piece)) = next {
+            size += piece.len();
+            batch.push(piece);
+            if size < BATCH {
+                continue;
+            }
+            size = 0;
+            if sender.send(Ok(std::mem::take(&mut batch))).await.is_err() {
+                return;
+            }
+            continue;
+        }
+        // What came before the end or an error is still good.
+        let _ = sender.send(Ok(batch)).await;
+        if let Some(Err(error)) = next {
+            let _ = sender.send(Err(error)).await;
+        }
+        return;
     }
 }
 
 impl Read for StreamReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.piece.is_empty() {
-            match self.runtime.block_on(self.stream.next()) {
-                Some(piece) => self.piece = piece?,
-                None => return Ok(0),
+            match self.batch.next() {
+                Some(piece) => self.piece = piece,
+                None => match self.batches.blocking_recv() {
+                    Some(batch) => self.batch = batch?.into_iter(),
+                    None => return Ok(0),
+                },
             }
         }
         let count = buffer.len().min(self.piece.len());
@@ -44,6 +89,23 @@ const XZ_MEMORY: u32 = 80 * 1024;
 
 /// The plain bytes of a gzip, zstd, xz or plain stream.
 pub fn decoded<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    decoder(input).map(|(reader, _)| reader)
+}
+
+/// Reads the plain bytes of such a stream; what must be inflated is inflated on a thread of its own meanwhile.
+pub fn read_decoded<T>(
+    input: impl Read + Send,
+    work: impl FnOnce(&mut dyn Read) -> T,
+) -> io::Result<T> {
+    let (mut reader, is_plain) = decoder(input)?;
+    Ok(match is_plain {
+        true => work(&mut reader),
+        false => on_own_thread(&mut *reader, work),
+    })
+}
+
+/// The reader of the plain bytes, and whether they came as such.
+fn decoder<'a>(input: impl Read + Send + 'a) -> io::Result<(Box<dyn Read + Send + 'a>, bool)> {
     let mut head = [0u8; 6];
     let mut input = BufReader::with_capacity(BUFFER, input);
     let mut known = 0;
@@ -55,20 +117,21 @@ pub fn decoded<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Se
         }
     }
     let whole = Read::chain(io::Cursor::new(head[..known].to_vec()), input);
-    match &head[..known] {
-        [0x1f, 0x8b, ..] => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(whole))),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            Ok(Box::new(zstd::stream::read::Decoder::with_buffer(whole)?))
-        }
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Ok(Box::new(lzma_rust2::XzReader::new_mem_limit(
+    let reader: Box<dyn Read + Send> = match &head[..known] {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::stream::read::Decoder::with_buffer(whole)?),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(lzma_rust2::XzReader::new_mem_limit(
             whole, true, XZ_MEMORY,
-        ))),
-        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41] => Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "bzip2 is not supported: send it as gzip, xz, zstd or without compression",
         )),
-        _ => Ok(Box::new(whole)),
-    }
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41] => {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "bzip2 is not supported: send it as gzip, xz, zstd or without compression",
+            ));
+        }
+        _ => return Ok((Box::new(whole), true)),
+    };
+    Ok((reader, false))
 }
 
 /// Runs `input` on a thread of its own, so that inflating and what reads it work at the same time. At most four

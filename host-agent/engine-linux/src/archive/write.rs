@@ -7,10 +7,10 @@ use std::io::{self, Read, Write};
 use tokio::sync::mpsc;
 
 const BLOCK: usize = 512;
-/// Bytes handed to the reader at a time.
-const PIECE: usize = 256 * 1024;
+/// Bytes handed to the reader at a time: few enough that the allocator gives the same warm memory again and again.
+const PIECE: usize = 64 * 1024;
 /// Pieces that wait for the reader.
-const WAITING: usize = 4;
+const WAITING: usize = 8;
 /// The largest number of eleven octal digits: sizes and times beyond it are PAX records.
 const ELEVEN_DIGITS: u64 = 0o77_777_777_777;
 const SEVEN_DIGITS: u64 = 0o7_777_777;

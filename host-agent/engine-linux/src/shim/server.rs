@@ -37,6 +37,11 @@ const OUTPUT_LIMIT: usize = 256 << 10;
 
 /// Bytes of one read of a pipe: as much as a pipe holds.
 const READ_SIZE: usize = 64 << 10;
+/// Output that comes again within this time is a stream ...
+const STREAMING: Duration = Duration::from_millis(1);
+/// ... which is left alone so long before the next read: to wake up for every small write of a container costs several
+/// times what the bytes do. A pipe that fills up meanwhile allows 200 MB a second.
+const GATHER: Duration = Duration::from_micros(300);
 
 /// How long streams that nobody ought to hold open any more may keep the shim alive.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -60,6 +65,10 @@ pub struct Server {
     lean: bool,
     /// What one read of an output gave.
     buffer: Vec<u8>,
+    /// When output last came.
+    last_output: Option<Instant>,
+    /// Whether to let output gather before the next read.
+    gather: bool,
     /// The container has ended or never ran; since when.
     over: Option<Instant>,
 }
@@ -110,6 +119,8 @@ impl Server {
             unknown: Vec::new(),
             lean: false,
             buffer: Vec::new(),
+            last_output: None,
+            gather: false,
             over: None,
         })
     }
@@ -138,6 +149,9 @@ impl Server {
     }
 
     fn wait(&mut self) -> io::Result<Vec<(Token, PollFlags)>> {
+        if std::mem::take(&mut self.gather) {
+            std::thread::sleep(GATHER);
+        }
         let mut idle = false;
         let mut tokens = vec![Token::Signal, Token::Listener];
         let mut fds = vec![
@@ -745,6 +759,10 @@ impl Server {
             }
         }
         let data = &self.buffer[..];
+        let now = Instant::now();
+        let streams = |last: Instant| now.duration_since(last) < STREAMING;
+        self.gather = data.len() < READ_SIZE / 2 && self.last_output.is_some_and(streams);
+        self.last_output = Some(now);
         if process.exec.is_none()
             && let Some(log) = &mut self.log
             && let Err(error) = log.write(stream, data)

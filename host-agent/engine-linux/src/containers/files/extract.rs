@@ -8,7 +8,7 @@
 
 use super::failed;
 use super::view::Root;
-use crate::archive::decode::{decoded, on_own_thread};
+use crate::archive::decode::read_decoded;
 use crate::archive::tar::{TarEntry, TarLimits, TarReader};
 use crate::archive::tree::{descriptor_path, travels};
 use crate::layers::{normalise, remove_tree};
@@ -64,8 +64,7 @@ impl Extractor<'_> {
 
     /// Reads the archive to its end.
     pub(super) fn extract(mut self, content: impl Read + Send) -> Result<(), FileError> {
-        let mut plain = decoded(content).map_err(FileError::Archive)?;
-        on_own_thread(&mut *plain, |reader| {
+        read_decoded(content, |reader| {
             let mut archive = TarReader::new(reader, TarLimits::default());
             while let Some(entry) = archive.next_entry().map_err(FileError::Archive)? {
                 self.apply(&entry, &mut archive)?;
@@ -75,6 +74,7 @@ impl Extractor<'_> {
             self.set_folder_times();
             Ok(())
         })
+        .map_err(FileError::Archive)?
     }
 
     /// The absolute path in the container.
