@@ -120,9 +120,9 @@ fn decoder<'a>(input: impl Read + Send + 'a) -> io::Result<(Box<dyn Read + Send 
     let reader: Box<dyn Read + Send> = match &head[..known] {
         [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::stream::read::Decoder::with_buffer(whole)?),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(lzma_rust2::XzReader::new_mem_limit(
-            whole, true, XZ_MEMORY,
-        )),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
+            Box::new(lzma_rust2::XzReader::new_mem_limit(whole, true, XZ_MEMORY))
+        }
         [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41] => {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,

@@ -289,7 +289,9 @@ fn plain_length(text: &[u8]) -> usize {
     };
     let blocks = text.chunks_exact(32);
     let blocks = blocks.take_while(|block| {
-        let special = block.iter().fold(false, |any, byte| any | is_special(*byte));
+        let special = block
+            .iter()
+            .fold(false, |any, byte| any | is_special(*byte));
         !special
     });
     let begin = blocks.count() * 32;
