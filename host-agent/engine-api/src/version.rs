@@ -79,6 +79,17 @@ impl ApiVersion {
         !self.since(50)
     }
 
+    /// Up to 1.41 (dockerd 20.10) every exec that could not be started had the exit code 126; later 127 stands for a program
+    /// that is not there, as it does for a container's.
+    pub fn tells_missing_programs_of_execs(self) -> bool {
+        self.since(42)
+    }
+
+    /// Before 1.45, image inspect had `Container` and `ContainerConfig`.
+    pub fn shows_containers_of_images(self) -> bool {
+        !self.since(45)
+    }
+
     /// From 1.42 a client says with `type` what `/system/df` counts; before, it was always everything.
     pub fn selects_disk_usage(self) -> bool {
         self.since(42)

@@ -39,6 +39,8 @@ async fn main() {
         exec_root: host.folder.path().join("run"),
         agent_program: agent.into(),
         runtimes: BTreeMap::new(),
+        init: None,
+        open_files: None,
     })
     .expect("a runtime");
     let mut walls = Vec::new();

@@ -54,7 +54,7 @@ impl Arena {
         let mirror = format!("http://{}", fixtures::REGISTRY);
         let engine = match kind {
             Kind::Berth => {
-                let flags = ["--registry-mirror", &mirror];
+                let flags = ["--registry-mirror", &mirror, "--experimental"];
                 let agent = Agent::start_in(Some(namespace.clone()), &flags);
                 Engine::Berth(agent.context("this host cannot run an engine")?)
             }

@@ -2,6 +2,7 @@
 
 use super::config::Config;
 use super::state::{AppState, Services, Stopping};
+use super::system::default_runtime;
 use super::system::{System, engine_id};
 use anyhow::Context;
 use engine::builds::{BuildBackends, BuildOptions, BuildService};
@@ -26,7 +27,7 @@ use engine_linux::layers::OverlayLayers;
 use engine_linux::logs::JsonFileReader;
 use engine_linux::network::{DiskNetworks, LinuxNetwork, NetworkConfig};
 use engine_linux::registry::{HttpRegistry, RegistryOptions};
-use engine_linux::runtime::{LinuxRuntime, RuntimeConfig};
+use engine_linux::runtime::{LinuxRuntime, Program, RuntimeConfig};
 use engine_linux::volumes::DiskVolumeStore;
 use std::sync::Arc;
 
@@ -148,7 +149,13 @@ fn container_settings(config: &Config) -> Settings {
             options: config.dns_options.clone(),
             search: config.dns_search.clone(),
         },
-        runtime: config.default_runtime.clone(),
+        runtime: Some(default_runtime(config).to_owned()),
+        init: config.init,
+        cgroup_parent: config.cgroup_parent.clone(),
+        no_new_privileges: config.no_new_privileges,
+        shm_size: config
+            .default_shm_size
+            .unwrap_or(Settings::default().shm_size),
         hostname: host::hostname(),
         ..Settings::default()
     }
@@ -178,6 +185,18 @@ fn runtime_config(config: &Config) -> RuntimeConfig {
         exec_root: config.exec_root.clone(),
         // Stays right when the file is replaced by a newer version while this process runs.
         agent_program: "/proc/self/exe".into(),
-        runtimes: config.runtimes.clone(),
+        runtimes: config
+            .runtimes
+            .iter()
+            .map(|(name, program)| {
+                let program = Program {
+                    path: program.path.clone(),
+                    arguments: program.arguments.clone(),
+                };
+                (name.clone(), program)
+            })
+            .collect(),
+        init: config.init_path.clone(),
+        open_files: engine_linux::shim::raise_open_files(),
     }
 }

@@ -1,8 +1,9 @@
 //! What the engine will do, made of [`Options`]: defaults put in, everything checked. Nothing is looked up on the host here,
 //! so `--validate` can run anywhere.
 
-use super::options::Options;
+use super::options::{Options, RuntimeProgram};
 use engine::containers::log_drivers;
+use engine::containers::plan::names_built_in;
 use engine::containers::spec::LogSettings;
 use engine::images::policy::{Policy, Rules};
 use engine::networks::ipam::Pool;
@@ -53,10 +54,19 @@ pub struct Config {
     pub dns: Vec<IpAddr>,
     pub dns_options: Vec<String>,
     pub dns_search: Vec<String>,
-    /// Name -> program.
-    pub runtimes: BTreeMap<String, PathBuf>,
+    pub runtimes: BTreeMap<String, RuntimeProgram>,
     /// `None`: the built-in one.
     pub default_runtime: Option<String>,
+    /// The program of `--init` instead of our own.
+    pub init_path: Option<PathBuf>,
+    /// Every container has an init unless it says otherwise.
+    pub init: bool,
+    /// Empty: our own.
+    pub cgroup_parent: String,
+    pub no_new_privileges: bool,
+    /// Bytes; `None`: Docker's 64 MB.
+    pub default_shm_size: Option<u64>,
+    pub experimental: bool,
     pub labels: Vec<String>,
     pub log_level: LevelFilter,
     pub warnings: Vec<String>,
@@ -141,10 +151,16 @@ impl Config {
             dns_search,
             runtimes,
             default_runtime,
+            init_path,
+            init,
+            cgroup_parent,
+            no_new_privileges,
+            default_shm_size,
             labels,
             log_level,
             debug,
             live_restore: _,
+            experimental,
         } = options;
 
         for (name, value, why) in [(
@@ -193,10 +209,7 @@ impl Config {
             options: log_options,
         };
         log_drivers::check(&log).map_err(ConfigError)?;
-        let runtimes: BTreeMap<String, PathBuf> = runtimes
-            .into_iter()
-            .map(|(name, path)| (name, path.into()))
-            .collect();
+        let runtimes: BTreeMap<String, RuntimeProgram> = runtimes.into_iter().collect();
         if runtimes.contains_key(BUILT_IN_RUNTIME) {
             return wrong(format!(
                 "runtime name '{BUILT_IN_RUNTIME}' is reserved for the built-in one"
@@ -205,6 +218,7 @@ impl Config {
         let default_runtime = default_runtime.filter(|name| name != BUILT_IN_RUNTIME);
         if let Some(name) = &default_runtime
             && !runtimes.contains_key(name)
+            && !names_built_in(name)
         {
             return wrong(format!(
                 "specified default runtime '{name}' does not exist; add it with --add-runtime {name}=/path"
@@ -287,6 +301,22 @@ impl Config {
             dns_search,
             runtimes,
             default_runtime,
+            init_path: init_path
+                .map(|path| absolute("--init-path", Some(path), ""))
+                .transpose()?,
+            init: init.unwrap_or(false),
+            cgroup_parent: cgroup_parent.unwrap_or_default(),
+            no_new_privileges: no_new_privileges.unwrap_or(false),
+            default_shm_size: default_shm_size
+                .map(|text| {
+                    log_drivers::parse_size(&text)
+                        .filter(|size| *size > 0)
+                        .ok_or_else(|| {
+                            ConfigError(format!("--default-shm-size {text}: invalid size"))
+                        })
+                })
+                .transpose()?,
+            experimental: experimental.unwrap_or(false),
             labels,
             log_level: if debug == Some(true) {
                 LevelFilter::DEBUG

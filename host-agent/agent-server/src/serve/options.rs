@@ -5,7 +5,7 @@
 use engine::networks::ipam::Pool;
 use engine::runtime::Rlimit;
 use ipnet::IpNet;
-use serde::de::{Error as _, Unexpected};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -171,12 +171,28 @@ declare_options! {
     #[arg(long, value_name = "DOMAIN")]
     dns_search: Vec<String> = "dns-search",
     /// OCI runtime program that containers may ask for; may be repeated
-    #[arg(long = "add-runtime", value_name = "NAME=PATH", value_parser = parse_pair)]
+    #[arg(long = "add-runtime", value_name = "NAME=PATH", value_parser = parse_runtime)]
     #[serde(deserialize_with = "runtimes_of_map")]
-    runtimes: Vec<(String, String)> = "runtimes",
-    /// Runtime of containers that name none [default: berth, the built-in one]
+    runtimes: Vec<(String, RuntimeProgram)> = "runtimes",
+    /// Runtime of containers that name none [default: the built-in one, which is called runc and berth]
     #[arg(long, value_name = "NAME")]
     default_runtime: Option<String> = "default-runtime",
+    /// A small static init for `docker run --init` [default: the agent's own; where the agent is not a static program,
+    /// docker-init or tini-static of the host]
+    #[arg(long, value_name = "FILE")]
+    init_path: Option<PathBuf> = "init-path",
+    /// Run an init in every container that does not say otherwise
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    init: Option<bool> = "init",
+    /// Control group that containers' groups are made in, where they name none
+    #[arg(long, value_name = "PATH")]
+    cgroup_parent: Option<String> = "cgroup-parent",
+    /// Set no-new-privileges in every container that does not say otherwise
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    no_new_privileges: Option<bool> = "no-new-privileges",
+    /// Size of /dev/shm of containers that name none: 64m, 1g [default: 64m]
+    #[arg(long, value_name = "SIZE")]
+    default_shm_size: Option<String> = "default-shm-size",
 
     /// Fact about this engine, name=value, shown by `docker info`; may be repeated
     #[arg(long = "label", value_name = "LABEL")]
@@ -190,6 +206,18 @@ declare_options! {
     /// Containers outlive the engine in any case; accepted because dockerd has it
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     live_restore: Option<bool> = "live-restore",
+    /// Tell clients that experimental features may be used; there are none of the engine's own
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    experimental: Option<bool> = "experimental",
+}
+
+/// An OCI runtime and what its command line begins with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeProgram {
+    pub path: PathBuf,
+    #[serde(rename = "runtimeArgs", default)]
+    pub arguments: Vec<String>,
 }
 
 /// dockerd's `proxies` object.
@@ -210,7 +238,6 @@ const DOCKERD_KEYS: &[&str] = &[
     "bridge-accept-fwmark",
     "builder",
     "cdi-spec-dirs",
-    "cgroup-parent",
     "containerd",
     "containerd-namespace",
     "containerd-plugins-namespace",
@@ -222,9 +249,7 @@ const DOCKERD_KEYS: &[&str] = &[
     "default-gateway-v6",
     "default-ipc-mode",
     "default-network-opts",
-    "default-shm-size",
     "exec-opts",
-    "experimental",
     "features",
     "firewall-backend",
     "fixed-cidr",
@@ -232,15 +257,12 @@ const DOCKERD_KEYS: &[&str] = &[
     "host-gateway-ip",
     "host-gateway-ips",
     "icc",
-    "init",
-    "init-path",
     "ip",
     "ip6tables",
     "ipv6",
     "log-format",
     "metrics-addr",
     "mtu",
-    "no-new-privileges",
     "node-generic-resources",
     "oom-score-adjust",
     "raw-logs",
@@ -449,24 +471,20 @@ fn ulimits_of_map<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Rlimit>, D::
         .collect()
 }
 
-fn runtimes_of_map<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, String)>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Program {
-        path: String,
-        #[serde(rename = "runtimeArgs", default)]
-        arguments: Vec<String>,
-    }
-    BTreeMap::<String, Program>::deserialize(from)?
-        .into_iter()
-        .map(|(name, program)| match program.arguments.first() {
-            None => Ok((name, program.path)),
-            Some(first) => Err(D::Error::invalid_value(
-                Unexpected::Str(first),
-                &"no runtimeArgs: write a small program that adds them",
-            )),
-        })
-        .collect()
+fn parse_runtime(text: &str) -> Result<(String, RuntimeProgram), String> {
+    let (name, path) = parse_pair(text)?;
+    let program = RuntimeProgram {
+        path: path.into(),
+        arguments: Vec::new(),
+    };
+    Ok((name, program))
+}
+
+fn runtimes_of_map<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Vec<(String, RuntimeProgram)>, D::Error> {
+    let map = BTreeMap::<String, RuntimeProgram>::deserialize(from)?;
+    Ok(map.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -522,7 +540,7 @@ mod tests {
             "hosts": ["tcp://127.0.0.1:2376"], "tlsverify": true, "labels": ["a=b"],
             "log-opts": {"max-size": "10m"}, "debug": true,
             "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1024, "Hard": 2048}},
-            "runtimes": {"crun": {"path": "/usr/bin/crun"}}
+            "runtimes": {"crun": {"path": "/usr/bin/crun", "runtimeArgs": ["--debug"]}}
         }"#;
         let options = flags("--bip 10.1.0.1/24 --iptables=true --registry-mirror http://a")
             .with_text(Path::new("x"), file)
@@ -536,7 +554,11 @@ mod tests {
             options.default_ulimits,
             [parse_ulimit("nofile=1024:2048").unwrap()]
         );
-        assert_eq!(options.runtimes, [("crun".into(), "/usr/bin/crun".into())]);
+        let crun = RuntimeProgram {
+            path: "/usr/bin/crun".into(),
+            arguments: vec!["--debug".into()],
+        };
+        assert_eq!(options.runtimes, [("crun".to_owned(), crun)]);
         assert_eq!(
             flags("").with_text(Path::new("x"), " ").unwrap(),
             Options::default()
@@ -577,8 +599,8 @@ mod tests {
         );
         refused(
             "",
-            r#"{"runtimes": {"x": {"path": "/x", "runtimeArgs": ["-v"]}}}"#,
-            "no runtimeArgs",
+            r#"{"runtimes": {"x": {"path": "/x", "options": {}}}}"#,
+            "unknown field `options`",
         );
     }
 

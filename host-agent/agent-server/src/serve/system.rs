@@ -6,6 +6,7 @@ use engine::runtime::RuntimeFacts;
 use engine_api::ApiVersion;
 use engine_linux::files::{self, ENGINE_ID};
 use engine_linux::host::HostFacts;
+use engine_linux::runtime::BUILT_IN as BUILT_IN_RUNTIME;
 use serde_json::json;
 use std::io;
 use std::path::Path;
@@ -27,7 +28,7 @@ pub struct System {
 
 impl System {
     pub fn new(id: String, config: Config, host: HostFacts, runtime: RuntimeFacts) -> System {
-        let version = version_answer(&host);
+        let version = version_answer(&host, config.experimental);
         System {
             id,
             config,
@@ -38,17 +39,28 @@ impl System {
     }
 }
 
+/// The name of the runtime of containers that name none. The built-in one is called as clients expect it, unless a program
+/// was configured under that name.
+pub fn default_runtime(config: &Config) -> &str {
+    const EXPECTED: &str = "runc";
+    match &config.default_runtime {
+        Some(name) => name,
+        None if config.runtimes.contains_key(EXPECTED) => BUILT_IN_RUNTIME,
+        None => EXPECTED,
+    }
+}
+
 /// Docker shows the compiler here; ours is another.
 fn compiler() -> String {
     format!("rust{}", env!("CARGO_PKG_RUST_VERSION"))
 }
 
-fn version_answer(host: &HostFacts) -> Bytes {
+fn version_answer(host: &HostFacts, experimental: bool) -> Bytes {
     let commit = option_env!("BERTH_COMMIT").unwrap_or("unknown");
     let built = option_env!("BERTH_BUILD_TIME").unwrap_or_default();
     let newest = ApiVersion::MAXIMUM.to_string();
     let oldest = ApiVersion::MINIMUM.to_string();
-    let answer = json!({
+    let mut answer = json!({
         "Platform": { "Name": "Berth" },
         "Components": [{
             "Name": "Engine",
@@ -57,7 +69,7 @@ fn version_answer(host: &HostFacts) -> Bytes {
                 "ApiVersion": newest,
                 "Arch": host.architecture,
                 "BuildTime": built,
-                "Experimental": "false",
+                "Experimental": experimental.to_string(),
                 "GitCommit": commit,
                 "GoVersion": compiler(),
                 "KernelVersion": host.kernel_version,
@@ -75,6 +87,9 @@ fn version_answer(host: &HostFacts) -> Bytes {
         "KernelVersion": host.kernel_version,
         "BuildTime": built,
     });
+    if experimental {
+        answer["Experimental"] = true.into();
+    }
     Bytes::from(format!("{answer}\n"))
 }
 

@@ -6,9 +6,11 @@
 
 mod hierarchies;
 pub mod limits;
+mod memory_watch;
 mod stats;
 
 pub use hierarchies::{Hierarchies, Hierarchy, Version};
+pub use memory_watch::MemoryWatch;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -179,11 +181,7 @@ impl Cgroup {
         };
         self.folder("memory")
             .and_then(|folder| fs::read_to_string(folder.join(file)).ok())
-            .is_some_and(|text| {
-                text.lines()
-                    .filter_map(|line| line.strip_prefix("oom_kill "))
-                    .any(|count| count.trim() != "0")
-            })
+            .is_some_and(|text| oom_kills(&text) > 0)
     }
 
     /// Kills every process of the group.
@@ -229,6 +227,14 @@ impl Cgroup {
             }
         }
     }
+}
+
+/// The count in `memory.events` or `memory.oom_control`.
+fn oom_kills(text: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix("oom_kill "))
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 /// Writes to a control file, which must be there.

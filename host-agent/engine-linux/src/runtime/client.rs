@@ -55,6 +55,8 @@ struct Shared {
 struct State {
     asked: HashMap<u64, oneshot::Sender<Answer>>,
     exits: HashMap<Option<ExecId>, watch::Sender<Option<ExitStatus>>>,
+    /// How often memory ran out.
+    out_of_memory: watch::Sender<u64>,
     /// The shim is gone.
     gone: bool,
     /// The container is known to run: the end of its shim is then its end.
@@ -189,11 +191,15 @@ async fn listen(shared: Arc<Shared>, mut frames: Frames) {
                     let _ = sender.send(answer);
                 }
             }
-            Kind::Event => {
-                if let Ok(Event::Exited { process, status }) = serde_json::from_slice(&payload) {
-                    shared.exited(process, status);
+            Kind::Event => match serde_json::from_slice(&payload) {
+                Ok(Event::Exited { process, status }) => shared.exited(process, status),
+                Ok(Event::OutOfMemory) => {
+                    shared.lock().out_of_memory.send_modify(|times| *times += 1);
                 }
-            }
+                Err(error) => {
+                    tracing::warn!(container = shared.place.id.short(), %error, "a shim says something strange");
+                }
+            },
             _ => {}
         }
     }
@@ -548,6 +554,15 @@ impl Task for ShimTask {
         self.control
             .group("list the container's processes", Cgroup::processes)
             .await
+    }
+
+    async fn out_of_memory(&self, known: u64) -> u64 {
+        let mut times = self.control.0.lock().out_of_memory.subscribe();
+        let more = times.wait_for(|times| *times > known).await;
+        match more.map(|times| *times) {
+            Ok(times) => times,
+            Err(_) => std::future::pending().await,
+        }
     }
 
     async fn wait(&self) -> ExitStatus {

@@ -2,6 +2,7 @@
 
 use super::{BUILT_IN, RuntimeConfig};
 use crate::cgroup::{Hierarchies, Version};
+use engine::containers::plan::NAMES_OF_BUILT_IN;
 use engine::runtime::RuntimeFacts;
 use std::fs;
 
@@ -29,22 +30,37 @@ pub(super) fn probe(config: &RuntimeConfig, hierarchies: &Hierarchies) -> Runtim
             .map(|text| text.trim().to_owned())
             .unwrap_or_default(),
         pids_limit: hierarchies.controls("pids"),
+        blkio_weight: match version {
+            Version::V1 => ["blkio.weight", "blkio.bfq.weight"]
+                .iter()
+                .any(|file| hierarchies.has_file("blkio", file)),
+            // Groups have the files; the root tells whether the kernel has the cost model behind `io.weight`.
+            Version::V2 => ["io.cost.qos", "io.weight", "io.bfq.weight"]
+                .iter()
+                .any(|file| hierarchies.has_file("blkio", file)),
+        },
+        blkio_throttle: match version {
+            Version::V1 => hierarchies.has_file("blkio", "blkio.throttle.read_bps_device"),
+            Version::V2 => hierarchies.controls("blkio"),
+        },
         oom_kill_disable: version == Version::V1
             && hierarchies.has_file("memory", "memory.oom_control"),
         seccomp: fs::read_to_string("/proc/self/status")
             .is_ok_and(|text| text.contains("Seccomp:")),
-        apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-            .is_ok_and(|text| text.starts_with('Y')),
+        // As dockerd: without its file system nothing can be asked of it.
+        apparmor: std::path::Path::new("/sys/kernel/security/apparmor").is_dir()
+            && fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+                .is_ok_and(|text| text.starts_with('Y')),
         ..RuntimeFacts::default()
     };
-    facts.runtimes.insert(
-        BUILT_IN.to_owned(),
-        config.agent_program.display().to_string(),
-    );
+    let own = fs::read_link(&config.agent_program).unwrap_or_else(|_| config.agent_program.clone());
+    for name in std::iter::once(BUILT_IN).chain(NAMES_OF_BUILT_IN) {
+        let path = own.display().to_string();
+        facts.runtimes.insert(name.to_owned(), path);
+    }
     for (name, program) in &config.runtimes {
-        facts
-            .runtimes
-            .insert(name.clone(), program.display().to_string());
+        let path = program.path.display().to_string();
+        facts.runtimes.insert(name.clone(), path);
     }
     let mut lack = |there: bool, sentence: &str| {
         if !there {

@@ -8,7 +8,9 @@ mod client;
 mod facts;
 
 use crate::cgroup::{Cgroup, Hierarchies};
+pub use crate::shim::Program;
 use crate::shim::protocol::{self, Order, Reply};
+use crate::shim::{FOREIGN_INIT, OWN_INIT};
 use crate::shim::{exit_file, protocol::Purpose};
 use async_trait::async_trait;
 use client::{Control, ShimTask, Stream};
@@ -36,8 +38,12 @@ pub struct RuntimeConfig {
     /// The program shims are started from: it must dispatch its first argument `shim` to [`crate::shim::main`]. For
     /// serve itself /proc/self/exe, which stays right when the file is replaced.
     pub agent_program: PathBuf,
-    /// Other OCI runtimes: name -> program.
-    pub runtimes: BTreeMap<String, PathBuf>,
+    /// Other OCI runtimes by name.
+    pub runtimes: BTreeMap<String, Program>,
+    /// The static program for `--init`; `None`: the agent itself where it is static, else one of the host's.
+    pub init: Option<PathBuf>,
+    /// The soft limit of open files that containers begin with, where it is not this process's own.
+    pub open_files: Option<u64>,
 }
 
 /// The name of the built-in runtime in [`RuntimeFacts::runtimes`] and [`LaunchPlan::runtime`].
@@ -100,7 +106,31 @@ impl LinuxRuntime {
                 why: "it is not configured".to_owned(),
             });
         };
-        plan.runtime = Some(program.display().to_string());
+        plan.runtime = Some(program.path.display().to_string());
+        plan.runtime_arguments.clone_from(&program.arguments);
+        Ok(())
+    }
+
+    /// Puts an init in front of the program.
+    fn add_init(&self, plan: &mut LaunchPlan) -> Result<(), RuntimeError> {
+        let own = || {
+            let program = fs::canonicalize(&self.config.agent_program).ok()?;
+            is_dynamic(&program)
+                .is_ok_and(|dynamic| !dynamic)
+                .then_some(program)
+        };
+        let (program, words) = match (&self.config.init, own()) {
+            (Some(given), _) => (Some(given.clone()), FOREIGN_INIT),
+            (None, Some(own)) => (Some(own), OWN_INIT),
+            (None, None) => (init_of_host(), FOREIGN_INIT),
+        };
+        let program = program.ok_or_else(|| RuntimeError::Unsupported {
+            what: "--init".to_owned(),
+            why: "this build of the agent needs a loader that is not in the container, and the host has neither docker-init nor tini-static: name a static init with --init-path, or use the static build (cargo xtask agent)".to_owned(),
+        })?;
+        let words = words.iter().map(|word| (*word).to_owned());
+        plan.process.args = words.chain(plan.process.args.drain(..)).collect();
+        plan.mounts.push(crate::shim::init_mount(program));
         Ok(())
     }
 
@@ -126,6 +156,7 @@ impl LinuxRuntime {
             .arg0("host-agent")
             .arg("shim")
             .arg(run)
+            .args(self.config.open_files.map(|limit| limit.to_string()))
             .env_clear()
             .stdin(Stdio::from(std::os::fd::OwnedFd::from(shims_control)))
             .stdout(Stdio::from(std::os::fd::OwnedFd::from(shims_stream)))
@@ -237,15 +268,7 @@ impl Runtime for LinuxRuntime {
     ) -> Result<(Box<dyn Task>, ProcessIo), RuntimeError> {
         self.choose_runtime(&mut plan)?;
         if plan.init {
-            let program = fs::canonicalize(&self.config.agent_program)
-                .map_err(|error| RuntimeError::failed("find the agent's program", error))?;
-            if is_dynamic(&program).unwrap_or(false) {
-                return Err(RuntimeError::Unsupported {
-                    what: "--init".to_owned(),
-                    why: "this build of the agent needs a loader that is not in the container; use the static build (cargo xtask agent)".to_owned(),
-                });
-            }
-            plan.mounts.push(crate::shim::init_mount(program));
+            self.add_init(&mut plan)?;
         }
         let id = plan.id.clone();
         let run = self.folder(&id);
@@ -294,6 +317,22 @@ impl Runtime for LinuxRuntime {
     fn facts(&self) -> RuntimeFacts {
         self.facts.clone()
     }
+}
+
+/// The static inits that other engines bring along.
+fn init_of_host() -> Option<PathBuf> {
+    const FOLDERS: [&str; 4] = [
+        "/usr/libexec/docker",
+        "/usr/local/bin",
+        "/usr/bin",
+        "/usr/sbin",
+    ];
+    let names = ["docker-init", "tini-static"];
+    FOLDERS
+        .iter()
+        .flat_map(|folder| names.map(|name| Path::new(folder).join(name)))
+        .filter_map(|path| fs::canonicalize(path).ok())
+        .find(|path| is_dynamic(path).is_ok_and(|dynamic| !dynamic))
 }
 
 /// Whether a program names a loader (a PT_INTERP header of ELF, 64 bits, little end first: what we are built for).

@@ -15,14 +15,11 @@ pub const VERB: &str = "init";
 /// Where the program is in the container, as Docker's is.
 pub const PATH: &str = "/sbin/docker-init";
 
-/// The command line that runs `args` under the init.
-pub fn arguments(args: &[String]) -> Vec<String> {
-    [PATH, "shim", VERB, "--"]
-        .into_iter()
-        .map(str::to_owned)
-        .chain(args.iter().cloned())
-        .collect()
-}
+/// What a command line under this init begins with.
+pub const OWN: &[&str] = &[PATH, "shim", VERB, "--"];
+
+/// What a command line under somebody else's init (tini and its likes) begins with.
+pub const FOREIGN: &[&str] = &[PATH, "--"];
 
 /// Never returns before the program has ended; its exit code is ours.
 pub fn main(args: Vec<OsString>) -> ExitCode {

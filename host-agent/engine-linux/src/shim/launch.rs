@@ -10,11 +10,12 @@
 use super::cgroup_mounts::CgroupMounts;
 use super::executor::{self, ContainerExecutor, MountChange, Steps};
 use super::join::{self, Joining};
+use super::program::{self, Program};
 use super::protocol::Refusal;
 use super::report::Traces;
 use super::seccomp::{self, profile};
 use super::spec::{self, Resolved, Runner};
-use super::{Born, devices, program, propagation, subpath, users};
+use super::{Born, devices, propagation, subpath, users};
 use crate::cgroup::{Cgroup, Version, limits::LimitError};
 use engine::error::full_message;
 use engine::runtime::{
@@ -44,7 +45,7 @@ pub struct Place<'a> {
     pub run: &'a Path,
     pub id: &'a str,
     /// Another OCI runtime.
-    pub program: Option<&'a Path>,
+    pub program: Option<&'a Program>,
     /// Where to tell failures; see [`super::report`].
     pub report: RawFd,
 }

@@ -36,7 +36,7 @@ pub(crate) mod users;
 
 use crate::cgroup::{Cgroup, Version};
 use engine::runtime::{MountPlan, MountSource, TtySize};
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{ForkResult, Pid};
 use std::ffi::OsString;
@@ -46,7 +46,10 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-/// The mount of the small init into a container: this program, which is static.
+pub(crate) use init::{FOREIGN as FOREIGN_INIT, OWN as OWN_INIT};
+pub use program::Program;
+
+/// The mount of a small static init into a container.
 pub fn init_mount(program: PathBuf) -> MountPlan {
     MountPlan {
         target: init::PATH.to_owned(),
@@ -61,8 +64,9 @@ pub fn init_mount(program: PathBuf) -> MountPlan {
     }
 }
 
-/// Runs a shim until its container has ended and everybody has been told. `args` is the container's run-time folder,
-/// or `init` and a command line for the small init inside a container.
+/// Runs a shim until its container has ended and everybody has been told. `args` is the container's run-time folder and,
+/// where serve has raised its own, the soft limit of open files for processes; or `init` and a command line for the small
+/// init inside a container.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     let mut args = args.into_iter();
     let Some(folder) = args.next() else {
@@ -72,6 +76,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     if folder == init::VERB {
         return init::main(args.collect());
     }
+    if let Some(soft) = args.next().and_then(|text| text.to_str()?.parse().ok()) {
+        let _ = limit_open_files(soft);
+    }
     match serve(PathBuf::from(folder)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -79,6 +86,22 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn limit_open_files(soft: u64) -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)
+}
+
+/// Lets this process have as many files open as its hard limit says: every running container takes some. Returns the soft
+/// limit it had, for the containers: some programs do something for each number up to it.
+pub fn raise_open_files() -> Option<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    if soft >= hard {
+        return None;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok()?;
+    Some(soft)
 }
 
 fn serve(run: PathBuf) -> io::Result<()> {

@@ -3,12 +3,24 @@
 use super::launch::{Place, Stdio};
 use super::protocol::Refusal;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio as ProcessStdio};
+
+/// An OCI runtime, and what its command line begins with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Program {
+    pub path: PathBuf,
+    pub arguments: Vec<String>,
+}
 
 /// `create` and `start`; the runtime's process goes and leaves the container's first process to the shim, which is a
 /// subreaper.
-pub fn start(program: &Path, place: &Place, bundle: &Path, stdio: Stdio) -> Result<i32, Refusal> {
+pub fn start(
+    program: &Program,
+    place: &Place,
+    bundle: &Path,
+    stdio: Stdio,
+) -> Result<i32, Refusal> {
     let pid_file = place.run.join("init.pid");
     let mut create = command(program, place);
     create.arg("create").arg("--bundle").arg(bundle);
@@ -25,7 +37,12 @@ pub fn start(program: &Path, place: &Place, bundle: &Path, stdio: Stdio) -> Resu
 }
 
 /// `exec --detach` with a prepared process.
-pub fn exec(program: &Path, place: &Place, process: &Path, stdio: Stdio) -> Result<i32, Refusal> {
+pub fn exec(
+    program: &Program,
+    place: &Place,
+    process: &Path,
+    stdio: Stdio,
+) -> Result<i32, Refusal> {
     let pid_file = process.with_extension("pid");
     let mut exec = command(program, place);
     exec.arg("exec")
@@ -41,13 +58,14 @@ pub fn exec(program: &Path, place: &Place, process: &Path, stdio: Stdio) -> Resu
 }
 
 /// Removes the runtime's state of a container that has ended.
-pub fn delete(program: &Path, place: &Place) {
+pub fn delete(program: &Program, place: &Place) {
     let mut delete = command(program, place);
     let _ = delete.arg("delete").arg("--force").arg(place.id).output();
 }
 
-fn command(program: &Path, place: &Place) -> Command {
-    let mut command = Command::new(program);
+fn command(program: &Program, place: &Place) -> Command {
+    let mut command = Command::new(&program.path);
+    command.args(&program.arguments);
     command.arg("--root").arg(place.state());
     command.arg("--log").arg(place.run.join("runtime.log"));
     command.arg("--log-format").arg("json");

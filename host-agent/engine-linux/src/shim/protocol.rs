@@ -169,6 +169,8 @@ pub enum Event {
         process: Option<ExecId>,
         status: ExitStatus,
     },
+    /// The kernel kills for want of memory; the first process may go on.
+    OutOfMemory,
 }
 
 /// A [`RuntimeError`] in a form that travels.

@@ -8,12 +8,13 @@ use super::connection::{Connection, Purpose, Read};
 use super::launch::{self, Place};
 use super::log_writer::LogWriter;
 use super::process::{self, Ends, INPUT_LIMIT, Output, Process, State};
+use super::program::{self, Program};
 use super::protocol::{
     Answer, Event, Greeting, Kind, Order, Purpose as Wanted, Refusal, Reply, Request, VERSION,
 };
 use super::report::{self, Report};
-use super::{Born, exit_file, fork_child, init, program};
-use crate::cgroup::{Cgroup, Hierarchies};
+use super::{Born, exit_file, fork_child};
+use crate::cgroup::{Cgroup, Hierarchies, MemoryWatch};
 use engine::id::ExecId;
 use engine::runtime::{ExecPlan, ExitStatus, LaunchPlan, SharedNamespace, StreamKind, TtySize};
 use nix::errno::Errno;
@@ -63,6 +64,8 @@ pub struct Server {
     unknown: Vec<WaitStatus>,
     /// The pages only starting needed have been given back.
     lean: bool,
+    /// Begun when the container has run for a while: one that ends soon is looked at when it has ended.
+    memory: Option<MemoryWatch>,
     /// What one read of an output gave.
     buffer: Vec<u8>,
     /// When output last came.
@@ -78,7 +81,7 @@ struct Container {
     id: String,
     folder: PathBuf,
     cgroup: Cgroup,
-    program: Option<PathBuf>,
+    program: Option<Program>,
     own_pid_namespace: bool,
     open_stdin: bool,
     started_at: OffsetDateTime,
@@ -95,6 +98,7 @@ enum Token {
     Report(u32),
     Output(u32, StreamKind),
     Input(u32),
+    Memory,
 }
 
 impl Server {
@@ -118,6 +122,7 @@ impl Server {
             log: None,
             unknown: Vec::new(),
             lean: false,
+            memory: None,
             buffer: Vec::new(),
             last_output: None,
             gather: false,
@@ -192,6 +197,10 @@ impl Server {
                 fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLOUT));
             }
         }
+        if let Some(watch) = &self.memory {
+            tokens.push(Token::Memory);
+            fds.push(PollFd::new(watch.fd(), watch.wanted()));
+        }
         let timeout = match self.over {
             Some(_) => PollTimeout::from(100u16),
             // Once more after output, to give back its buffers.
@@ -208,21 +217,48 @@ impl Server {
             .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
             .collect();
         drop(fds);
+        if !self.lean && self.over.is_none() {
+            self.settle(idle);
+        }
         if idle && self.over.is_none() {
             self.buffer = Vec::new();
             if let Some(log) = &mut self.log {
                 log.rest();
             }
         }
-        if idle && !self.lean && self.over.is_none() {
-            self.lean = true;
-            super::memory::forget_clean_pages();
-        }
         Ok(tokens
             .into_iter()
             .zip(events)
             .filter(|(_, events)| !events.is_empty())
             .collect())
+    }
+
+    /// Once, when the container has run for a while.
+    fn settle(&mut self, idle: bool) {
+        let runs = |process: &Process| process.pid().is_some();
+        let first = self.processes.get(&FIRST).is_some_and(runs);
+        let Some(container) = self.container.as_ref().filter(|_| first) else {
+            return;
+        };
+        let since = OffsetDateTime::now_utc() - container.started_at;
+        if !idle && since < Duration::from_millis(LEAN_AFTER.into()) {
+            return;
+        }
+        self.lean = true;
+        match container.cgroup.watch_memory() {
+            Ok(watch) => self.memory = watch,
+            Err(error) => eprintln!("shim: watch the container's memory: {error}"),
+        }
+        self.memory_ran_out();
+        super::memory::forget_clean_pages();
+    }
+
+    fn memory_ran_out(&mut self) {
+        let ran_out = self.memory.as_mut().is_some_and(MemoryWatch::take);
+        // The status of a container that has ended says it.
+        if ran_out && self.over.is_none() {
+            self.tell(&Event::OutOfMemory);
+        }
     }
 
     fn attached_to(&self, connection: u32) -> Option<&Process> {
@@ -246,6 +282,7 @@ impl Server {
             }
             Token::Connection(key) => self.connection_ready(key, events),
             Token::Report(key) => self.report_ready(key),
+            Token::Memory => self.memory_ran_out(),
             Token::Output(key, stream) => {
                 self.move_output(key, stream);
                 self.tidy(key);
@@ -442,10 +479,11 @@ impl Server {
             .map_err(|error| Refusal::failed("open the container's log", error))?;
         exit_file::remove(&plan.folder)
             .map_err(|error| Refusal::failed("remove the status of the last run", error))?;
-        let program = plan.runtime.take().map(PathBuf::from);
-        if plan.init {
-            plan.process.args = init::arguments(&plan.process.args);
-        }
+        let arguments = std::mem::take(&mut plan.runtime_arguments);
+        let program = plan.runtime.take().map(|path| Program {
+            path: path.into(),
+            arguments,
+        });
         let cgroup = Cgroup::new(&Arc::new(hierarchies), &plan.cgroup);
         let container = Container {
             id: plan.id.as_str().to_owned(),
@@ -485,7 +523,7 @@ impl Server {
                 let place = Place {
                     run: &run,
                     id: &id,
-                    program: program.as_deref(),
+                    program: program.as_ref(),
                     report,
                 };
                 launch::start(&plan, &cgroup, born, &place, stdio)
@@ -520,7 +558,7 @@ impl Server {
                 let place = Place {
                     run: &run,
                     id: &id,
-                    program: program.as_deref(),
+                    program: program.as_ref(),
                     report,
                 };
                 launch::exec(&plan, init.as_raw(), &cgroup, born, &place, stdio)
@@ -892,13 +930,17 @@ impl Server {
             process: exec,
             status,
         };
-        let payload = serde_json::to_vec(&event).expect("plain data");
         self.announce_end(key);
+        self.tell(&event);
+        self.tidy(key);
+    }
+
+    fn tell(&mut self, event: &Event) {
+        let payload = serde_json::to_vec(event).expect("plain data");
         for connection in self.connections.values_mut() {
             if connection.purpose == Purpose::Control {
                 connection.send(Kind::Event, &payload);
             }
         }
-        self.tidy(key);
     }
 }

@@ -3,14 +3,14 @@
 use engine::id::{ContainerId, ExecId};
 use engine::runtime::*;
 use engine_linux::cgroup::{Cgroup, Hierarchies};
-use engine_linux::runtime::{LinuxRuntime, RuntimeConfig};
+use engine_linux::runtime::{LinuxRuntime, Program, RuntimeConfig};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub struct Host {
     pub folder: tempfile::TempDir,
-    pub runtimes: BTreeMap<String, PathBuf>,
+    pub runtimes: BTreeMap<String, Program>,
 }
 
 /// Says on one line why a test cannot run here.
@@ -53,6 +53,8 @@ impl Host {
             exec_root: self.folder.path().join("run"),
             agent_program: agent(),
             runtimes: self.runtimes.clone(),
+            init: None,
+            open_files: None,
         })
         .unwrap()
     }
@@ -136,6 +138,7 @@ impl Place {
             cgroup: format!("/berth-test/{}", self.id),
             shm_size: Some(64 << 20),
             init: false,
+            runtime_arguments: Vec::new(),
             log: LogPlan::JsonFile {
                 path: self.log(),
                 max_size: None,

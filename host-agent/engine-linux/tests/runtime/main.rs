@@ -6,6 +6,8 @@ mod shims;
 
 use bytes::Bytes;
 use engine::runtime::*;
+use engine_linux::cgroup::Hierarchies;
+use engine_linux::runtime::Program;
 use host::*;
 use std::time::Duration;
 
@@ -347,36 +349,60 @@ async fn too_much_memory_is_told() {
 async fn init_reaps_and_passes_signals_on() {
     let Some(host) = Host::new() else { return };
     let runtime = host.runtime();
-    if !is_static(&agent()) {
-        let mut plan = host.container().shell("true");
-        plan.init = true;
-        let Err(error) = runtime.start(plan).await else {
-            panic!("a dynamic program ran in a container without its loader")
-        };
-        let text = error.to_string();
-        assert!(
-            text.starts_with("--init is not supported on this host: "),
-            "{text}"
-        );
-        return skip("--init needs a static agent; this build is linked dynamically");
-    }
     let place = host.container();
-    let mut plan =
-        place.shell("trap 'exit 9' TERM; echo up; cat /proc/1/comm; while :; do sleep 0.1; done");
+    let orphan = "(sleep 0.1 &) ; sleep 0.5; ps -o stat | grep -c Z";
+    let mut plan = place.shell(&format!(
+        "trap 'exit 9' TERM; {orphan}; echo pid $$; while :; do sleep 0.1; done"
+    ));
     plan.init = true;
-    let (task, mut io) = runtime.start(plan).await.unwrap();
-    assert_eq!(io.output.recv().await.unwrap().1, "up\n");
+    let (task, mut io) = match runtime.start(plan).await {
+        Ok(started) => started,
+        // A dynamic build on a host without anybody's static init.
+        Err(RuntimeError::Unsupported { what, why }) => {
+            assert_eq!(what, "--init");
+            assert!(why.contains("--init-path"), "{why}");
+            return skip("--init needs a static agent, docker-init or tini-static");
+        }
+        Err(error) => panic!("{}", engine::error::full_message(&error)),
+    };
+    let mut said = String::new();
+    while !said.contains("pid") {
+        let (_, piece) = io.output.recv().await.expect("it goes on");
+        said.push_str(&String::from_utf8_lossy(&piece));
+    }
+    // No zombie is left of the orphan, and the program is not process 1.
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[0], "0", "{said}");
+    assert_ne!(lines[1], "pid 1", "{said}");
     task.signal(15).await.unwrap();
     assert_eq!(task.wait().await.code, 9);
     runtime.cleanup(&place.id).await.unwrap();
 }
 
-fn is_static(program: &std::path::Path) -> bool {
-    // A dynamic program names its loader.
-    !std::fs::read(program)
-        .unwrap()
-        .windows(8)
-        .any(|bytes| bytes == b"ld-linux")
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_runs_out_is_told_while_the_container_goes_on() {
+    let Some(host) = Host::new() else { return };
+    if !Hierarchies::of_this_host().controls("memory") {
+        return skip("needs a memory control group");
+    }
+    let runtime = host.runtime();
+    let place = host.container();
+    // The shell survives: the kernel takes the largest process.
+    let mut plan = place.shell("sleep 3; tail /dev/zero; echo killed; sleep 30");
+    plan.resources.memory = Some(16 << 20);
+    plan.resources.memory_swap = Some(16 << 20);
+    let (task, mut io) = runtime.start(plan).await.unwrap();
+    let limit = std::time::Duration::from_secs(30);
+    let times = tokio::time::timeout(limit, task.out_of_memory(0)).await;
+    assert!(times.expect("it is told") >= 1);
+    let mut said = String::new();
+    while !said.contains("killed\n") {
+        let (_, piece) = io.output.recv().await.expect("it goes on");
+        said.push_str(&String::from_utf8_lossy(&piece));
+    }
+    task.signal(9).await.unwrap();
+    assert!(task.wait().await.oom_killed);
+    runtime.cleanup(&place.id).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -389,7 +415,11 @@ async fn another_oci_runtime_runs_it() {
     else {
         return skip("needs runc");
     };
-    host.runtimes.insert("runc".to_owned(), runc);
+    let program = Program {
+        path: runc,
+        arguments: vec!["--debug".to_owned()],
+    };
+    host.runtimes.insert("runc".to_owned(), program);
     let runtime = host.runtime();
     let place = host.container();
     let mut plan = place.shell("grep Seccomp: /proc/self/status; sleep 2; exit 3");

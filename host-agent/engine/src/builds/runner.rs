@@ -9,7 +9,7 @@ use super::service::Build;
 use super::stage_state::{Applied, StageState, Work};
 use super::{Dockerfile, copy, run};
 use crate::containers::merge::DEFAULT_PATH;
-use crate::images::config::{ImageDetails, digest_of, encode};
+use crate::images::config::{ImageDetails, MadeOf, digest_of, encode};
 use crate::images::records::{BuildLayer, BuildRecord, LayerRecord};
 use crate::images::{
     Digest, HistoryEntry, ImageConfig, ImageError, ImageView, Platform, ProgressSink, PullRequest,
@@ -32,9 +32,16 @@ pub(super) struct StageResult {
 }
 
 impl StageResult {
-    /// The image's configuration as it is stored.
-    pub fn encode(&self) -> Vec<u8> {
-        encode(&self.details, Some(("", &self.container_config)))
+    /// What is told of the image.
+    pub fn image_details(&self) -> ImageDetails {
+        ImageDetails {
+            side: None,
+            made_of: Some(MadeOf {
+                config: self.container_config.clone(),
+                ..MadeOf::default()
+            }),
+            ..self.details.clone()
+        }
     }
 
     /// What the state is called: the id of the image it would be. `None` for `FROM scratch` alone.
@@ -42,7 +49,7 @@ impl StageResult {
         match &self.image {
             Some(image) => Some(image.clone()),
             None if self.details.history.is_empty() => None,
-            None => Some(digest_of(&self.encode())),
+            None => Some(digest_of(&encode(&self.image_details()))),
         }
     }
 

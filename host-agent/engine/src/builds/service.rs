@@ -529,10 +529,10 @@ impl BuildService {
             .all(|tag| catalog.records.references.get(&tag.to_string()) == Some(&id));
         let entries = Entries::take(build);
         if !is_here {
-            let (details, layers) = (target.details.clone(), target.layers.clone());
+            let layers = target.layers.clone();
             let mut collect = false;
             images
-                .record_made(target.encode(), details, layers, tags, |catalog| {
+                .record_made(target.image_details(), layers, None, tags, |catalog| {
                     collect = entries.write(&mut catalog.records);
                 })
                 .await?;

@@ -1,11 +1,12 @@
 //! `docker commit`: an image of what a container has become.
 
-use super::container::Command;
+use super::container::{Command, Container};
 use super::error::ContainerError;
 use super::lifecycle::ContainerState;
-use super::merge;
 use super::service::ContainerService;
 use super::spec::Config;
+use super::{etc_files, merge};
+use crate::images::config::{ContainerSide, MadeOf};
 use crate::images::make::NewImage;
 use crate::images::{Digest, ImageConfig, ImageService, Reference, instructions};
 use std::sync::Arc;
@@ -60,6 +61,7 @@ impl ContainerService {
             _ => {}
         }
         let own = &container.spec.config;
+        let side = container_side_of(own, &container);
         let container_config = image_config(own);
         let mut config = match request.config {
             None => container_config.clone(),
@@ -80,8 +82,12 @@ impl ContainerService {
                 let new = NewImage {
                     parent: container.spec.image.clone(),
                     config,
-                    container: container.id.to_string(),
-                    container_config,
+                    side: side.clone(),
+                    made_of: MadeOf {
+                        container: container.id.to_string(),
+                        config: container_config,
+                        side,
+                    },
                     author: request.author,
                     comment: request.comment.clone(),
                     name: request.name.clone(),
@@ -105,6 +111,21 @@ impl ContainerService {
         ];
         self.deps.tell(&container, "commit", attributes);
         Ok(id)
+    }
+}
+
+/// The part of a container's settings that says nothing to other containers.
+fn container_side_of(config: &Config, container: &Container) -> ContainerSide {
+    ContainerSide {
+        hostname: etc_files::hostname(&container.spec, container.id.short()),
+        domain_name: config.domain_name.clone(),
+        attach_stdin: config.attach_stdin,
+        attach_stdout: config.attach_stdout,
+        attach_stderr: config.attach_stderr,
+        tty: config.tty,
+        open_stdin: config.open_stdin,
+        stdin_once: config.stdin_once,
+        image: config.image.clone(),
     }
 }
 

@@ -629,12 +629,7 @@ fn is_device_rule(rule: &str) -> bool {
 
 /// Exposed: what the image and the creator say, and every port that is published.
 fn exposed(config: &Config, host: &HostSettings) -> Result<BTreeSet<String>, String> {
-    let named = config
-        .exposed_ports
-        .iter()
-        .chain(host.port_bindings.keys())
-        .cloned();
-    ports::normalize_exposed(named)
+    ports::shown_as_exposed(&config.exposed_ports, host.port_bindings.keys())
 }
 
 /// `os[/architecture[/variant]]` against what the image is.

@@ -46,12 +46,8 @@ fn environment(
     env: &[String],
 ) -> Vec<String> {
     let alias = alias.replace('-', "_").to_ascii_uppercase();
-    let mut ports: Vec<(u16, &str)> = exposed
-        .iter()
-        .filter_map(|port| {
-            let (number, protocol) = port.split_once('/')?;
-            Some((number.parse().ok()?, protocol))
-        })
+    let mut ports: Vec<(u16, &str)> = super::ports::exposed(exposed)
+        .map(|(number, protocol)| (number, protocol.name()))
         .collect();
     // The lowest, TCP before the others.
     ports.sort_by_key(|(number, protocol)| (*number, *protocol != "tcp"));

@@ -144,11 +144,9 @@ impl ContainerService {
                         })
                 })
                 && (exposed.is_empty()
-                    || spec
-                        .config
-                        .exposed_ports
-                        .iter()
-                        .any(|port| exposed.contains(port)))
+                    || ports::exposed(&spec.config.exposed_ports).any(|(port, protocol)| {
+                        exposed.contains(&format!("{port}/{}", protocol.name()))
+                    }))
                 && (published.is_empty()
                     || status
                         .network

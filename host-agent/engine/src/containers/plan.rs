@@ -21,8 +21,11 @@ pub const HOSTS_FILE: &str = "hosts";
 pub const RESOLV_CONF_FILE: &str = "resolv.conf";
 
 /// Names under which clients know the built-in runtime, where no program of that name is configured.
+pub const NAMES_OF_BUILT_IN: [&str; 2] = ["runc", "io.containerd.runc.v2"];
+
+/// Whether a name is one of those.
 pub fn names_built_in(runtime: &str) -> bool {
-    ["runc", "io.containerd.runc.v2"].contains(&runtime)
+    NAMES_OF_BUILT_IN.contains(&runtime)
 }
 
 /// Where a /dev/shm that several containers share is mounted on the host.
@@ -115,6 +118,7 @@ pub fn launch(
             &around.name,
         )?,
         runtime: host.runtime.clone(),
+        runtime_arguments: Vec::new(),
         folder: around.folder,
         annotations: host.annotations.clone(),
         hostname,

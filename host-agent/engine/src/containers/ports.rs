@@ -39,14 +39,36 @@ fn number(text: &str) -> Option<u16> {
 pub fn normalize_exposed(
     ports: impl IntoIterator<Item = String>,
 ) -> Result<BTreeSet<String>, String> {
-    let mut all = BTreeSet::new();
-    for port in ports {
-        let (first, last, protocol) = parse_container_port(&port)?;
-        for number in first..=last {
-            all.insert(format!("{number}/{}", protocol.name()));
-        }
+    shown_as_exposed(&BTreeSet::new(), &ports.into_iter().collect::<Vec<_>>())
+}
+
+/// The set `ExposedPorts` for people who ask: as it was given, and what is published besides. The error is Docker's
+/// sentence.
+pub fn shown_as_exposed<'a>(
+    given: &BTreeSet<String>,
+    published: impl IntoIterator<Item = &'a String>,
+) -> Result<BTreeSet<String>, String> {
+    for port in given {
+        parse_container_port(port)?;
+    }
+    let known: BTreeSet<(u16, &str)> = exposed(given)
+        .map(|(port, protocol)| (port, protocol.name()))
+        .collect();
+    let mut all = given.clone();
+    for port in published {
+        let (first, last, protocol) = parse_container_port(port)?;
+        let new = (first..=last).filter(|number| !known.contains(&(*number, protocol.name())));
+        all.extend(new.map(|number| format!("{number}/{}", protocol.name())));
     }
     Ok(all)
+}
+
+/// The ports behind a checked set `ExposedPorts`: `80` is `80/tcp`, a range is its ports.
+pub fn exposed(given: &BTreeSet<String>) -> impl Iterator<Item = (u16, Protocol)> + '_ {
+    given
+        .iter()
+        .filter_map(|port| parse_container_port(port).ok())
+        .flat_map(|(first, last, protocol)| (first..=last).map(move |number| (number, protocol)))
 }
 
 /// What to publish for the bindings asked for and, with `publish_all`, every exposed port that has none.
@@ -162,6 +184,23 @@ mod tests {
         )
         .expect("good");
         assert_eq!(any[0].host_ports, (8000, 8010));
+    }
+
+    #[test]
+    fn exposed_ports_are_shown_as_they_were_given_and_understood_all_the_same() {
+        let given = ["8080", "53/udp", "9000-9001/tcp"]
+            .map(str::to_owned)
+            .into();
+        let published = ["8080/tcp", "80", "81/tcp"].map(str::to_owned);
+        let shown = shown_as_exposed(&given, &published).expect("good");
+        let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+        assert_eq!(
+            shown,
+            ["53/udp", "80/tcp", "8080", "81/tcp", "9000-9001/tcp"]
+        );
+        let ports: Vec<u16> = exposed(&given).map(|(port, _)| port).collect();
+        assert_eq!(ports, [53, 8080, 9000, 9001]);
+        assert!(shown_as_exposed(&BTreeSet::from(["x".to_owned()]), []).is_err());
     }
 
     #[test]

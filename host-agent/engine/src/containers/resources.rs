@@ -23,6 +23,7 @@ pub fn settle(
 ) -> Result<Vec<String>, String> {
     let mut warnings = Vec::new();
     let limits = &mut host.resources;
+    discard_what_the_kernel_lacks(limits, facts, &mut warnings);
     if let Some(memory) = limits.memory {
         if memory < LEAST_MEMORY {
             return Err("Minimum memory limit allowed is 6MB".into());
@@ -97,6 +98,9 @@ pub fn settle(
         limits.pids = None;
     }
     if host.nano_cpus != 0 {
+        if !facts.cpu_cfs {
+            return Err("NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the cgroup is not mounted".into());
+        }
         if limits.cpu_period.is_some() {
             return Err("Conflicting options: Nano CPUs and CPU Period cannot both be set".into());
         }
@@ -168,6 +172,73 @@ pub fn settle(
     Ok(warnings)
 }
 
+/// Docker's sentence for each kind of limit that this kernel has not.
+fn discard_what_the_kernel_lacks(
+    limits: &mut ResourcePlan,
+    facts: &RuntimeFacts,
+    warnings: &mut Vec<String>,
+) {
+    let mut lack = |what: &str, discarded: &str| {
+        warnings.push(format!(
+            "Your kernel does not support {what} or the cgroup is not mounted. {discarded} discarded."
+        ));
+    };
+    if !facts.memory_limit && limits.memory_reservation.take().is_some() {
+        lack("memory soft limit capabilities", "Limitation");
+    }
+    if !facts.cpu_shares && limits.cpu_shares.take().is_some() {
+        lack("CPU shares", "Shares");
+    }
+    if !facts.cpu_cfs {
+        let period = limits.cpu_period.take();
+        if limits.cpu_quota.take().is_some() || period.is_some() {
+            lack("CPU CFS scheduler", "CPU period/quota");
+        }
+    }
+    if !facts.cpuset {
+        let cpus = limits.cpuset_cpus.take();
+        if limits.cpuset_mems.take().is_some() || cpus.is_some() {
+            lack("cpuset", "Cpuset");
+        }
+    }
+    if !facts.blkio_weight {
+        if limits.blkio_weight.take().is_some() {
+            lack("Block I/O weight", "Weight");
+        }
+        if !std::mem::take(&mut limits.blkio_weight_devices).is_empty() {
+            lack("Block I/O weight_device", "Weight-device");
+        }
+    }
+    if !facts.blkio_throttle {
+        for (list, what, discarded) in [
+            (
+                &mut limits.blkio_read_bps,
+                "BPS Block I/O read limit",
+                "Block I/O BPS read limit",
+            ),
+            (
+                &mut limits.blkio_write_bps,
+                "BPS Block I/O write limit",
+                "Block I/O BPS write limit",
+            ),
+            (
+                &mut limits.blkio_read_iops,
+                "IOPS Block read limit",
+                "Block I/O IOPS read limit",
+            ),
+            (
+                &mut limits.blkio_write_iops,
+                "IOPS Block write limit",
+                "Block I/O IOPS write limit",
+            ),
+        ] {
+            if !std::mem::take(list).is_empty() {
+                lack(what, discarded);
+            }
+        }
+    }
+}
+
 /// `0-3,5`.
 fn is_list(text: &str) -> bool {
     text.split(',').all(|part| {
@@ -212,6 +283,11 @@ mod tests {
             memory_limit: true,
             swap_limit: true,
             pids_limit: true,
+            cpu_cfs: true,
+            cpu_shares: true,
+            cpuset: true,
+            blkio_weight: true,
+            blkio_throttle: true,
             cpus: "0-3".into(),
             ..RuntimeFacts::default()
         }
@@ -295,5 +371,28 @@ mod tests {
         let warnings = settle(&mut host, &facts(), 2, Purpose::Create).expect("only a warning");
         assert!(warnings[0].contains("OomKillDisable discarded"));
         assert_eq!(host.resources.oom_kill_disable, None);
+    }
+
+    #[test]
+    fn a_bare_kernel_is_told_limit_by_limit() {
+        let mut host = HostSettings::default();
+        host.resources = ResourcePlan {
+            memory_reservation: Some(64 << 20),
+            cpu_shares: Some(512),
+            cpu_quota: Some(50_000),
+            cpuset_mems: Some("0".into()),
+            blkio_weight: Some(100),
+            blkio_weight_devices: vec![("/dev/sda".into(), 100)],
+            blkio_read_bps: vec![("/dev/sda".into(), 1)],
+            blkio_write_iops: vec![("/dev/sda".into(), 1)],
+            ..ResourcePlan::default()
+        };
+        let warnings =
+            settle(&mut host, &RuntimeFacts::default(), 2, Purpose::Create).expect("warnings only");
+        assert_eq!(host.resources, ResourcePlan::default());
+        assert_eq!(warnings.len(), 8, "{warnings:?}");
+        assert!(warnings.contains(&"Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.".to_owned()));
+        host.nano_cpus = 1_000_000_000;
+        settle(&mut host, &RuntimeFacts::default(), 2, Purpose::Create).expect_err("no CFS");
     }
 }

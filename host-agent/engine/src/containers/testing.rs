@@ -626,6 +626,8 @@ impl Runtime for FakeRuntime {
             cpu_shares: true,
             cpuset: true,
             pids_limit: true,
+            blkio_weight: true,
+            blkio_throttle: true,
             seccomp: true,
             ..RuntimeFacts::default()
         }
@@ -679,10 +681,20 @@ impl Task for FakeTask {
         Ok(vec![self.process.pid])
     }
 
+    async fn out_of_memory(&self, known: u64) -> u64 {
+        if self.process.plan.args[0] == "greedy" && known < GREEDY {
+            return GREEDY;
+        }
+        std::future::pending().await
+    }
+
     async fn wait(&self) -> ExitStatus {
         self.process.wait().await
     }
 }
+
+/// How often the fake program `greedy` runs out of memory before it goes on with less.
+const GREEDY: u64 = 2;
 
 struct FakeExec {
     process: Arc<Process>,

@@ -55,6 +55,17 @@ pub struct ExecFacts {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ExecStartOptions {
     pub tty_size: Option<TtySize>,
+    pub failures: FailureCodes,
+}
+
+/// The exit code of an exec that could not be started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FailureCodes {
+    /// 127 for a program that is not there, 126 for one that cannot be executed.
+    #[default]
+    ByReason,
+    /// 126 for all.
+    Alike,
 }
 
 struct Exec {
@@ -217,7 +228,10 @@ impl ExecService {
     ) -> Result<(Arc<dyn ExecTask>, ProcessIo), ContainerError> {
         let started = self.run(&claim.exec, options, attached).await;
         if let Err(error) = &started {
-            let code = error.exit_code();
+            let code = match options.failures {
+                FailureCodes::ByReason => error.exit_code(),
+                FailureCodes::Alike => 126,
+            };
             let at = self.clock.now();
             *claim.exec.state() = State::Ended { code, pid: 0, at };
         }

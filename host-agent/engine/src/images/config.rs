@@ -18,9 +18,39 @@ pub struct ImageDetails {
     pub platform: Platform,
     pub os_version: String,
     pub config: ImageConfig,
+    /// `None` where the configuration leaves those keys out.
+    pub side: Option<ContainerSide>,
+    pub made_of: Option<MadeOf>,
     /// Digests of the uncompressed layers, bottom first.
     pub diff_ids: Vec<Digest>,
     pub history: Vec<HistoryEntry>,
+}
+
+/// Keys of `config` that mean something to containers only: Docker writes those of the container an image was made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ContainerSide {
+    pub hostname: String,
+    #[serde(rename = "Domainname")]
+    pub domain_name: String,
+    pub attach_stdin: bool,
+    pub attach_stdout: bool,
+    pub attach_stderr: bool,
+    pub tty: bool,
+    pub open_stdin: bool,
+    pub stdin_once: bool,
+    /// As the container's creator named it.
+    pub image: String,
+}
+
+/// The container an image was made of, as Docker's own keys tell it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MadeOf {
+    /// Its id.
+    pub container: String,
+    /// What it was told.
+    pub config: ImageConfig,
+    pub side: ContainerSide,
 }
 
 /// One step of an image's making.
@@ -77,7 +107,13 @@ impl ImageDetails {
                 variant: raw.variant,
             },
             os_version: raw.os_version,
+            side: raw.config.as_ref().and_then(RawConfig::side),
             config: raw.config.map(RawConfig::into_config).unwrap_or_default(),
+            made_of: raw.container_config.map(|config| MadeOf {
+                container: raw.container,
+                side: config.side().unwrap_or_default(),
+                config: config.into_config(),
+            }),
             diff_ids,
             history: raw
                 .history
@@ -111,9 +147,8 @@ impl ImageDetails {
     }
 }
 
-/// Writes a configuration with the keys that Docker and the OCI image specification know. `container` is what it was made
-/// of: the id and settings of a container.
-pub fn encode(details: &ImageDetails, container: Option<(&str, &ImageConfig)>) -> Vec<u8> {
+/// Writes a configuration with the keys that Docker and the OCI image specification know.
+pub fn encode(details: &ImageDetails) -> Vec<u8> {
     let mut file = serde_json::Map::new();
     let mut put = |key: &str, value: serde_json::Value| {
         // Go leaves out what is empty.
@@ -126,10 +161,11 @@ pub fn encode(details: &ImageDetails, container: Option<(&str, &ImageConfig)>) -
     put("architecture", json!(details.platform.architecture));
     put("author", json!(details.author));
     put("comment", json!(details.comment));
-    put("config", settings(&details.config));
-    if let Some((id, config)) = container {
-        put("container", json!(id));
-        put("container_config", settings(config));
+    put("config", settings(&details.config, details.side.as_ref()));
+    if let Some(made_of) = &details.made_of {
+        put("container", json!(made_of.container));
+        let config = settings(&made_of.config, Some(&made_of.side));
+        put("container_config", config);
     }
     put("created", json!(time(details.created)));
     put("docker_version", json!(details.docker_version));
@@ -167,7 +203,7 @@ pub fn encode(details: &ImageDetails, container: Option<(&str, &ImageConfig)>) -
     serde_json::to_vec(&file).expect("plain data with text keys")
 }
 
-fn settings(config: &ImageConfig) -> serde_json::Value {
+fn settings(config: &ImageConfig, side: Option<&ContainerSide>) -> serde_json::Value {
     let keys = |names: &[String]| {
         let set: serde_json::Map<_, _> =
             names.iter().map(|name| (name.clone(), json!({}))).collect();
@@ -183,6 +219,11 @@ fn settings(config: &ImageConfig) -> serde_json::Value {
         "OnBuild": (!config.on_build.is_empty()).then_some(&config.on_build),
         "Labels": config.labels,
     });
+    if let (Some(side), Some(keys)) = (side, shown.as_object_mut())
+        && let serde_json::Value::Object(side) = json!(side)
+    {
+        keys.extend(side);
+    }
     let optional = [
         ("ExposedPorts", json!(keys(&config.exposed_ports))),
         ("StopSignal", json!(config.stop_signal)),
@@ -264,6 +305,9 @@ struct RawFile {
     #[serde(default, rename = "os.version", deserialize_with = "or_default")]
     os_version: String,
     config: Option<RawConfig>,
+    #[serde(default, deserialize_with = "or_default")]
+    container: String,
+    container_config: Option<RawConfig>,
     rootfs: Option<RawRootFs>,
     #[serde(default, deserialize_with = "or_default")]
     history: Vec<RawHistory>,
@@ -312,6 +356,15 @@ struct RawConfig {
     healthcheck: Option<RawHealthcheck>,
     #[serde(deserialize_with = "or_default")]
     on_build: Vec<String>,
+    hostname: Option<String>,
+    domainname: Option<String>,
+    attach_stdin: Option<bool>,
+    attach_stdout: Option<bool>,
+    attach_stderr: Option<bool>,
+    tty: Option<bool>,
+    open_stdin: Option<bool>,
+    stdin_once: Option<bool>,
+    image: Option<String>,
 }
 
 /// A list of words, or one string as very old images have it.
@@ -344,6 +397,42 @@ struct RawHealthcheck {
 }
 
 impl RawConfig {
+    /// Nothing where none of the keys is there.
+    fn side(&self) -> Option<ContainerSide> {
+        let texts = [&self.hostname, &self.domainname, &self.image];
+        let flags = [
+            self.attach_stdin,
+            self.attach_stdout,
+            self.attach_stderr,
+            self.tty,
+            self.open_stdin,
+            self.stdin_once,
+        ];
+        if texts.iter().all(|text| text.is_none()) && flags.iter().all(Option::is_none) {
+            return None;
+        }
+        let [hostname, domain_name, image] = texts.map(|text| text.clone().unwrap_or_default());
+        let [
+            attach_stdin,
+            attach_stdout,
+            attach_stderr,
+            tty,
+            open_stdin,
+            stdin_once,
+        ] = flags.map(|flag| flag.unwrap_or(false));
+        Some(ContainerSide {
+            hostname,
+            domain_name,
+            attach_stdin,
+            attach_stdout,
+            attach_stderr,
+            tty,
+            open_stdin,
+            stdin_once,
+            image,
+        })
+    }
+
     fn into_config(self) -> ImageConfig {
         let text = |text: Option<String>| text.filter(|text| !text.is_empty());
         ImageConfig {
@@ -465,13 +554,24 @@ mod tests {
             }],
             ..ImageDetails::default()
         };
-        let written = encode(&details, Some(("id", &details.config)));
-        assert_eq!(ImageDetails::parse(&written).expect("ours"), details);
-        let empty = ImageDetails::default();
-        assert_eq!(
-            ImageDetails::parse(&encode(&empty, None)).expect("ours"),
-            empty
-        );
+        let side = ContainerSide {
+            hostname: "box".into(),
+            tty: true,
+            image: "busybox:1".into(),
+            ..ContainerSide::default()
+        };
+        let of_container = ImageDetails {
+            made_of: Some(MadeOf {
+                container: "0123".into(),
+                config: details.config.clone(),
+                side: side.clone(),
+            }),
+            side: Some(side),
+            ..details.clone()
+        };
+        for image in [details, of_container, ImageDetails::default()] {
+            assert_eq!(ImageDetails::parse(&encode(&image)).expect("ours"), image);
+        }
     }
 
     proptest! {

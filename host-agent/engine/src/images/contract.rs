@@ -126,6 +126,7 @@ pub async fn check_images(store: &dyn ImageStore) {
                 size: 8,
             }],
             last_tagged: Some(OffsetDateTime::UNIX_EPOCH),
+            parent: None,
         },
     );
     records

@@ -132,6 +132,7 @@ impl ImageService {
             manifest_media_type: image.manifest_media_type,
             layers: layer_records(&image.manifest, &details, &infos),
             last_tagged: (!image.names.is_empty()).then_some(now),
+            parent: None,
         };
         let names = image.names.clone();
         let image_id = id.clone();

@@ -6,7 +6,7 @@
 //! ```
 
 use super::blobs::stream_of;
-use super::config::{ImageDetails, chain_ids, digest_of, encode};
+use super::config::{ContainerSide, ImageDetails, MadeOf, chain_ids, digest_of, encode};
 use super::layer_store::LayerSpec;
 use super::manifest::{DOCKER_CONFIG, DOCKER_MANIFEST, Descriptor, ImageManifest, LAYERS_MAX};
 use super::records::{ImageRecord, LayerRecord};
@@ -27,10 +27,8 @@ pub struct NewImage {
     /// The image the container was made from.
     pub parent: Digest,
     pub config: ImageConfig,
-    /// Id of the container.
-    pub container: String,
-    /// What the container itself was told.
-    pub container_config: ImageConfig,
+    pub side: ContainerSide,
+    pub made_of: MadeOf,
     pub author: String,
     pub comment: String,
     pub name: Option<Reference>,
@@ -81,7 +79,7 @@ impl ImageService {
             }
         };
         let mut layers = record.layers;
-        let created_by = new.container_config.cmd.iter().flatten();
+        let created_by = new.made_of.config.cmd.iter().flatten();
         let created_by = created_by.cloned().collect::<Vec<_>>().join(" ");
         let layer = self.add_layer(&mut details, &mut layers, content).await?;
         let created = Some(self.backends().clock.now());
@@ -90,6 +88,8 @@ impl ImageService {
         details.comment.clone_from(&new.comment);
         details.docker_version = env!("CARGO_PKG_VERSION").to_owned();
         details.config = new.config;
+        details.side = Some(new.side);
+        details.made_of = Some(new.made_of);
         details.history.push(HistoryEntry {
             created,
             created_by,
@@ -97,9 +97,14 @@ impl ImageService {
             comment: new.comment,
             empty_layer: !layer,
         });
-        let config = encode(&details, Some((&new.container, &new.container_config)));
         let id = self
-            .record_made(config, details, layers, new.name.as_slice(), |_| ())
+            .record_made(
+                details,
+                layers,
+                Some(new.parent),
+                new.name.as_slice(),
+                |_| (),
+            )
             .await?;
         drop(storing);
         self.publish_name(&id, new.name.as_ref());
@@ -166,9 +171,8 @@ impl ImageService {
         if !self.add_layer(&mut details, &mut layers, content).await? {
             details.history[0].empty_layer = true;
         }
-        let config = encode(&details, None);
         let id = self
-            .record_made(config, details, layers, request.name.as_slice(), |_| ())
+            .record_made(details, layers, None, request.name.as_slice(), |_| ())
             .await?;
         drop(storing);
         self.publish_name(&id, request.name.as_ref());
@@ -238,13 +242,14 @@ impl ImageService {
     /// Stores configuration and manifest, then the record that names everything. `also` is changed in the same write.
     pub(crate) async fn record_made(
         &self,
-        config: Vec<u8>,
         details: ImageDetails,
         layers: Vec<LayerRecord>,
+        parent: Option<Digest>,
         names: &[Reference],
         also: impl FnOnce(&mut Catalog),
     ) -> Result<Digest, ImageError> {
         let backends = self.backends();
+        let config = encode(&details);
         let id = digest_of(&config);
         let descriptor = |media_type: &str, digest: &Digest, size: u64| Descriptor {
             media_type: media_type.to_owned(),
@@ -278,6 +283,7 @@ impl ImageService {
             manifest_media_type: DOCKER_MANIFEST.into(),
             layers,
             last_tagged: (!names.is_empty()).then(|| backends.clock.now()),
+            parent,
         };
         let image_id = id.clone();
         self.change(move |catalog| {

@@ -128,6 +128,7 @@ impl ImageService {
                 manifest_media_type: fetched.media_type,
                 layers,
                 last_tagged: Some(backends.clock.now()),
+                parent: None,
             };
             self.record_pull(names, id, details, record).await?;
         }

@@ -55,6 +55,9 @@ pub struct ImageRecord {
     pub layers: Vec<LayerRecord>,
     #[serde(with = "time::serde::rfc3339::option", default)]
     pub last_tagged: Option<OffsetDateTime>,
+    /// The image of the container it was made of.
+    #[serde(default)]
+    pub parent: Option<Digest>,
 }
 
 /// One layer of an image.

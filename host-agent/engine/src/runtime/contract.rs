@@ -38,6 +38,7 @@ pub fn plan(args: &[&str]) -> LaunchPlan {
         read_only_paths: Vec::new(),
         shm_size: None,
         init: false,
+        runtime_arguments: Vec::new(),
         log: LogPlan::None,
         runtime: None,
         folder: PathBuf::from("/nonexistent"),

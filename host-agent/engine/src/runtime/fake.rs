@@ -71,6 +71,13 @@ impl FakeRuntime {
         }
     }
 
+    /// Kills one of a container's processes, not the first, for want of memory.
+    pub fn run_out_of_memory(&self, id: &ContainerId) {
+        if let Some(process) = self.state().containers.get(id) {
+            process.out_of_memory.send_modify(|times| *times += 1);
+        }
+    }
+
     fn launch(&self, plan: &ProcessPlan) -> Result<(Arc<Process>, ProcessIo), RuntimeError> {
         let program = Program::of(plan)?;
         let pid = 100_000 + self.0.pids.fetch_add(1, Ordering::Relaxed);
@@ -86,6 +93,7 @@ impl FakeRuntime {
             started_at: OffsetDateTime::now_utc(),
             exit: watch::channel(None).0,
             paused: watch::channel(false).0,
+            out_of_memory: watch::channel(0).0,
         });
         tokio::spawn(run(program, Arc::clone(&process), input, output_sender));
         Ok((process, ProcessIo { stdin, output }))
@@ -132,6 +140,7 @@ struct Process {
     started_at: OffsetDateTime,
     exit: watch::Sender<Option<ExitStatus>>,
     paused: watch::Sender<bool>,
+    out_of_memory: watch::Sender<u64>,
 }
 
 impl Process {
@@ -308,6 +317,12 @@ impl Task for FakeTask {
         Ok(vec![self.process.pid])
     }
 
+    async fn out_of_memory(&self, known: u64) -> u64 {
+        let mut times = self.process.out_of_memory.subscribe();
+        let times = times.wait_for(|times| *times > known).await;
+        *times.expect("the sender is ours")
+    }
+
     async fn wait(&self) -> ExitStatus {
         self.process.wait().await
     }
@@ -387,6 +402,8 @@ impl Runtime for FakeRuntime {
             cpu_shares: true,
             cpuset: true,
             pids_limit: true,
+            blkio_weight: true,
+            blkio_throttle: true,
             seccomp: true,
             ..RuntimeFacts::default()
         }

@@ -59,6 +59,9 @@ pub struct LaunchPlan {
     pub log: LogPlan,
     /// Name of a configured OCI runtime program; `None` is the built-in one.
     pub runtime: Option<String>,
+    /// What the command line of that program begins with.
+    #[serde(default)]
+    pub runtime_arguments: Vec<String>,
     /// Where the container's own folder is (`containers/<id>`): the shim stores the exit status there.
     pub folder: PathBuf,
     pub annotations: BTreeMap<String, String>,
@@ -301,6 +304,10 @@ pub struct RuntimeFacts {
     /// The processors that are there, as the kernel lists them (`0-3`); empty where that is not known.
     pub cpus: String,
     pub pids_limit: bool,
+    /// Shares of a block device's time.
+    pub blkio_weight: bool,
+    /// Bytes and operations of a block device per second.
+    pub blkio_throttle: bool,
     pub oom_kill_disable: bool,
     pub seccomp: bool,
     pub apparmor: bool,
@@ -337,6 +344,10 @@ pub trait Task: Send + Sync {
 
     /// Host process ids of every process in the container.
     async fn processes(&self) -> Result<Vec<u32>, RuntimeError>;
+
+    /// Resolves when the kernel has killed for want of memory more often than `known` times since this engine process
+    /// has the task; returns how often. The first process may go on; where it ended so, its status says it, too.
+    async fn out_of_memory(&self, known: u64) -> u64;
 
     /// Resolves when the first process has ended and its status is stored durably. May be called many times.
     async fn wait(&self) -> ExitStatus;

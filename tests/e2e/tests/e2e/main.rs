@@ -15,6 +15,7 @@ mod files;
 mod host_config;
 mod images;
 mod images_crash;
+mod kernel_limits;
 mod life;
 mod machine;
 mod machine_bad_input;

@@ -14,7 +14,7 @@ use axum::{Extension, Router};
 use bytes::Bytes;
 use engine::containers::ContainerError;
 use engine::containers::output::Chunk;
-use engine::execs::{ExecRequest, ExecService, ExecStartOptions};
+use engine::execs::{ExecRequest, ExecService, ExecStartOptions, FailureCodes};
 use engine::runtime::StreamKind;
 use engine_api::ApiVersion;
 use engine_api::containers::{ExecCreate, ExecStart};
@@ -66,6 +66,10 @@ async fn start(
     let body = body.map(|Json(body)| body).unwrap_or_default();
     let options = ExecStartOptions {
         tty_size: body.console_size.as_deref().and_then(tty_size),
+        failures: match version.tells_missing_programs_of_execs() {
+            true => FailureCodes::ByReason,
+            false => FailureCodes::Alike,
+        },
     };
     if body.detach.unwrap_or(false) {
         execs.start_detached(&id, options).await?;

@@ -295,12 +295,16 @@ async fn load(
         .into_body()
         .into_data_stream()
         .map(|piece| piece.map_err(std::io::Error::other));
-    stream(move |progress| async move {
+    let loaded = stream(move |progress| async move {
         images
             .load(Box::pin(content), platform.as_ref(), &progress)
             .await
+    });
+    // As in Docker, what is wrong with an archive is told in the stream, whenever it is found.
+    loaded.await.or_else(|error| {
+        tracing::debug!(message = error.message(), "archive refused");
+        Ok(json_lines(Body::from(wire::progress_error(&error))))
     })
-    .await
 }
 
 /// Ends the work when the client goes away, as Docker does.

@@ -2,7 +2,7 @@
 
 use crate::serve::extract::{Json, json_bytes};
 use crate::serve::state::AppState;
-use crate::serve::system::{System, VERSION};
+use crate::serve::system::{System, VERSION, default_runtime};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -14,7 +14,6 @@ use engine::events::EventBus;
 use engine::images::ImageService;
 use engine_api::ApiVersion;
 use engine_linux::host;
-use engine_linux::runtime::BUILT_IN as BUILT_IN_RUNTIME;
 use http::{HeaderName, HeaderValue, header};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -27,7 +26,7 @@ pub fn router() -> Router<AppState> {
         .route("/info", get(info))
 }
 
-fn ping_headers(mut response: Response) -> Response {
+fn ping_headers(system: &System, mut response: Response) -> Response {
     let headers = response.headers_mut();
     for (name, value) in [
         ("cache-control", "no-cache, no-store, must-revalidate"),
@@ -36,6 +35,13 @@ fn ping_headers(mut response: Response) -> Response {
         // The classic builder: clients then do not try to open a BuildKit session.
         ("builder-version", "1"),
         ("swarm", "inactive"),
+        (
+            "docker-experimental",
+            match system.config.experimental {
+                true => "true",
+                false => "false",
+            },
+        ),
     ] {
         headers.insert(
             HeaderName::from_static(name),
@@ -45,13 +51,13 @@ fn ping_headers(mut response: Response) -> Response {
     response
 }
 
-async fn ping() -> Response {
-    ping_headers("OK".into_response())
+async fn ping(State(system): State<Arc<System>>) -> Response {
+    ping_headers(&system, "OK".into_response())
 }
 
 /// With a length of 0, as Docker's.
-async fn ping_head() -> Response {
-    let mut response = ping_headers(().into_response());
+async fn ping_head(State(system): State<Arc<System>>) -> Response {
+    let mut response = ping_headers(&system, ().into_response());
     let zero = HeaderValue::from_static("0");
     response.headers_mut().insert(header::CONTENT_LENGTH, zero);
     response
@@ -127,10 +133,10 @@ async fn info(
         "NoProxy": environment("NO_PROXY"),
         "Name": host::hostname(),
         "Labels": config.labels,
-        "ExperimentalBuild": false,
+        "ExperimentalBuild": config.experimental,
         "ServerVersion": VERSION,
         "Runtimes": runtimes(&system),
-        "DefaultRuntime": config.default_runtime.as_deref().unwrap_or(BUILT_IN_RUNTIME),
+        "DefaultRuntime": default_runtime(config),
         "Swarm": {
             "NodeID": "",
             "NodeAddr": "",
@@ -219,8 +225,12 @@ fn runtimes(system: &System) -> Value {
     for (name, path) in &system.runtime.runtimes {
         runtimes.insert(name.clone(), json!({ "path": path }));
     }
-    for (name, path) in &system.config.runtimes {
-        runtimes.insert(name.clone(), json!({ "path": path }));
+    for (name, program) in &system.config.runtimes {
+        let mut shown = json!({ "path": program.path });
+        if !program.arguments.is_empty() {
+            shown["runtimeArgs"] = json!(program.arguments);
+        }
+        runtimes.insert(name.clone(), shown);
     }
     Value::Object(runtimes)
 }

@@ -10,6 +10,7 @@ use engine::containers::log_drivers;
 use engine::containers::memberships::{Membership, split_link};
 use engine::containers::output::DetachKeys;
 use engine::containers::plan;
+use engine::containers::ports::exposed;
 use engine::containers::security;
 use engine::containers::spec::{
     ContainerSpec, HostSettings, MountPoint, MountRequest, NamespaceMode, NetworkChoice,
@@ -50,7 +51,8 @@ pub fn inspect(
         .split_first()
         .map_or(("", &[][..]), |(path, args)| (path.as_str(), args));
     let log = match spec.host.log.driver.as_str() {
-        "none" => String::new(),
+        // The file of the driver `local` is nobody else's business, in Docker as well.
+        "none" | "local" => String::new(),
         _ => log_drivers::path(folder, &container.id)
             .display()
             .to_string(),
@@ -425,8 +427,8 @@ fn network_settings(spec: &ContainerSpec, id: &str, status: &Status) -> Value {
     let attached = status.network.as_deref();
     let mut ports: Map<String, Value> = Map::new();
     if let Some(attached) = attached {
-        for port in &spec.config.exposed_ports {
-            ports.insert(port.clone(), Value::Null);
+        for (port, protocol) in exposed(&spec.config.exposed_ports) {
+            ports.insert(format!("{port}/{}", protocol.name()), Value::Null);
         }
         for port in &attached.ports {
             let name = format!("{}/{}", port.container_port, port.protocol.name());
@@ -655,19 +657,13 @@ fn ports(spec: &ContainerSpec, status: &Status) -> Vec<Value> {
             })
         })
         .collect();
-    for exposed in &spec.config.exposed_ports {
-        let Some((number, protocol)) = exposed.split_once('/') else {
-            continue;
-        };
-        let Ok(number) = number.parse::<u16>() else {
-            continue;
-        };
+    for (number, protocol) in exposed(&spec.config.exposed_ports) {
         let published = network
             .ports
             .iter()
-            .any(|port| port.container_port == number && port.protocol.name() == protocol);
+            .any(|port| port.container_port == number && port.protocol == protocol);
         if !published {
-            shown.push(json!({ "PrivatePort": number, "Type": protocol }));
+            shown.push(json!({ "PrivatePort": number, "Type": protocol.name() }));
         }
     }
     shown

@@ -7,10 +7,11 @@ use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use engine::clock::{ZERO_TIME, rfc3339};
+use engine::images::config::{ContainerSide, MadeOf};
 use engine::images::distribution::Distribution;
 use engine::images::registry::{Credentials, Found};
 use engine::images::{
-    HistoryLine, ImageConfig, ImageFilter, ImageView, Progress, PruneFilter, Removed,
+    Digest, HistoryLine, ImageConfig, ImageFilter, ImageView, Progress, PruneFilter, Removed,
 };
 use engine_api::ApiVersion;
 use serde::Deserialize;
@@ -91,7 +92,7 @@ pub fn summary(image: &ImageView, shared: Option<u64>, version: ApiVersion) -> V
         "Created": image.details.created.map_or(0, OffsetDateTime::unix_timestamp),
         "Id": image.id,
         "Labels": (!labels.is_empty()).then_some(labels),
-        "ParentId": "",
+        "ParentId": image.record.parent.as_ref().map_or("", Digest::as_str),
         "RepoDigests": image.repo_digests,
         "RepoTags": image.repo_tags,
         "SharedSize": shared.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
@@ -121,14 +122,14 @@ pub fn inspect(
         "Architecture": details.platform.architecture,
         "Author": details.author,
         "Comment": details.comment,
-        "Config": config(&details.config),
+        "Config": config(&details.config, details.side.as_ref()),
         "Created": time_text(details.created),
         "DockerVersion": details.docker_version,
         "GraphDriver": {"Data": data, "Name": driver},
         "Id": image.id,
         "Metadata": {"LastTagTime": time_text(image.record.last_tagged)},
         "Os": details.platform.os,
-        "Parent": "",
+        "Parent": image.record.parent.as_ref().map_or("", Digest::as_str),
         "RepoDigests": image.repo_digests,
         "RepoTags": image.repo_tags,
         "RootFS": {"Type": "layers", "Layers": details.diff_ids},
@@ -142,14 +143,20 @@ pub fn inspect(
     }
     if version.has_virtual_size() {
         shown["VirtualSize"] = json!(image.size());
-        shown["Container"] = json!("");
-        shown["ContainerConfig"] = config(&ImageConfig::default());
+    }
+    if version.shows_containers_of_images() {
+        let unknown = MadeOf::default();
+        let made_of = details.made_of.as_ref().unwrap_or(&unknown);
+        shown["Container"] = json!(made_of.container);
+        shown["ContainerConfig"] = config(&made_of.config, Some(&made_of.side));
     }
     shown
 }
 
-/// The `Config` object; those of its keys that only containers use have their empty values.
-fn config(config: &ImageConfig) -> Value {
+/// The `Config` object; those of its keys that only containers use have their empty values where the image has none.
+fn config(config: &ImageConfig, side: Option<&ContainerSide>) -> Value {
+    let unknown = ContainerSide::default();
+    let side = side.unwrap_or(&unknown);
     let set = |names: &[String]| {
         names
             .iter()
@@ -159,20 +166,20 @@ fn config(config: &ImageConfig) -> Value {
     let or_null = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
     let mut shown = json!({
         "ArgsEscaped": false,
-        "AttachStderr": false,
-        "AttachStdin": false,
-        "AttachStdout": false,
+        "AttachStderr": side.attach_stderr,
+        "AttachStdin": side.attach_stdin,
+        "AttachStdout": side.attach_stdout,
         "Cmd": config.cmd,
-        "Domainname": "",
+        "Domainname": side.domain_name,
         "Entrypoint": config.entrypoint,
         "Env": or_null(&config.env),
-        "Hostname": "",
-        "Image": "",
+        "Hostname": side.hostname,
+        "Image": side.image,
         "Labels": (!config.labels.is_empty()).then_some(&config.labels),
         "OnBuild": or_null(&config.on_build),
-        "OpenStdin": false,
-        "StdinOnce": false,
-        "Tty": false,
+        "OpenStdin": side.open_stdin,
+        "StdinOnce": side.stdin_once,
+        "Tty": side.tty,
         "User": config.user,
         "Volumes": (!config.volumes.is_empty()).then(|| set(&config.volumes)),
         "WorkingDir": config.working_directory,

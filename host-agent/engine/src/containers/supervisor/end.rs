@@ -20,12 +20,13 @@ impl Supervisor {
         // Before anybody is told: ports must be free for the next container once this one is known to have ended.
         self.tell_network("disconnect");
         self.detach().await;
-        let (started, restarts, by_hand) = {
+        let (started, restarts, by_hand, told_of_memory) = {
             let status = self.status.borrow();
             (
                 status.started_at.unwrap_or(exit.at),
                 status.restart_count,
                 status.stopped_by_hand,
+                status.oom_killed,
             )
         };
         let ran = Duration::try_from(exit.at - started).unwrap_or_default();
@@ -41,7 +42,7 @@ impl Supervisor {
                 restarts,
                 by_hand,
             );
-        if exit.oom_killed {
+        if exit.oom_killed && !told_of_memory {
             self.deps.tell(&self.container, "oom", []);
         }
         let attributes = [
@@ -66,7 +67,7 @@ impl Supervisor {
             };
             status.exit_code = exit.code;
             status.finished_at = Some(exit.at);
-            status.oom_killed = exit.oom_killed;
+            status.oom_killed |= exit.oom_killed;
             status.network = None;
             status.exits += 1;
             if again {
@@ -165,7 +166,12 @@ impl Supervisor {
             status.finished_at = Some(at);
             status.network = None;
         });
-        let attributes = [("exitCode", exit.code.to_string())];
+        let started = self.status.borrow().started_at.unwrap_or(at);
+        let ran = Duration::try_from(at - started).unwrap_or_default();
+        let attributes = [
+            ("exitCode", exit.code.to_string()),
+            ("execDuration", ran.as_secs().to_string()),
+        ];
         self.deps.tell(&self.container, "die", attributes);
         self.save(Durability::Written).await;
     }

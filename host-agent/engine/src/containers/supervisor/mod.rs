@@ -46,6 +46,8 @@ pub(super) struct Supervisor {
     pump: Option<JoinHandle<()>>,
     restart_at: Option<Instant>,
     last_pause: Option<Duration>,
+    /// How often this run's memory ran out, as far as it was told.
+    out_of_memory: u64,
     /// While it runs and has a health check.
     monitor: Option<Monitor>,
 }
@@ -63,6 +65,8 @@ enum Wake {
     Exit(ExitStatus),
     Restart,
     Health(Beat),
+    /// Memory has run out so many times.
+    OutOfMemory(u64),
     Command(Option<Command>),
 }
 
@@ -84,6 +88,7 @@ impl Supervisor {
             pump: None,
             restart_at: None,
             last_pause: None,
+            out_of_memory: 0,
             monitor: None,
         }
     }
@@ -111,6 +116,13 @@ impl Supervisor {
                         None => std::future::pending().await,
                     }
                 };
+                let known = self.out_of_memory;
+                let out_of_memory = async {
+                    match &task {
+                        Some(task) => task.out_of_memory(known).await,
+                        None => std::future::pending().await,
+                    }
+                };
                 let monitor = &mut self.monitor;
                 let health = async {
                     match monitor {
@@ -123,6 +135,7 @@ impl Supervisor {
                     status = exit => Wake::Exit(status),
                     () = restart => Wake::Restart,
                     beat = health => Wake::Health(beat),
+                    times = out_of_memory => Wake::OutOfMemory(times),
                     command = self.commands.recv() => Wake::Command(command),
                 }
             };
@@ -131,6 +144,10 @@ impl Supervisor {
                 Wake::Restart => self.restart().await,
                 Wake::Health(beat) => {
                     self.health(beat).await;
+                    Flow::GoOn
+                }
+                Wake::OutOfMemory(times) => {
+                    self.ran_out_of_memory(times).await;
                     Flow::GoOn
                 }
                 Wake::Command(Some(command)) => self.obey(command).await,

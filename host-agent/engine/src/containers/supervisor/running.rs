@@ -96,6 +96,14 @@ impl Supervisor {
         Ok(())
     }
 
+    /// The kernel has killed one of its processes, which need not have been the first.
+    pub(super) async fn ran_out_of_memory(&mut self, times: u64) {
+        self.out_of_memory = times;
+        self.status.send_modify(|status| status.oom_killed = true);
+        self.deps.tell(&self.container, "oom", []);
+        self.save(Durability::Written).await;
+    }
+
     pub(super) fn state(&self) -> ContainerState {
         self.status.borrow().state.clone()
     }

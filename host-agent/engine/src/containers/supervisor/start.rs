@@ -189,6 +189,7 @@ impl Supervisor {
     pub(super) fn connect(&mut self, task: Box<dyn Task>, io: ProcessIo) {
         let task: Arc<dyn Task> = Arc::from(task);
         self.set_task(Some(task));
+        self.out_of_memory = 0;
         self.pump = Some(self.container.hub.connect(io));
     }
 

@@ -255,3 +255,27 @@ async fn a_prune_is_told_and_a_taken_name_is_refused_in_dockers_words() {
         ("prune", "20")
     );
 }
+
+#[tokio::test]
+async fn memory_that_runs_out_is_told_while_the_container_goes_on() {
+    let world = World::default();
+    let service = world.service();
+    create(&service, request("web", &["greedy"])).await;
+    service.start("web").await.expect("start");
+    let mut status = service.find("web").expect("it is there").watch();
+    let told = status.wait_for(|status| status.oom_killed);
+    let told = tokio::time::timeout(Duration::from_secs(20), told).await;
+    assert!(
+        told.expect("in time")
+            .expect("the supervisor lives")
+            .state
+            .is_running()
+    );
+    service.kill("web", None).await.expect("kill");
+    let mut status = service.find("web").expect("it is there").watch();
+    let ended = status.wait_for(|status| !status.state.is_running()).await;
+    assert!(ended.expect("the supervisor lives").oom_killed);
+    let actions = world.actions();
+    let times = actions.iter().filter(|action| *action == "oom").count();
+    assert_eq!(times, 1, "{actions:?}");
+}
