@@ -269,6 +269,11 @@ pub trait Driver: Send + Sync {
         Err(DriverError::Unsupported)
     }
 
+    /// Published ports of the machine's containers that cannot be had on the desktop, and why: a sentence each.
+    fn port_problems(&self, _place: &MachinePlace) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Files where machine, console and keeper write what happens, most telling first.
     fn logs(&self, _place: &MachinePlace) -> Vec<PathBuf> {
         Vec::new()

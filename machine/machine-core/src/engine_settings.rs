@@ -19,10 +19,11 @@ pub enum EngineOptionError {
 }
 
 /// Options that are lists in daemon.json: (the command line's name, the file's key).
-const LISTS: [(&str, &str); 6] = [
+const LISTS: [(&str, &str); 7] = [
     ("dns", "dns"),
     ("dns-opt", "dns-opts"),
     ("dns-search", "dns-search"),
+    ("host-gateway-ip", "host-gateway-ips"),
     ("insecure-registry", "insecure-registries"),
     ("label", "labels"),
     ("registry-mirror", "registry-mirrors"),
@@ -30,18 +31,25 @@ const LISTS: [(&str, &str); 6] = [
 
 /// The other options our engine has (`serve/options.rs` in agent-server). It refuses to start with any other, so they are
 /// refused here, before a machine is made.
-const SINGLE: [&str; 13] = [
+const SINGLE: [&str; 20] = [
     "bip",
     "bridge",
     "debug",
     "default-runtime",
+    "fixed-cidr",
+    "fixed-cidr-v6",
+    "icc",
+    "ip",
     "ip-forward",
     "ip-masq",
+    "ip6tables",
     "iptables",
+    "ipv6",
     "live-restore",
     "log-driver",
     "log-level",
     "max-concurrent-downloads",
+    "mtu",
     "storage-driver",
     "userland-proxy",
 ];
@@ -280,7 +288,7 @@ mod tests {
             ("log-opt=x", "OPTION=KEY=VALUE"),
             ("default-ulimit=nofile=x", "SOFT:HARD"),
             ("dns", "KEY=VALUE"),
-            ("icc=false", "no such option"),
+            ("cgroup-parent=x", "no such option"),
             ("storage-driver=aufs", "overlay2 only"),
         ] {
             let options = EngineOptions {

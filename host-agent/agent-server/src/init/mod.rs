@@ -54,6 +54,8 @@ static REPORTER: Reporter = Reporter::new();
 static SERVE: Service = Service::new("serve");
 static SSHD: Service = Service::new("sshd");
 static ANSWERED: AtomicBool = AtomicBool::new(false);
+/// The network is QEMU's own: behind its gateway is the desktop.
+static ON_DESKTOP: AtomicBool = AtomicBool::new(false);
 
 /// Runs until the guest is powered off.
 pub fn main(_args: Vec<OsString>) -> ExitCode {
@@ -99,6 +101,7 @@ fn boot(children: &'static Children) -> Result<()> {
         let card = devices::wait_for("virtio network card", devices::network_card)?;
         let lease = network::bring_up(&card)?;
         REPORTER.ready(Stage::Network, None, Some(lease.address.to_string()));
+        ON_DESKTOP.store(network::is_qemus(&lease), Ordering::SeqCst);
         start("lease", move || network::keep(&card, lease))?;
         Ok(())
     })?;
@@ -186,10 +189,21 @@ fn serve(with_configuration: bool) -> Command {
         .arg(seed.join(names::SERVER_CERT))
         .arg("--tlskey")
         .arg(seed.join(names::SERVER_KEY));
+    let mut names_gateway = false;
     if with_configuration {
+        let file = seed.join(names::DAEMON_JSON);
+        let text = std::fs::read(&file).unwrap_or_default();
+        let json: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        names_gateway = ["host-gateway-ips", "host-gateway-ip"]
+            .iter()
+            .any(|key| json.get(key).is_some());
+        command.arg("--config-file").arg(file);
+    }
+    // What containers call host.docker.internal is the desktop, not this guest.
+    if ON_DESKTOP.load(Ordering::SeqCst) && !names_gateway {
         command
-            .arg("--config-file")
-            .arg(seed.join(names::DAEMON_JSON));
+            .arg("--host-gateway-ip")
+            .arg(guest_contract::QEMU_HOST_ADDRESS);
     }
     command
 }

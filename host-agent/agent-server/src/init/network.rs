@@ -20,6 +20,17 @@ pub fn bring_up(card: &str) -> Result<Lease> {
     Ok(lease)
 }
 
+/// Whether the lease is of QEMU's user network.
+pub fn is_qemus(lease: &Lease) -> bool {
+    let is = |address: Ipv4Addr, text: &str| address.to_string() == text;
+    is(lease.address, guest_contract::QEMU_GUEST_ADDRESS)
+        && is(lease.server, guest_contract::QEMU_HOST_ADDRESS)
+        && lease
+            .resolvers
+            .iter()
+            .any(|resolver| is(*resolver, guest_contract::QEMU_DNS_ADDRESS))
+}
+
 /// Renews the lease for ever. Runs on a thread of its own.
 pub fn keep(card: &str, mut lease: Lease) {
     loop {

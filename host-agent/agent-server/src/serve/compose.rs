@@ -156,6 +156,7 @@ fn container_settings(config: &Config) -> Settings {
         shm_size: config
             .default_shm_size
             .unwrap_or(Settings::default().shm_size),
+        host_gateways: config.host_gateways.clone(),
         hostname: host::hostname(),
         ..Settings::default()
     }
@@ -171,6 +172,13 @@ fn network_config(config: &Config) -> NetworkConfig {
         network.bridge.clone_from(bridge);
     }
     network.address = config.bip;
+    network.lend = config.fixed_cidr;
+    network.ipv6 = config.ipv6.then_some(config.fixed_cidr_v6);
+    network.icc = config.icc;
+    network.mtu = config.mtu;
+    network.port_address = config.port_address;
+    network.firewall = config.iptables;
+    network.firewall_ipv6 = config.iptables && config.ip6tables;
     network.userland_proxy = config.userland_proxy;
     network.forwarding = config.ip_forward;
     network.masquerade = config.ip_masq;

@@ -10,7 +10,7 @@ use engine::networks::ipam::Pool;
 use engine::runtime::Rlimit;
 use engine_linux::registry::Proxies;
 use engine_linux::runtime::BUILT_IN as BUILT_IN_RUNTIME;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -30,6 +30,21 @@ pub struct Config {
     /// Address and prefix length of the default bridge.
     pub bip: Option<Ipv4Net>,
     pub bridge: Option<String>,
+    /// The part of the default bridge's subnet that containers' addresses are from.
+    pub fixed_cidr: Option<Ipv4Net>,
+    /// IPv6 on the default bridge, and its subnet where one was asked for.
+    pub ipv6: bool,
+    pub fixed_cidr_v6: Option<Ipv6Net>,
+    /// Containers on the default bridge may talk to each other.
+    pub icc: bool,
+    pub mtu: Option<u32>,
+    /// Where ports of the default bridge are published that name no address.
+    pub port_address: Option<Ipv4Addr>,
+    /// What `host-gateway` stands for; at most one of each family.
+    pub host_gateways: Vec<IpAddr>,
+    /// Make firewall rules, for IPv4 and for IPv6.
+    pub iptables: bool,
+    pub ip6tables: bool,
     /// Serve published ports on loopback by a proxy inside the engine.
     pub userland_proxy: bool,
     /// Switch on the kernel's IP forwarding.
@@ -122,7 +137,16 @@ impl Config {
             tlskey,
             bip,
             bridge,
+            fixed_cidr,
+            ipv6,
+            fixed_cidr_v6,
+            icc,
+            mtu,
+            ip,
+            host_gateway_ips,
+            host_gateway_ip,
             iptables,
+            ip6tables,
             ip_forward,
             ip_masq,
             default_address_pools,
@@ -163,15 +187,6 @@ impl Config {
             experimental,
         } = options;
 
-        for (name, value, why) in [(
-            "iptables",
-            iptables,
-            "published ports and NAT need firewall rules",
-        )] {
-            if value == Some(false) {
-                return wrong(format!("--{name}=false is not supported: {why}"));
-            }
-        }
         if let Some(driver) = storage_driver
             && driver != "overlay2"
         {
@@ -180,6 +195,11 @@ impl Config {
             ));
         }
 
+        if iptables == Some(false) && userland_proxy == Some(false) {
+            return wrong(
+                "--iptables=false and --userland-proxy=false together leave nobody to serve published ports",
+            );
+        }
         let tls_files = tls_files(tls, tlsverify, tlscacert, tlscert, tlskey)?;
         let mut warnings = Vec::new();
         let hosts = if hosts.is_empty() {
@@ -262,6 +282,24 @@ impl Config {
             tls: tls_files,
             bip: bip.as_deref().map(parse_bip).transpose()?,
             bridge: bridge.map(check_bridge).transpose()?,
+            fixed_cidr: fixed_cidr
+                .map(|text| parse_range("--fixed-cidr", &text))
+                .transpose()?,
+            ipv6: ipv6.unwrap_or(false),
+            fixed_cidr_v6: fixed_cidr_v6
+                .map(|text| parse_range("--fixed-cidr-v6", &text))
+                .transpose()?,
+            icc: icc.unwrap_or(true),
+            mtu: mtu.filter(|mtu| *mtu != 0).map(check_mtu).transpose()?,
+            port_address: ip
+                .map(|text| {
+                    text.parse()
+                        .map_err(|_| ConfigError(format!("--ip {text}: it is not an IPv4 address")))
+                })
+                .transpose()?,
+            host_gateways: host_gateways(host_gateway_ip.into_iter().chain(host_gateway_ips))?,
+            iptables: iptables.unwrap_or(true),
+            ip6tables: ip6tables.unwrap_or(true),
             userland_proxy: userland_proxy.unwrap_or(true),
             ip_forward: ip_forward.unwrap_or(true),
             ip_masq: ip_masq.unwrap_or(true),
@@ -470,6 +508,40 @@ fn parse_bip(text: &str) -> Result<Ipv4Net, ConfigError> {
     Ok(net)
 }
 
+/// A range of either family, without bits beyond its length.
+fn parse_range<T>(flag: &str, text: &str) -> Result<T, ConfigError>
+where
+    T: std::str::FromStr,
+{
+    text.parse()
+        .map_err(|_| ConfigError(format!("{flag} {text}: invalid CIDR address")))
+}
+
+/// The least that IPv4 demands, and the most a link can have.
+fn check_mtu(mtu: u32) -> Result<u32, ConfigError> {
+    match mtu {
+        68..=65535 => Ok(mtu),
+        _ => wrong(format!("--mtu {mtu}: it must be from 68 to 65535")),
+    }
+}
+
+fn host_gateways(texts: impl Iterator<Item = String>) -> Result<Vec<IpAddr>, ConfigError> {
+    let mut gateways: Vec<IpAddr> = Vec::new();
+    for text in texts {
+        let Ok(address) = text.parse::<IpAddr>() else {
+            return wrong(format!("--host-gateway-ip {text}: it is not an IP address"));
+        };
+        if gateways
+            .iter()
+            .any(|other| other.is_ipv4() == address.is_ipv4())
+        {
+            return wrong("only one IPv4 and one IPv6 host-gateway-ip address can be specified");
+        }
+        gateways.push(address);
+    }
+    Ok(gateways)
+}
+
 /// The name of a network interface (at most 15 bytes, IFNAMSIZ less one).
 fn check_bridge(name: String) -> Result<String, ConfigError> {
     if name == "none" {
@@ -676,9 +748,18 @@ mod tests {
             "without http://",
         );
         refused(
-            |o| o.iptables = Some(false),
-            "--iptables=false is not supported",
+            |o| {
+                o.iptables = Some(false);
+                o.userland_proxy = Some(false);
+            },
+            "leave nobody to serve published ports",
         );
+        refused(
+            |o| o.host_gateway_ips = vec!["10.0.2.2".into(), "10.0.2.3".into()],
+            "only one IPv4 and one IPv6",
+        );
+        refused(|o| o.mtu = Some(12), "from 68 to 65535");
+        refused(|o| o.fixed_cidr = Some("x".into()), "invalid CIDR");
         refused(
             |o| o.default_runtime = Some("crun".into()),
             "does not exist",

@@ -87,9 +87,38 @@ declare_options! {
     /// Name of the default bridge [default: berth0]
     #[arg(short, long, value_name = "NAME")]
     bridge: Option<String> = "bridge",
-    /// May only be true: ports and NAT need firewall rules
+    /// Addresses of the default bridge that containers get [default: the whole subnet]
+    #[arg(long, value_name = "CIDR")]
+    fixed_cidr: Option<String> = "fixed-cidr",
+    /// Give the default bridge IPv6, too
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    ipv6: Option<bool> = "ipv6",
+    /// IPv6 subnet of the default bridge [default: a random one of the unique local range, kept]
+    #[arg(long, value_name = "CIDR")]
+    fixed_cidr_v6: Option<String> = "fixed-cidr-v6",
+    /// Containers on the default bridge may talk to each other [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    icc: Option<bool> = "icc",
+    /// MTU of containers' links on the default bridge [default: the kernel's 1500]
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u32> = "mtu",
+    /// Where ports of the default bridge are published that name no address [default: every address]
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<String> = "ip",
+    /// What host-gateway and host.docker.internal stand for [default: the gateway of the container's network];
+    /// once for each of IPv4 and IPv6
+    #[arg(long = "host-gateway-ip", value_name = "ADDRESS")]
+    host_gateway_ips: Vec<String> = "host-gateway-ips",
+    /// The same in the form of older files
+    #[arg(skip)]
+    host_gateway_ip: Option<String> = "host-gateway-ip",
+    /// Make firewall rules for NAT, isolation and ports; false leaves the host's rules alone, and ports are served by
+    /// the proxy [default: true]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     iptables: Option<bool> = "iptables",
+    /// The same for IPv6 [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    ip6tables: Option<bool> = "ip6tables",
     /// Switch on the kernel's IP forwarding; false leaves it as the administrator has set it [default: true]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     ip_forward: Option<bool> = "ip-forward",
@@ -243,7 +272,6 @@ const DOCKERD_KEYS: &[&str] = &[
     "containerd-plugins-namespace",
     "cpu-rt-period",
     "cpu-rt-runtime",
-    "default-address-pools",
     "default-cgroupns-mode",
     "default-gateway",
     "default-gateway-v6",
@@ -252,17 +280,8 @@ const DOCKERD_KEYS: &[&str] = &[
     "exec-opts",
     "features",
     "firewall-backend",
-    "fixed-cidr",
-    "fixed-cidr-v6",
-    "host-gateway-ip",
-    "host-gateway-ips",
-    "icc",
-    "ip",
-    "ip6tables",
-    "ipv6",
     "log-format",
     "metrics-addr",
-    "mtu",
     "node-generic-resources",
     "oom-score-adjust",
     "raw-logs",

@@ -6,13 +6,14 @@ use super::namespace::{self, Namespace, Wiring, failed};
 use super::netlink::Socket;
 use super::networks::{on_parent, refusal};
 use super::nftables::Forward;
-use super::ports::Taken;
+use super::ports::{Serve, Taken};
 use super::proxy::Proxy;
-use super::{Books, Chore, Entry, Holding, Inner, Kernel, conntrack, leases_of, lock};
+use super::{Books, Chore, Entry, Holding, Inner, Kernel, conntrack, leases_of, lock, mend};
 use engine::id::{ContainerId, NetworkId};
 use engine::networks::link::GatewayMode;
 use engine::networks::{
-    Attached, Attachment, Driver, Endpoint, EndpointRequest, NetworkError, PortRequest, Protocol,
+    Attached, Attachment, Driver, Endpoint, EndpointRequest, Network, NetworkError, PortRequest,
+    Protocol,
 };
 use ipnet::IpNet;
 use std::fs::File;
@@ -151,7 +152,7 @@ impl Inner {
             (None, Some(lease)) => mac_for(lease.address),
             (None, None) => link::mac_of(Ipv4Addr::UNSPECIFIED),
         };
-        // In layer 3 there is nobody to ask for a gateway.
+        // In layer 3 there is nobody to ask for a gateway: what is sent by the link is on its way.
         let layer3 = network.driver == Driver::Ipvlan && network.link.mode.starts_with("l3");
         let gateway = |gateway: Option<IpAddr>| gateway.filter(|_| way_out && !layer3);
         entry.arriving += 1;
@@ -171,6 +172,8 @@ impl Inner {
             gateway_priority: settings.gateway_priority,
             names: request.names.clone(),
             links: request.links.clone(),
+            link_is_way: layer3 && way_out,
+            link_local: settings.link_local.clone(),
         })
     }
 
@@ -221,7 +224,14 @@ impl Inner {
             warnings: Vec::new(),
         };
         let wishes = self.port_wishes(&attachment.ports, &mut attached);
-        let taken = match self.ports.take(&wishes, self.config.userland_proxy) {
+        let has_ipv6 = attached
+            .way_out()
+            .is_some_and(|endpoint| endpoint.ipv6_address.is_some());
+        let serve = Serve {
+            proxy: self.config.userland_proxy,
+            sctp_ipv6: has_ipv6 && self.config.firewall_ipv6,
+        };
+        let taken = match self.ports.take(&wishes, serve) {
             Ok(taken) => taken,
             Err(error) => {
                 self.give_back(&leases_of(&attached.endpoints));
@@ -244,10 +254,11 @@ impl Inner {
             .and_then(|dns| {
                 let forwards = self.forwards(&attached);
                 self.publish(&forwards)?;
-                Ok((dns, forwards))
+                let anchor = mend::anchor(&attached.namespace, None)?;
+                Ok((dns, forwards, anchor))
             });
         match made {
-            Ok((dns, forwards)) => {
+            Ok((dns, forwards, anchor)) => {
                 let mut holding = Vec::new();
                 for one in taken {
                     if let Err(warning) = self.hold(one, &attached, &mut holding) {
@@ -256,6 +267,7 @@ impl Inner {
                 }
                 Ok(Entry {
                     attached,
+                    anchor: Some(anchor),
                     forwards,
                     holding,
                     dns,
@@ -313,16 +325,19 @@ impl Inner {
             let mut kernel = lock(&self.kernel);
             self.check_link(&self.default_id(), &mut kernel)?;
         }
-        let spare = {
+        let next = || {
             let mut spares = lock(&self.spares);
-            if on_default {
-                spares.wired.pop()
-            } else {
-                spares.bare.pop()
+            match on_default {
+                true => spares.wired.pop(),
+                false => spares.bare.pop(),
             }
         };
-        if let Some(namespace) = spare {
-            return Ok(namespace);
+        while let Some(spare) = next() {
+            if namespace::is_there(&spare.path) {
+                return Ok(spare);
+            }
+            tracing::warn!(path = %spare.path.display(), "a spare network namespace is gone");
+            namespace::remove(&spare.path, &mut lock(&self.kernel).route);
         }
         let wiring = on_default.then(|| self.wiring());
         let mut kernel = lock(&self.kernel);
@@ -343,7 +358,11 @@ impl Inner {
             let socket = &mut namespace.socket;
             self.join(request, endpoint, &path, socket, wired.take())?;
         }
-        if attached.endpoints.len() == 1 && attached.endpoints[0].network == self.predefined[0].id {
+        if let [only] = attached.endpoints.as_slice()
+            && only.network == self.predefined[0].id
+            && only.ipv6_gateway.is_none()
+            && only.interface == "eth0"
+        {
             // Its default route is set already.
             return Ok(());
         }
@@ -360,99 +379,116 @@ impl Inner {
         wired: Option<u32>,
     ) -> Result<(), NetworkError> {
         let network = &request.network;
-        let step = || format!("configure the network of {}", path.display());
         let index = match wired {
             Some(index) => index,
             None => {
                 let mut kernel = lock(&self.kernel);
-                let on = self.check_link(&network.id, &mut kernel)?;
-                let mtu = network.link.mtu.or(self.config.mtu);
-                match on_parent(network) {
-                    Some(kind) => {
-                        let file = File::open(path)
-                            .map_err(|error| failed(format!("open {}", path.display()), error))?;
-                        let name = &endpoint.interface;
-                        link::create_on_parent(
-                            &mut kernel.route,
-                            kind,
-                            on,
-                            mtu,
-                            name,
-                            file.as_fd(),
-                        )
-                        .map_err(|error| refusal(network, error))?;
-                        namespace::index_of(socket, name)?
-                    }
-                    None => {
-                        let wiring = Wiring {
-                            bridge_index: on,
-                            mtu,
-                            isolated: !network.link.icc,
-                        };
-                        let slot = endpoint.slot;
-                        namespace::connect(
-                            path,
-                            socket,
-                            &wiring,
-                            &endpoint.interface,
-                            slot,
-                            &mut kernel.route,
-                        )?
-                    }
-                }
+                self.check_link(&network.id, &mut kernel)?;
+                self.make_link(network, endpoint, path, socket, &mut kernel)?
             }
         };
-        let has_ipv6 = endpoint.ipv6_address.is_some()
-            || request.settings.link_local.iter().any(IpAddr::is_ipv6);
+        self.configure(endpoint, network, index, path, socket)?;
+        if wired.is_some()
+            && let Some(gateway) = endpoint.gateway
+        {
+            socket
+                .execute(vec![link::set_default_route(index, Some(gateway), true)])
+                .map_err(|error| failed(format!("set the routes of {}", path.display()), error))?;
+        }
+        if let Some(IpAddr::V4(address)) = endpoint.address
+            && request.settings.mac_address.is_some()
+            && network.driver == Driver::Bridge
+        {
+            // The host may remember another hardware address for it; that there is nothing to forget is no error.
+            let mut kernel = lock(&self.kernel);
+            let forget = link::forget_neighbour(self.index_of(&network.id), address);
+            let _ = kernel.route.execute(vec![forget]);
+        }
+        Ok(())
+    }
+
+    fn index_of(&self, network: &NetworkId) -> u32 {
+        let books = lock(&self.books);
+        books.networks.get(network).map_or(0, |entry| entry.index)
+    }
+
+    /// A place's link, down and without addresses; its index inside. The network's own link is known to be there.
+    pub(super) fn make_link(
+        &self,
+        network: &Network,
+        endpoint: &Endpoint,
+        path: &Path,
+        socket: &mut Socket,
+        kernel: &mut Kernel,
+    ) -> Result<u32, NetworkError> {
+        let on = self.index_of(&network.id);
+        let mtu = network.link.mtu.or(self.config.mtu);
+        let name = &endpoint.interface;
+        match on_parent(network) {
+            Some(kind) => {
+                let file = File::open(path)
+                    .map_err(|error| failed(format!("open {}", path.display()), error))?;
+                link::create_on_parent(&mut kernel.route, kind, on, mtu, name, file.as_fd())
+                    .map_err(|error| refusal(network, error))?;
+                namespace::index_of(socket, name)
+            }
+            None => {
+                let wiring = Wiring {
+                    bridge_index: on,
+                    mtu,
+                    isolated: !network.link.icc,
+                };
+                namespace::connect(
+                    path,
+                    socket,
+                    &wiring,
+                    name,
+                    endpoint.slot,
+                    &mut kernel.route,
+                )
+            }
+        }
+    }
+
+    /// Gives a link its addresses, and sets it up.
+    pub(super) fn configure(
+        &self,
+        endpoint: &Endpoint,
+        network: &Network,
+        index: u32,
+        path: &Path,
+        socket: &mut Socket,
+    ) -> Result<(), NetworkError> {
+        let step = || format!("configure the network of {}", path.display());
+        let has_ipv6 =
+            endpoint.ipv6_address.is_some() || endpoint.link_local.iter().any(IpAddr::is_ipv6);
         if has_ipv6 {
             namespace::enable_ipv6(path, &endpoint.interface)?;
         }
         let mut changes = Vec::new();
-        let fixed_mac = request.settings.mac_address.is_some();
         // All ipvlan links have their parent's.
         if network.driver != Driver::Ipvlan
             && let Some(mac) = link::parse_mac(&endpoint.mac_address)
         {
             changes.push(link::set_mac(index, mac));
         }
-        let lengths = [
+        let own = [
             (endpoint.address, endpoint.prefix_length),
             (endpoint.ipv6_address, endpoint.ipv6_prefix_length),
         ];
-        for (address, length) in lengths {
-            if let Some(address) = address {
-                let net = IpNet::new(address, length).map_err(|error| failed(step(), error))?;
-                changes.push(link::add_address(index, net));
-            }
-        }
-        for address in &request.settings.link_local {
-            let length = if address.is_ipv4() { 16 } else { 64 };
-            let net = IpNet::new(*address, length).map_err(|error| failed(step(), error))?;
+        let own = own
+            .into_iter()
+            .filter_map(|(address, length)| Some((address?, length)));
+        let local = endpoint.link_local.iter();
+        let local = local.map(|address| (*address, if address.is_ipv4() { 16 } else { 64 }));
+        for (address, length) in own.chain(local) {
+            let net = IpNet::new(address, length).map_err(|error| failed(step(), error))?;
             changes.push(link::add_address(index, net));
         }
         changes.push(link::up(index));
-        if wired.is_some()
-            && let Some(gateway) = endpoint.gateway
-        {
-            changes.push(link::set_default_route(index, gateway));
-        }
         socket
             .execute(changes)
-            .map_err(|error| failed(step(), error))?;
-        if let Some(IpAddr::V4(address)) = endpoint.address
-            && fixed_mac
-            && network.driver == Driver::Bridge
-        {
-            // The host may remember another hardware address for it; that there is nothing to forget is no error.
-            let mut kernel = lock(&self.kernel);
-            let bridge = lock(&self.books)
-                .networks
-                .get(&network.id)
-                .map_or(0, |entry| entry.index);
-            let forget = link::forget_neighbour(bridge, address);
-            let _ = kernel.route.execute(vec![forget]);
-        }
-        Ok(())
+            .map_err(|error| failed(step(), error))
     }
 
     pub(super) fn free(&self, taken: &[Taken]) {
@@ -526,10 +562,20 @@ impl Inner {
         attached: &Attached,
         holding: &mut Vec<Holding>,
     ) -> Result<(), String> {
+        let published = taken.published;
+        let firewall = match published.host_address {
+            IpAddr::V4(_) => self.config.firewall,
+            IpAddr::V6(_) => self.config.firewall_ipv6,
+        };
+        if published.protocol == Protocol::Sctp && !firewall {
+            return Err(format!(
+                "port {}/sctp is not reachable: without firewall rules (--iptables=false) only TCP and UDP ports are served",
+                published.host_port
+            ));
+        }
         let Some(socket) = taken.socket else {
             return Ok(());
         };
-        let published = taken.published;
         let Some(target) = attached.way_out().and_then(proxied) else {
             holding.push(Holding::Bound(socket));
             return Ok(());
@@ -586,25 +632,25 @@ pub(super) fn set_routes(attached: &Attached, socket: &mut Socket) -> Result<(),
     });
     let mut changes = Vec::new();
     let mut removals = Vec::new();
-    let gateway_of = |ipv4: bool| {
+    let way_of = |ipv4: bool| {
         ways.iter().find_map(|endpoint| {
-            let gateway = if ipv4 {
-                endpoint.gateway
-            } else {
-                endpoint.ipv6_gateway
+            let (gateway, address) = match ipv4 {
+                true => (endpoint.gateway, endpoint.address),
+                false => (endpoint.ipv6_gateway, endpoint.ipv6_address),
             };
-            Some((*endpoint, gateway?))
+            let by_link = endpoint.link_is_way && address.is_some();
+            (gateway.is_some() || by_link).then_some((*endpoint, gateway))
         })
     };
     for ipv4 in [true, false] {
-        match gateway_of(ipv4) {
+        match way_of(ipv4) {
             Some((endpoint, gateway)) => {
                 let index = namespace::index_of(socket, &endpoint.interface)?;
                 if !ipv4 {
                     // Replacing would add a second one of another link.
                     removals.push(link::remove_default_route(false));
                 }
-                changes.push(link::set_default_route(index, gateway));
+                changes.push(link::set_default_route(index, gateway, ipv4));
             }
             None => removals.push(link::remove_default_route(ipv4)),
         }
@@ -627,13 +673,8 @@ fn forget_flows(kernel: &mut Kernel, forwards: &[Forward]) {
         return;
     }
     let outcome = link::addresses(&mut kernel.route).and_then(|addresses| {
-        let host = addresses
-            .into_iter()
-            .filter_map(|address| match address.net.addr() {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
-            })
-            .collect();
+        let host = addresses.into_iter().map(|address| address.net.addr());
+        let host = host.collect();
         conntrack::forget(&mut kernel.netfilter, forwards, &host)
     });
     if let Err(error) = outcome {

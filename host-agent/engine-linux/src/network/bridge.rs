@@ -6,8 +6,8 @@ use super::netlink::Socket;
 use super::{link, resolver};
 use engine::networks::link::GatewayMode;
 use engine::networks::{Network, NetworkError, ipam};
-use ipnet::{IpNet, Ipv4Net};
-use std::net::{IpAddr, Ipv4Addr};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The default bridge: makes sure that it is there, up, and has its address; returns its index and address.
 pub(super) fn set_up_default(
@@ -85,7 +85,26 @@ pub(super) fn set_up(network: &Network, route: &mut Socket) -> Result<u32, Netwo
     outcome.map(|()| index)
 }
 
-fn configure(network: &Network, index: u32, route: &mut Socket) -> std::io::Result<()> {
+/// The gateway of the default bridge in IPv6: the first address of the subnet that was asked for, of the one it had, or of a
+/// random one.
+pub(super) fn choose_ipv6(asked: Option<Ipv6Net>, before: Option<Ipv6Net>) -> Ipv6Net {
+    let random = || match ipam::random_ipv6_subnet() {
+        IpNet::V6(net) => net,
+        IpNet::V4(_) => unreachable!("it is of IPv6"),
+    };
+    match (asked, before) {
+        (Some(asked), Some(before)) if asked.trunc() == before.trunc() => before,
+        (None, Some(before)) => before,
+        (asked, _) => {
+            let net = asked.unwrap_or_else(random).trunc();
+            let first = Ipv6Addr::from(u128::from(net.network()) + 1);
+            Ipv6Net::new_assert(first, net.prefix_len())
+        }
+    }
+}
+
+/// Gives a bridge the gateways' addresses of its network; what is there already stays.
+pub(super) fn configure(network: &Network, index: u32, route: &mut Socket) -> std::io::Result<()> {
     let name = &network.link.name;
     if network.ipv6 {
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0")?;

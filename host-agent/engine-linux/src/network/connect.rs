@@ -3,7 +3,7 @@
 use super::attach::{not_attached, proxied, set_routes};
 use super::namespace::{self, failed};
 use super::recover::view;
-use super::{Holding, Inner, leases_of, link, lock};
+use super::{Holding, Inner, leases_of, link, lock, mend};
 use engine::id::{ContainerId, NetworkId};
 use engine::networks::{Attached, EndpointRequest, NetworkError};
 
@@ -70,9 +70,9 @@ impl Inner {
     fn attached(&self, container: &ContainerId) -> Result<Attached, NetworkError> {
         let books = lock(&self.books);
         let entry = books.attached.get(container);
-        entry
-            .map(|entry| entry.attached.clone())
-            .ok_or_else(|| not_attached(container))
+        let entry = entry.ok_or_else(|| not_attached(container))?;
+        mend::hold_on(&entry.attached.namespace, entry.anchor.as_ref())?;
+        Ok(entry.attached.clone())
     }
 
     /// Brings books, ports and DNS in line with the networks a container has now.

@@ -8,30 +8,32 @@ use super::nftables::Forward;
 use engine::networks::Protocol;
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 const SUBSYSTEM: u16 = 1;
 const GET: u16 = 1;
 const DELETE: u16 = 2;
-const AF_INET: u8 = 2;
+/// `AF_INET`, `AF_INET6`.
+const FAMILIES: [u8; 2] = [2, 10];
 const UDP: u8 = 17;
 
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTOCOL: u16 = 2;
-const IP_DESTINATION: u16 = 2;
+const IPV4_DESTINATION: u16 = 2;
+const IPV6_DESTINATION: u16 = 4;
 const PROTOCOL_NUMBER: u16 = 1;
 const DESTINATION_PORT: u16 = 3;
 
-fn message(kind: u16) -> Message {
-    Message::new((SUBSYSTEM << 8) | kind, 0, &[AF_INET, 0, 0, 0])
+fn message(kind: u16, family: u8) -> Message {
+    Message::new((SUBSYSTEM << 8) | kind, 0, &[family, 0, 0, 0])
 }
 
 /// Where a flow was first sent to.
 #[derive(Debug, PartialEq, Eq)]
 struct Destination {
     protocol: u8,
-    address: Ipv4Addr,
+    address: IpAddr,
     port: u16,
 }
 
@@ -40,8 +42,11 @@ fn destination(tuple: &[u8]) -> Option<Destination> {
     for (kind, inner) in attributes(tuple) {
         for (field, value) in attributes(inner) {
             match (kind, field) {
-                (TUPLE_IP, IP_DESTINATION) => {
-                    address = <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from);
+                (TUPLE_IP, IPV4_DESTINATION) => {
+                    address = <[u8; 4]>::try_from(value).ok().map(IpAddr::from);
+                }
+                (TUPLE_IP, IPV6_DESTINATION) => {
+                    address = <[u8; 16]>::try_from(value).ok().map(IpAddr::from);
                 }
                 (TUPLE_PROTOCOL, PROTOCOL_NUMBER) => protocol = value.first().copied(),
                 (TUPLE_PROTOCOL, DESTINATION_PORT) => {
@@ -58,15 +63,15 @@ fn destination(tuple: &[u8]) -> Option<Destination> {
     })
 }
 
-fn goes_to(forward: &Forward, flow: &Destination, host: &BTreeSet<Ipv4Addr>) -> bool {
+fn goes_to(forward: &Forward, flow: &Destination, host: &BTreeSet<IpAddr>) -> bool {
     forward.protocol == Protocol::Udp
-        && forward.host_address.is_ipv4()
+        && forward.host_address.is_ipv4() == flow.address.is_ipv4()
         && flow.protocol == UDP
         && flow.port == forward.host_port
         && if forward.host_address.is_unspecified() {
             host.contains(&flow.address)
         } else {
-            forward.host_address == std::net::IpAddr::V4(flow.address)
+            forward.host_address == flow.address
         }
 }
 
@@ -74,29 +79,31 @@ fn goes_to(forward: &Forward, flow: &Destination, host: &BTreeSet<Ipv4Addr>) -> 
 pub(crate) fn forget(
     socket: &mut Socket,
     forwards: &[Forward],
-    host: &BTreeSet<Ipv4Addr>,
+    host: &BTreeSet<IpAddr>,
 ) -> io::Result<()> {
-    let mut removals = Vec::new();
-    socket.query(message(GET), true, |payload| {
-        for (kind, tuple) in attributes(payload.get(4..).unwrap_or(&[])) {
-            if kind == TUPLE_ORIGINAL
-                && destination(tuple).is_some_and(|flow| {
-                    forwards.iter().any(|forward| goes_to(forward, &flow, host))
-                })
-            {
-                let mut removal = message(DELETE);
-                removal.nest(TUPLE_ORIGINAL, |nested| {
-                    nested.raw(tuple);
-                });
-                removals.push(removal);
+    for family in FAMILIES {
+        let mut removals = Vec::new();
+        socket.query(message(GET, family), true, |payload| {
+            for (kind, tuple) in attributes(payload.get(4..).unwrap_or(&[])) {
+                if kind == TUPLE_ORIGINAL
+                    && destination(tuple).is_some_and(|flow| {
+                        forwards.iter().any(|forward| goes_to(forward, &flow, host))
+                    })
+                {
+                    let mut removal = message(DELETE, family);
+                    removal.nest(TUPLE_ORIGINAL, |nested| {
+                        nested.raw(tuple);
+                    });
+                    removals.push(removal);
+                }
             }
-        }
-    })?;
-    for removal in removals {
-        match socket.execute(vec![removal]) {
-            // It ended by itself.
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {}
-            other => other?,
+        })?;
+        for removal in removals {
+            match socket.execute(vec![removal]) {
+                // It ended by itself.
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {}
+                other => other?,
+            }
         }
     }
     Ok(())
@@ -116,7 +123,7 @@ mod tests {
             container_port: 53,
             routed: false,
         };
-        let host = BTreeSet::from([[192, 0, 2, 1].into(), [127, 0, 0, 1].into()]);
+        let host = BTreeSet::from([IpAddr::from([192, 0, 2, 1]), IpAddr::from([127, 0, 0, 1])]);
         let flow = |protocol, address: [u8; 4], port| Destination {
             protocol,
             address: address.into(),

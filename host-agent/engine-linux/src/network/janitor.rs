@@ -4,26 +4,47 @@ use super::namespace;
 use super::netlink::Socket;
 use super::{Chore, Inner, failed, link, lock};
 use engine::networks::{Driver, NetworkError};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
+use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+/// What is in use: names of namespaces' files, with the numbers of the links that are on the host's bridges.
+#[derive(Debug, Default)]
+pub(super) struct Keep(BTreeMap<OsString, BTreeSet<u8>>);
+
+impl Keep {
+    pub(super) fn add(&mut self, namespace: &Path, slots: impl IntoIterator<Item = u8>) {
+        if let Some(name) = namespace.file_name() {
+            self.0.entry(name.to_owned()).or_default().extend(slots);
+        }
+    }
+
+    fn owns(&self, link: &str) -> bool {
+        let Some((prefix, slot)) = namespace::of_outside_name(link) else {
+            return false;
+        };
+        self.0.iter().any(|(name, slots)| {
+            slots.contains(&slot) && namespace::begins_with(Path::new(name), prefix)
+        })
+    }
+}
+
 impl Inner {
-    /// Removes namespaces, and links on our bridges, that belong to none of the files in `keep`.
+    /// Removes namespaces, and links on our bridges, that belong to nothing in `keep`; the names of the links.
     pub(super) fn remove_leftovers(
         &self,
-        keep: &BTreeSet<OsString>,
+        keep: &Keep,
         route: &mut Socket,
-    ) -> Result<(), NetworkError> {
+    ) -> Result<Vec<String>, NetworkError> {
         let step = || format!("list {}", self.namespaces.display());
         for file in std::fs::read_dir(&self.namespaces).map_err(|error| failed(step(), error))? {
             let file = file.map_err(|error| failed(step(), error))?;
-            if !keep.contains(&file.file_name()) {
+            if !keep.0.contains_key(&file.file_name()) {
                 namespace::remove(&file.path(), route);
             }
         }
-        let kept: Vec<&str> = keep.iter().filter_map(|name| name.to_str()).collect();
         let bridges: Vec<u32> = lock(&self.books)
             .networks
             .values()
@@ -31,17 +52,17 @@ impl Inner {
             .map(|entry| entry.index)
             .collect();
         let links = link::list(route).map_err(|error| failed("list links", error))?;
+        let mut removed = Vec::new();
         for other in links {
             let on_ours = other.kind == "veth"
                 && other.master.is_some_and(|master| bridges.contains(&master));
-            let owned = namespace::of_outside_name(&other.name)
-                .is_some_and(|name| kept.iter().any(|kept| kept.starts_with(name)));
-            if on_ours && !owned {
+            if on_ours && !keep.owns(&other.name) {
                 link::remove(route, &other.name)
                     .map_err(|error| failed(format!("remove the link {}", other.name), error))?;
+                removed.push(other.name);
             }
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// The janitor's life. Spares come first: somebody may be waiting for one, nobody for a removal.

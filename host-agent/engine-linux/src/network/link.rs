@@ -48,6 +48,10 @@ const RTA_GATEWAY: u16 = 5;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
 const RTN_UNICAST: u8 = 1;
+const RT_SCOPE_UNIVERSE: u8 = 0;
+const RT_SCOPE_LINK: u8 = 253;
+/// Of a route to be removed: any.
+const RT_SCOPE_NOWHERE: u8 = 255;
 
 const NDA_DST: u16 = 1;
 const NUD_NONE: u16 = 0;
@@ -333,28 +337,36 @@ pub(crate) fn remove_address(index: u32, net: IpNet) -> Message {
     address(RTM_DELADDR, 0, index, net)
 }
 
-fn default_route(kind: u16, flags: u16, family: u8) -> Message {
+fn default_route(kind: u16, flags: u16, family: u8, scope: u8) -> Message {
     let mut body = [0; 12];
     body[0] = family;
     body[4] = RT_TABLE_MAIN;
     body[5] = RTPROT_BOOT;
+    body[6] = scope;
     body[7] = RTN_UNICAST;
     Message::new(kind, flags, &body)
 }
 
-/// The default route of the gateway's family, in place of the one there may be.
-pub(crate) fn set_default_route(index: u32, gateway: IpAddr) -> Message {
+/// The default route of a family, in place of the one there may be; without a gateway all is found on the link itself.
+pub(crate) fn set_default_route(index: u32, gateway: Option<IpAddr>, ipv4: bool) -> Message {
     let flags = NLM_F_CREATE | NLM_F_REPLACE;
-    let mut message = default_route(RTM_NEWROUTE, flags, family_of(gateway));
-    message
-        .attribute(RTA_GATEWAY, &bytes_of(gateway))
-        .number(RTA_OIF, index);
+    let family = if ipv4 { AF_INET } else { AF_INET6 };
+    let scope = match gateway {
+        Some(_) => RT_SCOPE_UNIVERSE,
+        None => RT_SCOPE_LINK,
+    };
+    let mut message = default_route(RTM_NEWROUTE, flags, family, scope);
+    if let Some(gateway) = gateway {
+        message.attribute(RTA_GATEWAY, &bytes_of(gateway));
+    }
+    message.number(RTA_OIF, index);
     message
 }
 
 /// Takes a default route away; that there is none is the kernel's error `ESRCH`.
 pub(crate) fn remove_default_route(ipv4: bool) -> Message {
-    default_route(RTM_DELROUTE, 0, if ipv4 { AF_INET } else { AF_INET6 })
+    let family = if ipv4 { AF_INET } else { AF_INET6 };
+    default_route(RTM_DELROUTE, 0, family, RT_SCOPE_NOWHERE)
 }
 
 /// Forgets which hardware address a neighbour had.

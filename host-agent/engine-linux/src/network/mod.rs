@@ -22,6 +22,7 @@ mod conntrack;
 mod dns;
 mod janitor;
 mod link;
+mod mend;
 mod namespace;
 mod netlink;
 mod networks;
@@ -31,6 +32,7 @@ mod proxy;
 mod records;
 mod recover;
 mod resolver;
+mod user_chain;
 mod watch;
 
 pub use records::DiskNetworks;
@@ -40,10 +42,10 @@ use engine::id::{ContainerId, NetworkId};
 use engine::networks::ipam::{self, Pool};
 use engine::networks::link::{LinkSettings, is_link_name};
 use engine::networks::{
-    Attached, Attachment, Driver, Endpoint, EndpointRequest, Network, NetworkBackend, NetworkError,
-    Subnet,
+    Attached, Attachment, Driver, Endpoint, EndpointRequest, HostFiles, Network, NetworkBackend,
+    NetworkError, Subnet, Survivor,
 };
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use namespace::{Namespace, Wiring, failed};
 use netlink::Socket;
 use nftables::{Family, Forward, Table};
@@ -51,7 +53,8 @@ use ports::Ports;
 use proxy::Proxy;
 use records::{NetworkRecord, Records};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
@@ -68,6 +71,19 @@ pub struct NetworkConfig {
     pub bridge: String,
     /// Address and prefix of the default bridge (`--bip`). `None`: what it had, else the first of `pools` that fits.
     pub address: Option<Ipv4Net>,
+    /// The part of the default bridge's subnet that addresses are lent from (`--fixed-cidr`).
+    pub lend: Option<Ipv4Net>,
+    /// Whether the default bridge has IPv6 (`--ipv6`), and in which subnet (`--fixed-cidr-v6`; else what it had, or a
+    /// random one).
+    pub ipv6: Option<Option<Ipv6Net>>,
+    /// Containers on the default bridge may talk to each other (`--icc`).
+    pub icc: bool,
+    /// Where ports of the default bridge are published that name no address (`--ip`).
+    pub port_address: Option<Ipv4Addr>,
+    /// Make firewall rules (`--iptables`). Without them nobody is isolated or translated, and ports are the proxy's alone.
+    pub firewall: bool,
+    /// As `firewall`, for IPv6 (`--ip6tables`).
+    pub firewall_ipv6: bool,
     /// Ranges to choose a subnet from.
     pub pools: Vec<Pool>,
     /// Name of our nf_tables table. `None`: `berth`, and for another bridge than `berth0` one of its own, so that several
@@ -94,6 +110,12 @@ impl NetworkConfig {
         NetworkConfig {
             bridge: DEFAULT_BRIDGE.into(),
             address: None,
+            lend: None,
+            ipv6: None,
+            icc: true,
+            port_address: None,
+            firewall: true,
+            firewall_ipv6: true,
             pools: ipam::default_pools(),
             table: None,
             mtu: None,
@@ -168,6 +190,8 @@ struct Books {
 
 struct Entry {
     attached: Attached,
+    /// Keeps the namespace reachable when somebody takes its file away.
+    anchor: Option<File>,
     forwards: Vec<Forward>,
     holding: Vec<Holding>,
     dns: Option<dns::Server>,
@@ -395,7 +419,7 @@ impl NetworkBackend for LinuxNetwork {
         closed
     }
 
-    async fn recover(&self, running: Vec<(ContainerId, Attached)>) -> Result<(), NetworkError> {
+    async fn recover(&self, running: Vec<Survivor>) -> Result<(), NetworkError> {
         let inner = self.inner.clone();
         blocking(move || inner.recover(running)).await?;
         self.ask(Chore::Refill { after: SETTLING });
@@ -412,6 +436,10 @@ impl NetworkBackend for LinuxNetwork {
 
     fn resolv_conf(&self) -> String {
         resolver::for_containers()
+    }
+
+    fn host_files(&self) -> HostFiles {
+        resolver::of_host()
     }
 }
 
@@ -472,14 +500,36 @@ impl Inner {
             remembered.as_ref().and_then(|record| record.gateway),
             &mut route,
         )?;
-        let bridge = remember(&records, remembered, "bridge", "bridge", Some(gateway))?;
-        let host = remember(&records, records.read("host")?, "host", "host", None)?;
-        let none = remember(&records, records.read("none")?, "none", "null", None)?;
+        if let Some(lend) = config.lend
+            && !gateway.contains(&lend)
+        {
+            return Err(NetworkError::invalid(format!(
+                "--fixed-cidr {lend} is not in the default bridge's subnet {}; choose that with --bip",
+                gateway.trunc()
+            )));
+        }
+        let gateway_ipv6 = config.ipv6.map(|asked| {
+            let before = remembered.as_ref().and_then(|record| record.gateway_ipv6);
+            bridge::choose_ipv6(asked, before)
+        });
+        let gateways = (Some(gateway), gateway_ipv6);
+        let bridge = remember(&records, remembered, "bridge", "bridge", gateways)?;
+        let nowhere = (None, None);
+        let host = remember(&records, records.read("host")?, "host", "host", nowhere)?;
+        let none = remember(&records, records.read("none")?, "none", "null", nowhere)?;
         if config.forwarding {
             bridge::enable_forwarding(false)?;
         }
+        let default_bridge = default_bridge(&config, &bridge, gateway, gateway_ipv6);
+        if default_bridge.ipv6 {
+            bridge::configure(&default_bridge, index, &mut route)
+                .map_err(|error| failed("give the default bridge IPv6", error))?;
+            if config.forwarding {
+                bridge::enable_forwarding(true)?;
+            }
+        }
         let predefined = [
-            Arc::new(default_bridge(&config, &bridge, gateway)),
+            Arc::new(default_bridge),
             Arc::new(predefined(&host, Driver::Host)),
             Arc::new(predefined(&none, Driver::Null)),
         ];
@@ -499,9 +549,14 @@ impl Inner {
                 .exists(&mut kernel.netfilter)
                 .map_err(|error| failed("ask nf_tables for our table", error))
         };
-        let there = exists(Family::Ipv4, &mut kernel)?;
-        kernel.ipv6 = exists(Family::Ipv6, &mut kernel)?;
-        beside::let_pass(&mut kernel.netfilter, &config.bridge);
+        let there = !config.firewall || exists(Family::Ipv4, &mut kernel)?;
+        kernel.ipv6 = config.firewall_ipv6 && exists(Family::Ipv6, &mut kernel)?;
+        // Without one, `recover` makes it with the rest.
+        kernel.ipv6 |= predefined[0].ipv6;
+        if config.firewall {
+            user_chain::make(&mut kernel.netfilter, &table);
+            beside::let_pass(&mut kernel.netfilter, &config.bridge);
+        }
         let inner = Inner {
             namespaces,
             table,
@@ -543,12 +598,15 @@ impl Inner {
         Wiring {
             bridge_index: index,
             mtu: self.config.mtu,
-            isolated: false,
+            isolated: !self.config.icc,
         }
     }
 
     /// Where nobody is connected any more, rules in other firewalls go with us.
     fn leave_other_firewalls(&self) {
+        if !self.config.firewall {
+            return;
+        }
         let bridges: Vec<String> = {
             let books = lock(&self.books);
             if !books.attached.is_empty() {
@@ -566,6 +624,7 @@ impl Inner {
         for bridge in bridges {
             beside::take_back(&mut kernel.netfilter, &bridge);
         }
+        user_chain::take_back(&mut kernel.netfilter, &self.table);
     }
 }
 
@@ -587,22 +646,40 @@ fn predefined(record: &NetworkRecord, driver: Driver) -> Network {
     }
 }
 
-fn default_bridge(config: &NetworkConfig, record: &NetworkRecord, gateway: Ipv4Net) -> Network {
+fn default_bridge(
+    config: &NetworkConfig,
+    record: &NetworkRecord,
+    gateway: Ipv4Net,
+    gateway_ipv6: Option<Ipv6Net>,
+) -> Network {
     let mut network = predefined(record, Driver::Bridge);
-    network.subnets = vec![Subnet::of(
-        IpNet::V4(gateway.trunc()),
-        gateway.addr().into(),
-    )];
+    let subnet = Subnet::of(IpNet::V4(gateway.trunc()), gateway.addr().into());
+    network.subnets = vec![Subnet {
+        lend: config.lend.map(|lend| lend.trunc().into()),
+        ..subnet
+    }];
+    if let Some(gateway) = gateway_ipv6 {
+        network.ipv6 = true;
+        let subnet = Subnet::of(IpNet::V6(gateway.trunc()), gateway.addr().into());
+        network.subnets.push(subnet);
+    }
+    network.link.icc = config.icc;
+    network.link.host_binding = config.port_address.map(IpAddr::from);
     network.link.name.clone_from(&config.bridge);
     network.link.mtu = config.mtu;
     network.link.masquerade = config.masquerade;
     let mtu = config.mtu.unwrap_or(1500).to_string();
-    let masquerade = if config.masquerade { "true" } else { "false" };
+    let flag = |set: bool| if set { "true" } else { "false" };
+    let binding = config.port_address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    let binding = binding.to_string();
     network.options = [
         ("com.docker.network.bridge.default_bridge", "true"),
-        ("com.docker.network.bridge.enable_icc", "true"),
-        ("com.docker.network.bridge.enable_ip_masquerade", masquerade),
-        ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0"),
+        ("com.docker.network.bridge.enable_icc", flag(config.icc)),
+        (
+            "com.docker.network.bridge.enable_ip_masquerade",
+            flag(config.masquerade),
+        ),
+        ("com.docker.network.bridge.host_binding_ipv4", &binding),
         ("com.docker.network.bridge.name", &config.bridge),
         ("com.docker.network.driver.mtu", &mtu),
     ]
@@ -618,11 +695,12 @@ fn remember(
     old: Option<NetworkRecord>,
     name: &str,
     driver: &str,
-    gateway: Option<Ipv4Net>,
+    (gateway, gateway_ipv6): (Option<Ipv4Net>, Option<Ipv6Net>),
 ) -> Result<NetworkRecord, NetworkError> {
     let record = match &old {
         Some(old) => NetworkRecord {
             gateway,
+            gateway_ipv6: gateway_ipv6.or(old.gateway_ipv6),
             ..old.clone()
         },
         None => NetworkRecord {
@@ -631,6 +709,7 @@ fn remember(
             driver: driver.to_owned(),
             created: time::OffsetDateTime::now_utc(),
             gateway,
+            gateway_ipv6,
         },
     };
     if old.as_ref() != Some(&record) {

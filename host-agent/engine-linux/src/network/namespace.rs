@@ -9,6 +9,7 @@ use super::netlink::Socket;
 use engine::networks::NetworkError;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::statfs::{FsType, statfs};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -24,6 +25,9 @@ const SETTINGS: [(&str, &str); 3] = [
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
     ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"),
 ];
+
+/// `linux/magic.h`
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 
 /// A namespace nobody uses yet.
 pub(crate) struct Namespace {
@@ -64,11 +68,45 @@ pub(crate) fn outside_name(path: &Path, slot: u8) -> Option<String> {
     })
 }
 
-/// The namespace that a link's name was made from, if it was made so: the beginning of the file's name.
-pub(crate) fn of_outside_name(link: &str) -> Option<&str> {
+/// What a link's name was made from, if it was made so: the beginning of the namespace file's name, and the number of the
+/// link.
+pub(crate) fn of_outside_name(link: &str) -> Option<(&str, u8)> {
     let name = link.strip_prefix("veth")?;
-    let name = name.split_once('_').map_or(name, |(name, _)| name);
-    (name.len() == 8 && name.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(name)
+    let (name, slot) = match name.split_once('_') {
+        Some((name, slot)) => (name, slot.parse().ok()?),
+        None => (name, 0),
+    };
+    let is_ours = name.len() == 8 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_ours.then_some((name, slot))
+}
+
+/// Whether a namespace's file is called so.
+pub(crate) fn begins_with(path: &Path, prefix: &str) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with(prefix))
+}
+
+/// Whether the file is a namespace, and not what is below its mount.
+pub(crate) fn is_there(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
+}
+
+/// Binds a namespace that is reached by `source` to its file again.
+pub(crate) fn bind_again(source: &Path, path: &Path) -> Result<(), NetworkError> {
+    let step = || format!("bind the network namespace to {} again", path.display());
+    File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(|error| failed(step(), error))?;
+    mount(
+        Some(source),
+        path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .map_err(|error| failed(step(), error))
 }
 
 /// Does `work` on a thread in the namespace: such a thread must never go back to a pool.

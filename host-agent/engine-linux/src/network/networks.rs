@@ -4,14 +4,12 @@ use super::link::OnParent;
 use super::namespace::{self, failed};
 use super::netlink::Socket;
 use super::nftables::{Area, Family, Forward, Table, guard};
-use super::{Inner, Kernel, bridge, link, lock};
+use super::{Inner, Kernel, beside, bridge, link, lock, user_chain};
 use engine::id::{ContainerId, NetworkId};
 use engine::networks::ipam::Leases;
 use engine::networks::link::GatewayMode;
 use engine::networks::{Attached, Driver, Network, NetworkError, NetworkService};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A network with what changes of it.
@@ -83,7 +81,10 @@ impl Inner {
         let families = [Family::Ipv4, Family::Ipv6];
         families
             .into_iter()
-            .filter(|family| *family == Family::Ipv4 || kernel.ipv6)
+            .filter(|family| match family {
+                Family::Ipv4 => self.config.firewall,
+                Family::Ipv6 => self.config.firewall_ipv6 && kernel.ipv6,
+            })
             .map(|family| Table {
                 name: self.table.clone(),
                 family,
@@ -134,29 +135,31 @@ impl Inner {
 
     /// Brings the guard of networks whose containers may not talk up to the books.
     pub(super) fn install_guard(&self, kernel: &mut Kernel) {
-        let places: Vec<(String, Vec<Ipv4Addr>)> = {
+        if !self.config.firewall {
+            return;
+        }
+        let places: Vec<guard::Place> = {
             let books = lock(&self.books);
             let apart = |id: &NetworkId| {
                 let network = books.networks.get(id).map(|entry| &entry.network);
                 network.is_some_and(|network| network.driver == Driver::Bridge && !network.link.icc)
             };
-            let mut places = Vec::new();
-            for entry in books.attached.values() {
-                for endpoint in entry
-                    .attached
-                    .endpoints
-                    .iter()
-                    .filter(|endpoint| apart(&endpoint.network))
-                {
-                    let link = namespace::outside_name(&entry.attached.namespace, endpoint.slot);
-                    let addresses = endpoint.addresses().filter_map(|address| match address {
-                        IpAddr::V4(address) => Some(address),
-                        IpAddr::V6(_) => None,
-                    });
-                    places.extend(link.map(|link| (link, addresses.collect())));
-                }
-            }
-            places
+            let attached = books.attached.values().map(|entry| &entry.attached);
+            let places = attached.flat_map(|attached| {
+                let endpoints = attached.endpoints.iter();
+                let guarded = endpoints.filter(|endpoint| apart(&endpoint.network));
+                guarded.filter_map(|endpoint| {
+                    Some(guard::Place {
+                        link: namespace::outside_name(&attached.namespace, endpoint.slot)?,
+                        mac: link::parse_mac(&endpoint.mac_address)?,
+                        addresses: endpoint
+                            .addresses()
+                            .chain(endpoint.link_local.iter().copied())
+                            .collect(),
+                    })
+                })
+            });
+            places.collect()
         };
         if places.is_empty() && !kernel.guarded {
             return;
@@ -181,6 +184,7 @@ impl Inner {
                     table = table.name,
                     "the firewall's table is gone; it is made again"
                 );
+                user_chain::make(&mut kernel.netfilter, &self.table);
                 return self.install_firewall(kernel);
             }
         }
@@ -235,8 +239,30 @@ impl Inner {
         if let Err(error) = installed {
             return undo(&mut kernel, error);
         }
-        super::beside::let_pass(&mut kernel.netfilter, &network.link.name);
+        if self.config.firewall {
+            beside::let_pass(&mut kernel.netfilter, &network.link.name);
+        }
         Ok(())
+    }
+
+    /// The table for IPv6 goes with the last network that has it.
+    pub(super) fn drop_unneeded_table(&self, kernel: &mut Kernel) -> Result<(), NetworkError> {
+        let needed = {
+            let books = lock(&self.books);
+            let mut networks = books.networks.values();
+            networks.any(|entry| entry.network.driver == Driver::Bridge && entry.network.ipv6)
+        };
+        if needed || !kernel.ipv6 {
+            return Ok(());
+        }
+        kernel.ipv6 = false;
+        let table = Table {
+            name: self.table.clone(),
+            family: Family::Ipv6,
+        };
+        table
+            .remove_all(&mut kernel.netfilter)
+            .map_err(|error| failed("remove the firewall's table for IPv6", error))
     }
 
     fn add_area(&self, kernel: &mut Kernel, network: &Network) -> Result<(), NetworkError> {
@@ -302,7 +328,9 @@ impl Inner {
         if network.driver != Driver::Bridge {
             return Ok(());
         }
-        super::beside::take_back(&mut kernel.netfilter, &network.link.name);
+        if self.config.firewall {
+            beside::take_back(&mut kernel.netfilter, &network.link.name);
+        }
         for table in self.tables(&kernel) {
             match table.remove_area(&mut kernel.netfilter, &area(&network)) {
                 Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {}
@@ -311,6 +339,7 @@ impl Inner {
                 }
             }
         }
+        self.drop_unneeded_table(&mut kernel)?;
         // Links of containers that have just ended may still be its ports: they are removed by the janitor, or here.
         link::remove(&mut kernel.route, &network.link.name)
             .map_err(|error| failed(format!("remove the bridge {}", network.link.name), error))
@@ -347,6 +376,10 @@ impl Inner {
                         Some(self.gateway),
                         &mut kernel.route,
                     )?;
+                    if network.ipv6 {
+                        bridge::configure(&network, index, &mut kernel.route)
+                            .map_err(|error| failed("give the default bridge IPv6", error))?;
+                    }
                     index
                 } else {
                     bridge::set_up(&network, &mut kernel.route)?
@@ -362,43 +395,8 @@ impl Inner {
         if let Some(entry) = lock(&self.books).networks.get_mut(id) {
             entry.index = now;
         }
-        self.rejoin(id, kernel);
+        self.mend_links(kernel);
         Ok(now)
-    }
-
-    /// Makes the links of all containers in a network ports of its bridge again; those that are stay.
-    pub(super) fn rejoin(&self, id: &NetworkId, kernel: &mut Kernel) {
-        let (network, index, mut ports) = {
-            let books = lock(&self.books);
-            let Some(entry) = books.networks.get(id) else {
-                return;
-            };
-            let attached = books.attached.values().filter_map(|entry| {
-                let endpoint = entry.attached.endpoint(id)?;
-                Some((entry.attached.namespace.clone(), endpoint.slot))
-            });
-            let ports: Vec<(PathBuf, u8)> = attached.collect();
-            (entry.network.clone(), entry.index, ports)
-        };
-        if network.driver != Driver::Bridge {
-            return;
-        }
-        if *id == self.default_id() {
-            let spares = lock(&self.spares);
-            ports.extend(spares.wired.iter().map(|spare| (spare.path.clone(), 0)));
-        }
-        for (path, slot) in ports {
-            let Some(outside) = namespace::outside_name(&path, slot) else {
-                continue;
-            };
-            let changes = vec![
-                link::set_master(&outside, index),
-                link::up_as_port(&outside, !network.link.icc),
-            ];
-            if let Err(error) = kernel.route.execute(changes) {
-                tracing::warn!(link = outside, %error, "a container could not be connected again");
-            }
-        }
     }
 }
 

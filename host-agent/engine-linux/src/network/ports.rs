@@ -16,10 +16,19 @@ use std::sync::Mutex;
 const EPHEMERAL: (u16, u16) = (49153, 65535);
 const EPHEMERAL_FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
+/// Who will serve a container's ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Serve {
+    /// The proxy: sockets are taken so that it can accept on them.
+    pub proxy: bool,
+    /// The firewall can lead SCTP to the container by IPv6.
+    pub sctp_ipv6: bool,
+}
+
 /// A port that is ours, with the socket that holds it.
 pub(crate) struct Taken {
     pub published: PublishedPort,
-    /// `None` for SCTP, which only the firewall serves.
+    /// `None` for SCTP where the kernel does not have it: only the firewall serves it.
     pub socket: Option<OwnedFd>,
 }
 
@@ -42,11 +51,11 @@ enum Refusal {
 }
 
 impl Ports {
-    /// Takes what `requests` ask for, all or nothing. `listening`: as sockets a proxy can accept on.
+    /// Takes what `requests` ask for, all or nothing.
     pub(crate) fn take(
         &self,
         requests: &[PortRequest],
-        listening: bool,
+        serve: Serve,
     ) -> Result<Vec<Taken>, NetworkError> {
         let mut all: Vec<Taken> = Vec::new();
         let mut seen: Vec<&PortRequest> = Vec::new();
@@ -56,7 +65,7 @@ impl Ports {
                 continue;
             }
             seen.push(request);
-            match self.take_one(request, listening) {
+            match self.take_one(request, serve) {
                 Ok(taken) => all.extend(taken),
                 Err(error) => {
                     for taken in &all {
@@ -99,21 +108,21 @@ impl Ports {
         }
     }
 
-    fn take_one(&self, request: &PortRequest, listening: bool) -> Result<Vec<Taken>, NetworkError> {
+    fn take_one(&self, request: &PortRequest, serve: Serve) -> Result<Vec<Taken>, NetworkError> {
         let addresses: Vec<IpAddr> = match (request.host_address, request.protocol) {
-            (Some(IpAddr::V6(_)), Protocol::Sctp) => {
+            (Some(IpAddr::V6(_)), Protocol::Sctp) if !serve.sctp_ipv6 => {
                 return Err(NetworkError::Unsupported {
                     what: "publishing an SCTP port on an IPv6 address".into(),
-                    why: "only the IPv4 firewall serves SCTP".into(),
+                    why: "only the firewall serves SCTP, and the container has no IPv6 address it could lead to".into(),
                 });
             }
             (Some(address), _) => vec![address],
-            (None, Protocol::Sctp) => vec![Ipv4Addr::UNSPECIFIED.into()],
+            (None, Protocol::Sctp) if !serve.sctp_ipv6 => vec![Ipv4Addr::UNSPECIFIED.into()],
             (None, _) => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
         };
         let mut first_refusal = None;
         for port in self.candidates(request) {
-            match self.take_pair(request, &addresses, port, listening) {
+            match self.take_pair(request, &addresses, port, serve.proxy) {
                 Ok(taken) => {
                     if request.host_ports == (0, 0) {
                         let mut books = self.books.lock().expect("no panic while locked");
@@ -207,13 +216,19 @@ impl Ports {
                 let mut books = self.books.lock().expect("no panic while locked");
                 let clash = books.sctp.iter().any(|(other, other_port)| {
                     *other_port == port
+                        && other.is_ipv4() == address.is_ipv4()
                         && (*other == address || other.is_unspecified() || address.is_unspecified())
                 });
                 if clash {
                     return Err(Refusal::InUse(address, port));
                 }
+                let held = hold_sctp(SocketAddr::new(address, port));
+                if matches!(held, Err(rustix::io::Errno::ADDRINUSE)) {
+                    return Err(Refusal::InUse(address, port));
+                }
                 books.sctp.insert((address, port));
-                return Ok(None);
+                // Without SCTP in the kernel nobody else can have it.
+                return Ok(held.ok());
             }
         };
         let open = || -> nix::Result<OwnedFd> {
@@ -258,6 +273,22 @@ impl Ports {
             ))),
         }
     }
+}
+
+/// Takes an SCTP port of the host, which no program then can have.
+fn hold_sctp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with};
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::SCTP))?;
+    if address.is_ipv6() {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    bind(&socket, &address)?;
+    Ok(socket)
 }
 
 fn into_error(refusal: Refusal) -> NetworkError {

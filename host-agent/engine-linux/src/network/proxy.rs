@@ -2,13 +2,18 @@
 //! addresses. It accepts on the socket that holds the published port.
 
 use engine::networks::Protocol;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+    sockopt,
+};
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -47,7 +52,8 @@ impl Proxy {
             Protocol::Udp => {
                 let socket = std::net::UdpSocket::from(socket);
                 socket.set_nonblocking(true)?;
-                tokio::spawn(datagrams(UdpSocket::from_std(socket)?, target.clone()))
+                let listener = Listener::new(UdpSocket::from_std(socket)?)?;
+                tokio::spawn(datagrams(listener, target.clone()))
             }
             Protocol::Tcp | Protocol::Sctp => {
                 let listener = std::net::TcpListener::from(socket);
@@ -111,21 +117,126 @@ async fn stream(mut client: TcpStream, target: SocketAddr) {
     }
 }
 
+/// The socket of a published UDP port. A client expects its answer from the address it has sent to, which on a socket that
+/// is bound to all of them is told by the kernel, packet by packet.
+struct Listener {
+    socket: UdpSocket,
+}
+
+/// Who sent a datagram, and to which address of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Sender {
+    from: SocketAddr,
+    /// `None`: the socket is bound to it.
+    to: Option<IpAddr>,
+}
+
+impl Listener {
+    fn new(socket: UdpSocket) -> io::Result<Listener> {
+        match socket.local_addr()?.ip() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => {
+                setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+            }
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+                setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            }
+            _ => {}
+        }
+        Ok(Listener { socket })
+    }
+
+    async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Sender)> {
+        let receive = || receive(&self.socket, buffer);
+        self.socket.async_io(Interest::READABLE, receive).await
+    }
+
+    async fn send(&self, datagram: &[u8], to: Sender) -> io::Result<()> {
+        let send = || send(&self.socket, datagram, to);
+        self.socket.async_io(Interest::WRITABLE, send).await
+    }
+}
+
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, Sender)> {
+    let mut space = nix::cmsg_space!(nix::libc::in6_pktinfo);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let received =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let mut to = None;
+    for told in received.cmsgs()? {
+        match told {
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                let address = u32::from_be(info.ipi_spec_dst.s_addr);
+                to = Some(Ipv4Addr::from(address).into());
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                to = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+            }
+            _ => {}
+        }
+    }
+    let from = received.address.and_then(|address| {
+        let v4 = address
+            .as_sockaddr_in()
+            .map(|v4| SocketAddr::V4((*v4).into()));
+        v4.or_else(|| {
+            address
+                .as_sockaddr_in6()
+                .map(|v6| SocketAddr::V6((*v6).into()))
+        })
+    });
+    let from = from.ok_or_else(|| io::Error::other("a datagram from nobody"))?;
+    Ok((received.bytes, Sender { from, to }))
+}
+
+fn send(socket: &UdpSocket, datagram: &[u8], to: Sender) -> io::Result<()> {
+    let parts = [IoSlice::new(datagram)];
+    let address = SockaddrStorage::from(to.from);
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let fd = socket.as_raw_fd();
+    let v4;
+    let v6;
+    let from: &[ControlMessage<'_>] = match to.to {
+        Some(IpAddr::V4(own)) => {
+            v4 = nix::libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: nix::libc::in_addr {
+                    s_addr: u32::from(own).to_be(),
+                },
+                ipi_addr: nix::libc::in_addr { s_addr: 0 },
+            };
+            &[ControlMessage::Ipv4PacketInfo(&v4)]
+        }
+        Some(IpAddr::V6(own)) => {
+            v6 = nix::libc::in6_pktinfo {
+                ipi6_addr: nix::libc::in6_addr {
+                    s6_addr: own.octets(),
+                },
+                ipi6_ifindex: 0,
+            };
+            &[ControlMessage::Ipv6PacketInfo(&v6)]
+        }
+        None => &[],
+    };
+    sendmsg(fd, &parts, from, flags, Some(&address))?;
+    Ok(())
+}
+
 struct Client {
     socket: Arc<UdpSocket>,
     active: Arc<AtomicBool>,
 }
 
-async fn datagrams(listener: UdpSocket, target: Target) {
+async fn datagrams(listener: Listener, target: Target) {
     let listener = Arc::new(listener);
-    let mut clients: HashMap<SocketAddr, Client> = HashMap::new();
+    let mut clients: HashMap<Sender, Client> = HashMap::new();
     let mut answers = JoinSet::new();
     let mut buffer = vec![0; LARGEST_DATAGRAM];
     loop {
         tokio::select! {
-            received = listener.recv_from(&mut buffer) => match received {
-                Ok((length, from)) => {
-                    if !clients.contains_key(&from) {
+            received = listener.receive(&mut buffer) => match received {
+                Ok((length, sender)) => {
+                    if !clients.contains_key(&sender) {
                         if clients.len() >= UDP_CLIENTS {
                             continue;
                         }
@@ -133,9 +244,9 @@ async fn datagrams(listener: UdpSocket, target: Target) {
                             Ok(socket) => {
                                 let client = Client { socket: Arc::new(socket), active: Arc::default() };
                                 answers.spawn(answer(
-                                    listener.clone(), from, client.socket.clone(), client.active.clone(),
+                                    listener.clone(), sender, client.socket.clone(), client.active.clone(),
                                 ));
-                                clients.insert(from, client);
+                                clients.insert(sender, client);
                             }
                             Err(error) => {
                                 tracing::debug!(%error, "the proxy cannot open a socket");
@@ -143,7 +254,7 @@ async fn datagrams(listener: UdpSocket, target: Target) {
                             }
                         }
                     }
-                    if let Some(client) = clients.get(&from) {
+                    if let Some(client) = clients.get(&sender) {
                         client.active.store(true, Ordering::Relaxed);
                         // Refused while nobody listens in the container: datagrams may be lost.
                         let _ = client.socket.send(&buffer[..length]).await;
@@ -156,8 +267,8 @@ async fn datagrams(listener: UdpSocket, target: Target) {
                 }
             },
             Some(ended) = answers.join_next() => {
-                if let Ok(from) = ended {
-                    clients.remove(&from);
+                if let Ok(sender) = ended {
+                    clients.remove(&sender);
                 }
             }
         }
@@ -176,16 +287,16 @@ async fn connect(target: SocketAddr) -> io::Result<UdpSocket> {
 
 /// Carries a container's answers to one client until both are silent.
 async fn answer(
-    listener: Arc<UdpSocket>,
-    to: SocketAddr,
+    listener: Arc<Listener>,
+    to: Sender,
     socket: Arc<UdpSocket>,
     active: Arc<AtomicBool>,
-) -> SocketAddr {
+) -> Sender {
     let mut buffer = vec![0; LARGEST_DATAGRAM];
     loop {
         match tokio::time::timeout(UDP_IDLE, socket.recv(&mut buffer)).await {
             Ok(Ok(length)) => {
-                let _ = listener.send_to(&buffer[..length], to).await;
+                let _ = listener.send(&buffer[..length], to).await;
             }
             Ok(Err(_)) => tokio::time::sleep(PAUSE).await,
             Err(_) if active.swap(false, Ordering::Relaxed) => {}

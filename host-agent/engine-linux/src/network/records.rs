@@ -8,7 +8,7 @@ use engine::id::NetworkId;
 use engine::networks::store::{self, NetworkStore, NetworkStoreError};
 use engine::networks::{Network, NetworkError};
 use engine::record::{self, RecordError};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -27,6 +27,8 @@ pub(crate) struct NetworkRecord {
     pub created: OffsetDateTime,
     /// The gateway's address with the network's prefix.
     pub gateway: Option<Ipv4Net>,
+    #[serde(default)]
+    pub gateway_ipv6: Option<Ipv6Net>,
 }
 
 pub(crate) struct Records {
@@ -164,6 +166,7 @@ mod tests {
             driver: "bridge".into(),
             created: OffsetDateTime::UNIX_EPOCH,
             gateway: Some("172.17.0.1/16".parse().unwrap()),
+            gateway_ipv6: None,
         }
     }
 

@@ -1,65 +1,92 @@
 //! A new start of the agent: what runs is taken into the books, the rest is removed.
 
+use super::attach::set_routes;
 use super::dns;
-use super::netlink::Socket;
-use super::{Entry, Inner, lock};
-use engine::id::ContainerId;
-use engine::networks::{Attached, NetworkError};
-use std::collections::BTreeSet;
-use std::ffi::OsString;
+use super::janitor::Keep;
+use super::networks::on_parent;
+use super::{Entry, Inner, lock, mend, namespace};
+use engine::networks::{Attached, NetworkError, Survivor};
 
 impl Inner {
-    pub(super) fn recover(
-        &self,
-        running: Vec<(ContainerId, Attached)>,
-    ) -> Result<(), NetworkError> {
-        let mut keep: BTreeSet<OsString> = BTreeSet::new();
+    pub(super) fn recover(&self, running: Vec<Survivor>) -> Result<(), NetworkError> {
         let mut entries = Vec::new();
-        for (container, attached) in running {
-            keep.extend(attached.namespace.file_name().map(ToOwned::to_owned));
-            let entry = self.take_in(&container, attached);
-            entries.push((container, entry));
+        for survivor in running {
+            let container = survivor.container.clone();
+            entries.push((container, self.take_in(survivor)));
         }
         let mut kernel = lock(&self.kernel);
-        let kept = {
+        let kept: Vec<Attached> = {
             let mut books = lock(&self.books);
             books.attached.extend(entries);
-            books.attached.keys().cloned().collect::<Vec<_>>()
+            let attached = books.attached.values();
+            attached.map(|entry| entry.attached.clone()).collect()
         };
         self.install_firewall(&mut kernel)?;
-        let mut ids: BTreeSet<_> = [self.default_id()].into();
-        {
-            let books = lock(&self.books);
-            for entry in kept
-                .iter()
-                .filter_map(|container| books.attached.get(container))
-            {
-                keep.extend(entry.attached.namespace.file_name().map(ToOwned::to_owned));
-                ids.extend(
-                    entry
-                        .attached
-                        .endpoints
-                        .iter()
-                        .map(|endpoint| endpoint.network.clone()),
+        self.drop_unneeded_table(&mut kernel)?;
+        // What a bridge has lost, or a crash left half done.
+        self.check_link(&self.default_id(), &mut kernel)?;
+        self.mend_links(&mut kernel);
+        let has_inside_links = lock(&self.books)
+            .networks
+            .values()
+            .any(|entry| on_parent(&entry.network).is_some());
+        let mut keep = Keep::default();
+        for attached in &kept {
+            keep.add(
+                &attached.namespace,
+                attached.endpoints.iter().map(|endpoint| endpoint.slot),
+            );
+            if has_inside_links && let Err(error) = self.mend_inside(attached, &mut kernel) {
+                tracing::warn!(
+                    namespace = %attached.namespace.display(),
+                    error = engine::error::full_message(&error),
+                    "the links of a container could not be looked after"
                 );
             }
-        }
-        // A bridge that was deleted while nobody looked has lost its ports.
-        for id in ids {
-            self.rejoin(&id, &mut kernel);
         }
         // Our own spares, should there be any yet, are not leftovers; nor are those that are being made.
         let _making = lock(&self.making);
         let spares = lock(&self.spares);
-        for spare in spares.wired.iter().chain(&spares.bare) {
-            keep.extend(spare.path.file_name().map(ToOwned::to_owned));
+        for spare in &spares.wired {
+            keep.add(&spare.path, [0]);
         }
-        let route: &mut Socket = &mut kernel.route;
-        self.remove_leftovers(&keep, route)
+        for spare in &spares.bare {
+            keep.add(&spare.path, []);
+        }
+        for link in self.remove_leftovers(&keep, &mut kernel.route)? {
+            let Some((prefix, _)) = namespace::of_outside_name(&link) else {
+                continue;
+            };
+            // The way out may have led by it.
+            for attached in &kept {
+                if namespace::begins_with(&attached.namespace, prefix) {
+                    let mut socket = namespace::socket_in(&attached.namespace)?;
+                    set_routes(attached, &mut socket)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The books' entry of a container that runs, with its ports and its DNS server open again.
-    fn take_in(&self, container: &ContainerId, attached: Attached) -> Entry {
+    fn take_in(&self, survivor: Survivor) -> Entry {
+        let Survivor {
+            container,
+            attached,
+            process,
+        } = survivor;
+        let container = &container;
+        let anchor = match mend::anchor(&attached.namespace, process) {
+            Ok(anchor) => Some(anchor),
+            Err(error) => {
+                tracing::error!(
+                    container = container.short(),
+                    error = engine::error::full_message(&error),
+                    "the network namespace of a running container cannot be reached"
+                );
+                None
+            }
+        };
         {
             let mut books = lock(&self.books);
             for endpoint in &attached.endpoints {
@@ -75,6 +102,7 @@ impl Inner {
         let mut entry = Entry {
             forwards: self.forwards(&attached),
             attached,
+            anchor,
             holding: Vec::new(),
             dns: None,
         };

@@ -1,5 +1,6 @@
 //! The resolv.conf that containers get: the host's, without resolvers that only the host can reach.
 
+use engine::networks::HostFiles;
 use std::net::IpAddr;
 
 const HOST: &str = "/etc/resolv.conf";
@@ -8,6 +9,15 @@ const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
 const STUB: &str = "127.0.0.53";
 /// Docker's choice when the host has no resolver a container can reach.
 const FALLBACK: &str = "nameserver 8.8.8.8\nnameserver 8.8.4.4\n";
+
+/// What the host itself goes by.
+pub(crate) fn of_host() -> HostFiles {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    HostFiles {
+        hosts: read("/etc/hosts"),
+        resolv_conf: read(HOST),
+    }
+}
 
 /// Reads the host's file as it is now.
 pub(crate) fn for_containers() -> String {

@@ -3,7 +3,9 @@
 
 use super::netlink::{Socket, attributes};
 use super::nftables::DELTABLE;
-use super::{Inner, link, lock};
+use super::{Inner, beside, link, lock, namespace};
+use engine::id::NetworkId;
+use engine::networks::Driver;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -79,7 +81,7 @@ fn wait(stop: &EventFd, links: &mut Socket, tables: &mut Socket, inner: &Inner) 
             if kind == link::REMOVED
                 && let Some(link) = link::parse_link(payload)
             {
-                missed |= inner.owns_bridge(&link);
+                missed |= inner.owns_bridge(&link) || inner.owns_port(&link.name);
             }
         });
         // Told too much at once: it may have been among what was left out.
@@ -87,7 +89,10 @@ fn wait(stop: &EventFd, links: &mut Socket, tables: &mut Socket, inner: &Inner) 
     }
     if readable[2] {
         let told = tables.told(|kind, payload| {
-            missed |= kind == TABLES | DELTABLE && name_of(payload) == Some(inner.table.as_bytes());
+            let name = name_of(payload);
+            missed |= kind == TABLES | DELTABLE && name == Some(inner.table.as_bytes());
+            // Another firewall may have begun to drop, or have lost our exceptions.
+            missed |= inner.config.firewall && beside::is_concerned(kind & 0xff, payload);
         });
         missed |= told.is_err();
     }
@@ -108,6 +113,22 @@ impl Inner {
         networks.any(|entry| entry.index == link.index)
     }
 
+    /// Whether the link is the host's end of a container's.
+    fn owns_port(&self, name: &str) -> bool {
+        let Some((prefix, slot)) = namespace::of_outside_name(name) else {
+            return false;
+        };
+        let books = lock(&self.books);
+        let mut attached = books.attached.values().map(|entry| &entry.attached);
+        attached.any(|attached| {
+            namespace::begins_with(&attached.namespace, prefix)
+                && attached
+                    .endpoints
+                    .iter()
+                    .any(|endpoint| endpoint.slot == slot)
+        })
+    }
+
     /// Makes again what is gone.
     fn repair(&self) {
         let mut kernel = lock(&self.kernel);
@@ -117,8 +138,18 @@ impl Inner {
                 "the firewall's table is gone and could not be made again"
             );
         }
-        let ids: Vec<_> = lock(&self.books).networks.keys().cloned().collect();
-        for id in ids {
+        let networks: Vec<_> = {
+            let books = lock(&self.books);
+            let entries = books.networks.iter();
+            let of_entry = |(id, entry): (&NetworkId, &super::networks::Entry)| {
+                (id.clone(), entry.network.clone())
+            };
+            entries.map(of_entry).collect()
+        };
+        for (id, network) in networks {
+            if self.config.firewall && network.driver == Driver::Bridge {
+                beside::let_pass(&mut kernel.netfilter, &network.link.name);
+            }
             if let Err(error) = self.check_link(&id, &mut kernel) {
                 tracing::error!(
                     network = %id,
@@ -127,5 +158,6 @@ impl Inner {
                 );
             }
         }
+        self.mend_links(&mut kernel);
     }
 }

@@ -3,6 +3,7 @@
 use super::user_defined::{called, serve_in};
 use super::*;
 use engine::networks::contract::{network as plain, wish as wish_for};
+use nix::mount::{MntFlags, umount2};
 
 fn links() -> Vec<String> {
     let text = run("ip -o link");
@@ -39,6 +40,139 @@ fn a_bridge_that_somebody_deletes_is_made_again() {
         assert_eq!(ask_tcp(at, LONG).unwrap(), "10.50.0.1 hello");
         let next = backend.attach(wish(&backend, vec![])).await.unwrap();
         inside(&next.namespace, || ask_tcp(default_at, LONG).unwrap());
+    });
+}
+
+/// A container's own link, its namespace's file, and a spare's.
+#[test]
+fn links_and_namespaces_that_somebody_takes_away_are_made_again() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let mut config = root.config();
+        config.spares = 1;
+        let backend = LinuxNetwork::new(config).unwrap();
+        backend.recover(vec![]).await.unwrap();
+        eventually("spares", || root.namespaces() == 2);
+        let front = plain("front", "10.54.0.0/24", "10.54.0.1");
+        let back = plain("back", "10.55.0.0/24", "10.55.0.1");
+        for network in [&front, &back] {
+            backend.create(network.clone()).await.unwrap();
+        }
+        let mut wish_of_one = wish_for(vec![called(&front, &["one"])], vec![]);
+        wish_of_one.endpoints[0].settings.mac_address = Some("02:42:00:00:00:54".into());
+        let one = backend.attach(wish_of_one.clone()).await.unwrap();
+        let at = serve_in(&one, 80);
+        let file = one.namespace.file_name().unwrap().to_str().unwrap();
+        run(&format!("ip link del veth{}", &file[..8]));
+        // Told by the kernel.
+        eventually("the link is there again", || ask_tcp(at, SHORT).is_ok());
+        inside(&one.namespace, || {
+            let link = run("ip link show eth0");
+            assert!(link.contains("02:42:00:00:00:54"), "{link}");
+            assert!(run("ip route show default").contains("via 10.54.0.1"));
+        });
+        // The namespace's file: found missing by the next operation.
+        umount2(&one.namespace, MntFlags::MNT_DETACH).unwrap();
+        std::fs::remove_file(&one.namespace).unwrap();
+        let container = &wish_of_one.container;
+        backend.connect(container, place(&back)).await.unwrap();
+        inside(&one.namespace, || run("ip link show eth1"));
+        // Spares: the ones of either kind.
+        for spare in std::fs::read_dir(one.namespace.parent().unwrap()).unwrap() {
+            let path = spare.unwrap().path();
+            if path != one.namespace {
+                umount2(&path, MntFlags::MNT_DETACH).unwrap();
+            }
+        }
+        let next = backend.attach(wish(&backend, vec![])).await.unwrap();
+        inside(&next.namespace, || run("ip link show eth0"));
+        backend.detach(container).await.unwrap();
+        eventually("the namespace is gone", || !one.namespace.exists());
+    });
+}
+
+/// The agent ends between the kernel and the record: what the record does not know goes, what it knows is made.
+#[test]
+fn a_network_that_was_half_connected_or_half_disconnected() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let mut config = root.config();
+        config.spares = 0;
+        let front = plain("front", "10.56.0.0/24", "10.56.0.1");
+        let back = plain("back", "10.57.0.0/24", "10.57.0.1");
+        let backend = LinuxNetwork::new(config.clone()).unwrap();
+        for network in [&front, &back] {
+            backend.create(network.clone()).await.unwrap();
+        }
+        let wish = wish_for(vec![called(&front, &["one"])], vec![]);
+        let container = &wish.container;
+        let before = backend.attach(wish.clone()).await.unwrap();
+        let at = serve_in(&before, 80);
+        let after = backend
+            .connect(container, called(&back, &["one"]))
+            .await
+            .unwrap();
+        let default_route = || inside(&before.namespace, || run("ip route show default"));
+        assert!(default_route().contains("via 10.57.0.1"));
+        let restart = async |attached: &Attached| {
+            let backend = LinuxNetwork::new(config.clone()).unwrap();
+            for network in [&front, &back] {
+                backend.create(network.clone()).await.unwrap();
+            }
+            let known = survivor(container, attached);
+            backend.recover(vec![known]).await.unwrap();
+            backend
+        };
+        drop(backend);
+        // The record was not written: it is in front alone.
+        let backend = restart(&before).await;
+        inside(&before.namespace, || {
+            assert!(!run("ip -o link").contains("eth1"))
+        });
+        assert!(
+            default_route().contains("via 10.56.0.1"),
+            "{}",
+            default_route()
+        );
+        ask_tcp(at, LONG).unwrap();
+        drop(backend);
+        // The link was removed, the record not changed: it is in both.
+        let backend = restart(&after).await;
+        inside(&before.namespace, || {
+            assert!(run("ip -o addr show eth1").contains("10.57.0.2/24"));
+        });
+        assert!(
+            default_route().contains("via 10.57.0.1"),
+            "{}",
+            default_route()
+        );
+        // Its file was unmounted while nobody was there.
+        let process = {
+            let mut sleeper = Command::new("nsenter");
+            sleeper.arg(format!("--net={}", before.namespace.display()));
+            sleeper.args(["sleep", "1000"]).spawn().unwrap()
+        };
+        let link = std::fs::metadata(&before.namespace).unwrap();
+        eventually("somebody is inside", || {
+            let inside = std::fs::metadata(format!("/proc/{}/ns/net", process.id()));
+            use std::os::unix::fs::MetadataExt;
+            inside.is_ok_and(|inside| inside.ino() == link.ino())
+        });
+        drop(backend);
+        umount2(&before.namespace, MntFlags::MNT_DETACH).unwrap();
+        let mut process = process;
+        let backend = LinuxNetwork::new(config.clone()).unwrap();
+        for network in [&front, &back] {
+            backend.create(network.clone()).await.unwrap();
+        }
+        let mut known = survivor(container, &after);
+        known.process = Some(process.id());
+        backend.recover(vec![known]).await.unwrap();
+        inside(&before.namespace, || run("ip -o addr show eth1"));
+        let _ = process.kill();
+        let _ = process.wait();
+        backend.detach(container).await.unwrap();
+        eventually("nothing is left", || root.namespaces() == 0);
     });
 }
 

@@ -279,7 +279,7 @@ fn names_outlive_the_agent() {
         let backend = LinuxNetwork::new(root.config()).unwrap();
         backend.create(front.clone()).await.unwrap();
         backend
-            .recover(vec![(wish.container.clone(), attached.clone())])
+            .recover(vec![survivor(&wish.container, &attached)])
             .await
             .unwrap();
         inside(&attached.namespace, || {

@@ -149,8 +149,69 @@ fn where_containers_may_not_talk_not_even_arp_passes() {
     });
 }
 
+/// The same in IPv6, and with a hardware address of somebody else's. `icc`: as a control, where all of it is possible.
+fn pretending(icc: bool) {
+    on_own_host(move || async move {
+        if !Path::new("/proc/net/if_inet6").exists() {
+            println!("skipped: this kernel has no IPv6");
+            return;
+        }
+        let root = Root::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let apart = made("apart", "10.38.0.0/24", "10.38.0.1", |network| {
+            network.link.icc = icc;
+            network.ipv6 = true;
+            network.subnets.push(Subnet::of(
+                "fd00:38::/64".parse().unwrap(),
+                "fd00:38::1".parse().unwrap(),
+            ));
+        });
+        backend.create(apart.clone()).await.unwrap();
+        let one = one_in(&backend, &apart, "one").await;
+        let two = one_in(&backend, &apart, "two").await;
+        for server in ["[fd00:38::1]:81", "10.38.0.1:81"] {
+            serve_udp(server.parse().unwrap());
+        }
+        inside(&one.namespace, || {
+            assert!(is_answered("fd00:38::2", "[fd00:38::1]:81"), "as itself");
+            let link = run("ip -6 addr show dev eth0 scope link");
+            assert!(link.contains("fe80::42:aff:fe26:2"), "{link}");
+        });
+        // The other one does not answer for itself now, so that nobody contradicts.
+        inside(&two.namespace, || run("ip link set eth0 down"));
+        inside(&one.namespace, || {
+            run("ip addr add fd00:38::3/128 dev eth0 nodad");
+            serve_tcp("[fd00:38::3]:83".parse().unwrap());
+            assert_eq!(is_answered("fd00:38::3", "[fd00:38::1]:81"), icc);
+        });
+        // Who has fd00:38::3? An answer of one's would bring the host's connection to it.
+        let other: SocketAddr = "[fd00:38::3]:83".parse().unwrap();
+        assert_eq!(ask_tcp(other, SHORT).is_ok(), icc);
+        inside(&one.namespace, || {
+            assert!(is_answered("10.38.0.2", "10.38.0.1:81"), "as itself");
+            run("ip link set eth0 address 02:42:0a:26:00:03");
+        });
+        // The host asks again who has the address.
+        run(&format!("ip neigh flush dev {}", apart.link.name));
+        inside(&one.namespace, || {
+            assert_eq!(is_answered("10.38.0.2", "10.38.0.1:81"), icc);
+        });
+    });
+}
+
+#[test]
+fn nobody_pretends_to_be_another_where_containers_may_not_talk() {
+    pretending(false);
+}
+
+#[test]
+fn where_they_may_talk_they_are_trusted() {
+    pretending(true);
+}
+
 /// Whether a datagram from a chosen address is answered.
 fn is_answered(from: &str, to: &str) -> bool {
+    let from: IpAddr = from.parse().unwrap();
     let socket = UdpSocket::bind((from, 0)).unwrap();
     socket.connect(to).unwrap();
     socket

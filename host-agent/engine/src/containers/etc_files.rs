@@ -22,6 +22,9 @@ pub struct Gateways {
     pub ipv6: Option<IpAddr>,
 }
 
+/// By this name every container with a way out finds the computer its user sits at: Docker Desktop's name for it.
+pub const HOST_NAME: &str = "host.docker.internal";
+
 /// /etc/hosts, in Docker's order.
 pub fn hosts(
     spec: &ContainerSpec,
@@ -44,6 +47,15 @@ pub fn hosts(
                 let _ = writeln!(text, "{address}\t{name}");
             }
             None => {}
+        }
+    }
+    let reaches_host = attached.is_some_and(|attached| attached.way_out().is_some());
+    let is_named = |extra: &String| {
+        split_extra_host(extra).is_some_and(|(name, _)| name.eq_ignore_ascii_case(HOST_NAME))
+    };
+    if reaches_host && !spec.host.extra_hosts.iter().any(is_named) {
+        for gateway in gateways.ipv4.iter().chain(&gateways.ipv6) {
+            let _ = writeln!(text, "{gateway}\t{HOST_NAME}");
         }
     }
     for link in links {

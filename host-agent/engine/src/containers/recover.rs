@@ -7,8 +7,7 @@ use super::restart_policy;
 use super::service::ContainerService;
 use super::spec::{IpcMode, NamespaceMode, NetworkChoice};
 use super::store::ContainerRecord;
-use crate::id::ContainerId;
-use crate::networks::Attached;
+use crate::networks::Survivor;
 use crate::runtime::{ExitStatus, Recovered};
 use crate::volumes::CreateVolume;
 use futures_util::StreamExt;
@@ -33,10 +32,18 @@ impl ContainerService {
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
-        let running: Vec<(ContainerId, Attached)> = found
+        let running: Vec<Survivor> = found
             .iter()
-            .filter(|(_, found)| matches!(found, Ok(Recovered::Running(..))))
-            .filter_map(|(record, _)| Some((record.id.clone(), record.network.clone()?)))
+            .filter_map(|(record, found)| {
+                let Ok(Recovered::Running(task, _)) = found else {
+                    return None;
+                };
+                Some(Survivor {
+                    container: record.id.clone(),
+                    attached: record.network.clone()?,
+                    process: Some(task.pid()),
+                })
+            })
             .collect();
         if let Err(error) = self.deps.networks.backend().recover(running).await {
             // Containers go on without their ports; there is nothing better to do than to say so.

@@ -57,6 +57,8 @@ pub struct Settings {
     pub dns: super::etc_files::Dns,
     /// The host's own name: that of containers in its network namespace.
     pub hostname: String,
+    /// What `host-gateway` stands for, at most one of each family; none: the gateway of the container's own network.
+    pub host_gateways: Vec<std::net::IpAddr>,
 }
 
 impl Default for Settings {
@@ -71,6 +73,7 @@ impl Default for Settings {
             runtime: None,
             dns: super::etc_files::Dns::default(),
             hostname: String::new(),
+            host_gateways: Vec::new(),
             processors: std::thread::available_parallelism()
                 .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
         }

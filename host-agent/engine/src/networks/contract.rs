@@ -312,7 +312,11 @@ async fn a_lost_network_is_told_by_recover(backend: &dyn NetworkBackend) {
     let attached = backend.attach(container.clone()).await.expect("attach");
     // What an engine that starts again says of a container it knows.
     backend
-        .recover(vec![(container.container.clone(), attached.clone())])
+        .recover(vec![super::Survivor {
+            container: container.container.clone(),
+            attached: attached.clone(),
+            process: None,
+        }])
         .await
         .expect("recover");
     let endpoints = backend.endpoints(&network.id);

@@ -5,8 +5,8 @@ use super::ipam::Leases;
 use super::link::LinkSettings;
 use super::store::{NetworkStore, NetworkStoreError};
 use super::{
-    Attached, Attachment, Driver, Endpoint, EndpointRequest, Network, NetworkBackend, NetworkError,
-    NetworkService, Protocol, PublishedPort, Subnet,
+    Attached, Attachment, Driver, Endpoint, EndpointRequest, HostFiles, Network, NetworkBackend,
+    NetworkError, NetworkService, Protocol, PublishedPort, Subnet, Survivor,
 };
 use crate::id::{ContainerId, NetworkId};
 use async_trait::async_trait;
@@ -163,6 +163,8 @@ impl Books {
             gateway_priority: settings.gateway_priority,
             names: request.names.clone(),
             links: request.links.clone(),
+            link_is_way: false,
+            link_local: settings.link_local.clone(),
         })
     }
 
@@ -378,10 +380,10 @@ impl NetworkBackend for FakeNetwork {
         Ok(())
     }
 
-    async fn recover(&self, running: Vec<(ContainerId, Attached)>) -> Result<(), NetworkError> {
+    async fn recover(&self, running: Vec<Survivor>) -> Result<(), NetworkError> {
         let mut books = self.lock();
-        for (_, attached) in &running {
-            for endpoint in &attached.endpoints {
+        for survivor in &running {
+            for endpoint in &survivor.attached.endpoints {
                 if let Some((_, leases)) = books.networks.get_mut(&endpoint.network) {
                     for address in endpoint.addresses() {
                         leases.hold(address);
@@ -389,7 +391,10 @@ impl NetworkBackend for FakeNetwork {
                 }
             }
         }
-        books.attached = running.into_iter().collect();
+        let survivors = running.into_iter();
+        books.attached = survivors
+            .map(|survivor| (survivor.container, survivor.attached))
+            .collect();
         Ok(())
     }
 
@@ -397,6 +402,13 @@ impl NetworkBackend for FakeNetwork {
 
     fn resolv_conf(&self) -> String {
         "nameserver 192.0.2.53\n".into()
+    }
+
+    fn host_files(&self) -> HostFiles {
+        HostFiles {
+            hosts: "127.0.0.1\tlocalhost fake-host\n".into(),
+            resolv_conf: "nameserver 127.0.0.53\n".into(),
+        }
     }
 }
 

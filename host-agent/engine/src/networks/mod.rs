@@ -146,6 +146,12 @@ pub struct Endpoint {
     pub names: Vec<String>,
     #[serde(default)]
     pub links: BTreeMap<String, String>,
+    /// Leads out without a gateway: in layer 3 the link itself knows the way (ipvlan).
+    #[serde(default)]
+    pub link_is_way: bool,
+    /// More addresses, of the link alone.
+    #[serde(default)]
+    pub link_local: Vec<IpAddr>,
 }
 
 fn first_interface() -> String {
@@ -156,6 +162,11 @@ impl Endpoint {
     /// Its address of either family, IPv4 first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.address.into_iter().chain(self.ipv6_address)
+    }
+
+    /// Whether packets for elsewhere can leave by it.
+    pub fn leads_out(&self) -> bool {
+        self.gateway.is_some() || self.ipv6_gateway.is_some() || self.link_is_way
     }
 }
 
@@ -200,12 +211,21 @@ impl Attached {
     pub fn way_out(&self) -> Option<&Endpoint> {
         self.endpoints
             .iter()
-            .filter(|endpoint| endpoint.gateway.is_some() || endpoint.ipv6_gateway.is_some())
+            .filter(|endpoint| endpoint.leads_out())
             .min_by_key(|endpoint| {
                 let name = endpoint.network_name.as_str();
                 (std::cmp::Reverse(endpoint.gateway_priority), name)
             })
     }
+}
+
+/// A container that outlived the engine, as an engine that starts again knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survivor {
+    pub container: ContainerId,
+    pub attached: Attached,
+    /// A process in its namespace: the way to it where its file is gone.
+    pub process: Option<u32>,
 }
 
 /// Makes the host do what networks need.
@@ -251,14 +271,24 @@ pub trait NetworkBackend: Send + Sync + 'static {
 
     /// Told at start of the engine, for containers that still run: takes what they have into its books and listens
     /// again on their published ports. Namespaces of containers not named here are removed. Their networks have been
-    /// made before.
-    async fn recover(&self, running: Vec<(ContainerId, Attached)>) -> Result<(), NetworkError>;
+    /// made before. Links they should have and have not are made again.
+    async fn recover(&self, running: Vec<Survivor>) -> Result<(), NetworkError>;
 
     /// Told at the engine's orderly end: what was only kept ready goes, what containers use stays.
     async fn close(&self);
 
     /// The host's own DNS servers and search domains for a container's /etc/resolv.conf, loopback resolvers replaced.
     fn resolv_conf(&self) -> String;
+
+    /// The host's files as they are: for containers in its own network.
+    fn host_files(&self) -> HostFiles;
+}
+
+/// What the host itself has in /etc; empty where it has no such file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostFiles {
+    pub hosts: String,
+    pub resolv_conf: String,
 }
 
 /// Why the network could not.

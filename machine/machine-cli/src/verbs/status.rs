@@ -38,5 +38,10 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
         }
     };
     context.console.print(&text);
+    if status == Status::Running {
+        for problem in machine.port_problems() {
+            context.console.warn(&problem);
+        }
+    }
     Ok(())
 }

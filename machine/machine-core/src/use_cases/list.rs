@@ -123,6 +123,8 @@ impl Machines {
             if entry.status == Status::Running {
                 entry.url = Some(machine.url()?);
                 entry.engine_version = engine_version(&machine, deadline)?;
+                let problems = machine.port_problems();
+                entry.error = (!problems.is_empty()).then(|| problems.join("; "));
             }
             Ok(())
         });

@@ -233,6 +233,11 @@ impl Machine {
             .map_err(|source| self.failed("ask for the state of", source))
     }
 
+    /// Published ports of its containers that cannot be had on the desktop, and why.
+    pub fn port_problems(&self) -> Vec<String> {
+        self.driver.port_problems(&self.place)
+    }
+
     pub fn address(&self) -> Result<Address, MachineError> {
         self.driver
             .address(&self.place, &self.record.driver)

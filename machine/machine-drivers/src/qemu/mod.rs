@@ -276,31 +276,34 @@ impl Driver for QemuDriver {
 
     fn status(&self, place: &MachinePlace, _state: &DriverState) -> Result<Status, DriverError> {
         let files = Files::of(place);
-        let Ok(mut conversation) = Conversation::open(&files.keeper_socket(), Request::Status)
-        else {
-            finish_orphan(&files)?;
-            return Ok(match files.memory().exists() {
-                true => Status::Saved,
-                false => Status::Stopped,
-            });
-        };
-        let deadline = Instant::now() + STATUS_LIMIT;
-        while Instant::now() < deadline {
-            match conversation.listen(Duration::from_millis(200)) {
-                Heard::Status(status) => {
-                    return Ok(match status.phase {
-                        Phase::Booting => Status::Starting,
-                        Phase::Running => Status::Running,
-                        Phase::Stopping => Status::Stopping,
-                        Phase::Ended => Status::Stopped,
-                    });
+        Ok(match ask_keeper(&files) {
+            Asked::Status(status) => match status.phase {
+                Phase::Booting => Status::Starting,
+                Phase::Running => Status::Running,
+                Phase::Stopping => Status::Stopping,
+                Phase::Ended => Status::Stopped,
+            },
+            Asked::Nobody => {
+                finish_orphan(&files)?;
+                match files.memory().exists() {
+                    true => Status::Saved,
+                    false => Status::Stopped,
                 }
-                Heard::Nothing => {}
-                Heard::End => return Ok(Status::Stopped),
             }
+            Asked::End => Status::Stopped,
+            // It listens but does not answer (stopped by SIGSTOP, or a computer that swaps).
+            Asked::Silence => Status::Timeout,
+        })
+    }
+
+    fn port_problems(&self, place: &MachinePlace) -> Vec<String> {
+        match ask_keeper(&Files::of(place)) {
+            Asked::Status(status) => {
+                let sentence = |problem: &String| format!("published port {problem}");
+                status.port_problems.iter().map(sentence).collect()
+            }
+            _ => Vec::new(),
         }
-        // It listens but does not answer (stopped by SIGSTOP, or a computer that swaps).
-        Ok(Status::Timeout)
     }
 
     fn address(&self, _place: &MachinePlace, state: &DriverState) -> Result<Address, DriverError> {
@@ -422,6 +425,31 @@ fn finish(files: &Files) -> Result<(), DriverError> {
         format!("end the machine in {}", files.folder().display()),
         "its processes do not end",
     ))
+}
+
+/// What asking the keeper for its status brought.
+enum Asked {
+    Status(Box<keeper::status::Status>),
+    /// There is no keeper.
+    Nobody,
+    /// It ended while it was asked.
+    End,
+    Silence,
+}
+
+fn ask_keeper(files: &Files) -> Asked {
+    let Ok(mut conversation) = Conversation::open(&files.keeper_socket(), Request::Status) else {
+        return Asked::Nobody;
+    };
+    let deadline = Instant::now() + STATUS_LIMIT;
+    while Instant::now() < deadline {
+        match conversation.listen(Duration::from_millis(200)) {
+            Heard::Status(status) => return Asked::Status(Box::new(status)),
+            Heard::Nothing => {}
+            Heard::End => return Asked::End,
+        }
+    }
+    Asked::Silence
 }
 
 /// Nobody answers. Usually the machine is just off; where a killed keeper left QEMU behind it is ended now: it has no

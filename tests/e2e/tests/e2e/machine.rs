@@ -5,7 +5,7 @@ use harness::machine::Store;
 use harness::programs;
 use harness::programs::find;
 use harness::run::{eventually, run, run_with_input};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 #[test]
@@ -119,6 +119,35 @@ fn a_morning_with_a_machine() {
         fetch(&published)
     });
     assert!(answer.ends_with("hello from a port\n"), "{answer}");
+    // Containers of the machine find the desktop, and a port that is taken there is told.
+    let desktop = crate::networks::serve_on_host();
+    let page = format!("http://host.docker.internal:{desktop}/");
+    let told = store.berth("dev", &["exec", "web", "wget", "-qO-", &page]);
+    assert_eq!(told.success(), "the host\n");
+    let taken = TcpListener::bind((address.as_str(), 0)).expect("a port of the machine's address");
+    let number = taken.local_addr().expect("an address").port();
+    let publish = format!("{number}:80");
+    store
+        .berth(
+            "dev",
+            &[
+                "run", "-d", "--name", "late", "-p", &publish, "busybox", "sleep", "1000",
+            ],
+        )
+        .success();
+    let problem = eventually("the taken port is told", Duration::from_secs(15), || {
+        let text = store.run(&["status", "dev"]).stderr;
+        text.contains("published port").then_some(text)
+    });
+    let expected = format!("{number}/tcp: another program has it on {address}");
+    assert!(problem.contains(&expected), "{problem}");
+    let listed = store.run(&["ls", "--format", "{{.Error}}"]).success();
+    assert!(listed.contains(&expected), "{listed}");
+    drop(taken);
+    eventually("the port is opened", Duration::from_secs(15), || {
+        TcpStream::connect((address.as_str(), number)).ok()
+    });
+    store.berth("dev", &["rm", "-f", "late"]).success();
     // One more process in it, on the guest's cgroup v2; and the engine killed under it, which init starts again.
     let exec = |script: &str| store.berth("dev", &["exec", "web", "sh", "-c", script]);
     assert_eq!(exec("echo inside").success(), "inside\n");

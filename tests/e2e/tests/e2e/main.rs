@@ -8,6 +8,7 @@ mod compat_testcontainers;
 mod confinement;
 mod crash;
 mod crash_mixed;
+mod crash_networks;
 mod damage;
 mod dice;
 mod engine;

@@ -384,6 +384,146 @@ fn networks_outlive_the_engine() {
     assert_eq!(address(&agent, "asker"), asker);
 }
 
+/// A server of the host's: every client is told "200 OK" by HTTP.
+pub fn serve_on_host() -> u16 {
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        for client in listener.incoming() {
+            let Ok(mut client) = client else { continue };
+            let _ = client.read(&mut [0; 1000]);
+            let _ = client.write_all(b"HTTP/1.0 200 OK\r\n\r\nthe host\n");
+        }
+    });
+    port
+}
+
+/// `host.docker.internal` without being asked for, and what `--host-gateway-ip` makes of it.
+#[test]
+fn containers_find_the_host_by_its_name() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let port = serve_on_host();
+    let page = format!("http://host.docker.internal:{port}/");
+    agent
+        .run(&["network", "create", "--subnet", &subnet(), "front"])
+        .success();
+    agent
+        .run(&[
+            "network",
+            "create",
+            "--internal",
+            "--subnet",
+            &subnet(),
+            "back",
+        ])
+        .success();
+    for network in ["bridge", "front"] {
+        let told = agent.run(&[
+            "run",
+            "--rm",
+            "--network",
+            network,
+            "busybox",
+            "wget",
+            "-qO-",
+            &page,
+        ]);
+        assert_eq!(told.success(), "the host\n");
+    }
+    let hosts = |arguments: &[&str]| {
+        let words = [
+            &["run", "--rm"],
+            arguments,
+            &["busybox", "cat", "/etc/hosts"],
+        ]
+        .concat();
+        agent.run(&words).success()
+    };
+    assert!(!hosts(&["--network", "back"]).contains("host.docker.internal"));
+    let own = hosts(&["--add-host", "host.docker.internal:192.0.2.7"]);
+    assert_eq!(own.matches("host.docker.internal").count(), 1, "{own}");
+    // In the host's network: its own files.
+    let of_host = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    assert_eq!(hosts(&["--network", "host"]), of_host);
+    let resolvers = agent.run(&[
+        "run",
+        "--rm",
+        "--network",
+        "host",
+        "busybox",
+        "cat",
+        "/etc/resolv.conf",
+    ]);
+    let of_host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    assert_eq!(resolvers.success(), of_host);
+    agent.run(&["network", "rm", "front", "back"]).success();
+
+    let Some(told) = engine_with_busybox(&[
+        "--host-gateway-ip",
+        "192.0.2.88",
+        "--host-gateway-ip",
+        "2001:db8::88",
+    ]) else {
+        return;
+    };
+    let hosts = told
+        .run(&[
+            "run",
+            "--rm",
+            "--add-host",
+            "me:host-gateway",
+            "busybox",
+            "cat",
+            "/etc/hosts",
+        ])
+        .success();
+    for line in [
+        "192.0.2.88\tme",
+        "2001:db8::88\tme",
+        "192.0.2.88\thost.docker.internal",
+    ] {
+        assert!(hosts.contains(line), "{hosts}");
+    }
+}
+
+/// `--iptables=false`: no table is made, ports are the proxy's.
+#[test]
+fn without_firewall_rules() {
+    let Some(agent) = engine_with_busybox(&["--iptables=false"]) else {
+        return;
+    };
+    let port = free_port();
+    agent
+        .run(&[
+            "run",
+            "-d",
+            "--name",
+            "web",
+            "-p",
+            &format!("127.0.0.1:{port}:80"),
+            "busybox",
+            "sh",
+            "-c",
+            "mkdir /www; echo 200 OK > /www/index.html; exec httpd -f -p 80 -h /www",
+        ])
+        .success();
+    eventually("the proxy serves", Duration::from_secs(30), || {
+        fetch(&format!("127.0.0.1:{port}"))
+    });
+    let Ok(tables) = std::process::Command::new("nft")
+        .args(["list", "tables"])
+        .output()
+    else {
+        println!("skipped: there is no nft here");
+        return;
+    };
+    let tables = String::from_utf8_lossy(&tables.stdout).into_owned();
+    assert!(!tables.contains(agent.bridge()), "{tables}");
+}
+
 const PROJECT: &str = r#"
 version: "2.4"
 services:

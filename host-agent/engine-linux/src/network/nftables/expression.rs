@@ -108,6 +108,12 @@ pub(super) fn source_in(rule: &mut Message, family: Family, set: &str) {
     lookup(rule, set, Is::In, None);
 }
 
+/// The protocol above IP.
+pub(super) fn transport_is(rule: &mut Message, protocol: u8) {
+    meta(rule, META_L4PROTO, R0);
+    equals(rule, &[protocol]);
+}
+
 pub(super) fn destination_loopback(rule: &mut Message, family: Family) {
     let (offset, length) = family.destination();
     payload(rule, R0, 1, offset, length);
@@ -207,8 +213,7 @@ pub(super) fn set_port(
     };
     payload(rule, R0, 1, offset, length);
     equals(rule, &address);
-    meta(rule, META_L4PROTO, R0);
-    equals(rule, &[protocol]);
+    transport_is(rule, protocol);
     payload(rule, R0, 2, port, 2);
     equals(rule, &from.to_be_bytes());
     expression(rule, "immediate", |immediate| {

@@ -55,10 +55,10 @@ use std::net::IpAddr;
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-const NEWTABLE: u16 = 0;
+pub(crate) const NEWTABLE: u16 = 0;
 const GETTABLE: u16 = 1;
 pub(crate) const DELTABLE: u16 = 2;
-const NEWCHAIN: u16 = 3;
+pub(crate) const NEWCHAIN: u16 = 3;
 const NEWRULE: u16 = 6;
 const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
@@ -67,6 +67,8 @@ const DELSETELEM: u16 = 14;
 
 const HOOK_PREROUTING: u32 = 0;
 const HOOK_FORWARD: u32 = 2;
+/// Hook of what is carried on.
+pub(crate) const FORWARD: u32 = HOOK_FORWARD;
 const HOOK_OUTPUT: u32 = 3;
 const HOOK_POSTROUTING: u32 = 4;
 const PRIORITY_RAW: i32 = -300;
@@ -309,7 +311,7 @@ pub(crate) struct Table {
     pub family: Family,
 }
 
-fn message(family: u8, kind: u16, flags: u16) -> Message {
+pub(crate) fn message(family: u8, kind: u16, flags: u16) -> Message {
     Message::new((SUBSYSTEM << 8) | kind, flags, &[family, 0, 0, 0])
 }
 
@@ -360,6 +362,14 @@ impl Table {
         let elements: Vec<Element> = of_areas.chain(self.of_forwards(forwards)).collect();
         self.elements(&mut messages, NEWSETELEM, NLM_F_CREATE, &elements);
         socket.transaction(batch(messages))
+    }
+
+    /// Removes the table with all that is in it.
+    pub(crate) fn remove_all(&self, socket: &mut Socket) -> io::Result<()> {
+        match socket.transaction(batch(vec![self.message(DELTABLE, 0)])) {
+            Err(error) if not_there(&error) => Ok(()),
+            other => other,
+        }
     }
 
     fn sets(&self, messages: &mut Vec<Message>) {
@@ -632,7 +642,7 @@ impl Table {
     }
 }
 
-fn base_chain(request: &mut Message, name: &str, kind: &str, hook: u32, priority: i32) {
+pub(crate) fn base_chain(request: &mut Message, name: &str, kind: &str, hook: u32, priority: i32) {
     request
         .text(3, name)
         .nest(4, |attributes| {

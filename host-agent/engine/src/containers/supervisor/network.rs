@@ -185,20 +185,27 @@ impl Supervisor {
         let (spec, short) = (&owner.spec, owner.id.short());
         let hostname = etc_files::hostname(spec, short);
         let dns = Dns::of(spec, &self.deps.settings.dns);
-        let of_host = self.deps.networks.backend().resolv_conf();
+        let backend = self.deps.networks.backend();
         let named = attached.is_some_and(|attached| {
             attached
                 .endpoints
                 .iter()
                 .any(|endpoint| !endpoint.names.is_empty())
         });
-        let resolv_conf = if named {
-            etc_files::resolv_conf_of_network(&dns, &of_host)
-        } else {
-            etc_files::resolv_conf(&dns, &of_host)
+        // In the host's network its own resolvers are reached, those on loopback too, and its names are as good as ever.
+        let of_host = (spec.host.network == NetworkChoice::Host).then(|| backend.host_files());
+        let resolv_conf = match &of_host {
+            Some(of_host) => etc_files::resolv_conf(&dns, &of_host.resolv_conf),
+            None if named => etc_files::resolv_conf_of_network(&dns, &backend.resolv_conf()),
+            None => etc_files::resolv_conf(&dns, &backend.resolv_conf()),
         };
-        let gateways = self.host_gateways(spec.host.network == NetworkChoice::Host, attached);
-        let hosts = etc_files::hosts(spec, short, attached, &gateways, links);
+        let gateways = self.host_gateways(of_host.is_some(), attached);
+        let hosts = match of_host {
+            Some(of_host) if spec.host.extra_hosts.is_empty() && !of_host.hosts.is_empty() => {
+                of_host.hosts
+            }
+            _ => etc_files::hosts(spec, short, attached, &gateways, links),
+        };
         let files = vec![
             (plan::HOSTNAME_FILE, format!("{hostname}\n")),
             (plan::HOSTS_FILE, hosts),
@@ -214,8 +221,15 @@ impl Supervisor {
         Ok(hostname)
     }
 
-    /// What `host-gateway` stands for: the way out's gateway, else the default bridge's.
+    /// What `host-gateway` stands for: what the engine was told, else the way out's gateway, else the default bridge's.
     fn host_gateways(&self, on_host: bool, attached: Option<&Attached>) -> Gateways {
+        let told = &self.deps.settings.host_gateways;
+        if !told.is_empty() {
+            return Gateways {
+                ipv4: told.iter().copied().find(IpAddr::is_ipv4),
+                ipv6: told.iter().copied().find(IpAddr::is_ipv6),
+            };
+        }
         if on_host {
             return Gateways {
                 ipv4: Some(std::net::Ipv4Addr::LOCALHOST.into()),

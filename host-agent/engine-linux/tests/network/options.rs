@@ -1,0 +1,219 @@
+//! What the engine's options change: no rules of its own, another default bridge, the administrator's chains.
+
+use super::user_defined::{called, made, serve_in};
+use super::*;
+use engine::networks::Subnet;
+use engine::networks::contract::{network as plain, wish as wish_for};
+
+fn has(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        println!("skipped: there is no {program} here");
+    }
+    found
+}
+
+/// `--iptables=false`: the host's rules stay as they are, and the proxy serves every address.
+#[test]
+fn without_rules_the_proxy_serves_ports_and_no_rule_is_touched() {
+    on_own_host(|| async {
+        if !has("nft") {
+            return;
+        }
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        run("ip addr add 192.0.2.9/24 dev uplink");
+        run("nft add table ip mine");
+        let before = run("nft list ruleset");
+        let mut config = root.config();
+        (config.firewall, config.firewall_ipv6) = (false, false);
+        let backend = LinuxNetwork::new(config).unwrap();
+        backend.recover(vec![]).await.unwrap();
+        let front = plain("front", "10.60.0.0/24", "10.60.0.1");
+        backend.create(front.clone()).await.unwrap();
+        let ports = vec![
+            port(80, None, 8060, Protocol::Tcp),
+            port(53, None, 5360, Protocol::Udp),
+        ];
+        let wish = wish_for(vec![called(&front, &["one"])], ports);
+        let one = backend.attach(wish.clone()).await.unwrap();
+        serve_in(&one, 80);
+        let udp = SocketAddr::new(address(&one), 53);
+        inside(&one.namespace, move || serve_udp(udp));
+        neighbour.there(|| {
+            let tcp = SocketAddr::from(([192, 0, 2, 1], 8060));
+            assert_eq!(ask_tcp(tcp, LONG).unwrap(), "10.60.0.1 hello");
+            // Each is answered from the address that it has asked.
+            for last in [1, 9] {
+                let udp = SocketAddr::from(([192, 0, 2, last], 5360));
+                assert_eq!(ask_udp(udp), "datagram", "{udp}");
+            }
+        });
+        ask_tcp(SocketAddr::from(([127, 0, 0, 1], 8060)), LONG).unwrap();
+        let sctp = vec![port(9, None, 8061, Protocol::Sctp)];
+        let refused = wish_for(vec![called(&front, &["two"])], sctp);
+        let two = backend.attach(refused.clone()).await.unwrap();
+        assert!(
+            two.warnings[0].contains("8061/sctp is not reachable"),
+            "{:?}",
+            two.warnings
+        );
+        assert_eq!(run("nft list ruleset"), before);
+        for container in [&wish.container, &refused.container] {
+            backend.detach(container).await.unwrap();
+        }
+        backend.remove(&front.id).await.unwrap();
+        backend.close().await;
+        assert_eq!(run("nft list ruleset"), before);
+    });
+}
+
+/// `--icc=false --fixed-cidr --ip --ipv6 --fixed-cidr-v6 --mtu`.
+#[test]
+fn the_default_bridge_as_it_was_asked_for() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let mut config = root.config();
+        config.address = Some("10.61.0.1/16".parse().unwrap());
+        config.lend = Some("10.61.7.0/24".parse().unwrap());
+        config.port_address = Some([127, 0, 0, 1].into());
+        config.icc = false;
+        config.mtu = Some(1400);
+        let ipv6 = Path::new("/proc/net/if_inet6").exists();
+        if ipv6 {
+            config.ipv6 = Some(Some("fd00:61::/64".parse().unwrap()));
+        }
+        let outside = {
+            let mut config = config.clone();
+            config.lend = Some("10.62.0.0/24".parse().unwrap());
+            LinuxNetwork::new(config).err().expect("it is elsewhere")
+        };
+        assert!(outside.to_string().contains("--fixed-cidr"), "{outside}");
+        let backend = LinuxNetwork::new(config.clone()).unwrap();
+        backend.recover(vec![]).await.unwrap();
+        eventually("spares", || root.namespaces() == 2 * config.spares);
+        let options = &backend.predefined()[0].options;
+        assert_eq!(options["com.docker.network.bridge.enable_icc"], "false");
+        let ports = vec![port(80, None, 8062, Protocol::Tcp)];
+        let one = backend.attach(wish(&backend, ports)).await.unwrap();
+        let two = backend.attach(wish(&backend, vec![])).await.unwrap();
+        // As Docker has it: the first address of the range, the subnet is wider.
+        assert_eq!(address(&one).to_string(), "10.61.7.0");
+        assert_eq!(one.ports.len(), 1);
+        let one_at = serve_in(&one, 80);
+        neighbour.there(|| serve_tcp("192.0.2.2:82".parse().unwrap()));
+        ask_tcp(SocketAddr::from(([127, 0, 0, 1], 8062)), LONG).unwrap();
+        inside(&two.namespace, || {
+            ask_tcp(one_at, SHORT).expect_err("apart");
+            let world: SocketAddr = "192.0.2.2:82".parse().unwrap();
+            ask_tcp(world, LONG).unwrap();
+            assert!(run("ip link show eth0").contains("mtu 1400"));
+        });
+        if ipv6 {
+            let v6 = one.endpoints[0].ipv6_address.unwrap();
+            assert_eq!(v6.to_string(), "fd00:61::2");
+            let at = SocketAddr::new(v6, 81);
+            inside(&one.namespace, move || {
+                serve_tcp(at);
+                assert!(run("ip -6 route show default").contains("via fd00:61::1"));
+            });
+            assert_eq!(ask_tcp(at, LONG).unwrap(), "fd00:61::1 hello");
+        }
+    });
+}
+
+/// Rules of the administrator's come first, and outlive the engine.
+#[test]
+fn the_administrators_chain_is_passed_and_kept() {
+    on_own_host(|| async {
+        if !has("nft") {
+            return;
+        }
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let published = wish(&backend, vec![port(80, None, 8063, Protocol::Tcp)]);
+        let one = backend.attach(published.clone()).await.unwrap();
+        serve_in(&one, 80);
+        let at = SocketAddr::from(([192, 0, 2, 1], 8063));
+        neighbour.there(move || ask_tcp(at, LONG).unwrap());
+        run("nft add rule inet berth-user BERTH-USER ip saddr 192.0.2.2 drop");
+        neighbour.there(move || ask_tcp(at, SHORT).expect_err("the administrator says no"));
+        drop(backend);
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let known = survivor(&published.container, &one);
+        backend.recover(vec![known]).await.unwrap();
+        neighbour.there(move || ask_tcp(at, SHORT).expect_err("still no"));
+        backend.detach(&published.container).await.unwrap();
+        backend.close().await;
+        assert!(run("nft list table inet berth-user").contains("192.0.2.2"));
+        run("nft flush chain inet berth-user BERTH-USER");
+        drop(backend);
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        backend.close().await;
+        assert!(!run("nft list tables").contains("berth-user"));
+    });
+}
+
+/// A dockerd that starts later than we do makes its chain drop; `iptables -F` takes our exceptions.
+#[test]
+fn another_firewall_may_come_later() {
+    on_own_host(|| async {
+        if !has("iptables-nft") {
+            return;
+        }
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let published = wish(&backend, vec![port(80, None, 8064, Protocol::Tcp)]);
+        let one = backend.attach(published).await.unwrap();
+        serve_in(&one, 80);
+        let at = SocketAddr::from(([192, 0, 2, 1], 8064));
+        let reaches = || neighbour.there(move || ask_tcp(at, SHORT).is_ok());
+        run("iptables-nft -P FORWARD DROP");
+        eventually("the bridge may pass", reaches);
+        run("iptables-nft -F FORWARD");
+        eventually("the bridge may pass again", reaches);
+        // As those of dockerd's do, our packets pass the administrator's chain.
+        run("iptables-nft -N DOCKER-USER");
+        run("iptables-nft -A DOCKER-USER -s 192.0.2.2 -j DROP");
+        eventually("the administrator is heard", || !reaches());
+        run("iptables-nft -F DOCKER-USER");
+        eventually("and heard again", reaches);
+    });
+}
+
+/// An SCTP port is led to a container's IPv6 address, too.
+#[test]
+fn sctp_is_published_in_both_families() {
+    on_own_host(|| async {
+        if !Path::new("/proc/net/if_inet6").exists() {
+            println!("skipped: this kernel has no IPv6");
+            return;
+        }
+        let root = Root::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let six = made("six", "10.65.0.0/24", "10.65.0.1", |network| {
+            network.ipv6 = true;
+            network.subnets.push(Subnet::of(
+                "fd00:65::/64".parse().unwrap(),
+                "fd00:65::1".parse().unwrap(),
+            ));
+        });
+        backend.create(six.clone()).await.unwrap();
+        let sctp = |address| vec![port(9, address, 8065, Protocol::Sctp)];
+        let both = wish_for(vec![called(&six, &["both"])], sctp(None));
+        let attached = backend.attach(both.clone()).await.unwrap();
+        assert_eq!(attached.ports.len(), 2);
+        assert_eq!(backend.firewall_ports().unwrap(), 2);
+        let again = wish_for(vec![called(&six, &["again"])], sctp(Some("::1")));
+        let taken = backend.attach(again).await.unwrap_err();
+        assert!(matches!(taken, NetworkError::PortTaken { port: 8065, .. }));
+        backend.detach(&both.container).await.unwrap();
+        let four = wish(&backend, sctp(Some("::1")));
+        let error = backend.attach(four).await.unwrap_err().to_string();
+        assert!(error.contains("SCTP port on an IPv6 address"), "{error}");
+        assert_eq!(backend.firewall_ports().unwrap(), 0);
+    });
+}
