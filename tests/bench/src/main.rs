@@ -5,6 +5,7 @@
 //! the containers. The client is this program and is charged to neither.
 
 mod cgroup;
+mod dns_load;
 mod engines;
 mod http;
 mod memory;
@@ -26,6 +27,11 @@ fn main() -> std::process::ExitCode {
 
 fn run() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [verb, name] = words.as_slice()
+        && verb == dns_load::VERB
+    {
+        return dns_load::main(name);
+    }
     let wants = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
     if let Some(unknown) = words
         .iter()

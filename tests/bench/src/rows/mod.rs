@@ -7,6 +7,7 @@ mod lists;
 mod logs;
 mod networks;
 mod runs;
+mod throughput;
 
 use crate::engines::{Engine, Kind};
 use crate::table::Table;
