@@ -44,6 +44,11 @@ fn area(network: &Network) -> Area {
     Area {
         bridge: link.name.clone(),
         subnets: network.subnets.iter().map(|subnet| subnet.range).collect(),
+        gateways: network
+            .subnets
+            .iter()
+            .filter_map(|subnet| subnet.gateway)
+            .collect(),
         icc: link.icc,
         internal: network.internal,
         masquerade_ipv4: nat(link.gateway_mode_ipv4),

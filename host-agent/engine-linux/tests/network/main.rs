@@ -393,6 +393,9 @@ fn the_firewall_is_what_nft_reads() {
             "iifname . oifname @same accept",
             "oifname @bridges ct status dnat accept",
             "ip daddr . meta l4proto . th dport @loopback drop",
+            "iifname vmap @inside",
+            "elements = { \"berth0\" : jump in-berth0 }",
+            "ip daddr 172.17.0.0/16 ip daddr != 172.17.0.1 notrack accept",
         ] {
             assert!(
                 ruleset.contains(expected),

@@ -21,6 +21,8 @@ pub struct NetworkService {
     pools: Vec<Pool>,
     /// The predefined ones too.
     networks: RwLock<BTreeMap<NetworkId, Arc<Network>>>,
+    /// Published ports (`8080/tcp`) that the computer this machine runs on does not have free, and why.
+    port_problems: RwLock<BTreeMap<String, String>>,
     /// Held while networks are made and removed. `networks` is never held across an await.
     changing: tokio::sync::Mutex<()>,
 }
@@ -66,8 +68,50 @@ impl NetworkService {
             clock,
             pools: pools.unwrap_or_else(ipam::default_pools),
             networks: RwLock::new(networks),
+            port_problems: RwLock::default(),
             changing: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Told by the desktop of a local machine: which published ports it could not open there. All of them, each time.
+    pub fn set_port_problems(&self, problems: BTreeMap<String, String>) {
+        let mut known = self
+            .port_problems
+            .write()
+            .expect("no code panics while it holds this lock");
+        for (port, why) in problems
+            .iter()
+            .filter(|(port, why)| known.get(*port) != Some(*why))
+        {
+            tracing::warn!(port, why, "a published port cannot be had on the desktop");
+        }
+        *known = problems;
+    }
+
+    /// What is known to be wrong with a container's published ports, as sentences for people.
+    pub fn warnings_of(&self, attached: &super::Attached) -> Vec<String> {
+        let problems = self
+            .port_problems
+            .read()
+            .expect("no code panics while it holds this lock");
+        let mut warnings = attached.warnings.clone();
+        for published in &attached.ports {
+            let port = format!("{}/{}", published.host_port, published.protocol.name());
+            let warning = problems.get(&port).map(|why| {
+                format!("Published port {port} cannot be reached on the desktop: {why}")
+            });
+            // Published on IPv4 and on IPv6 it is one port there.
+            warnings.extend(warning.filter(|warning| !warnings.contains(warning)));
+        }
+        warnings
+    }
+
+    /// All that is known of ports that cannot be had on the desktop.
+    pub fn port_problems(&self) -> BTreeMap<String, String> {
+        self.port_problems
+            .read()
+            .expect("no code panics while it holds this lock")
+            .clone()
     }
 
     /// What does the host's part; for containers.
@@ -148,7 +192,7 @@ impl NetworkService {
             [network] => Ok((*network).clone()),
             [] => Err(NetworkError::NotFound { name: asked.into() }),
             many => Err(NetworkError::invalid(format!(
-                "network {asked} is ambiguous ({} matches found on ID prefix)",
+                "network {asked} is ambiguous ({} matches found based on ID prefix)",
                 many.len()
             ))),
         }

@@ -322,3 +322,58 @@ async fn networks_outlive_the_engine() {
     drop(first);
     assert_eq!(open().await.unwrap().find("kept").unwrap(), before);
 }
+
+#[tokio::test]
+async fn a_port_that_the_desktop_does_not_have_is_a_warning_of_its_container() {
+    let service = Arc::new(FakeNetwork::new()).service(EventBus::new());
+    let published = |address: &str, protocol| crate::networks::PublishedPort {
+        container_port: 80,
+        protocol,
+        host_address: address.parse().unwrap(),
+        host_port: 8080,
+    };
+    let attached = crate::networks::Attached {
+        namespace: "/nowhere".into(),
+        endpoints: Vec::new(),
+        ports: vec![
+            published("0.0.0.0", crate::networks::Protocol::Tcp),
+            published("::", crate::networks::Protocol::Tcp),
+            published("0.0.0.0", crate::networks::Protocol::Udp),
+        ],
+        dns: Vec::new(),
+        warnings: vec!["of its start".into()],
+    };
+    assert_eq!(service.warnings_of(&attached), ["of its start"]);
+    service.set_port_problems([("8080/tcp".to_owned(), "taken".to_owned())].into());
+    assert_eq!(
+        service.warnings_of(&attached),
+        [
+            "of its start",
+            "Published port 8080/tcp cannot be reached on the desktop: taken"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_beginning_of_two_ids_is_ambiguous() {
+    let service = service();
+    // Of seventeen ids two begin alike.
+    for number in 0..17 {
+        let made = with_subnet(
+            &format!("net-{number}"),
+            &format!("10.{number}.0.0/24"),
+            "",
+            "",
+        );
+        service.create(made).await.unwrap();
+    }
+    let mut first: Vec<u8> = service
+        .all()
+        .iter()
+        .map(|one| one.id.as_str().as_bytes()[0])
+        .collect();
+    first.sort_unstable();
+    let twice = first.windows(2).find(|pair| pair[0] == pair[1]).unwrap()[0];
+    let found = service.find(&char::from(twice).to_string());
+    refused(found, Class::Invalid, "matches found based on ID prefix)");
+}

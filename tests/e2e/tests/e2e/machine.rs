@@ -143,6 +143,12 @@ fn a_morning_with_a_machine() {
     assert!(problem.contains(&expected), "{problem}");
     let listed = store.run(&["ls", "--format", "{{.Error}}"]).success();
     assert!(listed.contains(&expected), "{listed}");
+    let shown = store.berth("dev", &["inspect", "-f", "{{json .Warnings}}", "late"]);
+    assert!(
+        shown
+            .success()
+            .contains(&format!("another program has it on {address}"))
+    );
     drop(taken);
     eventually("the port is opened", Duration::from_secs(15), || {
         TcpStream::connect((address.as_str(), number)).ok()

@@ -13,6 +13,7 @@ use engine::containers::list::ListOptions;
 use engine::containers::remove::RemoveOptions;
 use engine::containers::stop::StopOptions;
 use engine::execs::ExecService;
+use engine::networks::NetworkService;
 use engine::runtime::TtySize;
 use engine_api::containers::{ContainerCreate, HostConfigBody};
 use http::StatusCode;
@@ -85,6 +86,7 @@ async fn list(State(containers): Containers, query: Query) -> ApiResult<Response
 
 async fn inspect(
     State(containers): Containers,
+    State(networks): State<Arc<NetworkService>>,
     State(execs): State<Arc<ExecService>>,
     Path(id): Path<String>,
     query: Query,
@@ -97,14 +99,22 @@ async fn inspect(
     };
     let folder = containers.folder(&container.id);
     let running = execs.of_container(&container.id);
-    Ok(Json(container_views::inspect(
+    let status = container.status();
+    let mut shown = container_views::inspect(
         &container,
-        &container.status(),
+        &status,
         &folder,
         containers.layer_folders(&container),
         &running,
         size,
-    )))
+    );
+    let attached = status.network.as_deref();
+    let warnings = attached.map(|attached| networks.warnings_of(attached));
+    // Not Docker's: what it only logs.
+    if let Some(warnings) = warnings.filter(|warnings| !warnings.is_empty()) {
+        shown["Warnings"] = json!(warnings);
+    }
+    Ok(Json(shown))
 }
 
 async fn start(

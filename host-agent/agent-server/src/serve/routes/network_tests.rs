@@ -272,3 +272,24 @@ async fn links_are_shown_and_removed() {
         "could not get container for nobody",
     );
 }
+
+/// What the desktop says of ports is said of the containers that publish them, and in `info`.
+#[tokio::test]
+async fn ports_that_the_desktop_does_not_have_are_told() {
+    let state = AppState::new(testing::services());
+    let told = |body: &'static str| post(&state, "/berth/port-problems", body);
+    check(
+        &told(r#"{"8080/tcp":"another program has it"}"#).await,
+        204,
+        "",
+    );
+    let warnings = get(&state, "/info").await.json()["Warnings"].to_string();
+    assert!(
+        warnings.contains("published port 8080/tcp cannot be reached on the desktop"),
+        "{warnings}"
+    );
+    check(&told("{}").await, 204, "");
+    let warnings = get(&state, "/info").await.json()["Warnings"].to_string();
+    assert!(!warnings.contains("8080"), "{warnings}");
+    check(&told("[]").await, 400, "");
+}

@@ -30,6 +30,7 @@ pub fn router() -> Router<AppState> {
         .route("/networks/{id}", get(inspect).delete(remove))
         .route("/networks/{id}/connect", post(connect))
         .route("/networks/{id}/disconnect", post(disconnect))
+        .route("/berth/port-problems", post(port_problems))
         // `docker rm --link`: the alias is part of the container's name.
         .route("/containers/{id}/{alias}", delete(remove_link))
 }
@@ -201,6 +202,15 @@ async fn disconnect(
     let container = body.container.unwrap_or_default();
     containers.disconnect(&container, &id).await?;
     Ok(StatusCode::OK)
+}
+
+/// Told by the desktop of a local machine: `{"8080/tcp": "another program has it"}`, everything that is wrong now.
+async fn port_problems(
+    State(networks): Networks,
+    Json(problems): Json<BTreeMap<String, String>>,
+) -> StatusCode {
+    networks.set_port_problems(problems);
+    StatusCode::NO_CONTENT
 }
 
 async fn remove_link(

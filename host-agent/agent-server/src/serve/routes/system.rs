@@ -12,6 +12,7 @@ use engine::containers::ContainerService;
 use engine::containers::lifecycle::ContainerState;
 use engine::events::EventBus;
 use engine::images::ImageService;
+use engine::networks::NetworkService;
 use engine_api::ApiVersion;
 use engine_linux::host;
 use http::{HeaderName, HeaderValue, header};
@@ -70,6 +71,7 @@ async fn version(State(system): State<Arc<System>>) -> Response {
 /// Every key Docker 28 fills: clients index them without asking.
 async fn info(
     State(system): State<Arc<System>>,
+    State(networks): State<Arc<NetworkService>>,
     State(events): State<EventBus>,
     State(containers): State<Arc<ContainerService>>,
     State(images): State<ImageService>,
@@ -154,7 +156,7 @@ async fn info(
         "SecurityOptions": security_options(&system),
         "CDISpecDirs": [],
         "FirewallBackend": { "Driver": "nftables" },
-        "Warnings": warnings(&system),
+        "Warnings": warnings(&system, &networks),
     });
     if version.shows_bridge_netfilter() {
         info["BridgeNfIptables"] = true.into();
@@ -247,7 +249,7 @@ fn security_options(system: &System) -> Vec<&'static str> {
     options
 }
 
-fn warnings(system: &System) -> Vec<String> {
+fn warnings(system: &System, networks: &NetworkService) -> Vec<String> {
     let mut warnings: Vec<String> = system
         .config
         .warnings
@@ -258,6 +260,10 @@ fn warnings(system: &System) -> Vec<String> {
     if !host::ipv4_forwarding() {
         warnings.push("WARNING: IPv4 forwarding is disabled".into());
     }
+    let ports = networks.port_problems().into_iter();
+    warnings.extend(ports.map(|(port, why)| {
+        format!("WARNING: published port {port} cannot be reached on the desktop: {why}")
+    }));
     warnings
 }
 

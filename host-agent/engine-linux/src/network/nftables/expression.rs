@@ -1,11 +1,16 @@
 //! The parts rules are made of, as the kernel reads them. Registers, keys and attributes: `linux/netfilter/nf_tables.h`.
 
-use super::Family;
+use super::{Family, octets};
 use crate::network::netlink::Message;
+use ipnet::IpNet;
+use std::net::IpAddr;
 
 pub(super) const NF_DROP: i32 = 0;
 pub(super) const NF_ACCEPT: i32 = 1;
+pub(super) const NFT_JUMP: i32 = -3;
 pub(super) const NFT_RETURN: i32 = -5;
+/// Where a map of verdicts puts what it finds.
+pub(super) const R_VERDICT: u32 = 0;
 
 /// The first 32-bit register; the 16-byte register 1 lies over the first four.
 pub(super) const R0: u32 = 8;
@@ -124,6 +129,23 @@ pub(super) fn destination_loopback(rule: &mut Message, family: Family) {
         }
         Family::Ipv6 => equals(rule, &std::net::Ipv6Addr::LOCALHOST.octets()),
     }
+}
+
+/// The destination is in a range, and none of these addresses.
+pub(super) fn destination_in(rule: &mut Message, net: &IpNet, but: &[IpAddr]) {
+    let (offset, length) = Family::of(&net.addr()).destination();
+    payload(rule, R0, 1, offset, length);
+    mask(rule, &octets(net.netmask()));
+    equals(rule, &octets(net.network()));
+    for address in but.iter().filter(|address| net.contains(*address)) {
+        payload(rule, R0, 1, offset, length);
+        compare(rule, NOT_EQUAL, &octets(*address));
+    }
+}
+
+/// The connection is none that anybody keeps account of.
+pub(super) fn without_tracking(rule: &mut Message) {
+    expression(rule, "notrack", |_| {});
 }
 
 pub(super) fn not_for_this_host(rule: &mut Message) {

@@ -6,10 +6,11 @@ use machine_core::engine_client::EngineClient;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// More than this many bytes of containers is no answer of ours.
@@ -23,6 +24,8 @@ type Tls = BufReader<StreamOwned<ClientConnection, TcpStream>>;
 pub struct Engine {
     address: SocketAddr,
     tls: Arc<rustls::ClientConfig>,
+    /// Of the last question.
+    idle: Mutex<Option<Tls>>,
 }
 
 /// A stream of events.
@@ -50,29 +53,67 @@ impl Engine {
         Ok(Engine {
             address,
             tls: client.tls(),
+            idle: Mutex::default(),
         })
     }
 
     pub fn containers(&self) -> io::Result<Vec<Container>> {
-        let body = self.get("/containers/json")?;
-        let mut text = Vec::new();
-        body.take(MOST_BYTES).read_to_end(&mut text)?;
+        let text = self.ask("GET", "/containers/json", b"")?;
         serde_json::from_slice(&text).map_err(io::Error::other)
+    }
+
+    /// Tells the engine which published ports could not be opened here, so that it can say so of its containers.
+    pub fn tell_port_problems(&self, problems: &BTreeMap<String, String>) -> io::Result<()> {
+        let text = serde_json::to_vec(problems).map_err(io::Error::other)?;
+        self.ask("POST", "/berth/port-problems", &text).map(drop)
     }
 
     /// Starts listening. What happened before is not told: ask for the containers after this, not before.
     pub fn events(&self) -> io::Result<Events> {
         // {"type":["container","network"]}: connecting a network can publish, too.
-        let body =
-            self.get("/events?filters=%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%7D")?;
+        let path = "/events?filters=%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%7D";
+        let mut stream = self.connect()?;
+        self.send(&mut stream, "GET", path, b"")?;
         Ok(Events {
-            body,
+            body: answer(stream)?,
             line: Vec::new(),
         })
     }
 
-    fn get(&self, path: &str) -> io::Result<Chunked<Tls>> {
+    /// A short question, over the connection of the last one: a handshake takes longer than all the rest.
+    fn ask(&self, method: &str, path: &str, content: &[u8]) -> io::Result<Vec<u8>> {
+        let idle = self.idle.lock().ok().and_then(|mut idle| idle.take());
+        if let Some(stream) = idle
+            // The engine may have closed it in the meantime, or have been started again.
+            && let Ok(text) = self.ask_over(stream, method, path, content)
+        {
+            return Ok(text);
+        }
+        self.ask_over(self.connect()?, method, path, content)
+    }
+
+    fn ask_over(
+        &self,
+        mut stream: Tls,
+        method: &str,
+        path: &str,
+        content: &[u8],
+    ) -> io::Result<Vec<u8>> {
+        self.send(&mut stream, method, path, content)?;
+        let mut body = answer(stream)?;
+        let mut text = Vec::new();
+        (&mut body).take(MOST_BYTES).read_to_end(&mut text)?;
+        if matches!(body.left, Left::Length(0))
+            && let Ok(mut idle) = self.idle.lock()
+        {
+            *idle = Some(body.inner);
+        }
+        Ok(text)
+    }
+
+    fn connect(&self) -> io::Result<Tls> {
         let socket = TcpStream::connect_timeout(&self.address, ANSWER_WITHIN)?;
+        socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(ANSWER_WITHIN))?;
         socket.set_write_timeout(Some(ANSWER_WITHIN))?;
         let connection = ClientConnection::new(
@@ -80,15 +121,26 @@ impl Engine {
             ServerName::IpAddress(self.address.ip().into()),
         )
         .map_err(io::Error::other)?;
-        let mut stream = StreamOwned::new(connection, socket);
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: keeper/{}\r\n\r\n",
+        Ok(BufReader::new(StreamOwned::new(connection, socket)))
+    }
+
+    fn send(&self, stream: &mut Tls, method: &str, path: &str, content: &[u8]) -> io::Result<()> {
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: keeper/{}\r\n",
             self.address,
             env!("CARGO_PKG_VERSION")
-        )?;
-        stream.flush()?;
-        answer(BufReader::new(stream))
+        );
+        if method == "POST" {
+            let length = content.len();
+            request.push_str(&format!(
+                "Content-Type: application/json\r\nContent-Length: {length}\r\n"
+            ));
+        }
+        request.push_str("\r\n");
+        let stream = stream.get_mut();
+        stream.write_all(request.as_bytes())?;
+        stream.write_all(content)?;
+        stream.flush()
     }
 }
 
@@ -165,7 +217,7 @@ fn answer<R: BufRead>(mut reader: R) -> io::Result<Chunked<R>> {
         }
     }
     let status = head.split(' ').nth(1).unwrap_or_default();
-    if status != "200" {
+    if !matches!(status, "200" | "204") {
         return Err(io::Error::other(format!(
             "the engine answered with status {status}"
         )));
@@ -177,7 +229,9 @@ fn answer<R: BufRead>(mut reader: R) -> io::Result<Chunked<R>> {
                 .then(|| value.trim().to_ascii_lowercase())
         })
     };
-    let left = if header("transfer-encoding").is_some_and(|value| value.contains("chunked")) {
+    let left = if status == "204" {
+        Left::Length(0)
+    } else if header("transfer-encoding").is_some_and(|value| value.contains("chunked")) {
         Left::BetweenChunks
     } else {
         match header("content-length").map(|value| value.parse()) {
@@ -302,6 +356,7 @@ mod tests {
 
     #[test]
     fn bodies_of_every_kind() {
+        assert_eq!(whole("HTTP/1.1 204 No Content\r\n\r\n"), Ok("".into()));
         assert_eq!(
             whole("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]more"),
             Ok("[]".into())

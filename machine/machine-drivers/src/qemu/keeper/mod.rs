@@ -687,11 +687,20 @@ fn follow_once(
     // Read anew each time: the certificates may have been renewed.
     let engine = engine::Engine::new(shared.files.folder(), address).map_err(io::Error::other)?;
     let mut events = engine.events()?;
+    let mut told = None;
     loop {
         let wanted = ports::wanted(&engine.containers()?);
         forwards
             .bring_to(&wanted, &shared.qmp, &shared.board)
             .map_err(io::Error::other)?;
+        let problems = forwards.problems();
+        if told.as_ref() != Some(&problems) {
+            // An older engine does not want to know.
+            if let Err(error) = engine.tell_port_problems(&problems) {
+                tracing::debug!(%error, "the engine was not told of ports");
+            }
+            told = Some(problems);
+        }
         let limit = if forwards.has_failed() {
             RETRY_PORTS
         } else {

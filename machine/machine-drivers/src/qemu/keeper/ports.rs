@@ -158,6 +158,13 @@ impl Forwards {
         !self.failed.is_empty()
     }
 
+    /// `8080/tcp` and why it could not be opened.
+    pub fn problems(&self) -> BTreeMap<String, String> {
+        let each = self.failed.iter();
+        each.map(|(port, why)| (port.to_string(), why.clone()))
+            .collect()
+    }
+
     fn complain(&mut self, port: Port, why: String) {
         if self.failed.get(&port) != Some(&why) {
             tracing::warn!(%port, ip = %self.ip, why, "published port not opened");
