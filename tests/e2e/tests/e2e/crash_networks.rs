@@ -166,8 +166,11 @@ impl Players<'_> {
         path: &str,
         body: &Value,
     ) -> Option<String> {
-        let there = held(things).values().filter(|one| !one.removal_asked);
-        if there.count() >= most {
+        let there = held(things)
+            .values()
+            .filter(|one| !one.removal_asked)
+            .count();
+        if there >= most {
             self.remove(things, dice)?;
         }
         let reply = self.post(path, body)?;
