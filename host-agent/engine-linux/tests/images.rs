@@ -5,7 +5,7 @@ use engine::events::EventBus;
 use engine::id::ContainerId;
 use engine::images::{
     Image, ImageBackends, ImageError, ImageOptions, ImageService, ImageSource, Layers,
-    ProgressSink, PullRequest, Reference,
+    ProgressSink, PullRequest, PushRequest, Reference,
 };
 use engine_linux::archive::DiskArchives;
 use engine_linux::blobs::{DiskBlobs, DiskImages};
@@ -194,6 +194,75 @@ async fn images_of_every_packing_are_pulled_mounted_saved_loaded_and_removed() {
             .is_err()
     );
     assert_eq!(content(root.path()), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_layers_of_an_archive_are_packed_once_when_they_are_pushed() {
+    if !is_possible() {
+        return;
+    }
+    let registry = Registry::start().expect("a registry");
+    let mut tar = LayerTar::new();
+    tar.file("zeros", 0o644, &vec![0; 1 << 20]);
+    let layer = Layer::new(tar.finish(), Packing::Plain);
+    let image = TestImage::new(vec![layer], serde_json::json!({"Cmd": ["sh"]}));
+    let name = format!("{}/packed:1", registry.host());
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let (images, _) = service(root.path(), &[]).await;
+    let archive = engine::images::blobs::stream_of(image.docker_archive(&[&name]));
+    images
+        .load(archive, None, &ProgressSink::none())
+        .await
+        .expect("loaded");
+    let before = images.inspect(&name).expect("there");
+    let push = || async {
+        let request = PushRequest {
+            repository: Reference::parse(&name).expect("good").repository,
+            tag: Some("1".into()),
+            platform: None,
+            credentials: None,
+        };
+        images
+            .push(request, &ProgressSink::none())
+            .await
+            .expect("pushed");
+    };
+    push().await;
+    let pushed = images.inspect(&name).expect("there");
+    assert_eq!(pushed.id, before.id);
+    let layer = &pushed.record.layers[0];
+    assert_eq!(
+        layer.media_type,
+        "application/vnd.docker.image.rootfs.diff.tar.gzip"
+    );
+    assert!(layer.blob_size < before.record.layers[0].blob_size / 10);
+    // The plain form is not kept beside it.
+    let blobs = root.path().join("content/blobs/sha256");
+    let count = || std::fs::read_dir(&blobs).expect("there").count();
+    assert_eq!(count(), 3, "configuration, manifest and layer");
+    push().await;
+    let again = images.inspect(&name).expect("there");
+    assert_eq!(again.record.manifest, pushed.record.manifest);
+    // It comes back from there as it was, and what is saved of it can be loaded.
+    let other_root = tempfile::tempdir().expect("a temporary folder");
+    let (others, _) = service(other_root.path(), &[]).await;
+    let pulled = pull(&others, &name).await.expect("pulled");
+    assert_eq!(pulled.id, before.id);
+    let record = others.inspect(&name).expect("there").record;
+    assert_eq!(record.manifest, pushed.record.manifest);
+    let saved = images
+        .save(std::slice::from_ref(&name))
+        .await
+        .expect("saved");
+    others
+        .remove(pulled.id.as_str(), true)
+        .await
+        .expect("removed");
+    others
+        .load(saved, None, &ProgressSink::none())
+        .await
+        .expect("loaded");
+    assert_eq!(others.inspect(&name).expect("there").id, before.id);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,7 @@ use claim::Claim;
 use clap::{Parser, Subcommand};
 use config::Config;
 use engine::containers::ContainerService;
+use engine::images::ImageService;
 use engine::networks::NetworkService;
 use engine_linux::host;
 use guest_contract::ENGINE_SHUTDOWN_SIGNAL;
@@ -158,6 +159,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let state = compose::services(config, Stopping(stop.clone())).await?;
     let containers = Arc::<ContainerService>::from_ref(&state);
     let networks = Arc::<NetworkService>::from_ref(&state);
+    let images = ImageService::from_ref(&state);
     let serving = listeners.serve(routes::router(state), stop.clone());
     tokio::pin!(serving);
     tracing::info!(version = system::VERSION, "API listens on {hosts}");
@@ -185,6 +187,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         stop.cancel();
     }
     networks.backend().close().await;
+    // The host may go down next.
+    images.make_durable().await?;
     Ok(())
 }
 

@@ -3,10 +3,14 @@
 use bytes::{Buf, Bytes};
 use engine::images::ByteStream;
 use futures_util::StreamExt;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::mpsc;
 
 const BUFFER: usize = 128 * 1024;
+/// Buffers between the thread that inflates and the one that reads.
+const BUFFERS: usize = 4;
 
 /// An async stream as a blocking reader. Use it only on a blocking thread.
 ///
@@ -67,47 +71,70 @@ async fn gather(mut stream: ByteStream, sender: &mpsc::Sender<io::Result<Vec<Byt
     }
 }
 
-impl Read for StreamReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl BufRead for StreamReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.piece.is_empty() {
             match self.batch.next() {
                 Some(piece) => self.piece = piece,
                 None => match self.batches.blocking_recv() {
                     Some(batch) => self.batch = batch?.into_iter(),
-                    None => return Ok(0),
+                    None => break,
                 },
             }
         }
-        let count = buffer.len().min(self.piece.len());
-        self.piece.copy_to_slice(&mut buffer[..count]);
-        Ok(count)
+        Ok(&self.piece)
     }
+
+    fn consume(&mut self, count: usize) {
+        self.piece.advance(count);
+    }
+}
+
+impl Read for StreamReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        read_buffered(self, buffer)
+    }
+}
+
+/// `read` of what has a buffer of its own.
+pub(super) fn read_buffered(input: &mut dyn BufRead, buffer: &mut [u8]) -> io::Result<usize> {
+    let ready = input.fill_buf()?;
+    let count = buffer.len().min(ready.len());
+    buffer[..count].copy_from_slice(&ready[..count]);
+    input.consume(count);
+    Ok(count)
 }
 
 /// KiB that unpacking xz may take: its highest preset needs 65 MiB.
 const XZ_MEMORY: u32 = 80 * 1024;
 
 /// The plain bytes of a gzip, zstd, xz or plain stream.
-pub fn decoded<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
-    decoder(input).map(|(reader, _)| reader)
+pub fn decoded<'a>(input: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    Ok(match decoder(input)? {
+        Decoder::Plain(reader) => Box::new(reader),
+        Decoder::Packed(reader) => reader,
+    })
 }
 
 /// Reads the plain bytes of such a stream; what must be inflated is inflated on a thread of its own meanwhile.
 pub fn read_decoded<T>(
-    input: impl Read + Send,
-    work: impl FnOnce(&mut dyn Read) -> T,
+    input: impl BufRead + Send,
+    work: impl FnOnce(&mut dyn BufRead) -> T,
 ) -> io::Result<T> {
-    let (mut reader, is_plain) = decoder(input)?;
-    Ok(match is_plain {
-        true => work(&mut reader),
-        false => on_own_thread(&mut *reader, work),
+    Ok(match decoder(input)? {
+        Decoder::Plain(mut reader) => work(&mut reader),
+        Decoder::Packed(mut reader) => on_own_thread(&mut *reader, work),
     })
 }
 
-/// The reader of the plain bytes, and whether they came as such.
-fn decoder<'a>(input: impl Read + Send + 'a) -> io::Result<(Box<dyn Read + Send + 'a>, bool)> {
+enum Decoder<'a, R> {
+    /// As it came, with the beginning that was looked at.
+    Plain(io::Chain<io::Cursor<Vec<u8>>, R>),
+    Packed(Box<dyn Read + Send + 'a>),
+}
+
+fn decoder<'a, R: BufRead + Send + 'a>(mut input: R) -> io::Result<Decoder<'a, R>> {
     let mut head = [0u8; 6];
-    let mut input = BufReader::with_capacity(BUFFER, input);
     let mut known = 0;
     // A first piece shorter than the magic number is possible.
     while known < head.len() {
@@ -117,7 +144,7 @@ fn decoder<'a>(input: impl Read + Send + 'a) -> io::Result<(Box<dyn Read + Send 
         }
     }
     let whole = Read::chain(io::Cursor::new(head[..known].to_vec()), input);
-    let reader: Box<dyn Read + Send> = match &head[..known] {
+    let reader: Box<dyn Read + Send + 'a> = match &head[..known] {
         [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::stream::read::Decoder::with_buffer(whole)?),
         [0xfd, b'7', b'z', b'X', b'Z', 0] => {
@@ -129,19 +156,24 @@ fn decoder<'a>(input: impl Read + Send + 'a) -> io::Result<(Box<dyn Read + Send 
                 "bzip2 is not supported: send it as gzip, xz, zstd or without compression",
             ));
         }
-        _ => return Ok((Box::new(whole), true)),
+        _ => return Ok(Decoder::Plain(whole)),
     };
-    Ok((reader, false))
+    Ok(Decoder::Packed(reader))
 }
 
 /// Runs `input` on a thread of its own, so that inflating and what reads it work at the same time. At most four
-/// buffers wait between the two.
-pub fn on_own_thread<T>(input: &mut (dyn Read + Send), work: impl FnOnce(&mut dyn Read) -> T) -> T {
-    let (sender, receiver) = std::sync::mpsc::sync_channel::<io::Result<Vec<u8>>>(4);
+/// buffers wait between the two; they go round, because fresh ones would be zeroed and mapped anew each time.
+pub fn on_own_thread<T>(
+    input: &mut (dyn Read + Send),
+    work: impl FnOnce(&mut dyn BufRead) -> T,
+) -> T {
+    let (sender, receiver) = sync_channel::<io::Result<(Vec<u8>, usize)>>(BUFFERS);
+    // Room for every buffer there is, so that giving one back never waits.
+    let (spare_sender, spares) = sync_channel::<Vec<u8>>(BUFFERS + 2);
     std::thread::scope(|scope| {
         scope.spawn(move || {
             loop {
-                let mut buffer = vec![0; BUFFER];
+                let mut buffer = spares.try_recv().unwrap_or_else(|_| vec![0; BUFFER]);
                 let mut filled = 0;
                 let outcome = loop {
                     match input.read(&mut buffer[filled..]) {
@@ -154,9 +186,8 @@ pub fn on_own_thread<T>(input: &mut (dyn Read + Send), work: impl FnOnce(&mut dy
                         break Ok(false);
                     }
                 };
-                buffer.truncate(filled);
                 let is_end = !matches!(outcome, Ok(false));
-                if !buffer.is_empty() && sender.send(Ok(buffer)).is_err() {
+                if filled > 0 && sender.send(Ok((buffer, filled))).is_err() {
                     return;
                 }
                 if let Err(error) = outcome {
@@ -169,7 +200,9 @@ pub fn on_own_thread<T>(input: &mut (dyn Read + Send), work: impl FnOnce(&mut dy
         });
         let mut pieces = Pieces {
             receiver,
-            piece: io::Cursor::new(Vec::new()),
+            spares: spare_sender,
+            piece: Vec::new(),
+            unread: 0..0,
         };
         // `pieces` is dropped before the scope waits for the thread, which ends then.
         let mut pieces_reader = &mut pieces;
@@ -180,19 +213,36 @@ pub fn on_own_thread<T>(input: &mut (dyn Read + Send), work: impl FnOnce(&mut dy
 }
 
 struct Pieces {
-    receiver: std::sync::mpsc::Receiver<io::Result<Vec<u8>>>,
-    piece: io::Cursor<Vec<u8>>,
+    receiver: Receiver<io::Result<(Vec<u8>, usize)>>,
+    spares: SyncSender<Vec<u8>>,
+    piece: Vec<u8>,
+    unread: Range<usize>,
+}
+
+impl BufRead for Pieces {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.unread.is_empty() {
+            // The end stays the end: the sender is gone.
+            if let Ok(piece) = self.receiver.recv() {
+                let (piece, filled) = piece?;
+                let used = std::mem::replace(&mut self.piece, piece);
+                self.unread = 0..filled;
+                if !used.is_empty() {
+                    let _ = self.spares.try_send(used);
+                }
+            }
+        }
+        Ok(&self.piece[self.unread.clone()])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.unread.start += count;
+    }
 }
 
 impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.piece.fill_buf()?.is_empty() {
-            match self.receiver.recv() {
-                Ok(piece) => self.piece = io::Cursor::new(piece?),
-                Err(_) => return Ok(0),
-            }
-        }
-        self.piece.read(buffer)
+        read_buffered(self, buffer)
     }
 }
 

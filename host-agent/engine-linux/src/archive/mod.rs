@@ -22,7 +22,7 @@ use engine::images::{ByteStream, Digest};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -46,6 +46,9 @@ impl Default for ArchiveLimits {
         }
     }
 }
+
+/// Bytes of an archive handled at a time.
+const PIECE: usize = 128 * 1024;
 
 /// Takes archives apart under a data root.
 #[derive(Debug, Clone)]
@@ -94,7 +97,7 @@ impl DiskArchives {
                 .bytes
                 .min(facts.f_bavail.saturating_mul(facts.f_frsize));
         }
-        let plain = decoded(input).map_err(refused)?;
+        let plain = BufReader::with_capacity(PIECE, decoded(input).map_err(refused)?);
         let mut reader = TarReader::new(plain, limits.tar);
         let mut total = 0u64;
         while let Some(entry) = reader.next_entry().map_err(refused)? {
@@ -179,7 +182,7 @@ struct Staged {
 }
 
 impl Staged {
-    fn keep(&self, content: &mut dyn Read) -> Result<Entry, ArchiveError> {
+    fn keep(&self, content: &mut dyn BufRead) -> Result<Entry, ArchiveError> {
         let name = self.entries.len().to_string();
         let write = |source| failed("keep a file of the archive".into(), source);
         // The count grows with every new path; a path that comes twice reuses no number because it is inserted later.
@@ -202,16 +205,16 @@ impl Staged {
         };
         let mut hash = Sha256::new();
         let mut size = 0u64;
-        let mut buffer = vec![0u8; 128 * 1024];
         loop {
-            let count = match content.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) => return Err(refused(error)),
-            };
-            hash.update(&buffer[..count]);
-            file.write_all(&buffer[..count]).map_err(write)?;
+            let piece = content.fill_buf().map_err(refused)?;
+            if piece.is_empty() {
+                break;
+            }
+            hash.update(piece);
+            file.write_all(piece).map_err(write)?;
+            let count = piece.len();
             size += count as u64;
+            content.consume(count);
         }
         Ok(Entry::File {
             name,

@@ -3,8 +3,9 @@
 //! The `tar` crate reads the header fields; the sequence of entries is ours because the crate reads long names and
 //! PAX records of any size into memory.
 
+use super::decode::read_buffered;
 use super::sparse::{self, PaxSparse, SparseMap};
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::ops::Range;
 use tar::EntryType;
 
@@ -57,7 +58,7 @@ impl TarEntry {
     }
 }
 
-/// A tar archive being read. `Read` gives the content of the current entry.
+/// A tar archive being read. `Read` and `BufRead` give the content of the current entry; the latter without a copy.
 pub struct TarReader<R> {
     input: R,
     limits: TarLimits,
@@ -86,7 +87,7 @@ pub(super) fn invalid(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.into())
 }
 
-impl<R: Read> TarReader<R> {
+impl<R: BufRead> TarReader<R> {
     pub fn new(input: R, limits: TarLimits) -> TarReader<R> {
         TarReader {
             input,
@@ -323,14 +324,9 @@ impl<R: Read> TarReader<R> {
                 continue;
             }
             let header = tar::Header::from_byte_slice(&block).clone();
-            let sum: u32 = block
-                .iter()
-                .enumerate()
-                .map(|(at, byte)| match at {
-                    148..156 => u32::from(b' '),
-                    _ => u32::from(*byte),
-                })
-                .sum();
+            // The sum counts its own eight bytes as blanks.
+            let sum_of = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+            let sum = sum_of(&block) - sum_of(&block[SUM]) + 8 * u32::from(b' ');
             if header.cksum().ok() != Some(sum) {
                 return Err(invalid(
                     "a header's checksum is wrong: this is not a tar archive, or it is damaged",
@@ -364,7 +360,13 @@ impl<R: Read> TarReader<R> {
     }
 
     fn skip_current(&mut self) -> io::Result<()> {
-        io::copy(self, &mut io::sink())?;
+        loop {
+            let count = self.fill_buf()?.len();
+            if count == 0 {
+                break;
+            }
+            self.consume(count);
+        }
         let mut block = [0u8; BLOCK];
         let padding = std::mem::take(&mut self.padding) as usize;
         self.input
@@ -376,21 +378,28 @@ impl<R: Read> TarReader<R> {
     }
 }
 
-impl<R: Read> Read for TarReader<R> {
+impl<R: BufRead> BufRead for TarReader<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.remaining == 0 {
+            return Ok(&[]);
+        }
+        let ready = self.input.fill_buf()?;
+        if ready.is_empty() {
+            return Err(truncated());
+        }
+        let most = usize::try_from(self.remaining).unwrap_or(usize::MAX);
+        Ok(&ready[..ready.len().min(most)])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.input.consume(count);
+        self.remaining -= count as u64;
+    }
+}
+
+impl<R: BufRead> Read for TarReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.remaining == 0 || buffer.is_empty() {
-            return Ok(0);
-        }
-        let most = buffer
-            .len()
-            .min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
-        match self.input.read(&mut buffer[..most])? {
-            0 => Err(truncated()),
-            count => {
-                self.remaining -= count as u64;
-                Ok(count)
-            }
-        }
+        read_buffered(self, buffer)
     }
 }
 
@@ -407,6 +416,7 @@ const UID: Range<usize> = 108..116;
 const GID: Range<usize> = 116..124;
 const SIZE: Range<usize> = 124..136;
 const MTIME: Range<usize> = 136..148;
+const SUM: Range<usize> = 148..156;
 const MAJOR: Range<usize> = 329..337;
 const MINOR: Range<usize> = 337..345;
 

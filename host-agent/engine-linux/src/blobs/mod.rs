@@ -18,10 +18,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use engine::images::manifest::DOCKER_LAYER_GZIP;
 use engine::images::{BlobError, BlobStore, ByteStream, Digest, Packed};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -119,18 +121,18 @@ impl DiskBlobs {
             Temporary::new(self.ingest.join(name)).map_err(|source| failed(step(), source))?;
         let mut hash = Sha256::new();
         let mut size = 0u64;
-        let mut buffer = vec![0u8; PIECE];
         loop {
-            let count = match content.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) => return Err(BlobError::Source(error)),
-            };
-            hash.update(&buffer[..count]);
-            size += count as u64;
+            let piece = content.fill_buf().map_err(BlobError::Source)?;
+            if piece.is_empty() {
+                break;
+            }
+            hash.update(piece);
             (&temporary.file)
-                .write_all(&buffer[..count])
+                .write_all(piece)
                 .map_err(|source| failed(step(), source))?;
+            let count = piece.len();
+            size += count as u64;
+            content.consume(count);
         }
         let actual =
             Digest::from_hex(&hex::encode(hash.finalize())).expect("a sha256 has 64 digits");
@@ -183,17 +185,17 @@ impl DiskBlobs {
         // Somebody waits for this, and the layer may never leave this host: quick rather than small.
         let mut packer = flate2::write::GzEncoder::new(output, flate2::Compression::fast());
         on_own_thread(&mut *plain, |reader| {
-            let mut buffer = vec![0u8; PIECE];
             loop {
-                let count = match reader.read(&mut buffer) {
-                    Ok(0) => return Ok(()),
-                    Ok(count) => count,
-                    Err(error) => return Err(BlobError::Content(error)),
-                };
-                plain_hash.update(&buffer[..count]);
+                let piece = reader.fill_buf().map_err(BlobError::Content)?;
+                if piece.is_empty() {
+                    return Ok(());
+                }
+                plain_hash.update(piece);
                 packer
-                    .write_all(&buffer[..count])
+                    .write_all(piece)
                     .map_err(|source| failed(step(), source))?;
+                let count = piece.len();
+                reader.consume(count);
             }
         })?;
         let output = packer.finish().map_err(|source| failed(step(), source))?;
@@ -267,18 +269,16 @@ fn failed(step: String, source: io::Error) -> BlobError {
 }
 
 /// A file as a stream, read ahead by two pieces on a blocking thread.
-pub(crate) fn stream_file(mut file: File) -> ByteStream {
+pub(crate) fn stream_file(file: File) -> ByteStream {
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(2);
     tokio::task::spawn_blocking(move || {
         loop {
-            let mut piece = vec![0u8; PIECE];
-            let outcome = match file.read(&mut piece) {
+            let mut piece = Vec::with_capacity(PIECE);
+            let outcome = match rustix::io::read(&file, spare_capacity(&mut piece)) {
                 Ok(0) => return,
-                Ok(count) => {
-                    piece.truncate(count);
-                    Ok(Bytes::from(piece))
-                }
-                Err(error) => Err(error),
+                Ok(_) => Ok(Bytes::from(piece)),
+                Err(Errno::INTR) => continue,
+                Err(error) => Err(error.into()),
             };
             let is_error = outcome.is_err();
             if sender.blocking_send(outcome).is_err() || is_error {

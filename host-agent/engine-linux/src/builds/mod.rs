@@ -526,7 +526,7 @@ fn is_archive(file: &mut File) -> bool {
     if !matches!(file.read(&mut start), Ok(count) if count > 2) || file.rewind().is_err() {
         return false;
     }
-    let Ok(mut plain) = decoded(file) else {
+    let Ok(mut plain) = decoded(io::BufReader::new(file)) else {
         return false;
     };
     on_own_thread(&mut *plain, |reader| {

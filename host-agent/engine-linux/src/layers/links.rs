@@ -1,10 +1,8 @@
 //! Hard links to files of the layers below: what overlayfs does when somebody makes one in a container. The file is copied
 //! up into this layer under its own name, and the link made beside it.
 
-use super::unpack::{
-    LinkBelow, OPAQUE, adopt_folder, entry_path, file_type, is_whiteout_stat, open_folder, split,
-    stat, times,
-};
+use super::lookup::{entry_path, file_type, is_whiteout_stat, open_folder, split, stat, times};
+use super::unpack::{LinkBelow, OPAQUE, adopt_folder};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};

@@ -6,17 +6,20 @@
 //! - `.wh.NAME` becomes overlayfs's whiteout (character device 0:0), `.wh..wh..opq` its opaque mark. Both hold for what is
 //!   *below* this layer, in whatever order they come (OCI image spec, `layer.md`, "Whiteouts").
 
+use super::lookup::{
+    entry_path, file_type, is_whiteout, is_whiteout_stat, normalise, open_folder, split, stat,
+    times,
+};
+use super::remove::remove_tree;
 use crate::archive::sparse::SparseMap;
 use crate::archive::tar::{TarEntry, TarLimits, TarReader};
-use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
-    XattrFlags,
-};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::io::{self, BufRead, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use tar::EntryType;
 
@@ -123,7 +126,7 @@ impl UnpackError {
 
 /// Unpacks a plain tar into the empty folder `root`. Reads the archive to its end mark; what follows is the caller's.
 pub fn unpack(
-    input: &mut dyn Read,
+    input: &mut dyn BufRead,
     root: &OwnedFd,
     limits: &UnpackLimits,
 ) -> Result<Unpacked, UnpackError> {
@@ -142,39 +145,6 @@ pub fn unpack(
         unpacker.apply(&entry, &mut reader)?;
     }
     unpacker.finish()
-}
-
-/// Resolves `.` and `..` by name alone, as Docker does; `None` if it leads above the root.
-pub fn normalise(path: &[u8]) -> Option<Vec<u8>> {
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in path.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => {
-                parts.pop()?;
-            }
-            name => parts.push(name),
-        }
-    }
-    Some(parts.join(&b'/'))
-}
-
-/// Opens a folder of the layer, wherever links inside the layer lead, but never outside.
-pub fn open_folder(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let path = if path.is_empty() { b"." } else { path };
-    loop {
-        match rustix::fs::openat2(
-            root,
-            OsStr::from_bytes(path),
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        ) {
-            // Something on the host was renamed meanwhile; the kernel asks to try again.
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            outcome => return outcome,
-        }
-    }
 }
 
 struct Unpacker<'a> {
@@ -197,7 +167,7 @@ impl Unpacker<'_> {
     fn apply(
         &mut self,
         entry: &TarEntry,
-        content: &mut TarReader<&mut dyn Read>,
+        content: &mut TarReader<&mut dyn BufRead>,
     ) -> Result<(), UnpackError> {
         let outside = || UnpackError::Outside {
             path: entry.display(),
@@ -226,9 +196,11 @@ impl Unpacker<'_> {
             self.implied.remove(&path);
             return Ok(());
         }
+        if matches!(kind, EntryType::Regular | EntryType::Continuous) {
+            return self.file(entry, &path, name, content);
+        }
         self.make_room(entry, &path, name)?;
         match kind {
-            EntryType::Regular | EntryType::Continuous => self.file(entry, name, content),
             EntryType::Symlink => {
                 if entry.link.is_empty() {
                     return Err(self.invalid(entry, "a symbolic link to nowhere"));
@@ -237,8 +209,8 @@ impl Unpacker<'_> {
                 let target = OsStr::from_bytes(&entry.link);
                 rustix::fs::symlinkat(target, self.folder_fd(), OsStr::from_bytes(name))
                     .map_err(|error| failed("make the link", entry, error))?;
-                // A link may stand where a folder was looked up before.
-                self.set_metadata(entry, name)
+                self.set_metadata(entry, name)?;
+                self.set_time(entry, name)
             }
             EntryType::Link => self.hard_link(entry, &path, name),
             EntryType::Char => self.node(entry, name, FileType::CharacterDevice),
@@ -350,7 +322,8 @@ impl Unpacker<'_> {
             None => false,
         };
         if !is_there {
-            rustix::fs::mkdirat(self.folder_fd(), os_name, Mode::from_raw_mode(0o700))
+            let mode = Mode::from_raw_mode(entry.mode);
+            rustix::fs::mkdirat(self.folder_fd(), os_name, mode)
                 .map_err(|error| failed("make the folder", entry, error))?;
         }
         if was_hidden {
@@ -364,7 +337,7 @@ impl Unpacker<'_> {
 
     /// Removes what an earlier entry of the same layer put in this place.
     fn make_room(&mut self, entry: &TarEntry, path: &[u8], name: &[u8]) -> Result<(), UnpackError> {
-        self.links_below.retain(|link| link.path != path);
+        self.forget_link_below(path);
         let name = OsStr::from_bytes(name);
         let Some(facts) = stat(self.folder_fd(), name) else {
             return Ok(());
@@ -390,8 +363,9 @@ impl Unpacker<'_> {
     fn file(
         &mut self,
         entry: &TarEntry,
+        path: &[u8],
         name: &[u8],
-        content: &mut TarReader<&mut dyn Read>,
+        content: &mut TarReader<&mut dyn BufRead>,
     ) -> Result<(), UnpackError> {
         let size = entry.sparse.as_ref().map_or(entry.size, |map| map.size);
         self.size = self.size.saturating_add(size);
@@ -406,16 +380,9 @@ impl Unpacker<'_> {
                 limit: self.limits.bytes,
             });
         }
-        let file = rustix::fs::openat(
-            self.folder_fd(),
-            OsStr::from_bytes(name),
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::from_raw_mode(0o600),
-        )
-        .map_err(|error| failed("make", entry, error))?;
-        let mut file = std::fs::File::from(file);
+        let mut file = self.create(entry, path, name)?;
         let copied = match &entry.sparse {
-            None => copy(content, &mut file),
+            None => copy(content, u64::MAX, &mut file),
             Some(map) => copy_parts(content, &mut file, map),
         };
         copied.map_err(|error| match error {
@@ -426,20 +393,57 @@ impl Unpacker<'_> {
                 source,
             },
         })?;
+        // Looking is cheaper than setting what is right already, and mostly it is: root's file with the mode it was made
+        // with. A folder's own group, a umask or an inherited access list are found out here, too.
+        let facts = rustix::fs::fstat(&file).map_err(|error| failed("look at", entry, error))?;
+        let has_owner = (facts.st_uid, facts.st_gid) == (entry.uid, entry.gid);
         // The owner first: chown takes setuid and capabilities away.
-        rustix::fs::fchown(
-            &file,
-            Some(Uid::from_raw(entry.uid)),
-            Some(Gid::from_raw(entry.gid)),
-        )
-        .map_err(|error| failed("set the owner of", entry, error))?;
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))
-            .map_err(|error| failed("set the mode of", entry, error))?;
+        if !has_owner {
+            rustix::fs::fchown(
+                &file,
+                Some(Uid::from_raw(entry.uid)),
+                Some(Gid::from_raw(entry.gid)),
+            )
+            .map_err(|error| failed("set the owner of", entry, error))?;
+        }
+        if !has_owner || facts.st_mode & 0o7777 != entry.mode {
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))
+                .map_err(|error| failed("set the mode of", entry, error))?;
+        }
         self.set_xattrs(entry, |name, value| {
             rustix::fs::fsetxattr(&file, name, value, XattrFlags::empty())
         })?;
         rustix::fs::futimens(&file, &times(entry.mtime))
             .map_err(|error| failed("set the time of", entry, error))
+    }
+
+    /// Makes an empty file in the current folder. Nearly always it is the first of its name, so nobody looks before.
+    fn create(&mut self, entry: &TarEntry, path: &[u8], name: &[u8]) -> Result<File, UnpackError> {
+        let open = |folder: BorrowedFd<'_>| {
+            rustix::fs::openat(
+                folder,
+                OsStr::from_bytes(name),
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                // The folder above is ours alone until the layer is complete.
+                Mode::from_raw_mode(entry.mode),
+            )
+        };
+        self.forget_link_below(path);
+        let opened = match open(self.folder_fd()) {
+            Err(Errno::EXIST) => {
+                self.make_room(entry, path, name)?;
+                open(self.folder_fd())
+            }
+            outcome => outcome,
+        };
+        opened
+            .map(File::from)
+            .map_err(|error| failed("make", entry, error))
+    }
+
+    /// What an earlier entry of this name would have linked is replaced by this one.
+    fn forget_link_below(&mut self, path: &[u8]) {
+        self.links_below.retain(|link| link.path != path);
     }
 
     fn hard_link(&mut self, entry: &TarEntry, path: &[u8], name: &[u8]) -> Result<(), UnpackError> {
@@ -543,7 +547,8 @@ impl Unpacker<'_> {
             device,
         )
         .map_err(|error| failed("make the device", entry, error))?;
-        self.set_metadata(entry, name)
+        self.set_metadata(entry, name)?;
+        self.set_time(entry, name)
     }
 
     fn whiteout(
@@ -583,36 +588,44 @@ impl Unpacker<'_> {
         }
     }
 
-    /// Owner, mode, attributes and time of something that is not an opened file. Links are not followed.
+    /// Owner, mode and attributes of something that is not an opened file. Links are not followed.
     fn set_metadata(&mut self, entry: &TarEntry, name: &[u8]) -> Result<(), UnpackError> {
         let os_name = OsStr::from_bytes(name);
         let folder = self.folder_fd();
-        let is_link = entry.kind == EntryType::Symlink;
-        rustix::fs::chownat(
-            folder,
-            os_name,
-            Some(Uid::from_raw(entry.uid)),
-            Some(Gid::from_raw(entry.gid)),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .map_err(|error| failed("set the owner of", entry, error))?;
-        if !is_link {
-            // Not a link, and nobody else can put one here: the folder is ours alone until it is complete.
-            rustix::fs::chmodat(
+        let facts = rustix::fs::statat(folder, os_name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| failed("look at", entry, error))?;
+        let has_owner = (facts.st_uid, facts.st_gid) == (entry.uid, entry.gid);
+        if !has_owner {
+            rustix::fs::chownat(
                 folder,
                 os_name,
-                Mode::from_raw_mode(entry.mode),
-                AtFlags::empty(),
+                Some(Uid::from_raw(entry.uid)),
+                Some(Gid::from_raw(entry.gid)),
+                AtFlags::SYMLINK_NOFOLLOW,
             )
-            .map_err(|error| failed("set the mode of", entry, error))?;
+            .map_err(|error| failed("set the owner of", entry, error))?;
+        }
+        let has_mode = has_owner && facts.st_mode & 0o7777 == entry.mode;
+        if file_type(&facts) != FileType::Symlink && !has_mode {
+            // Not a link, and nobody else can put one here: the folder is ours alone until it is complete.
+            let mode = Mode::from_raw_mode(entry.mode);
+            rustix::fs::chmodat(folder, os_name, mode, AtFlags::empty())
+                .map_err(|error| failed("set the mode of", entry, error))?;
+        }
+        if entry.xattrs.is_empty() {
+            return Ok(());
         }
         let path = entry_path(folder, os_name);
         self.set_xattrs(entry, |key, value| {
             rustix::fs::lsetxattr(path.as_slice(), key, value, XattrFlags::empty())
-        })?;
+        })
+    }
+
+    /// The time of something that is no folder: theirs are set at the end.
+    fn set_time(&self, entry: &TarEntry, name: &[u8]) -> Result<(), UnpackError> {
         rustix::fs::utimensat(
-            folder,
-            os_name,
+            self.folder_fd(),
+            OsStr::from_bytes(name),
             &times(entry.mtime),
             AtFlags::SYMLINK_NOFOLLOW,
         )
@@ -651,27 +664,25 @@ impl Unpacker<'_> {
     }
 
     fn finish(mut self) -> Result<Unpacked, UnpackError> {
-        // Deepest last made, so children before parents does not matter: setting a time changes no other folder's.
-        for (path, mtime) in std::mem::take(&mut self.folder_times) {
-            let (parent, name) = split(&path);
+        // Children before parents or after does not matter: setting a time changes no other folder's.
+        let mut above: Option<(&[u8], OwnedFd)> = None;
+        let folder_times = std::mem::take(&mut self.folder_times);
+        for (path, mtime) in &folder_times {
+            let (parent, name) = split(path);
             let name: &[u8] = if name.is_empty() { b"." } else { name };
-            let outcome = open_folder(self.root, parent).and_then(|folder| {
-                rustix::fs::utimensat(
-                    &folder,
-                    OsStr::from_bytes(name),
-                    &times(mtime),
-                    AtFlags::SYMLINK_NOFOLLOW,
-                )
-            });
-            match outcome {
-                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}
-                Err(error) => {
-                    return Err(UnpackError::Entry {
-                        step: "set the time of",
-                        path: String::from_utf8_lossy(&path).into_owned(),
-                        source: error.into(),
-                    });
-                }
+            if above.as_ref().is_none_or(|(path, _)| *path != parent) {
+                above = match open_folder(self.root, parent) {
+                    Ok(folder) => Some((parent, folder)),
+                    // Something else was put there later.
+                    Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                    Err(error) => return Err(no_time(path, error)),
+                };
+            }
+            let Some((_, folder)) = &above else { continue };
+            let name = OsStr::from_bytes(name);
+            match rustix::fs::utimensat(folder, name, &times(*mtime), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(no_time(path, error)),
             }
         }
         Ok(Unpacked {
@@ -709,31 +720,38 @@ enum CopyError {
     Write(io::Error),
 }
 
-/// Like `io::copy`, but tells which side failed.
-fn copy(from: &mut dyn Read, to: &mut dyn Write) -> Result<(), CopyError> {
-    let mut buffer = [0u8; 64 * 1024];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(count) => to.write_all(&buffer[..count]).map_err(CopyError::Write)?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(CopyError::Read(error)),
+/// Like `io::copy` of at most `limit` bytes, but without a buffer of its own, and it tells which side failed.
+fn copy(from: &mut dyn BufRead, limit: u64, to: &mut File) -> Result<(), CopyError> {
+    let mut left = limit;
+    while left > 0 {
+        let ready = from.fill_buf().map_err(CopyError::Read)?;
+        if ready.is_empty() {
+            break;
         }
+        let count = ready.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        to.write_all(&ready[..count]).map_err(CopyError::Write)?;
+        from.consume(count);
+        left -= count as u64;
     }
+    Ok(())
 }
 
 /// Writes each part to its place; what is between them stays a hole.
-fn copy_parts(
-    from: &mut dyn Read,
-    to: &mut std::fs::File,
-    map: &SparseMap,
-) -> Result<(), CopyError> {
+fn copy_parts(from: &mut dyn BufRead, to: &mut File, map: &SparseMap) -> Result<(), CopyError> {
     for (offset, length) in &map.parts {
         to.seek(io::SeekFrom::Start(*offset))
             .map_err(CopyError::Write)?;
-        copy(&mut (&mut *from).take(*length), to)?;
+        copy(from, *length, to)?;
     }
     to.set_len(map.size).map_err(CopyError::Write)
+}
+
+fn no_time(path: &[u8], error: Errno) -> UnpackError {
+    UnpackError::Entry {
+        step: "set the time of",
+        path: String::from_utf8_lossy(path).into_owned(),
+        source: error.into(),
+    }
 }
 
 fn failed(step: &'static str, entry: &TarEntry, error: Errno) -> UnpackError {
@@ -744,36 +762,6 @@ fn failed(step: &'static str, entry: &TarEntry, error: Errno) -> UnpackError {
     }
 }
 
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (b"", path),
-    }
-}
-
-pub(super) fn stat(folder: BorrowedFd<'_>, name: &OsStr) -> Option<Stat> {
-    rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()
-}
-
-pub(super) fn file_type(facts: &Stat) -> FileType {
-    FileType::from_raw_mode(facts.st_mode)
-}
-
-pub(super) fn is_whiteout_stat(facts: &Stat) -> bool {
-    file_type(facts) == FileType::CharacterDevice && facts.st_rdev == 0
-}
-
-fn is_whiteout(folder: BorrowedFd<'_>, name: &OsStr) -> bool {
-    stat(folder, name).is_some_and(|facts| is_whiteout_stat(&facts))
-}
-
-/// A path to `name` in an opened folder, for system calls that take no folder (extended attributes).
-pub(super) fn entry_path(folder: BorrowedFd<'_>, name: &OsStr) -> Vec<u8> {
-    let mut path = format!("/proc/self/fd/{}/", folder.as_raw_fd()).into_bytes();
-    path.extend_from_slice(name.as_bytes());
-    path
-}
-
 fn set_opaque(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
     rustix::fs::lsetxattr(
         entry_path(folder, name).as_slice(),
@@ -781,103 +769,4 @@ fn set_opaque(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
         b"y",
         XattrFlags::empty(),
     )
-}
-
-pub(super) fn times(mtime: (i64, u32)) -> Timestamps {
-    let at = Timespec {
-        tv_sec: mtime.0,
-        tv_nsec: i64::from(mtime.1),
-    };
-    Timestamps {
-        last_access: at,
-        last_modification: at,
-    }
-}
-
-/// Removes a folder and all in it. Goes down with one open folder at a time and no recursion: a stranger's tree may be
-/// deeper than the stack and the table of open files.
-pub fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-    let open = |parent: BorrowedFd<'_>, name: &OsStr| {
-        rustix::fs::openat(
-            parent,
-            name,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-    };
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let top = open(parent, name)?;
-    // Folders found one level below `top` are emptied by moving their own folders up to `top`, so the depth shrinks.
-    let mut serial = 0u64;
-    loop {
-        let mut folders = Vec::new();
-        empty_files(top.as_fd(), &mut folders)?;
-        if folders.is_empty() {
-            break;
-        }
-        for folder in folders {
-            let inner = open(top.as_fd(), &folder)?;
-            let mut deeper = Vec::new();
-            empty_files(inner.as_fd(), &mut deeper)?;
-            for name in deeper {
-                loop {
-                    serial += 1;
-                    let lifted = format!(".berth-removed-{serial}");
-                    let flags = rustix::fs::RenameFlags::NOREPLACE;
-                    match rustix::fs::renameat_with(&inner, &name, &top, &lifted, flags) {
-                        Err(Errno::EXIST) => {}
-                        outcome => break outcome?,
-                    }
-                }
-            }
-            rustix::fs::unlinkat(&top, &folder, AtFlags::REMOVEDIR)?;
-        }
-    }
-    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?;
-    Ok(())
-}
-
-/// Unlinks everything in a folder but folders, whose names it returns.
-fn empty_files(folder: BorrowedFd<'_>, folders: &mut Vec<std::ffi::OsString>) -> io::Result<()> {
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if !matches!(name, b"." | b"..") {
-            names.push((OsStr::from_bytes(name).to_owned(), entry.file_type()));
-        }
-    }
-    for (name, kind) in names {
-        if kind == FileType::Directory {
-            folders.push(name);
-            continue;
-        }
-        match rustix::fs::unlinkat(folder, &name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(Errno::ISDIR) => folders.push(name),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// [`remove_tree`] by path; not being there is no error.
-pub fn remove_path(path: &std::path::Path) -> io::Result<()> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let parent = match rustix::fs::openat(
-        CWD,
-        parent,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) {
-        Err(Errno::NOENT) => return Ok(()),
-        outcome => outcome?,
-    };
-    remove_tree(parent.as_fd(), name)
 }

@@ -37,6 +37,8 @@ use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use std::sync::Arc;
 use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 /// How often a request is tried at one endpoint where the administrator does not say (dockerd's
 /// `max-download-attempts`).
@@ -167,17 +169,19 @@ fn is_refusal(error: &RegistryError) -> bool {
     false
 }
 
-/// `Retry-After` in seconds. The form with a date is rare, and our own wait does for it.
+/// `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
 fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response
-        .headers()
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds))
+    let text = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
+    wait_of(text.trim(), OffsetDateTime::now_utc())
+}
+
+fn wait_of(text: &str, now: OffsetDateTime) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+    // A date that has passed is no wait.
+    Some(Duration::try_from(date - now).unwrap_or_default())
 }
 
 fn unreachable(url: &Url, error: reqwest::Error) -> RegistryError {

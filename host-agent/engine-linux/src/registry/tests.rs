@@ -323,6 +323,34 @@ async fn temporary_failures_are_tried_again_and_lasting_ones_are_told() {
     assert!(registry.manifest(&by_digest, None).await.is_err());
 }
 
+#[tokio::test]
+async fn a_registry_that_says_how_long_to_wait_is_obeyed() {
+    let fake = Fake::start(|_, asked| match asked.times {
+        0 => response("429 Too Many Requests", "Retry-After: 1\r\n", b""),
+        _ => response("200 OK", "", MANIFEST),
+    })
+    .await;
+    // Our own first wait would be a millisecond.
+    let begin = std::time::Instant::now();
+    registry_with(&[])
+        .manifest(&reference(&format!("{}/a", fake.address)), None)
+        .await
+        .expect("the second time");
+    assert!(begin.elapsed() >= Duration::from_secs(1));
+
+    let now = time::macros::datetime!(2015-10-21 07:28:00 UTC);
+    for (text, wait) in [
+        ("7", Some(7)),
+        ("Wed, 21 Oct 2015 07:28:05 GMT", Some(5)),
+        ("Wed, 21 Oct 2015 07:27:00 GMT", Some(0)),
+        ("-1", None),
+        ("soon", None),
+    ] {
+        let expected = wait.map(Duration::from_secs);
+        assert_eq!(super::wait_of(text, now), expected, "{text}");
+    }
+}
+
 /// Serves `content` and breaks the connection after `piece` bytes each time.
 async fn broken_server(content: &'static [u8], piece: usize, with_ranges: bool) -> Fake {
     Fake::start(move |_, asked| {

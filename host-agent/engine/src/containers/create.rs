@@ -126,7 +126,11 @@ impl ContainerService {
             platform: image.os,
             mounts: points,
         };
-        match self.make(&id, &name, spec, memberships, is_step).await {
+        let made = match self.deps.images.made_durable(&spec.image).await {
+            Ok(()) => self.make(&id, &name, spec, memberships, is_step).await,
+            Err(error) => Err(error.into()),
+        };
+        match made {
             Ok(()) => Ok(Created { id, warnings }),
             Err(error) => {
                 self.registry.release(&name, &id);

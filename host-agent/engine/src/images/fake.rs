@@ -51,7 +51,12 @@ pub struct FakeImages {
 impl FakeImages {
     /// The service over these; a second one is the engine after a restart.
     pub async fn service(&self) -> ImageService {
-        ImageService::open(self.backends(), ImageOptions::default())
+        self.open_with(ImageOptions::default()).await
+    }
+
+    /// The same with other options.
+    pub async fn open_with(&self, options: ImageOptions) -> ImageService {
+        ImageService::open(self.backends(), options)
             .await
             .expect("memory does not fail")
     }
@@ -190,11 +195,19 @@ pub struct MemoryLayers {
     state: Arc<Mutex<LayerState>>,
 }
 
+impl MemoryLayers {
+    /// How often everything was made durable.
+    pub fn syncs(&self) -> usize {
+        lock(&self.state).syncs
+    }
+}
+
 #[derive(Default)]
 struct LayerState {
     layers: BTreeMap<Digest, LayerInfo>,
     containers: HashMap<ContainerId, Option<Digest>>,
     mounted: HashSet<ContainerId>,
+    syncs: usize,
 }
 
 impl LayerState {
@@ -304,6 +317,7 @@ impl LayerStore for MemoryLayers {
     }
 
     async fn sync(&self) -> Result<(), LayerError> {
+        lock(&self.state).syncs += 1;
         Ok(())
     }
 

@@ -11,6 +11,7 @@ pub mod config;
 pub mod contract;
 pub mod distribution;
 pub mod download;
+mod durable;
 pub mod error;
 pub mod fake;
 pub mod instructions;
@@ -19,6 +20,7 @@ pub mod list;
 mod load;
 pub mod make;
 pub mod manifest;
+mod pack;
 pub mod platform;
 pub mod policy;
 pub mod progress;
@@ -269,6 +271,11 @@ impl crate::error::Classify for LayerError {
 pub trait ImageSource: Send + Sync + 'static {
     /// Finds an image by name, digest, id or id prefix. Not found: Docker's `No such image: NAME`.
     async fn resolve(&self, name: &str) -> Result<Image, ImageLookupError>;
+
+    /// Returns when the image would survive a power cut: to be waited for before anything is made on top of it.
+    async fn made_durable(&self, _image: &Digest) -> Result<(), ImageLookupError> {
+        Ok(())
+    }
 }
 
 /// Why an image was not found.

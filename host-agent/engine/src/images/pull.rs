@@ -4,7 +4,7 @@
 //! manifest -> (list: choose platform -> manifest) -> configuration -> for each layer, several at once:
 //!     Registry::blob --+--> BlobStore::put                     (sha256 of the compressed bytes)
 //!                      '--> LayerStore::stage --(layer below is there)--> commit   (sha256 of the tar)
-//! -> everything synced -> record saved -> "Status: Downloaded newer image"
+//! -> record saved -> "Status: Downloaded newer image" -> made durable
 //! ```
 
 use super::blobs::ByteStream;
@@ -120,9 +120,12 @@ impl ImageService {
                 .blobs
                 .put(&fetched.digest, super::blobs::stream_of(fetched.bytes))
                 .await?;
-            // Layers and blobs before the record that names them.
-            backends.layers.sync().await?;
-            backends.blobs.sync().await?;
+            // Of an image that is here, the record never names what is not on the disk; a new one becomes durable later.
+            let is_here = self.catalog().records.images.contains_key(&id);
+            if is_here {
+                backends.layers.sync().await?;
+                backends.blobs.sync().await?;
+            }
             let record = ImageRecord {
                 manifest: fetched.digest,
                 manifest_media_type: fetched.media_type,
@@ -130,7 +133,9 @@ impl ImageService {
                 last_tagged: Some(backends.clock.now()),
                 parent: None,
             };
-            self.record_pull(names, id, details, record).await?;
+            self.record_pull(names, id, details, record, is_here)
+                .await?;
+            self.make_durable_soon();
         }
         drop(storing);
         self.publish(
@@ -320,8 +325,12 @@ impl ImageService {
         id: Digest,
         details: ImageDetails,
         record: ImageRecord,
+        is_durable: bool,
     ) -> Result<(), ImageError> {
         self.change(move |catalog| {
+            if !is_durable {
+                catalog.records.unsynced.insert(id.clone());
+            }
             for name in names {
                 catalog.records.references.insert(name, id.clone());
             }

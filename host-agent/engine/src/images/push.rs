@@ -5,7 +5,7 @@
 //!                         -> the configuration -> the manifest, byte for byte -> "latest: digest: sha256:... size: ..."
 //! ```
 //!
-//! Nothing is packed anew, so an image has the same digest wherever it goes.
+//! What came with a manifest is not packed anew, so an image has the same digest wherever it goes (`pack` has the others).
 
 use super::manifest::{MANIFEST_MAX, Manifest};
 use super::policy::Direction;
@@ -115,6 +115,7 @@ impl ImageService {
                 wanted: Box::new(wanted.clone()),
             });
         }
+        let image = self.packed(image).await?;
         let manifest = self
             .backends()
             .blobs

@@ -4,7 +4,7 @@ use super::Digest;
 use crate::error::{Class, Classify};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use time::OffsetDateTime;
 
 /// Everything in one record: it is small (some hundred bytes an image), and one rename changes it whole.
@@ -14,6 +14,9 @@ pub struct ImageRecords {
     pub images: BTreeMap<Digest, ImageRecord>,
     /// Full reference (`docker.io/library/alpine:latest`, `docker.io/library/alpine@sha256:...`) -> image id.
     pub references: BTreeMap<String, Digest>,
+    /// Images whose content may not be on the disk yet: they count only as long as the host is not interrupted.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unsynced: BTreeSet<Digest>,
     /// The build cache, by key ([`crate::builds::cache`]). Its layers are kept as those of images are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub builds: BTreeMap<String, BuildRecord>,

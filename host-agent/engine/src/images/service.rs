@@ -4,6 +4,7 @@
 //! ```text
 //!            readers (list, inspect, resolve) --> catalog (in memory)
 //! pull, load, tag, remove --> change(): copy, edit, save durably, swap --> catalog
+//! pull --> make_durable(): content becomes durable behind the answer
 //! remove --> collect(): layers and blobs that no image and no container uses; waits while a pull or load runs,
 //!            because what that has stored is in no record yet
 //! ```
@@ -83,6 +84,8 @@ pub(super) struct Inner {
     /// Read-held by operations that store content before they record it, write-held by the collection.
     activity: tokio::sync::RwLock<()>,
     collection_is_due: AtomicBool,
+    /// Held by the one who makes images durable.
+    pub(super) syncing: tokio::sync::Mutex<()>,
     /// Some record was unreadable: we do not know everything that is in use.
     keep_everything: bool,
     users: OnceLock<Arc<dyn ImageUsers>>,
@@ -217,6 +220,9 @@ impl ImageService {
             records: loaded.records,
             details: BTreeMap::new(),
         };
+        if !options.resumes && catalog.forget_unsynced() {
+            backends.store.save(&catalog.records).await?;
+        }
         for id in catalog.records.images.keys() {
             match read_details(&*backends.blobs, id).await {
                 Ok(details) => {
@@ -234,6 +240,7 @@ impl ImageService {
         if !resumes {
             service.collect_if_due().await;
         }
+        service.make_durable_soon();
         Ok(service)
     }
 
@@ -256,6 +263,7 @@ impl ImageService {
                 writer: tokio::sync::Mutex::default(),
                 activity: tokio::sync::RwLock::default(),
                 collection_is_due: AtomicBool::new(true),
+                syncing: tokio::sync::Mutex::default(),
                 keep_everything,
                 users: OnceLock::new(),
                 layer_locks: Mutex::default(),
@@ -306,6 +314,8 @@ impl ImageService {
         let _guard = self.inner.writer.lock().await;
         let mut next = (*self.catalog()).clone();
         let answer = edit(&mut next)?;
+        let images = &next.records.images;
+        next.records.unsynced.retain(|id| images.contains_key(id));
         self.backends().store.save(&next.records).await?;
         *self
             .inner
@@ -417,6 +427,18 @@ impl ImageSource for ImageService {
             Some(details) => Ok(details.image(id)),
             None => Err(ImageLookupError::NotFound { name: name.into() }),
         }
+    }
+
+    async fn made_durable(&self, image: &Digest) -> Result<(), ImageLookupError> {
+        if self.is_durable(image) {
+            return Ok(());
+        }
+        self.make_durable()
+            .await
+            .map_err(|error| ImageLookupError::Unreadable {
+                name: image.to_string(),
+                source: error.into(),
+            })
     }
 }
 

@@ -481,6 +481,72 @@ fn signing_in_is_remembered_by_the_file_or_a_helper() {
     assert!(!folder.join("kept").exists());
 }
 
+/// Serves some bytes once over HTTP; returns the address.
+fn serve_once(bytes: Vec<u8>) -> String {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request);
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+        let _ = stream.write_all(head.as_bytes());
+        let _ = stream.write_all(&bytes);
+    });
+    format!("http://{address}/root.tar.gz")
+}
+
+#[test]
+fn an_image_is_imported_from_an_address() {
+    let Some(agent) = crate::engine_with_busybox(&[]) else {
+        return;
+    };
+    let tree = TestImage::busybox("import").expect("busybox");
+    let url = serve_once(tree.layers[0].blob.clone());
+    let platform = format!("linux/{}", harness::image::host_architecture());
+    let words = [
+        "import",
+        "--change",
+        "ENTRYPOINT [\"echo\", \"imported\"]",
+        "--message",
+        "from afar",
+        "--platform",
+        &platform,
+        &url,
+        "me/afar:1",
+    ];
+    let mut client = agent.docker(&words).unwrap_or_else(|| agent.berth(&words));
+    let told = run(&mut client, LIMIT).success();
+    assert!(told.contains("sha256:"), "{told}");
+    assert_eq!(
+        agent.run(&["run", "--rm", "me/afar:1"]).success(),
+        "imported\n"
+    );
+    let history = agent.run(&["history", "--no-trunc", "me/afar:1"]).success();
+    assert!(history.contains("from afar"), "{history}");
+    let gone = serve_once(b"no tar at all, really not".to_vec());
+    let told = agent.run(&["import", &gone]).fails_with(1);
+    assert!(told.contains("archive"), "{told}");
+}
+
+#[test]
+fn a_bad_archive_is_told_by_the_stock_client_however_much_of_it_there_is() {
+    let Some(agent) = crate::engine_with_busybox(&[]) else {
+        return;
+    };
+    // The second is refused long before its end: the client must still hear why.
+    for bytes in [b"garbage".to_vec(), crate::images_crash::noise(32 << 20, 3)] {
+        let mut client = agent
+            .docker(&["load"])
+            .unwrap_or_else(|| agent.berth(&["load"]));
+        let output = run_with_input(&mut client, &bytes, LIMIT);
+        assert_eq!(output.code, Some(1), "{}", output.report());
+        assert!(output.stderr.contains("archive"), "{}", output.report());
+    }
+    assert_eq!(agent.run(&["images", "-q"]).success().lines().count(), 1);
+}
+
 fn path_with(folder: &Path) -> String {
     let path = std::env::var("PATH").unwrap_or_default();
     format!("{}:{path}", folder.display())

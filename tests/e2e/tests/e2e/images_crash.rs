@@ -14,7 +14,7 @@ use std::time::Duration;
 const LARGE: usize = 48 << 20;
 
 /// Bytes that cannot be packed (xorshift64), so that the blob is large, too.
-fn noise(length: usize, mut seed: u64) -> Vec<u8> {
+pub(crate) fn noise(length: usize, mut seed: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
         seed ^= seed << 13;

@@ -16,6 +16,7 @@ mod files;
 mod host_config;
 mod images;
 mod images_crash;
+mod images_memory;
 mod kernel_limits;
 mod life;
 mod machine;

@@ -1,6 +1,8 @@
 //! `/images/...`: pull, push, list, inspect, history, tag, remove, prune, save and load. What only asks a registry is in
 //! `registries`.
 
+mod drained;
+
 use crate::serve::error::{ApiError, ApiResult};
 use crate::serve::extract::{Json, Query};
 use crate::serve::state::AppState;
@@ -17,8 +19,8 @@ use engine::images::make::{ImportRequest, ImportSource};
 use engine::images::reference::is_tag;
 use engine::images::registry::Credentials;
 use engine::images::{
-    Digest, ImageError, ImageService, Platform, Progress, ProgressSink, PullRequest, PushRequest,
-    Reference, ReferenceError,
+    ByteStream, Digest, ImageError, ImageService, Platform, Progress, ProgressSink, PullRequest,
+    PushRequest, Reference, ReferenceError,
 };
 use engine_api::ApiVersion;
 use futures_util::StreamExt;
@@ -199,13 +201,13 @@ async fn import(
     query: &Query,
     request: Request,
 ) -> ApiResult<Response> {
+    let mut rest = None;
     let source = match source {
-        "-" => ImportSource::Stream(Box::pin(
-            request
-                .into_body()
-                .into_data_stream()
-                .map(|piece| piece.map_err(std::io::Error::other)),
-        )),
+        "-" => {
+            let (content, to_drain) = drained::split(body_of(request));
+            rest = Some(to_drain);
+            ImportSource::Stream(content)
+        }
         url => ImportSource::Url(url.to_owned()),
     };
     let import = ImportRequest {
@@ -215,7 +217,14 @@ async fn import(
         changes: super::commit::changes(query),
         platform: platform(query)?,
     };
-    stream(move |progress| async move { images.import(import, &progress).await }).await
+    stream(move |progress| async move {
+        let outcome = images.import(import, &progress).await;
+        if let (Err(_), Some(rest)) = (&outcome, rest) {
+            rest.drain().await;
+        }
+        outcome
+    })
+    .await
 }
 
 /// What `fromImage` and `tag` mean together; `tag` may be a digest.
@@ -232,6 +241,11 @@ fn pulled_reference(image: &str, tag: Option<&str>) -> ApiResult<Reference> {
                 .map_err(ImageError::from)?,
         },
     })
+}
+
+fn body_of(request: Request) -> ByteStream {
+    let pieces = request.into_body().into_data_stream();
+    Box::pin(pieces.map(|piece| piece.map_err(std::io::Error::other)))
 }
 
 fn platform(query: &Query) -> ApiResult<Option<Platform>> {
@@ -291,14 +305,13 @@ async fn load(
     request: Request,
 ) -> ApiResult<Response> {
     let platform = platform(&query)?;
-    let content = request
-        .into_body()
-        .into_data_stream()
-        .map(|piece| piece.map_err(std::io::Error::other));
+    let (content, rest) = drained::split(body_of(request));
     let loaded = stream(move |progress| async move {
-        images
-            .load(Box::pin(content), platform.as_ref(), &progress)
-            .await
+        let outcome = images.load(content, platform.as_ref(), &progress).await;
+        if outcome.is_err() {
+            rest.drain().await;
+        }
+        outcome
     });
     // As in Docker, what is wrong with an archive is told in the stream, whenever it is found.
     loaded.await.or_else(|error| {

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use tar::EntryType;
@@ -63,7 +63,7 @@ impl Extractor<'_> {
     }
 
     /// Reads the archive to its end.
-    pub(super) fn extract(mut self, content: impl Read + Send) -> Result<(), FileError> {
+    pub(super) fn extract(mut self, content: impl BufRead + Send) -> Result<(), FileError> {
         read_decoded(content, |reader| {
             let mut archive = TarReader::new(reader, TarLimits::default());
             while let Some(entry) = archive.next_entry().map_err(FileError::Archive)? {

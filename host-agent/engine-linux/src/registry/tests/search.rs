@@ -96,6 +96,24 @@ async fn a_proxy_is_gone_through_but_not_to_loopback() {
         .await
         .expect("past the proxy");
     assert_eq!(proxy.seen().len(), seen);
+    // What is named as reached without a proxy is not asked of it (there is nobody at that name).
+    let without = RegistryOptions {
+        insecure: vec!["registry.invalid".into()],
+        attempts: Some(1),
+        proxies: Proxies {
+            http: Some(format!("http://{}", proxy.address)),
+            https: Some(format!("http://{}", proxy.address)),
+            none: Some("other.invalid,.invalid".into()),
+        },
+        ..RegistryOptions::default()
+    };
+    let registry =
+        HttpRegistry::with_first_wait(without, Duration::from_millis(1)).expect("good options");
+    registry
+        .manifest(&reference("registry.invalid/a"), None)
+        .await
+        .expect_err("nobody is there");
+    assert_eq!(proxy.seen().len(), seen);
     for bad in ["", "http://", "::"] {
         let options = RegistryOptions {
             proxies: Proxies {

@@ -243,6 +243,12 @@ async fn bad_requests_have_dockers_answers() {
             200,
             "\"errorDetail\":{\"message\":\"invalid archive",
         ),
+        (
+            "POST",
+            "/images/load?platform=%7B",
+            400,
+            "invalid OS/architecture",
+        ),
         ("GET", "/images/x", 404, "page not found"),
         ("GET", "/images/x/y", 404, "page not found"),
     ] {
@@ -329,7 +335,7 @@ async fn pushing_and_pruning_on_the_wire() {
 }
 
 #[tokio::test]
-async fn a_loaded_archive_that_is_not_what_it_says_is_the_senders_fault() {
+async fn a_bad_archive_is_told_in_the_stream_as_dockerd_does() {
     let (state, fakes) = state();
     fakes.registry.push_image("x", &["one"], json!({}));
     post(&state, "/images/create?fromImage=x&tag=latest").await;
@@ -353,4 +359,9 @@ async fn a_loaded_archive_that_is_not_what_it_says_is_the_senders_fault() {
             answer.text()
         );
     }
+    let answer = send_to(&state, Method::POST, "/images/load", "").await;
+    assert_eq!(answer.status, 200);
+    let error = lines(&answer)[0]["errorDetail"]["message"].clone();
+    let error = error.as_str().expect("text");
+    assert!(error.contains("invalid archive"), "{error}");
 }
