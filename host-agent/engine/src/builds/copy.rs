@@ -178,9 +178,14 @@ pub(super) async fn copy(
 
 /// The digest in a history line that [`super::stage_state::StageState::copied`] made.
 fn digest_in(created_by: &str, work: &CopyWork) -> String {
-    let end = format!(" in {} ", work.destination);
+    let end = format!(" in {} ", work.files.destination);
     let start = created_by.strip_suffix(&end).unwrap_or(created_by);
-    start.rsplit(' ').next().unwrap_or_default().to_owned()
+    let word = start.rsplit(' ').next().unwrap_or_default();
+    let owner = work.files.chown.as_deref().unwrap_or_default();
+    let digest = word
+        .strip_prefix("--chown=")
+        .and_then(|word| word.strip_prefix(owner));
+    digest.unwrap_or(word).to_owned()
 }
 
 /// As Docker names it in the history.

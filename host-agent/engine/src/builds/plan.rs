@@ -108,7 +108,7 @@ impl Plan {
         };
         if !labels.is_empty() {
             let line = file.stages[target].line;
-            file.stages[target].steps.push(label_step(labels, line));
+            file.stages[target].steps.extend(label_steps(labels, line));
         }
         let mut stages = BTreeMap::new();
         let mut wanted = vec![target];
@@ -290,23 +290,18 @@ fn check_unknown(file: &Dockerfile, name: &str, index: usize) -> Result<(), Stri
     }
 }
 
-/// `--label` as an instruction of its own, as Docker does it.
-fn label_step(labels: &BTreeMap<String, String>, line: usize) -> Step {
+/// `--label` as instructions, one for each, as Docker does it.
+fn label_steps(labels: &BTreeMap<String, String>, line: usize) -> Vec<Step> {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\"'\"'"));
-    let text: Vec<String> = labels
+    labels
         .iter()
-        .map(|(name, value)| format!("{}={}", quoted(name), quoted(value)))
-        .collect();
-    Step {
-        line,
-        text: format!("LABEL {}", text.join(" ")),
-        instruction: Instruction::Label(
-            labels
-                .iter()
-                .map(|(name, value)| (quoted(name), quoted(value)))
-                .collect(),
-        ),
-    }
+        .map(|(name, value)| (quoted(name), quoted(value)))
+        .map(|(name, value)| Step {
+            line,
+            text: format!("LABEL {name}={value}"),
+            instruction: Instruction::Label(vec![(name, value)]),
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@
 
 use super::cache::{self, CacheLimits, Uses};
 use super::error::BuildError;
-use super::event::{BuildEvent, BuildSink};
+use super::event::{BuildEvent, BuildSink, Finding};
 use super::files::BuildFiles;
 use super::ignore::Ignore;
 use super::plan::Plan;
@@ -315,6 +315,22 @@ impl BuildService {
         request: BuildRequest,
         sink: BuildSink,
     ) -> Result<BuildOutcome, BuildError> {
+        // A task of its own: a build that nobody waits for any more still records what it has done.
+        let (client, gone) = tokio::sync::oneshot::channel::<()>();
+        let service = self.clone();
+        let work = tokio::spawn(async move { service.build_now(request, sink, gone).await });
+        let outcome = work.await;
+        drop(client);
+        outcome.unwrap_or(Err(BuildError::Cancelled))
+    }
+
+    /// Ends early when the other end of `gone` is dropped.
+    async fn build_now(
+        &self,
+        request: BuildRequest,
+        sink: BuildSink,
+        gone: tokio::sync::oneshot::Receiver<()>,
+    ) -> Result<BuildOutcome, BuildError> {
         let platform = self.platform(&request)?;
         let (text, ignore) = self.read_files(&request).await?;
         let mut file = Dockerfile::parse(&text)?;
@@ -334,12 +350,17 @@ impl BuildService {
             &request.target,
             &request.labels,
         )?;
-        let findings = lint::check(&file, &String::from_utf8_lossy(&text), &plan);
-        if request.output == BuildOutput::Check {
+        let (findings, is_error) = self.lint(&file, &text, &ignore);
+        if request.output == BuildOutput::Check || is_error {
             for finding in findings {
                 sink.send(BuildEvent::Lint(finding)).await;
             }
-            return Ok(BuildOutcome::default());
+            return match is_error {
+                true => Err(BuildError::Invalid(
+                    "lint violation found for rules: the Dockerfile's check directive makes findings errors".into(),
+                )),
+                false => Ok(BuildOutcome::default()),
+            };
         }
         let (senders, stages): (Vec<_>, BTreeMap<_, _>) = plan
             .stages
@@ -374,7 +395,7 @@ impl BuildService {
         for finding in findings {
             build.tell(BuildEvent::Lint(finding)).await;
         }
-        let outcome = self.run_stages(&build, senders).await;
+        let outcome = self.run_stages(&build, senders, gone).await;
         let outcome = match outcome {
             Ok(target) => self.finish(&build, &target).await,
             Err(error) => {
@@ -395,6 +416,21 @@ impl BuildService {
         }
         self.inner.images.collect_if_due().await;
         outcome
+    }
+
+    /// What the rules find, and whether that fails the build.
+    fn lint(&self, file: &Dockerfile, text: &[u8], ignore: &Ignore) -> (Vec<Finding>, bool) {
+        let env_of = |name: &str| {
+            let image = self.inner.images.inspect(name).ok()?;
+            Some(image.details.config.env.clone())
+        };
+        let around = lint::Surroundings {
+            text: &String::from_utf8_lossy(text),
+            ignore,
+            env_of: &env_of,
+        };
+        let checked = lint::check(file, &around);
+        (checked.findings, checked.is_error)
     }
 
     fn platform(&self, request: &BuildRequest) -> Result<Platform, BuildError> {
@@ -449,6 +485,7 @@ impl BuildService {
         &self,
         build: &Arc<Build>,
         senders: Vec<(usize, watch::Sender<Option<Arc<StageResult>>>)>,
+        mut gone: tokio::sync::oneshot::Receiver<()>,
     ) -> Result<Arc<StageResult>, BuildError> {
         let mut tasks = JoinSet::new();
         for (index, sender) in senders {
@@ -464,6 +501,10 @@ impl BuildService {
             let joined = tokio::select! {
                 joined = tasks.join_next() => joined,
                 () = build.sink.closed() => {
+                    outcome = Err(BuildError::Cancelled);
+                    break;
+                }
+                _ = &mut gone => {
                     outcome = Err(BuildError::Cancelled);
                     break;
                 }

@@ -176,13 +176,14 @@ impl StageState {
     /// A copy's history line as a command, once it is known what was copied.
     pub fn copied(&self, work: &CopyWork, digest: &str) -> Vec<String> {
         let owner = match &work.files.chown {
-            Some(owner) => format!("--chown={owner} "),
+            // Docker puts no space behind it.
+            Some(owner) => format!("--chown={owner}"),
             None => String::new(),
         };
         let mut command = self.shell();
         command.push(format!(
             "#(nop) {} {owner}{digest} in {} ",
-            work.keyword, work.destination
+            work.keyword, work.files.destination
         ));
         command
     }
@@ -250,7 +251,7 @@ impl StageState {
             Instruction::Stopsignal(signal) => {
                 let signal = self.word(signal)?;
                 if signals::parse(&signal).is_none() {
-                    return Err(StepError::Invalid(format!("invalid signal: {signal}")));
+                    return Err(StepError::Invalid(format!("Invalid signal: {signal}")));
                 }
                 let said = format!("STOPSIGNAL {signal}");
                 self.config.stop_signal = Some(signal);
@@ -413,7 +414,8 @@ impl StageState {
             None => self.with_shell(&run.command),
             Some(here) if here.content.starts_with("#!") => {
                 let path = format!("/dev/pipes/{}", here.name);
-                script = Some((here.name.clone(), self.document(here)?));
+                // Its program reads it as it is.
+                script = Some((here.name.clone(), here.content.clone()));
                 vec![path]
             }
             Some(here) => {
@@ -461,10 +463,12 @@ impl StageState {
             .map(|variable| name_of(variable))
             .collect();
         let (variables, recorded) = self.arguments.for_run(&taken);
+        let has_arguments = !variables.is_empty();
         let mut env = self.config.env.clone();
         env.extend(variables);
         let mut command = Vec::new();
-        if !recorded.is_empty() {
+        // Proxies are counted as nothing, but said to be there.
+        if has_arguments {
             command.push(format!("|{}", recorded.len()));
             command.extend(recorded);
         }

@@ -111,7 +111,7 @@ fn scripts_are_run_by_the_shell_or_by_themselves() {
     assert_eq!(python.args, ["/dev/pipes/P"]);
     assert_eq!(
         python.script,
-        Some(("P".into(), "#!/usr/bin/python3\nprint('g')\n".into()))
+        Some(("P".into(), "#!/usr/bin/python3\nprint('$GIVEN')\n".into()))
     );
 }
 
@@ -135,14 +135,14 @@ fn copies_know_where_they_go() {
     let (state, _) = applied("USER x");
     assert_eq!(
         state.copied(&copy(3), "file:abc").join(" "),
-        "/bin/sh -c #(nop) ADD --chown=sub:1 file:abc in /x "
+        "/bin/sh -c #(nop) ADD --chown=sub:1file:abc in /x "
     );
 }
 
 #[test]
 fn what_is_wrong_is_told() {
     for (text, expected) in [
-        ("STOPSIGNAL nope", "invalid signal: nope"),
+        ("STOPSIGNAL nope", "Invalid signal: nope"),
         ("EXPOSE x", "invalid containerPort: x"),
         (
             "COPY a b /c",
