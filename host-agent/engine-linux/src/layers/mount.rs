@@ -55,6 +55,9 @@ impl Overlay<'_> {
         rustix::mount::fsconfig_set_string(context, "workdir", self.work)?;
         // Layers are shared by containers, which the inode index does not allow.
         rustix::mount::fsconfig_set_string(context, "index", "off")?;
+        // A folder renamed by reference would be read wrongly by whoever reads the layer without overlayfs (diff, commit),
+        // and could lead a hostile image's layer elsewhere.
+        rustix::mount::fsconfig_set_string(context, "redirect_dir", "off")?;
         rustix::mount::fsconfig_create(context)?;
         let mount = rustix::mount::fsmount(
             context,
@@ -84,7 +87,7 @@ impl Overlay<'_> {
             .map(|link| format!("{folder}/{link}"))
             .collect();
         let options = format!(
-            "lowerdir={},upperdir={},workdir={},index=off",
+            "lowerdir={},upperdir={},workdir={},index=off,redirect_dir=off",
             lower.join(":"),
             escaped(self.upper)?,
             escaped(self.work)?

@@ -275,7 +275,17 @@ pub(crate) fn connect(
         inside,
         file.as_fd(),
     )
-    .map_err(|error| failed(format!("create the links {outside} and {inside}"), error))?;
+    .map_err(|error| {
+        let step = format!("create the links {outside} and {inside}");
+        match error.raw_os_error() {
+            // BR_MAX_PORTS
+            Some(libc::EXFULL) => failed(
+                step,
+                "the bridge is full: Linux gives one 1023 ports; put further containers into another network",
+            ),
+            _ => failed(step, error),
+        }
+    })?;
     // A bridge port needs no address of its own, and none of the chatter that IPv6 starts for one.
     let _ = std::fs::write(
         format!("/proc/sys/net/ipv6/conf/{outside}/disable_ipv6"),

@@ -16,7 +16,9 @@ use super::plan::{HOSTNAME_FILE, HOSTS_FILE, RESOLV_CONF_FILE};
 use super::service::ContainerService;
 use super::spec::MountKind;
 use crate::error::{Class, Classify};
+use crate::id::ContainerId;
 use crate::images::{BorrowedRoot, ByteStream, Change};
+use crate::volumes::VolumeService;
 use async_trait::async_trait;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -160,6 +162,7 @@ impl ContainerService {
     /// What is at a path in a container.
     pub async fn stat_path(&self, asked: &str, path: &str) -> Result<PathStat, ContainerError> {
         let container = self.find(asked)?;
+        let _held = self.hold_volumes(&container).await?;
         let view = self.view(&container).await?;
         let stat = self.deps.container_files.stat(view, path).await;
         stat.map_err(|error| file_error(error, asked, path))
@@ -172,6 +175,8 @@ impl ContainerService {
         path: &str,
     ) -> Result<(PathStat, ByteStream), ContainerError> {
         let container = self.find(asked)?;
+        // Until the answer: what is read then is mounted in the reader's own namespace.
+        let _held = self.hold_volumes(&container).await?;
         let view = self.view(&container).await?;
         let read = self.deps.container_files.read(view, path).await;
         let read = read.map_err(|error| file_error(error, asked, path))?;
@@ -189,6 +194,7 @@ impl ContainerService {
         content: ByteStream,
     ) -> Result<(), ContainerError> {
         let container = self.find(asked)?;
+        let _held = self.hold_volumes(&container).await?;
         let view = self.view(&container).await?;
         let user = &container.spec.config.user;
         let options = WriteOptions {
@@ -233,6 +239,27 @@ impl ContainerService {
         Ok(self.deps.layers.borrow(&container.id, top_layer).await?)
     }
 
+    /// Has volumes that are something mounted (memory, another folder, NFS) there while a stopped container's files are
+    /// looked at.
+    async fn hold_volumes(&self, container: &Container) -> Result<HeldVolumes, ContainerError> {
+        let mut held = HeldVolumes {
+            volumes: self.deps.volumes.clone(),
+            // Not the container itself, which may begin to run or end meanwhile.
+            borrower: ContainerId::random(),
+            names: Vec::new(),
+        };
+        for name in container
+            .spec
+            .mounts
+            .iter()
+            .filter_map(|mount| mount.name.as_ref())
+        {
+            held.volumes.hold(name, &held.borrower).await?;
+            held.names.push(name.clone());
+        }
+        Ok(held)
+    }
+
     async fn view(&self, container: &Arc<Container>) -> Result<FileView, ContainerError> {
         let root = self.root(container).await?;
         let spec = &container.spec;
@@ -271,6 +298,29 @@ impl ContainerService {
             mounts,
             read_only_root: spec.host.read_only_root,
         })
+    }
+}
+
+/// Volumes that are let go when nobody looks any more.
+struct HeldVolumes {
+    volumes: Arc<VolumeService>,
+    borrower: ContainerId,
+    names: Vec<String>,
+}
+
+impl Drop for HeldVolumes {
+    fn drop(&mut self) {
+        let names = std::mem::take(&mut self.names);
+        if names.is_empty() {
+            return;
+        }
+        let (volumes, borrower) = (self.volumes.clone(), self.borrower.clone());
+        // A client that went away ends its request anywhere.
+        tokio::spawn(async move {
+            for name in names {
+                volumes.let_go(&name, &borrower).await;
+            }
+        });
     }
 }
 

@@ -379,7 +379,7 @@ fn an_init_is_process_one_and_reaps() {
     let Some(agent) = engine_with_busybox(&[]) else {
         return;
     };
-    let script = "(sleep 0.1 &) ; sleep 0.6; cat /proc/1/cmdline | tr '\\0' ' '; echo; ps -o stat | grep -c Z";
+    let script = "(sleep 0.1 &) ; sleep 0.6; cat /proc/1/cmdline | tr '\\0' ' '; echo; ps -o stat | grep -c Z; true";
     let Some(output) = inside(&agent, &["--init"], script) else {
         return;
     };

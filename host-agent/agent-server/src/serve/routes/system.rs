@@ -79,7 +79,11 @@ async fn info(
 ) -> Json<Value> {
     let config = &system.config;
     let runtime = &system.runtime;
-    let environment = |name: &str| std::env::var(name).unwrap_or_default();
+    // What the engine itself uses, without a password.
+    let proxy = |given: &Option<String>, name: &str| match given {
+        Some(proxy) => without_password(proxy),
+        None => without_password(&std::env::var(name).unwrap_or_default()),
+    };
     let counts = Counts::of(&containers);
     let mut info = json!({
         "ID": system.id,
@@ -98,7 +102,7 @@ async fn info(
         ],
         "Plugins": {
             "Volume": ["local"],
-            "Network": ["bridge", "host", "null"],
+            "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
             "Authorization": null,
             "Log": ["json-file", "local", "none"],
         },
@@ -130,9 +134,9 @@ async fn info(
         "MemTotal": system.host.memory,
         "GenericResources": null,
         "DockerRootDir": config.data_root,
-        "HttpProxy": environment("HTTP_PROXY"),
-        "HttpsProxy": environment("HTTPS_PROXY"),
-        "NoProxy": environment("NO_PROXY"),
+        "HttpProxy": proxy(&config.proxies.http, "HTTP_PROXY"),
+        "HttpsProxy": proxy(&config.proxies.https, "HTTPS_PROXY"),
+        "NoProxy": proxy(&config.proxies.none, "NO_PROXY"),
         "Name": host::hostname(),
         "Labels": config.labels,
         "ExperimentalBuild": config.experimental,
@@ -163,6 +167,18 @@ async fn info(
         info["BridgeNfIp6tables"] = true.into();
     }
     Json(info)
+}
+
+/// As dockerd shows it: `http://xxxxx:xxxxx@proxy.example`.
+fn without_password(proxy: &str) -> String {
+    let Some((scheme, rest)) = proxy.split_once("://") else {
+        return proxy.to_owned();
+    };
+    let end = rest.find('/').unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://xxxxx:xxxxx@{}", &rest[at + 1..]),
+        None => proxy.to_owned(),
+    }
 }
 
 /// Containers by what they do.
@@ -301,6 +317,21 @@ mod tests {
         assert_eq!(version["MinAPIVersion"], "1.24");
         assert_eq!(version["Version"], VERSION);
         assert_eq!(version["Components"][0]["Details"]["Os"], "linux");
+    }
+
+    #[test]
+    fn passwords_of_proxies_are_nobodys_business() {
+        for (given, shown) in [
+            ("", ""),
+            ("http://proxy:3128", "http://proxy:3128"),
+            (
+                "http://me:p@ss@proxy:3128/x",
+                "http://xxxxx:xxxxx@proxy:3128/x",
+            ),
+            ("localhost,10.0.0.0/8", "localhost,10.0.0.0/8"),
+        ] {
+            assert_eq!(without_password(given), shown);
+        }
     }
 
     #[tokio::test]
