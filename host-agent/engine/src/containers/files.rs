@@ -35,7 +35,7 @@ pub trait ContainerFiles: Send + Sync + 'static {
     /// The same, and a tar of it as it is read. The entries' names begin with the last part of `path`.
     async fn read(&self, view: FileView, path: &str) -> Result<(PathStat, ByteStream), FileError>;
 
-    /// Unpacks a tar (plain, gzip, xz or zstd) into the folder at `path`, which must be there.
+    /// Unpacks a tar (plain, gzip, xz, bzip2 or zstd) into the folder at `path`, which must be there.
     async fn write(
         &self,
         view: FileView,

@@ -23,6 +23,12 @@ impl From<&Platform> for dockerfile::arguments::PlatformNames {
     }
 }
 
+/// Go's names of processors that containers run on (containerd's platforms package, `isKnownArch`).
+const ARCHITECTURES: [&str; 15] = [
+    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64",
+    "ppc64le", "riscv64", "s390x", "sparc64", "wasm",
+];
+
 impl Platform {
     /// The platform this program was built for, in Go's words, as OCI wants them.
     pub fn host() -> Platform {
@@ -59,11 +65,18 @@ impl Platform {
                 os: (*one).into(),
                 ..host
             },
-            [architecture] => Platform {
-                architecture: (*architecture).into(),
-                variant: String::new(),
-                os: host.os,
-            },
+            // Alone it must be known: it could be either.
+            [architecture] => {
+                let platform = Platform {
+                    architecture: (*architecture).into(),
+                    variant: String::new(),
+                    os: host.os,
+                };
+                let platform = platform.normalised();
+                ARCHITECTURES
+                    .contains(&platform.architecture.as_str())
+                    .then_some(platform)?
+            }
             [os, architecture] => Platform {
                 os: (*os).into(),
                 architecture: (*architecture).into(),
@@ -177,6 +190,7 @@ mod tests {
             "linux/arm64/v8"
         );
         assert_eq!(Platform::parse("armhf").expect("good").variant, "v7");
+        assert_eq!(Platform::parse("foobar"), None);
         assert_eq!(Platform::parse(""), None);
         assert_eq!(Platform::parse("a/b/c/d"), None);
         assert_eq!(Platform::parse("linux/ä"), None);

@@ -100,6 +100,7 @@ fn a_morning_with_a_machine() {
             run(&mut info, harness::machine::LIMIT).success(),
             "[provider=qemu desk=left] 2\n"
         );
+        crate::guest_limits::check(&store, "dev", &docker);
     } else {
         println!("skipped: there is no docker command here");
     }

@@ -13,6 +13,7 @@ mod damage;
 mod dice;
 mod engine;
 mod files;
+mod guest_limits;
 mod host_config;
 mod images;
 mod images_crash;

@@ -260,6 +260,12 @@ fn platform(query: &Query) -> ApiResult<Option<Platform>> {
         false => Platform::parse(text),
     };
     platform.map(Some).ok_or_else(|| {
+        // The sentence of containerd's platforms package.
+        if !text.contains(['/', '{']) {
+            return ApiError::invalid(format!(
+                "{text:?}: unknown operating system or architecture: invalid argument"
+            ));
+        }
         ApiError::invalid(format!(
             "{text:?} is an invalid OS/architecture: write linux/amd64 or linux/arm64/v8, for example"
         ))
