@@ -32,6 +32,15 @@ impl Read for Pieces {
 
 /// Gives an answer's body to `work` on a blocking thread.
 pub(crate) async fn read_body<T: Send + 'static>(
+    body: Incoming,
+    work: impl FnOnce(&mut dyn Read) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    read_rest(Bytes::new(), body, work).await
+}
+
+/// The same where some of the body has been read already.
+pub(crate) async fn read_rest<T: Send + 'static>(
+    first: Bytes,
     mut body: Incoming,
     work: impl FnOnce(&mut dyn Read) -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -39,7 +48,7 @@ pub(crate) async fn read_body<T: Send + 'static>(
     let worker = tokio::task::spawn_blocking(move || {
         let mut pieces = Pieces {
             queue,
-            piece: Bytes::new(),
+            piece: first,
         };
         work(&mut pieces)
     });
@@ -61,8 +70,15 @@ pub(crate) async fn read_body<T: Send + 'static>(
 /// A reader of the tar that another thread writes. `name` is what the file or folder at `source` is called in it; empty:
 /// only what is in the folder.
 pub(crate) fn tar_of(source: PathBuf, name: String) -> Result<Box<dyn Read + Send>> {
+    written(move |output| write_tar(&source, &name, output))
+}
+
+/// A reader of what another thread writes.
+pub(crate) fn written(
+    work: impl FnOnce(io::PipeWriter) -> io::Result<()> + Send + 'static,
+) -> Result<Box<dyn Read + Send>> {
     let (reader, writer) = io::pipe().context("cannot make a pipe")?;
-    let writer_thread = std::thread::spawn(move || write_tar(&source, &name, writer));
+    let writer_thread = std::thread::spawn(move || work(writer));
     Ok(Box::new(Written {
         reader,
         writer: Some(writer_thread),
@@ -123,19 +139,41 @@ fn write_tar(source: &Path, name: &str, output: impl Write) -> io::Result<()> {
 
 /// What tells that two names are one file; `None` where there is only one.
 #[cfg(unix)]
-fn file_number(facts: &std::fs::Metadata) -> Option<(u64, u64)> {
+pub(crate) fn file_number(facts: &std::fs::Metadata) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     (facts.nlink() > 1).then(|| (facts.dev(), facts.ino()))
 }
 
 #[cfg(not(unix))]
-fn file_number(_facts: &std::fs::Metadata) -> Option<(u64, u64)> {
+pub(crate) fn file_number(_facts: &std::fs::Metadata) -> Option<(u64, u64)> {
     None
+}
+
+/// What the first part of an entry's name stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FirstName {
+    Target,
+    /// A thing in the target.
+    Inside,
 }
 
 /// Unpacks a tar whose entries all begin with one name: that becomes `target`. With `archive` owners and all modes are
 /// kept.
 pub(crate) fn unpack(input: &mut dyn Read, target: &Path, archive: bool) -> Result<()> {
+    unpack_named(input, target, archive, FirstName::Target)
+}
+
+/// Unpacks a tar whose names are below `folder`.
+pub(crate) fn unpack_into(input: &mut dyn Read, folder: &Path) -> Result<()> {
+    unpack_named(input, folder, false, FirstName::Inside)
+}
+
+fn unpack_named(
+    input: &mut dyn Read,
+    target: &Path,
+    archive: bool,
+    first: FirstName,
+) -> Result<()> {
     let mut tar = tar::Archive::new(input);
     tar.set_preserve_permissions(archive);
     tar.set_preserve_ownerships(archive);
@@ -144,7 +182,7 @@ pub(crate) fn unpack(input: &mut dyn Read, target: &Path, archive: bool) -> Resu
     for entry in tar.entries().context("the engine sent no tar")? {
         let mut entry = entry.context("the engine's tar is damaged")?;
         let name = entry.path().context("a name in the tar")?.into_owned();
-        let place = place(target, &name)?;
+        let place = place(target, &name, first)?;
         let show = place.display().to_string();
         check_way(target, &place)?;
         let kind = entry.header().entry_type();
@@ -172,7 +210,7 @@ pub(crate) fn unpack(input: &mut dyn Read, target: &Path, archive: bool) -> Resu
             tar::EntryType::Link => {
                 let link = entry.link_name().context("a link in the tar")?;
                 let link = link.context("a hard link to nowhere")?.into_owned();
-                let original = self::place(target, &link)?;
+                let original = self::place(target, &link, first)?;
                 check_way(target, &original)?;
                 if std::fs::symlink_metadata(&original).is_ok_and(|facts| facts.is_symlink()) {
                     bail!("{show} is a hard link to a symbolic link");
@@ -196,15 +234,14 @@ pub(crate) fn unpack(input: &mut dyn Read, target: &Path, archive: bool) -> Resu
     Ok(())
 }
 
-/// The name's first part is what `target` stands for.
-fn place(target: &Path, name: &Path) -> Result<PathBuf> {
+fn place(target: &Path, name: &Path, first: FirstName) -> Result<PathBuf> {
     let mut parts = name.components().filter_map(|part| match part {
         Component::Normal(part) => Some(Ok(part)),
         Component::CurDir | Component::RootDir => None,
         _ => Some(Err(())),
     });
     let is_contents = name.starts_with(".") || name.starts_with("/");
-    if !is_contents {
+    if first == FirstName::Target && !is_contents {
         parts.next();
     }
     let mut place = target.to_owned();

@@ -102,6 +102,15 @@ impl Config {
         &self.path
     }
 
+    /// Registries that the file names.
+    pub(crate) fn registries(&self) -> Vec<String> {
+        let of = |name: &str| self.content.get(name).and_then(Value::as_object);
+        let named = [of("auths"), of("credHelpers")].into_iter().flatten();
+        named
+            .flat_map(|registries| registries.keys().cloned())
+            .collect()
+    }
+
     /// The helper that keeps a registry's credentials; `None`: the file itself does.
     pub(crate) fn helper(&self, registry: &str) -> Option<&str> {
         self.content

@@ -82,6 +82,17 @@ impl EngineError {
         }
     }
 
+    /// Whether the engine says that it clashes with the state of things.
+    pub(crate) fn is_conflict(error: &anyhow::Error) -> bool {
+        matches!(
+            error.downcast_ref::<EngineError>(),
+            Some(EngineError::Refused {
+                status: StatusCode::CONFLICT,
+                ..
+            })
+        )
+    }
+
     /// Whether the engine does not know the thing.
     pub(crate) fn is_not_found(error: &anyhow::Error) -> bool {
         matches!(
@@ -100,20 +111,36 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 /// An engine somewhere.
 pub(crate) struct Engine {
     endpoint: Endpoint,
-    version: OnceCell<String>,
+    facts: OnceCell<Facts>,
+}
+
+/// What an engine says of itself.
+struct Facts {
+    /// The API version both sides speak, `1.NN`.
+    version: String,
+    is_berth: bool,
 }
 
 impl Engine {
     pub(crate) fn new(endpoint: Endpoint) -> Engine {
         Engine {
             endpoint,
-            version: OnceCell::new(),
+            facts: OnceCell::new(),
         }
     }
 
     /// The API version both sides speak, `1.NN`.
     pub(crate) async fn api_version(&self) -> Result<&str> {
-        let version = self.version.get_or_try_init(|| async {
+        Ok(&self.facts().await?.version)
+    }
+
+    /// Whether it is ours: then it has what Docker's API has no words for.
+    pub(crate) async fn is_berth(&self) -> Result<bool> {
+        Ok(self.facts().await?.is_berth)
+    }
+
+    async fn facts(&self) -> Result<&Facts> {
+        let facts = self.facts.get_or_try_init(|| async {
             let response = self.send_raw(Method::GET, "/_ping", None, &[]).await?;
             let theirs = response
                 .headers()
@@ -123,9 +150,13 @@ impl Engine {
             let theirs =
                 theirs.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
             let (major, minor) = theirs.unwrap_or(NEWEST_VERSION).min(NEWEST_VERSION);
-            Ok::<_, anyhow::Error>(format!("{major}.{minor}"))
+            let server = response.headers().get(header::SERVER);
+            Ok::<_, anyhow::Error>(Facts {
+                version: format!("{major}.{minor}"),
+                is_berth: server.is_some_and(|name| name.as_bytes().starts_with(b"Berth/")),
+            })
         });
-        version.await.map(String::as_str)
+        facts.await
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
@@ -162,6 +193,7 @@ impl Engine {
         method: Method,
         path: &str,
         content_type: &str,
+        headers: &[(&str, &str)],
         mut source: Box<dyn std::io::Read + Send>,
     ) -> Result<Incoming> {
         let (pieces, queue) = tokio::sync::mpsc::channel(4);
@@ -188,9 +220,9 @@ impl Engine {
         });
         let path = format!("/v{}{path}", self.api_version().await?);
         let body = BodyExt::boxed(StreamBody::new(stream));
-        let response = self
-            .exchange(method, &path, body, &[("content-type", content_type)])
-            .await?;
+        let mut all = headers.to_vec();
+        all.push(("content-type", content_type));
+        let response = self.exchange(method, &path, body, &all).await?;
         Ok(response.into_body())
     }
 

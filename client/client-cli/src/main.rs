@@ -47,6 +47,11 @@ struct Arguments {
 enum Command {
     /// Create a container and run a program in it
     Run(commands::run::Options),
+    /// Build an image from a Dockerfile
+    Build(commands::build::Options),
+    /// Look after the cache of builds
+    #[command(subcommand)]
+    Builder(commands::builder::Verb),
     /// List containers
     #[command(visible_alias = "list")]
     Ps(commands::ps::Options),
@@ -220,6 +225,8 @@ async fn perform(arguments: Arguments) -> anyhow::Result<u8> {
     match arguments.command {
         Command::Run(options) => commands::run::perform(&engine, options).await,
         Command::Exec(options) => commands::exec::perform(&engine, options).await,
+        Command::Build(options) => commands::build::perform(&engine, &options).await,
+        Command::Builder(verb) => commands::builder::perform(&engine, verb).await,
         Command::Ps(options) => commands::ps::perform(&engine, &options).await,
         Command::Images(options) => commands::images::perform(&engine, &options).await,
         Command::Image(options) => commands::image::perform(&engine, options).await,

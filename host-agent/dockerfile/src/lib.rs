@@ -8,6 +8,7 @@ mod here;
 pub mod ignore;
 pub mod instruction;
 pub mod mount;
+pub mod needs;
 mod pairs;
 pub mod pattern;
 pub mod words;

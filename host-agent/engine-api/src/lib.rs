@@ -2,6 +2,7 @@
 //! requests, as lenient as Docker's. Answers are put together in `agent-server`'s `translate`, every key filled: generated
 //! models leave out what is empty, and clients index it. No I/O.
 
+pub mod builds;
 pub mod containers;
 pub mod filters;
 pub mod version;

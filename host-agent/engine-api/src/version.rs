@@ -90,6 +90,16 @@ impl ApiVersion {
         !self.since(45)
     }
 
+    /// From 1.30 a build tells the id of its image (`aux`).
+    pub fn tells_built_image(self) -> bool {
+        self.since(30)
+    }
+
+    /// From 1.42 an entry of the build cache has `Parents`; before, `Parent`.
+    pub fn lists_cache_parents(self) -> bool {
+        self.since(42)
+    }
+
     /// From 1.42 a client says with `type` what `/system/df` counts; before, it was always everything.
     pub fn selects_disk_usage(self) -> bool {
         self.since(42)

@@ -302,7 +302,7 @@ async fn put(
     // The answer has nothing in it: that it is one says that everything is in its place.
     drop(
         engine
-            .upload(Method::PUT, &address, "application/x-tar", content)
+            .upload(Method::PUT, &address, "application/x-tar", &[], content)
             .await?,
     );
     Ok(())

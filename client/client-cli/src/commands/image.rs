@@ -1,6 +1,6 @@
 //! `berth image ...`: the verbs about images by their longer names.
 
-use super::{history, image_prune, images, load, pull, push, rmi, save, tag};
+use super::{build, history, image_prune, images, load, pull, push, rmi, save, tag};
 use crate::engine::Engine;
 use anyhow::Result;
 use clap::Subcommand;
@@ -13,6 +13,8 @@ pub(crate) struct Options {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Build an image from a Dockerfile
+    Build(build::Options),
     /// List images
     #[command(visible_alias = "list")]
     Ls(images::Options),
@@ -37,6 +39,7 @@ enum Verb {
 
 pub(crate) async fn perform(engine: &Engine, options: Options) -> Result<u8> {
     match options.verb {
+        Verb::Build(options) => build::perform(engine, &options).await,
         Verb::Ls(options) => images::perform(engine, &options).await,
         Verb::History(options) => history::perform(engine, &options).await,
         Verb::Load(options) => load::perform(engine, &options).await,

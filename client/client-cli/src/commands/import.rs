@@ -67,7 +67,7 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
             }
         };
         engine
-            .upload(Method::POST, &path, "application/x-tar", content)
+            .upload(Method::POST, &path, "application/x-tar", &[], content)
             .await?
     };
     progress::show(body, false).await?;

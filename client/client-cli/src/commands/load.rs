@@ -28,7 +28,7 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     };
     let path = format!("/images/load?quiet={}", options.quiet);
     let body = engine
-        .upload(http::Method::POST, &path, "application/x-tar", source)
+        .upload(http::Method::POST, &path, "application/x-tar", &[], source)
         .await?;
     progress::show(body, false).await?;
     Ok(0)

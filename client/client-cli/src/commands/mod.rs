@@ -1,6 +1,9 @@
 //! One file a verb. Each has its `Options` and a `perform` that returns the exit code.
 
 pub(crate) mod attach;
+pub(crate) mod build;
+pub(crate) mod builder;
+pub(crate) mod builder_prune;
 pub(crate) mod commit;
 pub(crate) mod container_prune;
 pub(crate) mod cp;

@@ -27,10 +27,24 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     if options.all_tags && named == options.image {
         bail!("tag can't be used with --all-tags/-a");
     }
-    let pairs = match options.all_tags {
-        true => Vec::new(),
-        false => vec![("tag", tag.to_owned())],
-    };
+    let tag = (!options.all_tags).then_some(tag);
+    send(engine, name, tag, options.quiet).await?;
+    if options.quiet {
+        show::print(&format!("{named}\n"))?;
+    }
+    Ok(0)
+}
+
+/// Sends the image of a name without a word about it.
+pub(super) async fn upload(engine: &Engine, image: &str) -> Result<()> {
+    let named = with_tag(image);
+    let (name, tag) = named.rsplit_once(':').unwrap_or((&named, "latest"));
+    send(engine, name, Some(tag), true).await
+}
+
+/// Without a tag all of the repository.
+async fn send(engine: &Engine, name: &str, tag: Option<&str>, quiet: bool) -> Result<()> {
+    let pairs: Vec<_> = tag.map(|tag| ("tag", tag.to_owned())).into_iter().collect();
     let header = credentials::header(name);
     let body = engine
         .stream(
@@ -39,9 +53,5 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
             &[("x-registry-auth", &header)],
         )
         .await?;
-    progress::show(body, options.quiet).await?;
-    if options.quiet {
-        show::print(&format!("{named}\n"))?;
-    }
-    Ok(0)
+    progress::show(body, quiet).await
 }

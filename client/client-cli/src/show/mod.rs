@@ -1,5 +1,6 @@
 //! How docker shows things to people: ages, sizes, short ids, tables.
 
+pub(crate) mod build;
 pub(crate) mod progress;
 
 use anyhow::Result;

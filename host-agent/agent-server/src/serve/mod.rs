@@ -17,6 +17,7 @@ pub mod hijack;
 mod listen;
 mod options;
 pub mod routes;
+pub mod ssh_agents;
 pub mod state;
 mod system;
 pub mod translate;

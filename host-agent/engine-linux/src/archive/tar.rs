@@ -49,6 +49,8 @@ pub struct TarEntry {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Where the content belongs, for a file with holes.
     pub sparse: Option<SparseMap>,
+    /// `BERTH.sha256`: the digest of a content that is not sent because the reader has it (build contexts only).
+    pub content: Option<String>,
 }
 
 impl TarEntry {
@@ -81,6 +83,7 @@ struct Records {
     mtime: Option<(i64, u32)>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     sparse: PaxSparse,
+    content: Option<String>,
 }
 
 pub(super) fn invalid(why: impl Into<String>) -> io::Error {
@@ -259,6 +262,7 @@ impl<R: BufRead> TarReader<R> {
             device,
             xattrs: records.xattrs,
             sparse: None,
+            content: records.content,
         })
     }
 
@@ -499,6 +503,9 @@ fn parse_records(mut bytes: &[u8], mut records: Records) -> io::Result<Records> 
             b"uid" => records.uid = number()?,
             b"gid" => records.gid = number()?,
             b"mtime" => records.mtime = parse_mtime(value),
+            b"BERTH.sha256" => {
+                records.content = text().and_then(|text| String::from_utf8(text).ok());
+            }
             _ if key.starts_with(b"GNU.sparse.") => {
                 records.sparse.take(&key[b"GNU.sparse.".len()..], value)?;
             }

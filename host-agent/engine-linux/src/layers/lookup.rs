@@ -70,7 +70,7 @@ pub(super) fn entry_path(folder: BorrowedFd<'_>, name: &OsStr) -> Vec<u8> {
     path
 }
 
-pub(super) fn times(mtime: (i64, u32)) -> Timestamps {
+pub fn times(mtime: (i64, u32)) -> Timestamps {
     let at = Timespec {
         tv_sec: mtime.0,
         tv_nsec: i64::from(mtime.1),

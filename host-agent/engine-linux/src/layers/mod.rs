@@ -21,9 +21,11 @@ pub(crate) mod mount;
 mod remove;
 mod unpack;
 
-pub use lookup::normalise;
+pub use lookup::{normalise, times};
 pub use remove::{remove_path, remove_tree};
-pub use unpack::{UnpackError, UnpackLimits, Unpacked, unpack};
+pub use unpack::{
+    Contents, UnpackAs, UnpackError, UnpackLimits, Unpacked, unpack, unpack_as,
+};
 
 use crate::archive::decode::{StreamReader, decoded, on_own_thread};
 use crate::files::{CONTAINER_LAYER, CONTAINERS, LAYER_DIFF, LAYER_RECORD, LAYERS};

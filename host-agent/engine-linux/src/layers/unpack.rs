@@ -13,8 +13,9 @@ use super::lookup::{
 use super::remove::remove_tree;
 use crate::archive::sparse::SparseMap;
 use crate::archive::tar::{TarEntry, TarLimits, TarReader};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -47,6 +48,30 @@ impl Default for UnpackLimits {
             xattr: 64 * 1024,
         }
     }
+}
+
+/// What an archive is unpacked as.
+#[derive(Clone, Copy)]
+pub enum UnpackAs<'a> {
+    /// A layer, with whiteouts.
+    Layer,
+    /// Files as they are, all of them root's. Some of their contents may be here already.
+    Files(Option<&'a dyn Contents>),
+}
+
+/// Contents of files that came earlier, by their sha256.
+pub trait Contents {
+    /// Makes the file `name` of an entry without a content and answers its size; `None`: the content is not here.
+    fn place(
+        &self,
+        digest: &str,
+        entry: &TarEntry,
+        folder: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> io::Result<Option<u64>>;
+
+    /// Told of a file that is complete.
+    fn keep(&self, digest: &[u8], size: u64, folder: BorrowedFd<'_>, name: &OsStr);
 }
 
 /// What was unpacked.
@@ -86,6 +111,8 @@ pub enum UnpackError {
         "no space left on device: the layer's files have more than the {free} bytes that are free"
     )]
     NoSpace { free: u64 },
+    #[error("the content of {path:?} is not here any more")]
+    ContentGone { path: String },
     #[error("cannot {step} {path:?}")]
     Entry {
         step: &'static str,
@@ -102,6 +129,7 @@ impl UnpackError {
             UnpackError::Archive(_)
             | UnpackError::Outside { .. }
             | UnpackError::Invalid { .. }
+            | UnpackError::ContentGone { .. }
             | UnpackError::TooLarge { .. } => true,
             UnpackError::NoSpace { .. } => false,
             UnpackError::Entry { source, .. } => matches!(
@@ -124,14 +152,25 @@ impl UnpackError {
     }
 }
 
-/// Unpacks a plain tar into the empty folder `root`. Reads the archive to its end mark; what follows is the caller's.
+/// Unpacks a layer's plain tar into the empty folder `root`. Reads the archive to its end mark; what follows is the caller's.
 pub fn unpack(
+    input: &mut dyn BufRead,
+    root: &OwnedFd,
+    limits: &UnpackLimits,
+) -> Result<Unpacked, UnpackError> {
+    unpack_as(UnpackAs::Layer, input, root, limits)
+}
+
+/// The same for other archives.
+pub fn unpack_as(
+    kind: UnpackAs<'_>,
     input: &mut dyn BufRead,
     root: &OwnedFd,
     limits: &UnpackLimits,
 ) -> Result<Unpacked, UnpackError> {
     let mut reader = TarReader::new(input, limits.tar);
     let mut unpacker = Unpacker {
+        kind,
         root: root.as_fd(),
         limits,
         parent: None,
@@ -148,6 +187,7 @@ pub fn unpack(
 }
 
 struct Unpacker<'a> {
+    kind: UnpackAs<'a>,
     root: BorrowedFd<'a>,
     limits: &'a UnpackLimits,
     /// The folder used last: entries come folder by folder.
@@ -180,7 +220,9 @@ impl Unpacker<'_> {
         if name.len() > 255 {
             return Err(self.invalid(entry, "the name is longer than 255 bytes"));
         }
-        if let Some(hidden) = name.strip_prefix(b".wh.") {
+        if let UnpackAs::Layer = self.kind
+            && let Some(hidden) = name.strip_prefix(b".wh.")
+        {
             return self.whiteout(entry, parent_path, hidden);
         }
         self.enter(parent_path, entry)?;
@@ -367,6 +409,13 @@ impl Unpacker<'_> {
         name: &[u8],
         content: &mut TarReader<&mut dyn BufRead>,
     ) -> Result<(), UnpackError> {
+        let contents = match self.kind {
+            UnpackAs::Files(contents) => contents,
+            UnpackAs::Layer => None,
+        };
+        if let (Some(contents), Some(digest)) = (contents, &entry.content) {
+            return self.known_file(contents, digest, entry, path, name);
+        }
         let size = entry.sparse.as_ref().map_or(entry.size, |map| map.size);
         self.size = self.size.saturating_add(size);
         self.content = self.content.saturating_add(entry.size);
@@ -381,7 +430,9 @@ impl Unpacker<'_> {
             });
         }
         let mut file = self.create(entry, path, name)?;
+        let mut hash = Sha256::new();
         let copied = match &entry.sparse {
+            None if contents.is_some() => copy_hashed(content, &mut file, &mut hash),
             None => copy(content, u64::MAX, &mut file),
             Some(map) => copy_parts(content, &mut file, map),
         };
@@ -396,7 +447,7 @@ impl Unpacker<'_> {
         // Looking is cheaper than setting what is right already, and mostly it is: root's file with the mode it was made
         // with. A folder's own group, a umask or an inherited access list are found out here, too.
         let facts = rustix::fs::fstat(&file).map_err(|error| failed("look at", entry, error))?;
-        let has_owner = (facts.st_uid, facts.st_gid) == (entry.uid, entry.gid);
+        let has_owner = self.has_owner(&facts, entry);
         // The owner first: chown takes setuid and capabilities away.
         if !has_owner {
             rustix::fs::fchown(
@@ -414,7 +465,56 @@ impl Unpacker<'_> {
             rustix::fs::fsetxattr(&file, name, value, XattrFlags::empty())
         })?;
         rustix::fs::futimens(&file, &times(entry.mtime))
-            .map_err(|error| failed("set the time of", entry, error))
+            .map_err(|error| failed("set the time of", entry, error))?;
+        if let (Some(contents), None) = (contents, &entry.sparse) {
+            let digest = hash.finalize();
+            contents.keep(&digest, size, self.folder_fd(), OsStr::from_bytes(name));
+        }
+        Ok(())
+    }
+
+    /// Whose it is need not be set. What is no layer belongs to us.
+    fn has_owner(&self, facts: &Stat, entry: &TarEntry) -> bool {
+        match self.kind {
+            UnpackAs::Layer => (facts.st_uid, facts.st_gid) == (entry.uid, entry.gid),
+            UnpackAs::Files(_) => true,
+        }
+    }
+
+    /// A file whose content came earlier.
+    fn known_file(
+        &mut self,
+        contents: &dyn Contents,
+        digest: &str,
+        entry: &TarEntry,
+        path: &[u8],
+        name: &[u8],
+    ) -> Result<(), UnpackError> {
+        self.forget_link_below(path);
+        let place = |folder| contents.place(digest, entry, folder, OsStr::from_bytes(name));
+        let placed = match place(self.folder_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.make_room(entry, path, name)?;
+                place(self.folder_fd())
+            }
+            placed => placed,
+        };
+        let size = placed
+            .map_err(|source| UnpackError::Entry {
+                step: "make",
+                path: entry.display(),
+                source,
+            })?
+            .ok_or_else(|| UnpackError::ContentGone {
+                path: entry.display(),
+            })?;
+        self.size = self.size.saturating_add(size);
+        if self.size > self.limits.bytes {
+            return Err(UnpackError::TooLarge {
+                limit: self.limits.bytes,
+            });
+        }
+        Ok(())
     }
 
     /// Makes an empty file in the current folder. Nearly always it is the first of its name, so nobody looks before.
@@ -507,7 +607,7 @@ impl Unpacker<'_> {
             return Ok(());
         };
         // Setting the owner takes capabilities and setuid away, so only where it says something else.
-        if (facts.st_uid, facts.st_gid) != (entry.uid, entry.gid) {
+        if !self.has_owner(&facts, entry) {
             rustix::fs::chownat(
                 folder,
                 name,
@@ -594,7 +694,7 @@ impl Unpacker<'_> {
         let folder = self.folder_fd();
         let facts = rustix::fs::statat(folder, os_name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| failed("look at", entry, error))?;
-        let has_owner = (facts.st_uid, facts.st_gid) == (entry.uid, entry.gid);
+        let has_owner = self.has_owner(&facts, entry);
         if !has_owner {
             rustix::fs::chownat(
                 folder,
@@ -734,6 +834,24 @@ fn copy(from: &mut dyn BufRead, limit: u64, to: &mut File) -> Result<(), CopyErr
         left -= count as u64;
     }
     Ok(())
+}
+
+/// Everything, with its digest.
+fn copy_hashed(
+    from: &mut dyn BufRead,
+    to: &mut File,
+    hash: &mut Sha256,
+) -> Result<(), CopyError> {
+    loop {
+        let ready = from.fill_buf().map_err(CopyError::Read)?;
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let count = ready.len();
+        hash.update(ready);
+        to.write_all(ready).map_err(CopyError::Write)?;
+        from.consume(count);
+    }
 }
 
 /// Writes each part to its place; what is between them stays a hole.

@@ -6,7 +6,6 @@ use crate::serve::extract::Json;
 use crate::serve::state::AppState;
 use axum::Router;
 use axum::extract::{Path, Request};
-use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use engine::error::Class;
 use http::Method;
@@ -16,9 +15,7 @@ pub fn router() -> Router<AppState> {
     let mut router = Router::new()
         .route("/plugins", get(async || Json(json!([]))))
         .route("/plugins/{*rest}", any(plugins))
-        .route("/build", post(build))
-        .route("/build/cancel", post(build))
-        .route("/build/prune", post(prune_builds))
+        .route("/build/cancel", post(cancel_build))
         .route("/session", any(session))
         .route("/grpc", any(session))
         .route("/swarm/leave", post(not_in_swarm))
@@ -47,19 +44,15 @@ async fn no_swarm() -> ApiError {
     ApiError::unsupported("this engine does not have Swarm mode")
 }
 
-async fn build() -> ApiError {
-    ApiError::unsupported("this engine does not build images yet; build elsewhere and load or pull")
-}
-
-/// There is no build cache, so nothing is reclaimed.
-async fn prune_builds() -> Response {
-    Json(json!({ "CachesDeleted": null, "SpaceReclaimed": 0 })).into_response()
+/// It is for BuildKit's builds, which have an id of the client's choice.
+async fn cancel_build() -> ApiError {
+    ApiError::unsupported("a build ends when its client closes the connection of POST /build")
 }
 
 async fn session() -> ApiError {
     ApiError::new(
         Class::NotFound,
-        "page not found: this engine has no BuildKit sessions",
+        "page not found: this engine has no BuildKit sessions; set DOCKER_BUILDKIT=0, or use 'berth build'",
     )
 }
 
@@ -110,7 +103,7 @@ mod tests {
         )
         .await;
         check(Method::POST, "/plugins/pull", 501, "plugins").await;
-        check(Method::POST, "/build", 501, "build").await;
+        check(Method::POST, "/build/cancel", 501, "closes the connection").await;
         check(Method::POST, "/session", 404, "page not found").await;
     }
 }

@@ -4,10 +4,12 @@ use super::volumes;
 use crate::serve::error::{ApiError, ApiResult};
 use crate::serve::extract::{Json, Query};
 use crate::serve::state::AppState;
+use crate::serve::translate::builds::cache_usage;
 use crate::serve::translate::{container_views, images as image_views};
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Extension, Router};
+use engine::builds::BuildService;
 use engine::containers::ContainerService;
 use engine::containers::list::ListOptions;
 use engine::images::{ImageFilter, ImageService, ImageView};
@@ -27,6 +29,7 @@ async fn disk_usage(
     State(containers): State<Arc<ContainerService>>,
     State(images): State<ImageService>,
     State(volumes): State<Arc<VolumeService>>,
+    State(builds): State<BuildService>,
     Extension(version): Extension<ApiVersion>,
     query: Query,
 ) -> ApiResult<Json<Value>> {
@@ -56,8 +59,11 @@ async fn disk_usage(
         answer["Volumes"] = volume_usage(&volumes).await?;
     }
     if wanted("build-cache") {
-        answer["BuildCache"] = json!([]);
-        answer["BuilderSize"] = 0.into();
+        let cache = builds.disk_usage().await;
+        let size: u64 = cache.iter().map(|entry| entry.size).sum();
+        let shown = cache.iter().map(|entry| cache_usage(entry, version));
+        answer["BuildCache"] = shown.collect();
+        answer["BuilderSize"] = size.into();
     }
     Ok(Json(answer))
 }

@@ -327,7 +327,7 @@ async fn load(
 }
 
 /// Ends the work when the client goes away, as Docker does.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+pub(super) struct AbortOnDrop(pub(super) tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -381,7 +381,7 @@ where
     Ok(json_lines(Body::from_stream(messages)))
 }
 
-fn json_lines(body: Body) -> Response {
+pub(super) fn json_lines(body: Body) -> Response {
     let content_type = HeaderValue::from_static("application/json");
     ([(header::CONTENT_TYPE, content_type)], body).into_response()
 }

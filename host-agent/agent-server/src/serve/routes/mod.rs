@@ -6,6 +6,7 @@
 
 mod absent;
 mod attach;
+mod builds;
 mod commit;
 mod container_files;
 mod container_streams;
@@ -46,6 +47,7 @@ pub fn router(state: AppState) -> Router {
         .merge(containers::router())
         .merge(attach::router())
         .merge(container_files::router())
+        .merge(builds::router())
         .merge(commit::router())
         .merge(container_streams::router())
         .merge(stats::router())

@@ -370,7 +370,7 @@ pub fn progress_error(error: &ApiError) -> Bytes {
     }))
 }
 
-fn line_of(value: &Value) -> Bytes {
+pub(super) fn line_of(value: &Value) -> Bytes {
     // Docker ends each with CR LF.
     format!("{value}\r\n").into()
 }
@@ -487,6 +487,17 @@ pub fn credentials_of_config(header: &[u8], wanted: &str) -> Option<Credentials>
         .into_iter()
         .find(|(address, _)| domain(address) == wanted)
         .map(|(_, body)| body.into_credentials())
+}
+
+/// All of an `X-Registry-Config` header, by the registry's domain.
+pub fn all_credentials(header: &[u8]) -> BTreeMap<String, Credentials> {
+    decoded(header)
+        .and_then(|json| serde_json::from_slice::<BTreeMap<String, AuthBody>>(&json).ok())
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(address, body)| (domain(&address), body.into_credentials()))
+        .filter(|(_, credentials)| !credentials.is_empty())
+        .collect()
 }
 
 fn decoded(header: &[u8]) -> Option<Vec<u8>> {

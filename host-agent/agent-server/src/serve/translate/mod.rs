@@ -1,5 +1,6 @@
 //! Between the wire's shapes and the domain's; nothing else knows both.
 
+pub mod builds;
 pub mod container_files;
 pub mod container_views;
 pub mod containers;

@@ -1,0 +1,315 @@
+//! A context that arrives as a tar becomes a folder. The tar is a stranger's: what holds for layers ([`crate::layers`])
+//! holds for it, but names with `.wh.` are plain names, and everything belongs to root.
+
+use super::contents::KeptContents;
+use super::failed;
+use crate::archive::decode::{StreamReader, decoded};
+use crate::layers::{Contents, UnpackAs, UnpackError, UnpackLimits, unpack_as};
+use engine::builds::files::{BuildFilesError, ContextForm};
+use rustix::fs::{CWD, Mode, OFlags};
+use std::io::{self, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+/// Bytes that a compressed context may grow to, and how many entries it may have.
+fn limits(folder: &Path) -> UnpackLimits {
+    let mut limits = UnpackLimits::default();
+    if let Ok(facts) = rustix::fs::statvfs(folder) {
+        limits.free = facts.f_bavail.saturating_mul(facts.f_frsize);
+    }
+    limits
+}
+
+/// Unpacks into the empty folder. On a blocking thread.
+pub(super) fn unpack(
+    input: StreamReader,
+    folder: &Path,
+    form: ContextForm,
+    kept: &KeptContents,
+) -> Result<(), BuildFilesError> {
+    let root: OwnedFd = rustix::fs::openat(
+        CWD,
+        folder,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|error| failed("open the folder of the context", error))?;
+    let limits = limits(folder);
+    let contents: Option<&dyn Contents> = match form.keep_contents {
+        true => Some(kept),
+        false => None,
+    };
+    let plain = decoded(input).map_err(unreadable)?;
+    let mut plain = BufReader::with_capacity(BUFFER, plain);
+    let unpacked = unpack_as(UnpackAs::Files(contents), &mut plain, &root, &limits)
+        .map_err(refusal)?;
+    // To the end, or the sender would see a broken connection.
+    io::copy(&mut plain.take(TRAILER_MAX), &mut io::sink()).map_err(unreadable)?;
+    if let Some(link) = unpacked.links_below.first() {
+        return Err(BuildFilesError::Invalid(format!(
+            "{:?} in the build context is a hard link to {:?}, which is not there",
+            String::from_utf8_lossy(&link.path),
+            String::from_utf8_lossy(&link.target)
+        )));
+    }
+    if form.keep_contents {
+        kept.make_room();
+    }
+    Ok(())
+}
+
+/// Bytes that are read at once.
+const BUFFER: usize = 128 * 1024;
+
+/// What may follow the archive's end: tar pads to whole records, and nobody needs more.
+const TRAILER_MAX: u64 = 64 << 20;
+
+fn unreadable(error: io::Error) -> BuildFilesError {
+    BuildFilesError::Invalid(format!("cannot read the build context: {error}"))
+}
+
+/// In words of a context.
+fn refusal(error: UnpackError) -> BuildFilesError {
+    match error {
+        UnpackError::Archive(error) => unreadable(error),
+        UnpackError::Outside { path } => {
+            BuildFilesError::Invalid(format!("{path:?} leads out of the build context"))
+        }
+        UnpackError::Invalid { path, why } => {
+            BuildFilesError::Invalid(format!("{path:?} in the build context: {why}"))
+        }
+        UnpackError::TooLarge { limit } => BuildFilesError::Invalid(format!(
+            "the files of the build context have more than {limit} bytes"
+        )),
+        UnpackError::ContentGone { path } => BuildFilesError::ContentGone { path },
+        UnpackError::NoSpace { .. } => failed(
+            "unpack the build context",
+            io::Error::from(io::ErrorKind::StorageFull),
+        ),
+        error @ UnpackError::Entry { .. } if error.is_the_layers_fault() => {
+            BuildFilesError::Invalid(format!(
+                "the build context cannot be unpacked: {}",
+                engine::error::full_message(&error)
+            ))
+        }
+        UnpackError::Entry { step, path, source } => {
+            failed(format!("{step} {path:?} of the build context"), source)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::DiskBuildFiles;
+    use bytes::Bytes;
+    use engine::builds::files::{BuildFiles, BuildFilesError, ContextForm};
+    use engine::images::{BorrowedRoot, ByteStream};
+    use sha2::{Digest, Sha256};
+    use std::os::unix::fs::MetadataExt;
+    use std::sync::Arc;
+    use tar::EntryType;
+
+    fn stream(bytes: Vec<u8>) -> ByteStream {
+        // Odd pieces, so that nothing depends on their ends.
+        let pieces: Vec<_> = bytes
+            .chunks(777)
+            .map(|piece| Ok(Bytes::copy_from_slice(piece)))
+            .collect();
+        Box::pin(futures_util::stream::iter(pieces))
+    }
+
+    /// Kind, name, link or content.
+    fn tar_of(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (kind, name, text) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(0o640);
+            header.set_uid(1234);
+            header.set_gid(1234);
+            header.set_mtime(1_000_000_000);
+            let is_file = *kind == EntryType::Regular;
+            header.set_size(if is_file { text.len() as u64 } else { 0 });
+            header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+            if !is_file {
+                header.set_link_name_literal(text).expect("short");
+            }
+            header.set_cksum();
+            let content: &[u8] = if is_file { text.as_bytes() } else { &[] };
+            builder.append(&header, content).expect("memory");
+        }
+        builder.into_inner().expect("memory")
+    }
+
+    /// A file without its content.
+    fn known(builder: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, content: &str) {
+        let digest = hex::encode(Sha256::digest(content));
+        builder
+            .append_pax_extensions([("BERTH.sha256", digest.as_bytes())])
+            .expect("memory");
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(mode);
+        header.set_mtime(1_000_000_000);
+        header.set_size(0);
+        header.set_path(name).expect("short");
+        header.set_cksum();
+        builder.append(&header, &[][..]).expect("memory");
+    }
+
+    struct Place {
+        _folder: tempfile::TempDir,
+        files: DiskBuildFiles,
+    }
+
+    fn place() -> Place {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = DiskBuildFiles::open(folder.path()).expect("opened");
+        Place {
+            _folder: folder,
+            files,
+        }
+    }
+
+    async fn unpack(place: &Place, tar: Vec<u8>) -> Result<Arc<BorrowedRoot>, BuildFilesError> {
+        let form = ContextForm::default();
+        place
+            .files
+            .unpack_context(stream(tar), form)
+            .await
+            .map(Arc::new)
+    }
+
+    use EntryType::{Directory, Link, Regular, Symlink};
+
+    #[tokio::test]
+    async fn a_context_is_unpacked_as_it_is_and_belongs_to_root() {
+        let place = place();
+        let tar = tar_of(&[
+            (Directory, "sub/", ""),
+            (Regular, "sub/.wh.file", "text"),
+            (Regular, "./a", "A"),
+            (Symlink, "link", "/etc/passwd"),
+            (Link, "same", "a"),
+        ]);
+        let mut packed = Vec::new();
+        std::io::Write::write_all(
+            &mut flate2::write::GzEncoder::new(&mut packed, flate2::Compression::fast()),
+            &tar,
+        )
+        .expect("memory");
+        let zstd = zstd::encode_all(&tar[..], 1).expect("memory");
+        for bytes in [tar, packed, zstd] {
+            let root = unpack(&place, bytes).await.expect("good");
+            let read = |name: &str| std::fs::read_to_string(root.path.join(name)).expect("there");
+            assert_eq!(read("sub/.wh.file"), "text");
+            assert_eq!((read("a"), read("same")), ("A".into(), "A".into()));
+            let link = std::fs::read_link(root.path.join("link")).expect("a link");
+            assert_eq!(link.to_str(), Some("/etc/passwd"));
+            let facts = std::fs::metadata(root.path.join("a")).expect("there");
+            assert_eq!(facts.mode() & 0o7777, 0o640);
+            assert_eq!(facts.mtime(), 1_000_000_000);
+            let own = std::fs::metadata(&root.path).expect("there");
+            assert_eq!((facts.uid(), facts.gid()), (own.uid(), own.gid()));
+            let path = root.path.clone();
+            drop(root);
+            assert!(!path.exists());
+        }
+    }
+
+    #[tokio::test]
+    async fn hostile_contexts_are_refused_and_leave_nothing() {
+        let place = place();
+        for (entries, why) in [
+            (
+                vec![(Regular, "../evil", "x")],
+                "leads out of the build context",
+            ),
+            (
+                vec![(Regular, "a/../../evil", "x")],
+                "leads out of the build context",
+            ),
+            (
+                vec![(Link, "hard", "../../etc/passwd")],
+                "leads out of the build context",
+            ),
+            (vec![(Link, "hard", "nowhere")], "which is not there"),
+            (
+                vec![(Regular, "file", "x"), (Regular, "file/below", "x")],
+                "cannot be unpacked",
+            ),
+        ] {
+            let error = unpack(&place, tar_of(&entries)).await.err().expect(why);
+            let text = engine::error::full_message(&error);
+            assert!(text.contains(why), "{entries:?}: {text}");
+        }
+        // A link that leads out is followed within the context only.
+        let inside = tar_of(&[
+            (Symlink, "out", "/../../../.."),
+            (Regular, "out/file", "inside"),
+        ]);
+        let root = unpack(&place, inside).await.expect("good");
+        let text = std::fs::read_to_string(root.path.join("file")).expect("inside");
+        assert_eq!(text, "inside");
+        for bytes in [b"not a tar at all".repeat(100), tar_of(&[(Regular, "a", "x")])[..700].to_vec()]
+        {
+            let error = unpack(&place, bytes).await.err().expect("no tar");
+            let text = engine::error::full_message(&error);
+            assert!(text.contains("cannot read the build context"), "{text}");
+        }
+        drop(root);
+        let left = std::fs::read_dir(place._folder.path().join("builds/contexts"));
+        assert_eq!(left.expect("there").count(), 0);
+    }
+
+    #[tokio::test]
+    async fn contents_are_kept_and_need_not_come_again() {
+        let place = place();
+        let form = ContextForm {
+            keep_contents: true,
+        };
+        let first = tar_of(&[(Regular, "a", "content of a"), (Regular, "b", "b")]);
+        let root = place
+            .files
+            .unpack_context(stream(first), form)
+            .await
+            .expect("good");
+        drop(root);
+        let digest = |text: &str| hex::encode(Sha256::digest(text));
+        let asked = vec![
+            digest("content of a"),
+            digest("other"),
+            digest("b"),
+            "../x".into(),
+        ];
+        let missing = place.files.missing_contents(asked).await.expect("asked");
+        assert_eq!(missing, [digest("other"), "../x".to_owned()]);
+
+        let mut builder = tar::Builder::new(Vec::new());
+        known(&mut builder, "same", 0o640, "content of a");
+        known(&mut builder, "sub/program", 0o755, "content of a");
+        let second = builder.into_inner().expect("memory");
+        let root = place
+            .files
+            .unpack_context(stream(second.clone()), form)
+            .await
+            .expect("good");
+        for (name, mode) in [("same", 0o640), ("sub/program", 0o755)] {
+            let path = root.path.join(name);
+            assert_eq!(
+                std::fs::read_to_string(&path).expect("there"),
+                "content of a"
+            );
+            let facts = std::fs::metadata(&path).expect("there");
+            assert_eq!(facts.mode() & 0o7777, mode, "{name}");
+            assert_eq!(facts.mtime(), 1_000_000_000, "{name}");
+        }
+        drop(root);
+        assert!(place.files.forget_contents().await.expect("forgotten") > 0);
+        let error = place.files.unpack_context(stream(second), form).await;
+        assert!(matches!(
+            error.err().expect("gone"),
+            BuildFilesError::ContentGone { path } if path == "same"
+        ));
+    }
+}
