@@ -384,12 +384,28 @@ mod tests {
 
     #[test]
     fn sources_are_collected() {
-        check("FROM base\nCOPY a b/ ./c/../d /e/*.txt /dest/", "", "a b d e/*.txt");
+        check(
+            "FROM base\nCOPY a b/ ./c/../d /e/*.txt /dest/",
+            "",
+            "a b d e/*.txt",
+        );
         check("FROM base\nCOPY . /x", "", "*all*");
         check("FROM base\nCOPY ../.. /x", "", "*all*");
-        check("FROM base\nRUN true\nADD https://a/b git@h:x.git f /", "", "f");
-        check("FROM base\nCOPY <<X /x\nhello\nX\nCOPY [\"a b\", \"/x\"]", "", "a b");
-        check("FROM base\nRUN --mount=type=bind,source=s,target=/s --mount=type=cache,target=/c true", "", "s");
+        check(
+            "FROM base\nRUN true\nADD https://a/b git@h:x.git f /",
+            "",
+            "f",
+        );
+        check(
+            "FROM base\nCOPY <<X /x\nhello\nX\nCOPY [\"a b\", \"/x\"]",
+            "",
+            "a b",
+        );
+        check(
+            "FROM base\nRUN --mount=type=bind,source=s,target=/s --mount=type=cache,target=/c true",
+            "",
+            "s",
+        );
         check("FROM base\nRUN --mount=target=/s true", "", "*all*");
         check("FROM scratch\nENV A=1", "", "");
     }
@@ -400,7 +416,11 @@ mod tests {
         check("FROM base\nENV DIR=own\nCOPY $DIR/x /", "", "own/x");
         check("ARG A=1\nFROM base\nARG A\nCOPY a$A /", "", "a1");
         check("ARG A=1\nFROM base\nCOPY a$A /", "", "a");
-        check("FROM base\nARG GIVEN=x\nCOPY ${GIVEN}${NONE:-y} /", "", "gy");
+        check(
+            "FROM base\nARG GIVEN=x\nCOPY ${GIVEN}${NONE:-y} /",
+            "",
+            "gy",
+        );
         check("FROM base AS one\nENV D=q\nFROM one\nCOPY $D /", "", "q");
         check("FROM base AS one\nARG D=q\nFROM one\nCOPY x$D /", "", "xq");
         check("FROM base\nCOPY ${A /", "", "*all*");
@@ -413,16 +433,27 @@ mod tests {
         check(text, "", "a c");
         check(text, "B", "b");
         check(text, "0", "a");
-        check("FROM base AS a\nCOPY a /\nFROM base\nRUN --mount=from=0,target=/a true", "", "a");
+        check(
+            "FROM base AS a\nCOPY a /\nFROM base\nRUN --mount=from=0,target=/a true",
+            "",
+            "a",
+        );
         let file = Dockerfile::parse(text.as_bytes()).expect("good");
         let error = taken(&file, "none", &arguments(&[]), &BTreeMap::new()).expect_err("none");
-        assert_eq!(error.to_string(), "target stage \"none\" could not be found");
+        assert_eq!(
+            error.to_string(),
+            "target stage \"none\" could not be found"
+        );
     }
 
     #[test]
     fn base_images_decide_too() {
         check("FROM trigger\nCOPY x /", "", "onbuild/file x");
-        check("FROM trigger AS t\nFROM t\nCOPY x$A /", "", "onbuild/file xb");
+        check(
+            "FROM trigger AS t\nFROM t\nCOPY x$A /",
+            "",
+            "onbuild/file xb",
+        );
         check("FROM unknown\nCOPY x /", "", "*all*");
         let file = Dockerfile::parse(
             b"ARG T=1\nFROM host:5000/a:$T AS x\nFROM scratch\nFROM x\nCOPY --from=other:2 /a /b\nFROM unused",

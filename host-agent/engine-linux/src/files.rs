@@ -28,8 +28,6 @@ pub const LAYERS: &str = "layers";
 pub const LAYER_RECORD: &str = "layer.json";
 /// A layer's files.
 pub const LAYER_DIFF: &str = "diff";
-/// Contexts of builds, each in a folder of its own; removed when the engine starts.
-pub const BUILD_CONTEXTS: &str = "builds/contexts";
 /// Contents of contexts' files by digest, so that they need not be sent again; removed when the engine starts.
 pub const BUILD_CONTENTS: &str = "builds/contents";
 /// Manifests, configurations and compressed layers by digest.

@@ -1,6 +1,7 @@
 //! The composition root: the services over their real backends. The only place that names both.
 
 use super::config::Config;
+use super::ssh_agents::SshAgents;
 use super::state::{AppState, Services, Stopping};
 use super::system::default_runtime;
 use super::system::{System, engine_id};
@@ -86,6 +87,7 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
         BuildOptions::default(),
     );
     builds.recover().await;
+    let ssh_agents = SshAgents::new(config.exec_root.join("build-ssh"));
     let execs = ExecService::new(containers.clone(), clock);
     let host = HostFacts::read(&data_root);
     let system = System::new(id, config, host, runtime.facts());
@@ -99,6 +101,7 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
         containers,
         execs,
         builds,
+        ssh_agents: Arc::new(ssh_agents),
     }))
 }
 

@@ -170,10 +170,7 @@ impl Socket {
             .create(&folder)?;
         let listener = UnixListener::bind(folder.join(SOCKET))?;
         // Who may use it in the container is the mount's business.
-        std::fs::set_permissions(
-            folder.join(SOCKET),
-            std::fs::Permissions::from_mode(0o600),
-        )?;
+        std::fs::set_permissions(folder.join(SOCKET), std::fs::Permissions::from_mode(0o600))?;
         let shared = Arc::new(tokio::sync::Mutex::new(connection));
         let accepting = tokio::spawn(async move {
             let mut clients = tokio::task::JoinSet::new();

@@ -1,5 +1,6 @@
 //! What handlers are given. Each takes only the service it needs: `State(events): State<EventBus>`.
 
+use super::ssh_agents::SshAgents;
 use super::system::System;
 use axum::extract::FromRef;
 use engine::builds::BuildService;
@@ -27,6 +28,7 @@ pub struct Services {
     pub containers: Arc<ContainerService>,
     pub execs: Arc<ExecService>,
     pub builds: BuildService,
+    pub ssh_agents: Arc<SshAgents>,
 }
 
 /// Told when the server stops: streams that would never end by themselves end then.
@@ -60,4 +62,5 @@ extractable! {
     containers: Arc<ContainerService>,
     execs: Arc<ExecService>,
     builds: BuildService,
+    ssh_agents: Arc<SshAgents>,
 }

@@ -3,6 +3,7 @@
 use super::config::Config;
 use super::options::Options;
 use super::routes;
+use super::ssh_agents::SshAgents;
 use super::state::{AppState, Services, Stopping};
 use super::system::System;
 use axum::body::Body;
@@ -50,6 +51,7 @@ pub fn services_over(world: &World) -> Services {
     Services {
         stopping: Stopping::default(),
         builds,
+        ssh_agents: Arc::new(SshAgents::new("/nonexistent/build-ssh".into())),
         images,
         system: Arc::new(System::new("test".into(), config, host, runtime)),
         events,

@@ -41,8 +41,8 @@ pub(super) fn unpack(
     };
     let plain = decoded(input).map_err(unreadable)?;
     let mut plain = BufReader::with_capacity(BUFFER, plain);
-    let unpacked = unpack_as(UnpackAs::Files(contents), &mut plain, &root, &limits)
-        .map_err(refusal)?;
+    let unpacked =
+        unpack_as(UnpackAs::Files(contents), &mut plain, &root, &limits).map_err(refusal)?;
     // To the end, or the sender would see a broken connection.
     io::copy(&mut plain.take(TRAILER_MAX), &mut io::sink()).map_err(unreadable)?;
     if let Some(link) = unpacked.links_below.first() {
@@ -164,7 +164,7 @@ mod tests {
 
     fn place() -> Place {
         let folder = tempfile::tempdir().expect("a folder");
-        let files = DiskBuildFiles::open(folder.path()).expect("opened");
+        let files = DiskBuildFiles::open(folder.path(), folder.path()).expect("opened");
         Place {
             _folder: folder,
             files,
@@ -251,8 +251,10 @@ mod tests {
         let root = unpack(&place, inside).await.expect("good");
         let text = std::fs::read_to_string(root.path.join("file")).expect("inside");
         assert_eq!(text, "inside");
-        for bytes in [b"not a tar at all".repeat(100), tar_of(&[(Regular, "a", "x")])[..700].to_vec()]
-        {
+        for bytes in [
+            b"not a tar at all".repeat(100),
+            tar_of(&[(Regular, "a", "x")])[..700].to_vec(),
+        ] {
             let error = unpack(&place, bytes).await.err().expect("no tar");
             let text = engine::error::full_message(&error);
             assert!(text.contains("cannot read the build context"), "{text}");

@@ -1,6 +1,8 @@
 //! [`BuildFiles`] on Linux. Everything is opened relative to the tree's descriptor with `openat2(RESOLVE_IN_ROOT)`.
 
 mod caches;
+mod contents;
+mod context;
 mod git;
 mod place;
 
@@ -10,11 +12,12 @@ use crate::archive::decode::{StreamReader, decoded, on_own_thread};
 use crate::archive::tar::{TarLimits, TarReader};
 use crate::archive::tree::{Descend, descriptor_path, retry, walk, xattrs};
 use crate::archive::write::{EntryKind, NewEntry, PieceWriter, TarWriter};
-use crate::files::{BUILD_CACHES, BUILD_CONTEXTS, BUILD_SECRETS};
+use crate::files::{BUILD_CACHES, BUILD_CONTENTS, BUILD_CONTEXTS, BUILD_SECRETS};
 use async_trait::async_trait;
+use contents::KeptContents;
 use engine::builds::files::{
-    ArchivePart, BuildFiles, BuildFilesError, CacheFolder, CopyFrom, Missing, Place, SelectedFrom,
-    SelectedSource, Selection,
+    ArchivePart, BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, Missing, Place,
+    SelectedFrom, SelectedSource, Selection,
 };
 use engine::builds::ignore;
 use engine::builds::pattern::PathPattern;
@@ -41,6 +44,7 @@ pub struct DiskBuildFiles {
     folder: PathBuf,
     caches: PathBuf,
     secrets: PathBuf,
+    contents: Arc<KeptContents>,
 }
 
 impl DiskBuildFiles {
@@ -64,6 +68,7 @@ impl DiskBuildFiles {
             folder,
             caches,
             secrets,
+            contents: Arc::new(KeptContents::open(data_root.join(BUILD_CONTENTS))?),
         })
     }
 }
@@ -176,6 +181,31 @@ impl BuildFiles for DiskBuildFiles {
             Ok(BorrowedRoot::new(path.clone(), Folder(path)))
         })
         .await
+    }
+
+    async fn unpack_context(
+        &self,
+        content: ByteStream,
+        form: ContextForm,
+    ) -> Result<BorrowedRoot, BuildFilesError> {
+        let folder = self.new_folder().await?;
+        let input = StreamReader::new(content);
+        let contents = self.contents.clone();
+        blocking(move || {
+            context::unpack(input, &folder.path, form, &contents)?;
+            Ok(folder)
+        })
+        .await
+    }
+
+    async fn missing_contents(&self, digests: Vec<String>) -> Result<Vec<String>, BuildFilesError> {
+        let contents = self.contents.clone();
+        blocking(move || Ok(contents.missing(digests))).await
+    }
+
+    async fn forget_contents(&self) -> Result<u64, BuildFilesError> {
+        let contents = self.contents.clone();
+        blocking(move || contents.forget()).await
     }
 
     async fn free_bytes(&self) -> Result<u64, BuildFilesError> {

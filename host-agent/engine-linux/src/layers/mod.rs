@@ -23,9 +23,7 @@ mod unpack;
 
 pub use lookup::{normalise, times};
 pub use remove::{remove_path, remove_tree};
-pub use unpack::{
-    Contents, UnpackAs, UnpackError, UnpackLimits, Unpacked, unpack, unpack_as,
-};
+pub use unpack::{Contents, UnpackAs, UnpackError, UnpackLimits, Unpacked, unpack, unpack_as};
 
 use crate::archive::decode::{StreamReader, decoded, on_own_thread};
 use crate::files::{CONTAINER_LAYER, CONTAINERS, LAYER_DIFF, LAYER_RECORD, LAYERS};

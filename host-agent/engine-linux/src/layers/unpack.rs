@@ -837,11 +837,7 @@ fn copy(from: &mut dyn BufRead, limit: u64, to: &mut File) -> Result<(), CopyErr
 }
 
 /// Everything, with its digest.
-fn copy_hashed(
-    from: &mut dyn BufRead,
-    to: &mut File,
-    hash: &mut Sha256,
-) -> Result<(), CopyError> {
+fn copy_hashed(from: &mut dyn BufRead, to: &mut File, hash: &mut Sha256) -> Result<(), CopyError> {
     loop {
         let ready = from.fill_buf().map_err(CopyError::Read)?;
         if ready.is_empty() {

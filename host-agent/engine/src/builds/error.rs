@@ -92,6 +92,7 @@ impl Classify for BuildFilesError {
         match self {
             BuildFilesError::NotFound { .. } => Class::NotFound,
             BuildFilesError::NoMatch | BuildFilesError::Invalid(_) => Class::Invalid,
+            BuildFilesError::ContentGone { .. } => Class::Conflict,
             BuildFilesError::Failed { .. } => Class::Internal,
         }
     }

@@ -1,7 +1,8 @@
 //! For tests of what stands on the build service and does not build.
 
 use super::files::{
-    ArchivePart, BuildFiles, BuildFilesError, CacheFolder, CopyFrom, Missing, Place, Selection,
+    ArchivePart, BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, Missing, Place,
+    Selection,
 };
 use super::sources::{GitAddress, GitFetcher, SourceError};
 use crate::images::{BorrowedRoot, ByteStream};
@@ -21,6 +22,22 @@ fn none<T>() -> Result<T, BuildFilesError> {
 impl BuildFiles for NoFiles {
     async fn new_folder(&self) -> Result<BorrowedRoot, BuildFilesError> {
         none()
+    }
+
+    async fn unpack_context(
+        &self,
+        _: ByteStream,
+        _: ContextForm,
+    ) -> Result<BorrowedRoot, BuildFilesError> {
+        none()
+    }
+
+    async fn missing_contents(&self, digests: Vec<String>) -> Result<Vec<String>, BuildFilesError> {
+        Ok(digests)
+    }
+
+    async fn forget_contents(&self) -> Result<u64, BuildFilesError> {
+        Ok(0)
     }
 
     async fn free_bytes(&self) -> Result<u64, BuildFilesError> {

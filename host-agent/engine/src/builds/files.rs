@@ -13,6 +13,19 @@ pub trait BuildFiles: Send + Sync + 'static {
     /// A new empty folder for a context, removed when the answer is dropped (or at the engine's next start).
     async fn new_folder(&self) -> Result<BorrowedRoot, BuildFilesError>;
 
+    /// A context that comes as a tar: plain, gzip, xz or zstd.
+    async fn unpack_context(
+        &self,
+        content: ByteStream,
+        form: ContextForm,
+    ) -> Result<BorrowedRoot, BuildFilesError>;
+
+    /// Those of the digests (64 hex digits) whose contents are not kept of earlier contexts.
+    async fn missing_contents(&self, digests: Vec<String>) -> Result<Vec<String>, BuildFilesError>;
+
+    /// Keeps none of them any longer; answers how many bytes they had.
+    async fn forget_contents(&self) -> Result<u64, BuildFilesError>;
+
     /// Bytes that a context may have: what is free on the disk, within reason.
     async fn free_bytes(&self) -> Result<u64, BuildFilesError>;
 
@@ -117,6 +130,13 @@ pub trait BuildFiles: Send + Sync + 'static {
 
     /// Removes a cache mount by the name that [`BuildFiles::caches`] gives it.
     async fn remove_cache(&self, name: &str) -> Result<(), BuildFilesError>;
+}
+
+/// How a context is sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ContextForm {
+    /// Contents of its files are kept for later ones, and files may come as digests of what is kept.
+    pub keep_contents: bool,
 }
 
 /// What is to be copied.
@@ -242,6 +262,9 @@ pub enum BuildFilesError {
     NoMatch,
     #[error("{0}")]
     Invalid(String),
+    /// It was kept when the client asked. It has to be sent now.
+    #[error("the content of {path:?} in the build context is not kept any more")]
+    ContentGone { path: String },
     #[error("cannot {step}")]
     Failed {
         step: String,

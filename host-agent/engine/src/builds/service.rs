@@ -16,7 +16,7 @@
 use super::cache::{self, CacheLimits, Uses};
 use super::error::BuildError;
 use super::event::{BuildEvent, BuildSink, Finding};
-use super::files::BuildFiles;
+use super::files::{BuildFiles, ContextForm};
 use super::ignore::Ignore;
 use super::plan::Plan;
 use super::request::{BuildOutcome, BuildOutput, BuildRequest, Context, DockerfileSource};
@@ -231,9 +231,32 @@ impl BuildService {
 
     /// What a tar (plain, gzip, xz or zstd) brings, unpacked into a folder of its own.
     pub async fn context_from_tar(&self, content: ByteStream) -> Result<Context, BuildError> {
-        let folder = Arc::new(self.inner.files.new_folder().await?);
-        self.unpack(&folder, content).await?;
-        Ok(Context(folder))
+        self.context_of_tar(content, ContextForm::default()).await
+    }
+
+    /// The same for a client that sends only what has changed.
+    pub async fn context_from_tar_keeping(
+        &self,
+        content: ByteStream,
+    ) -> Result<Context, BuildError> {
+        let form = ContextForm {
+            keep_contents: true,
+        };
+        self.context_of_tar(content, form).await
+    }
+
+    async fn context_of_tar(
+        &self,
+        content: ByteStream,
+        form: ContextForm,
+    ) -> Result<Context, BuildError> {
+        let folder = self.inner.files.unpack_context(content, form).await?;
+        Ok(Context(Arc::new(folder)))
+    }
+
+    /// Those of the digests (64 hex digits) whose contents a client has to send.
+    pub async fn missing_contents(&self, digests: Vec<String>) -> Result<Vec<String>, BuildError> {
+        Ok(self.inner.files.missing_contents(digests).await?)
     }
 
     /// Unpacks an archive into a folder of the build's.

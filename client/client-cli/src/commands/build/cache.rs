@@ -69,7 +69,10 @@ impl CacheTo {
             "inline" => CacheTo::Inline,
             "registry" => CacheTo::Registry(take(&mut values, "ref", "cache-to", text)?),
             "local" => CacheTo::Local(take(&mut values, "dest", "cache-to", text)?.into()),
-            other => bail!("{}", unknown("cache-to", other, "inline, registry and local")),
+            other => bail!(
+                "{}",
+                unknown("cache-to", other, "inline, registry and local")
+            ),
         };
         nothing_left("cache-to", text, &values)?;
         Ok(to)
@@ -85,11 +88,9 @@ impl CacheTo {
                     .await
                     .with_context(|| format!("cannot leave the cache at {name}"))
             }
-            CacheTo::Local(folder) => {
-                outputs::save_as_folder(engine, &[image.to_owned()], folder)
-                    .await
-                    .with_context(|| format!("cannot leave the cache in {}", folder.display()))
-            }
+            CacheTo::Local(folder) => outputs::save_as_folder(engine, &[image.to_owned()], folder)
+                .await
+                .with_context(|| format!("cannot leave the cache in {}", folder.display())),
         }
     }
 }

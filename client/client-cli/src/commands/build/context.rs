@@ -46,10 +46,17 @@ pub(super) enum DockerfileFrom<'a> {
 impl Recipe {
     /// Reads Dockerfile and rules.
     pub(super) fn read(folder: &Path, from: DockerfileFrom<'_>) -> Result<Recipe> {
-        let folder = std::fs::canonicalize(folder)
-            .with_context(|| format!("unable to prepare context: path {} not found", folder.display()))?;
+        let folder = std::fs::canonicalize(folder).with_context(|| {
+            format!(
+                "unable to prepare context: path {} not found",
+                folder.display()
+            )
+        })?;
         if !folder.is_dir() {
-            bail!("unable to prepare context: {} is not a folder", folder.display());
+            bail!(
+                "unable to prepare context: {} is not a folder",
+                folder.display()
+            );
         }
         let (text, inside, own_rules) = match from {
             DockerfileFrom::Text(text) => (text, None, None),
@@ -196,8 +203,8 @@ impl Context {
         for entry in &mut self.entries {
             if entry.facts.is_file() && entry.facts.len() > 0 {
                 let path = self.folder.join(&entry.path);
-                let digest = digest_of(&path)
-                    .with_context(|| format!("cannot read {}", path.display()))?;
+                let digest =
+                    digest_of(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 digests.insert(digest.clone());
                 entry.digest = Some(digest);
             }
@@ -220,7 +227,11 @@ impl Context {
         let mut builder = tar::Builder::new(io::BufWriter::with_capacity(256 * 1024, output));
         let mut links: HashMap<(u64, u64), PathBuf> = HashMap::new();
         for entry in &self.entries {
-            if self.extra.files.contains_key(&entry.path.to_string_lossy()[..]) {
+            if self
+                .extra
+                .files
+                .contains_key(&entry.path.to_string_lossy()[..])
+            {
                 continue;
             }
             self.write_entry(&mut builder, entry, &mut links)?;
@@ -443,7 +454,10 @@ mod tests {
     fn only_what_is_taken_is_sent() {
         let place = Place::new(&[
             ("Dockerfile", "FROM scratch"),
-            (".dockerignore", "**/*.log\nnode_modules\n!node_modules/keep"),
+            (
+                ".dockerignore",
+                "**/*.log\nnode_modules\n!node_modules/keep",
+            ),
             ("src/a", "a"),
             ("src/x.log", "x"),
             ("src/deep/b", "b"),

@@ -113,7 +113,11 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     let agents = secrets::ssh_agents(&options.ssh)?;
     let source = Source::of(&options.context, options.file.as_deref())?;
     let mut pairs = parameters(options)?;
-    if options.platform.as_ref().is_some_and(|text| text.contains(',')) {
+    if options
+        .platform
+        .as_ref()
+        .is_some_and(|text| text.contains(','))
+    {
         bail!("--platform: an engine builds for one platform, its own");
     }
     if let Some(file) = &options.iidfile {
@@ -124,7 +128,11 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     if !names.is_empty() {
         pairs.push(("cachefrom", json!(names).to_string()));
     }
-    let kind = if options.check { "check" } else { output.kind() };
+    let kind = if options.check {
+        "check"
+    } else {
+        output.kind()
+    };
     let body = upload::send(
         engine,
         upload::Build {
@@ -171,8 +179,7 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
         place.store(engine, &image).await?;
     }
     if let Some(file) = &options.iidfile {
-        std::fs::write(file, &image)
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(file, &image).with_context(|| format!("cannot write {}", file.display()))?;
     }
     if options.quiet {
         show::print(&format!("{image}\n"))?;

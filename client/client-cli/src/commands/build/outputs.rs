@@ -167,7 +167,9 @@ fn archive_path(names: &[String]) -> String {
 }
 
 async fn save(engine: &Engine, names: &[String], place: &Place) -> Result<()> {
-    let body = engine.stream(Method::GET, &archive_path(names), &[]).await?;
+    let body = engine
+        .stream(Method::GET, &archive_path(names), &[])
+        .await?;
     let place = place.clone();
     archive::read_body(body, move |input| write_to(input, &place)).await
 }
@@ -197,20 +199,17 @@ pub(super) fn write_to(input: &mut dyn Read, place: &Place) -> Result<()> {
 }
 
 /// An image's archive, unpacked.
-pub(super) async fn save_as_folder(
-    engine: &Engine,
-    names: &[String],
-    folder: &Path,
-) -> Result<()> {
-    let body = engine.stream(Method::GET, &archive_path(names), &[]).await?;
+pub(super) async fn save_as_folder(engine: &Engine, names: &[String], folder: &Path) -> Result<()> {
+    let body = engine
+        .stream(Method::GET, &archive_path(names), &[])
+        .await?;
     let folder = folder.to_owned();
     archive::read_body(body, move |input| unpack_files(input, &folder)).await
 }
 
 /// Unpacks a tar whose names are relative to the folder.
 pub(super) fn unpack_files(input: &mut dyn Read, folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     archive::unpack_into(input, folder)
 }
 

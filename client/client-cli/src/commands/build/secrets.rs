@@ -21,9 +21,9 @@ impl std::fmt::Debug for Secret {
 pub(super) fn fields(option: &str, text: &str) -> Result<Vec<(String, String)>> {
     text.split(',')
         .map(|field| {
-            let (key, value) = field
-                .split_once('=')
-                .with_context(|| format!("invalid --{option} '{text}': '{field}' is not key=value"))?;
+            let (key, value) = field.split_once('=').with_context(|| {
+                format!("invalid --{option} '{text}': '{field}' is not key=value")
+            })?;
             Ok((key.trim().to_ascii_lowercase(), value.to_owned()))
         })
         .collect()

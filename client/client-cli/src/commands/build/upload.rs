@@ -50,14 +50,19 @@ impl Source {
     pub(super) fn of(context: &str, file: Option<&str>) -> Result<Source> {
         if context == "-" {
             if file == Some("-") {
-                bail!(
-                    "invalid argument: can't use stdin for both build context and dockerfile"
-                );
+                bail!("invalid argument: can't use stdin for both build context and dockerfile");
             }
             return Ok(Source::Stdin);
         }
         let is_local = Path::new(context).is_dir();
-        let schemes = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
+        let schemes = [
+            "http://",
+            "https://",
+            "git://",
+            "ssh://",
+            "git@",
+            "github.com/",
+        ];
         if !is_local && schemes.iter().any(|scheme| context.starts_with(scheme)) {
             if file == Some("-") {
                 bail!("a Dockerfile from standard input and a remote context do not go together");
@@ -220,11 +225,7 @@ async fn known(engine: &Engine, digests: Vec<String>) -> Result<HashSet<String>>
 
 /// What the Dockerfile takes of the folder. Base images are looked at for it, and downloaded where they are not there: the
 /// build would do that anyway.
-async fn taken(
-    request: &mut Request<'_>,
-    options: &Options,
-    file: &Dockerfile,
-) -> Result<Taken> {
+async fn taken(request: &mut Request<'_>, options: &Options, file: &Dockerfile) -> Result<Taken> {
     let engine = request.engine;
     let arguments = arguments(engine, request).await?;
     let images = needs::base_images(file, &options.target, &arguments)?;
@@ -371,8 +372,7 @@ fn is_archive(start: &[u8]) -> bool {
         &[0xfd, b'7', b'z', b'X', b'Z', 0],
         &[0x28, 0xb5, 0x2f, 0xfd],
     ];
-    magic.iter().any(|magic| start.starts_with(magic))
-        || start.get(257..262) == Some(b"ustar")
+    magic.iter().any(|magic| start.starts_with(magic)) || start.get(257..262) == Some(b"ustar")
 }
 
 /// A reader of the tar that a thread writes.
@@ -399,7 +399,10 @@ impl Request<'_> {
             true => {
                 let mut line = self.preamble.to_string().into_bytes();
                 line.push(b'\n');
-                (BUILD_CONTENT_TYPE, Box::new(io::Cursor::new(line).chain(tar)))
+                (
+                    BUILD_CONTENT_TYPE,
+                    Box::new(io::Cursor::new(line).chain(tar)),
+                )
             }
         };
         self.engine

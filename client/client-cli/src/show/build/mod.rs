@@ -138,9 +138,7 @@ pub(crate) async fn show(body: Incoming, wish: &Wish) -> Result<Outcome> {
         _ if wish.quiet => Box::new(Silence),
         Form::Rawjson => Box::new(raw::Raw::new()),
         Form::Tty => Box::new(terminal::Bars::new()),
-        Form::Auto if std::io::stderr().is_terminal() => {
-            Box::new(terminal::Bars::new())
-        }
+        Form::Auto if std::io::stderr().is_terminal() => Box::new(terminal::Bars::new()),
         Form::Auto | Form::Plain => Box::new(plain::Lines::new()),
     };
     let outcome = read(body, &mut *screen, wish.quiet).await;

@@ -118,7 +118,10 @@ impl Screen for Raw {
     }
 
     fn finding(&mut self, finding: &Finding) -> Result<()> {
-        let short = format!("{}: {} (line {})", finding.rule, finding.message, finding.line);
+        let short = format!(
+            "{}: {} (line {})",
+            finding.rule, finding.message, finding.line
+        );
         self.print(&json!({"warnings": [{
             "level": 1,
             "short": STANDARD.encode(short),

@@ -101,7 +101,11 @@ impl Screen for Bars {
         if let (Some(running), Some(status)) =
             (self.running.get_mut(&step), progress["status"].as_str())
         {
-            let parts = [progress["id"].as_str(), Some(status), progress["progress"].as_str()];
+            let parts = [
+                progress["id"].as_str(),
+                Some(status),
+                progress["progress"].as_str(),
+            ];
             let text: Vec<&str> = parts.into_iter().flatten().collect();
             running.bar.set_message(text.join(" "));
         }

@@ -188,7 +188,8 @@ async fn add_context(
                 .to_owned(),
         ));
     }
-    if let Some(address) = GitAddress::parse(remote)? {
+    if let Some(address) = GitAddress::parse(remote) {
+        address.check()?;
         wanted.context = Some(builds.context_from_git(&address).await?);
         return Ok(());
     }

@@ -59,7 +59,7 @@ async fn disk_usage(
         answer["Volumes"] = volume_usage(&volumes).await?;
     }
     if wanted("build-cache") {
-        let cache = builds.disk_usage().await;
+        let cache = builds.disk_usage().await?;
         let size: u64 = cache.iter().map(|entry| entry.size).sum();
         let shown = cache.iter().map(|entry| cache_usage(entry, version));
         answer["BuildCache"] = shown.collect();

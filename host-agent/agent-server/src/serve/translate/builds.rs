@@ -428,10 +428,7 @@ mod tests {
         let tags: Vec<String> = request.tags.iter().map(Reference::familiar).collect();
         assert_eq!(tags, ["me/thing:latest", "other:1"]);
         assert_eq!(request.target, "last");
-        assert_eq!(
-            (request.ulimits[0].soft, request.ulimits[0].hard),
-            (10, 20)
-        );
+        assert_eq!((request.ulimits[0].soft, request.ulimits[0].hard), (10, 20));
         assert_eq!(request.extra_hosts, ["a:1.2.3.4"]);
         assert!(request.platform.is_some());
     }
@@ -493,7 +490,11 @@ mod tests {
         ] {
             let error = read(query).expect_err(query);
             assert_eq!(error.status().as_u16(), status, "{query}");
-            assert!(error.message().contains(text), "{query}: {}", error.message());
+            assert!(
+                error.message().contains(text),
+                "{query}: {}",
+                error.message()
+            );
         }
     }
 
