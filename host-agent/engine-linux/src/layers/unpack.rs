@@ -491,7 +491,8 @@ impl Unpacker<'_> {
         name: &[u8],
     ) -> Result<(), UnpackError> {
         self.forget_link_below(path);
-        let place = |folder| contents.place(digest, entry, folder, OsStr::from_bytes(name));
+        let place =
+            |folder: BorrowedFd<'_>| contents.place(digest, entry, folder, OsStr::from_bytes(name));
         let placed = match place(self.folder_fd()) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.make_room(entry, path, name)?;
