@@ -1,7 +1,7 @@
 //! Everything continuous integration checks, in the order that finds trouble soonest.
 
 use crate::process::{self, cargo};
-use crate::{deny, image, layers};
+use crate::{cross, deny, image, layers};
 use anyhow::Result;
 use std::process::{Command, Stdio};
 
@@ -21,6 +21,8 @@ pub(crate) fn run() -> Result<()> {
     // The vm tier boots the image that these sources make.
     image::run(&image::Options::default())?;
     process::run(cargo().args(["build", "--workspace", "--bins"]))?;
+    // Its programs run under wine in the tests.
+    cross::windows()?;
     test()
 }
 

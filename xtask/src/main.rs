@@ -29,8 +29,8 @@ enum Task {
     Compat(compat::Options),
     /// All checks and tests, as continuous integration runs them
     Ci,
-    /// Build the desktop's programs for Windows, check them for macOS
-    Cross,
+    /// Build the desktop's programs for Windows and macOS
+    Cross(cross::Options),
     /// The main job from nothing: programs, image, a machine, containers on it
     Demo(demo::Options),
     /// Check licences, banned crates and sources of every dependency
@@ -48,7 +48,7 @@ fn main() -> anyhow::Result<()> {
         Task::Agent => agent::run().map(|path| println!("{}", path.display())),
         Task::Compat(options) => compat::run(&options),
         Task::Ci => ci::run(),
-        Task::Cross => cross::run(),
+        Task::Cross(options) => cross::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Deny => deny::run(),
         Task::Image(options) => image::run(&options).map(|folder| println!("{}", folder.display())),
