@@ -41,6 +41,22 @@ pub fn obstacle() -> Option<String> {
     None
 }
 
+/// A server's certificate for 127.0.0.1 in folder $1, signed by the authority of the store $2.
+const SIGN: &str = r#"set -e
+openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt -out "$1/key.pem"
+openssl req -new -key "$1/key.pem" -subj /CN=engine -out "$1/request"
+printf 'subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n' > "$1/extensions"
+openssl x509 -req -in "$1/request" -CA "$2/certs/ca.pem" -CAkey "$2/certs/ca-key.pem" -set_serial 7 -days 2 \
+    -extfile "$1/extensions" -out "$1/cert.pem""#;
+
+/// `tcp://127.0.0.1:PORT` with a port that is free now.
+pub fn loopback_url() -> String {
+    let address = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port");
+    format!("tcp://{address}")
+}
+
 impl Agent {
     /// Starts one; `None`, with a line that says why, where this host cannot.
     pub fn start(flags: &[&str]) -> Option<Agent> {
@@ -73,6 +89,31 @@ impl Agent {
         };
         agent.serve();
         Some(agent)
+    }
+
+    /// Starts one that listens on loopback, too, for those who have the certificates of a store of `machine`. Its URL is
+    /// chosen by the caller with [`loopback_url`], since a store may know it before.
+    pub fn start_for_store(store: &Path, url: &str) -> Option<Agent> {
+        if find("openssl").is_none() {
+            println!("skipped: there is no openssl to sign with");
+            return None;
+        }
+        let own = tempfile::tempdir().expect("a temporary folder");
+        let mut sign = Command::new("sh");
+        sign.args(["-c", SIGN, "sh"]).arg(own.path()).arg(store);
+        run(&mut sign, LIMIT).success();
+        let path = |path: PathBuf| path.display().to_string();
+        Agent::start(&[
+            "--host",
+            url,
+            "--tlsverify",
+            "--tlscacert",
+            &path(store.join("certs/ca.pem")),
+            "--tlscert",
+            &path(own.path().join("cert.pem")),
+            "--tlskey",
+            &path(own.path().join("key.pem")),
+        ])
     }
 
     /// Starts `serve` (again) and waits until it answers.

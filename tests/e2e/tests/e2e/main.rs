@@ -27,6 +27,7 @@ mod networks;
 mod security;
 mod traces;
 mod volumes;
+mod windows;
 
 use harness::agent::Agent;
 use harness::image::{TestImage, busybox_or_skip};
