@@ -1,6 +1,7 @@
 //! The ways of making machines. The list is written out: to add a driver, add its module and its line in [`all`].
 
 pub mod generic;
+mod host;
 pub mod none;
 pub mod plugin;
 #[cfg(unix)]

@@ -4,11 +4,12 @@
 //! The host may be an address, a DNS name or a name of `~/.ssh/config`; that file, the ssh agent and jump hosts count,
 //! since it is the person's own host and not ours.
 
+use crate::host;
 use machine_core::driver::{
     Address, Capabilities, Checkpoint, Driver, DriverError, DriverState, Flag, FlagKind,
     FlagValues, MachinePlace, Progress, RemoteSettings, SeedFiles, Status,
 };
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -179,29 +180,6 @@ impl Driver for GenericDriver {
         checkpoint.save(state)
     }
 
-    fn start(
-        &self,
-        place: &MachinePlace,
-        _state: &mut DriverState,
-        _seed: &SeedFiles,
-        _progress: &dyn Progress,
-    ) -> Result<(), DriverError> {
-        Err(not_ours("started", place))
-    }
-
-    fn stop(
-        &self,
-        place: &MachinePlace,
-        _state: &mut DriverState,
-        _progress: &dyn Progress,
-    ) -> Result<(), DriverError> {
-        Err(not_ours("stopped", place))
-    }
-
-    fn kill(&self, place: &MachinePlace, _state: &mut DriverState) -> Result<(), DriverError> {
-        Err(not_ours("killed", place))
-    }
-
     /// As with docker-machine only the local files go: the host and its containers are not ours.
     fn remove(&self, _place: &MachinePlace, _state: &mut DriverState) -> Result<(), DriverError> {
         Ok(())
@@ -227,7 +205,7 @@ impl Driver for GenericDriver {
         let host = text("IPAddress").unwrap_or_default();
         let api_port = number(state, "EnginePort").unwrap_or(guest_contract::API_PORT);
         Ok(Address {
-            ip: resolve(host, api_port)?,
+            ip: host::resolve(host, api_port)?,
             api_port,
             ssh_port: number(state, "SSHPort").unwrap_or(0),
             ssh_user: text("SSHUser").unwrap_or_default().to_owned(),
@@ -251,30 +229,6 @@ impl Driver for GenericDriver {
 fn number(state: &DriverState, key: &str) -> Option<u16> {
     let port = state.get(key)?.as_u64()?;
     u16::try_from(port).ok().filter(|port| *port != 0)
-}
-
-fn not_ours(verb: &str, place: &MachinePlace) -> DriverError {
-    DriverError::NotReady {
-        what: format!("{} cannot be {verb}: its driver is generic", place.name),
-        hint: "do it where the host was made; `machine restart` reboots it".into(),
-    }
-}
-
-fn resolve(host: &str, port: u16) -> Result<IpAddr, DriverError> {
-    if let Ok(ip) = host.parse() {
-        return Ok(ip);
-    }
-    let missing = |why: String| DriverError::NotReady {
-        what: format!("the host {host:?} is not found: {why}"),
-        hint: "check its name, or give its address".into(),
-    };
-    let mut found = (host, port)
-        .to_socket_addrs()
-        .map_err(|error| missing(error.to_string()))?;
-    let first = found
-        .next()
-        .ok_or_else(|| missing("it has no address".into()))?;
-    Ok(first.ip())
 }
 
 /// What the person's ssh configuration says of a host.

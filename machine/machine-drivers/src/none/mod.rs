@@ -1,10 +1,11 @@
 //! A machine that someone else made and keeps: only its address is remembered.
 
+use crate::host;
 use machine_core::driver::{
     Address, Capabilities, Checkpoint, Driver, DriverError, DriverState, Flag, FlagKind,
     FlagValues, MachinePlace, Progress, SeedFiles, Status,
 };
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::IpAddr;
 
 const URL_FLAG: &str = "url";
 /// docker-machine's key for it.
@@ -58,29 +59,6 @@ impl Driver for NoneDriver {
         checkpoint.save(state)
     }
 
-    fn start(
-        &self,
-        place: &MachinePlace,
-        _state: &mut DriverState,
-        _seed: &SeedFiles,
-        _progress: &dyn Progress,
-    ) -> Result<(), DriverError> {
-        Err(not_ours("started", place))
-    }
-
-    fn stop(
-        &self,
-        place: &MachinePlace,
-        _state: &mut DriverState,
-        _progress: &dyn Progress,
-    ) -> Result<(), DriverError> {
-        Err(not_ours("stopped", place))
-    }
-
-    fn kill(&self, place: &MachinePlace, _state: &mut DriverState) -> Result<(), DriverError> {
-        Err(not_ours("killed", place))
-    }
-
     fn remove(&self, _place: &MachinePlace, _state: &mut DriverState) -> Result<(), DriverError> {
         Ok(())
     }
@@ -97,7 +75,7 @@ impl Driver for NoneDriver {
             .unwrap_or_default();
         let (host, port) = host_and_port(url)?;
         Ok(Address {
-            ip: resolve(&host, port)?,
+            ip: host::resolve(&host, port)?,
             api_port: port,
             ssh_port: 22,
             ssh_user: String::new(),
@@ -114,13 +92,6 @@ fn url_of(values: &FlagValues) -> Result<&str, DriverError> {
             why: "the driver none needs the URL of an engine, for example tcp://192.0.2.7:2376"
                 .into(),
         })
-}
-
-fn not_ours(verb: &str, place: &MachinePlace) -> DriverError {
-    DriverError::NotReady {
-        what: format!("{} cannot be {verb}: its driver is none", place.name),
-        hint: "do it where the host was made".into(),
-    }
 }
 
 /// Host and port of `tcp://host[:port]`; IPv6 addresses stand in brackets.
@@ -157,19 +128,6 @@ fn host_and_port(url: &str) -> Result<(String, u16), DriverError> {
             .ok_or_else(|| wrong("the port is not a number from 1 to 65535"))?,
     };
     Ok((host.to_owned(), port))
-}
-
-fn resolve(host: &str, port: u16) -> Result<IpAddr, DriverError> {
-    if let Ok(ip) = host.parse() {
-        return Ok(ip);
-    }
-    let found = (host, port)
-        .to_socket_addrs()
-        .map_err(|error| DriverError::failed(format!("find the address of {host}"), error))?
-        .next();
-    found
-        .map(|address| address.ip())
-        .ok_or_else(|| DriverError::failed(format!("find the address of {host}"), "it has none"))
 }
 
 #[cfg(test)]
