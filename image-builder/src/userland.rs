@@ -206,6 +206,8 @@ pub(crate) fn install_skeleton(recipe: &Recipe, tree: &mut Tree) -> Result<(), U
         ("dev", 0o755),
         ("etc", 0o755),
         ("home", 0o755),
+        // Not /root: that is the home of whoever runs `machine` as root, and may be shared from there.
+        ("home/docker", 0o700),
         ("mnt", 0o755),
         ("proc", 0o555),
         ("root", 0o700),
@@ -228,7 +230,7 @@ pub(crate) fn install_skeleton(recipe: &Recipe, tree: &mut Tree) -> Result<(), U
         (
             "etc/passwd",
             0o644,
-            "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+            "root:x:0:0:root:/home/docker:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
         ),
         ("etc/shadow", 0o600, "root:*:::::::\nnobody:*:::::::\n"),
         (
@@ -242,7 +244,11 @@ pub(crate) fn install_skeleton(recipe: &Recipe, tree: &mut Tree) -> Result<(), U
             "127.0.0.1 localhost\n::1 localhost ip6-localhost\n",
         ),
         ("etc/nsswitch.conf", 0o644, "hosts: files dns\n"),
-        ("etc/profile", 0o644, "export PATH=/usr/bin HOME=/root\n"),
+        (
+            "etc/profile",
+            0o644,
+            "export PATH=/usr/bin HOME=/home/docker\n",
+        ),
         ("etc/shells", 0o644, "/bin/sh\n"),
         (
             "etc/os-release",

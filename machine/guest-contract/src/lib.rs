@@ -2,9 +2,11 @@
 //! seed, the readiness events and the image manifest. Nothing here does I/O.
 
 pub mod control;
+pub mod engine_options;
 pub mod manifest;
 pub mod readiness;
 pub mod seed;
+pub mod share;
 
 /// TCP port of the engine's API (mutual TLS) inside a guest, and on a machine's own loopback address. The number is
 /// the one docker-machine and dockerd use.

@@ -16,6 +16,9 @@ pub const AUTHORIZED_KEYS: &str = "authorized_keys";
 /// The engine's configuration: dockerd's `daemon.json` keys.
 pub const DAEMON_JSON: &str = "daemon.json";
 
+/// PEM certificates that the desktop trusts beyond the usual ones: whoever fetches something in the guest trusts them too.
+pub const COMPANY_AUTHORITIES: &str = "company-authorities.pem";
+
 /// Largest seed a guest reads, in bytes.
 pub const MAX_SEED_BYTES: u64 = 4 * 1024 * 1024;
 

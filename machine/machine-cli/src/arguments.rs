@@ -49,9 +49,9 @@ pub(crate) struct Global {
     /// The client's key
     #[arg(long, value_name = "FILE", env = "MACHINE_TLS_CLIENT_KEY")]
     tls_client_key: Option<OsString>,
-    /// Accepted for docker-machine's scripts: `ssh` always runs the ssh program
+    /// Let `ssh` log in without an ssh program
     #[arg(long, env = "MACHINE_NATIVE_SSH", value_parser = clap::builder::FalseyValueParser::new())]
-    native_ssh: bool,
+    pub(crate) native_ssh: bool,
     /// Accepted for docker-machine's scripts and ignored: nothing is asked of GitHub
     #[arg(
         long,
@@ -103,9 +103,6 @@ impl Global {
         }
         if self.bugsnag_api_token.is_some() {
             tracing::debug!("--bugsnag-api-token is ignored: nothing is reported to anyone");
-        }
-        if self.native_ssh {
-            eprintln!("Note: --native-ssh is ignored: `machine ssh` runs the ssh program.");
         }
     }
 }

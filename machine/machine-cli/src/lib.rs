@@ -6,6 +6,7 @@ mod console;
 mod driver_flags;
 pub mod exit_code;
 mod failure;
+mod native_ssh;
 mod shell;
 mod template;
 mod verbs;
@@ -22,6 +23,8 @@ use std::sync::Arc;
 pub(crate) struct Context {
     pub(crate) machines: Machines,
     pub(crate) console: Console,
+    /// `ssh` runs no program.
+    pub(crate) native_ssh: bool,
     /// The whole command line as it was typed; hints repeat it.
     pub(crate) typed: Vec<String>,
 }
@@ -65,6 +68,7 @@ fn try_run(arguments: Vec<OsString>, mut drivers: Vec<Arc<dyn Driver>>) -> anyho
     let context = Context {
         machines: Machines::new(store, paths, drivers).with_finder(machine_drivers::plugin::find),
         console: Console::new(cli.verb.speaks_on_stderr()),
+        native_ssh: cli.global.native_ssh,
         typed,
     };
     cli.verb.run(&context, driver_values)

@@ -150,11 +150,13 @@ pub trait Checkpoint {
 }
 
 /// What a machine is to be made of; `None` stays as it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
     pub cpus: Option<u32>,
     pub memory_mib: Option<u64>,
     pub disk_mib: Option<u64>,
+    /// Folders of this computer to share, as `--mount` has them; an empty list is the driver's default.
+    pub mounts: Option<Vec<String>>,
 }
 
 /// How the engine gets onto a host over ssh.
@@ -207,24 +209,31 @@ pub trait Driver: Send + Sync {
     ) -> Result<(), DriverError>;
 
     /// Starts a stopped machine with a fresh seed and returns when the engine answers (or says at which stage it failed).
+    /// This, `stop` and `kill` are for drivers whose capabilities say `start_stop`.
     fn start(
         &self,
-        place: &MachinePlace,
-        state: &mut DriverState,
-        seed: &SeedFiles,
-        progress: &dyn Progress,
-    ) -> Result<(), DriverError>;
+        _place: &MachinePlace,
+        _state: &mut DriverState,
+        _seed: &SeedFiles,
+        _progress: &dyn Progress,
+    ) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported)
+    }
 
     /// Orderly.
     fn stop(
         &self,
-        place: &MachinePlace,
-        state: &mut DriverState,
-        progress: &dyn Progress,
-    ) -> Result<(), DriverError>;
+        _place: &MachinePlace,
+        _state: &mut DriverState,
+        _progress: &dyn Progress,
+    ) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported)
+    }
 
     /// At once.
-    fn kill(&self, place: &MachinePlace, state: &mut DriverState) -> Result<(), DriverError>;
+    fn kill(&self, _place: &MachinePlace, _state: &mut DriverState) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported)
+    }
 
     /// Succeeds when already gone.
     fn remove(&self, place: &MachinePlace, state: &mut DriverState) -> Result<(), DriverError>;

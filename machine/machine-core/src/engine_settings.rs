@@ -1,14 +1,17 @@
 //! `--engine-*` flags of `create` as dockerd's `daemon.json`.
 //! Names and kinds of the keys: <https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file>.
 
+use crate::desktop;
+use crate::secrets;
 use crate::store::record::EngineOptions;
+use guest_contract::engine_options::{self, Kind};
 use serde_json::{Map, Value};
 
 /// The contents of daemon.json.
 pub type DaemonJson = Map<String, Value>;
 
 /// What is wrong with an engine option.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum EngineOptionError {
     #[error("invalid value \"{value}\" for --engine-{flag}: {why}")]
     Invalid {
@@ -16,60 +19,9 @@ pub enum EngineOptionError {
         value: String,
         why: &'static str,
     },
+    #[error(transparent)]
+    Secret(#[from] secrets::SecretError),
 }
-
-/// Options that are lists in daemon.json: (the command line's name, the file's key).
-const LISTS: [(&str, &str); 7] = [
-    ("dns", "dns"),
-    ("dns-opt", "dns-opts"),
-    ("dns-search", "dns-search"),
-    ("host-gateway-ip", "host-gateway-ips"),
-    ("insecure-registry", "insecure-registries"),
-    ("label", "labels"),
-    ("registry-mirror", "registry-mirrors"),
-];
-
-/// The other options our engine has (`serve/options.rs` in agent-server). It refuses to start with any other, so they are
-/// refused here, before a machine is made.
-const SINGLE: [&str; 20] = [
-    "bip",
-    "bridge",
-    "debug",
-    "default-runtime",
-    "fixed-cidr",
-    "fixed-cidr-v6",
-    "icc",
-    "ip",
-    "ip-forward",
-    "ip-masq",
-    "ip6tables",
-    "iptables",
-    "ipv6",
-    "live-restore",
-    "log-driver",
-    "log-level",
-    "max-concurrent-downloads",
-    "mtu",
-    "storage-driver",
-    "userland-proxy",
-];
-
-/// Set by the machine itself; an option would cut the desktop off or lose the data disk.
-const OURS: [&str; 13] = [
-    "H",
-    "host",
-    "hosts",
-    "tls",
-    "tlsverify",
-    "tlscacert",
-    "tlscert",
-    "tlskey",
-    "config-file",
-    "data-root",
-    "exec-root",
-    "pidfile",
-    "group",
-];
 
 /// Makes daemon.json. `driver` becomes the label `provider`, as docker-machine does.
 pub fn daemon_json(options: &EngineOptions, driver: &str) -> Result<DaemonJson, EngineOptionError> {
@@ -110,12 +62,8 @@ pub fn daemon_json(options: &EngineOptions, driver: &str) -> Result<DaemonJson, 
             json.insert(key.into(), value.as_str().into());
         }
     }
-    if let Some(variable) = options.env.first() {
-        return Err(EngineOptionError::Invalid {
-            flag: "env",
-            value: variable.clone(),
-            why: "this engine takes no variables; set proxies where the images come from, or use a mirror",
-        });
+    for variable in &options.env {
+        environment(&mut json, variable)?;
     }
     for option in &options.arbitrary_flags {
         arbitrary(&mut json, option)?;
@@ -143,6 +91,34 @@ fn push(json: &mut DaemonJson, key: &str, value: &str) {
     }
 }
 
+/// docker-machine's `--engine-env`: the variables that an engine heeds are those of proxies. A value may be a reference
+/// (`env:NAME`, `file:PATH`, `cmd:COMMAND`), looked up whenever the engine is set up.
+fn environment(json: &mut DaemonJson, variable: &str) -> Result<(), EngineOptionError> {
+    let invalid = |why| EngineOptionError::Invalid {
+        flag: "env",
+        // What stands after the sign may be a password.
+        value: variable.split('=').next().unwrap_or_default().to_owned(),
+        why,
+    };
+    let (name, value) = key_value("env", variable)?;
+    let key = desktop::PROXIES
+        .iter()
+        .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        .map(|(_, key)| *key)
+        .ok_or_else(|| {
+            invalid(
+                "this engine heeds HTTP_PROXY, HTTPS_PROXY and NO_PROXY; containers get variables with `docker run -e`",
+            )
+        })?;
+    if desktop::has_password(value) && !secrets::is_reference(value) {
+        return Err(invalid(
+            "a password does not belong into config.json; refer to it: NAME=env:VARIABLE, file:PATH or cmd:COMMAND",
+        ));
+    }
+    json.insert(key.into(), secrets::look_up(value)?.into());
+    Ok(())
+}
+
 /// `KEY=VALUE`, or `KEY` for a switch, as on dockerd's command line.
 fn arbitrary(json: &mut DaemonJson, option: &str) -> Result<(), EngineOptionError> {
     let invalid = |why| EngineOptionError::Invalid {
@@ -158,46 +134,43 @@ fn arbitrary(json: &mut DaemonJson, option: &str) -> Result<(), EngineOptionErro
     if name.is_empty() {
         return Err(invalid("it must be KEY=VALUE"));
     }
-    if OURS.contains(&name) {
-        return Err(invalid(
-            "the machine sets this itself, so that its API can be reached",
-        ));
-    }
-    let list = LISTS
-        .iter()
-        .find(|(flag, key)| *flag == name || *key == name);
-    match (name, list, value) {
-        ("log-opt" | "default-ulimit", _, Some(value)) => {
-            let (key, inner) = value
+    let known = match name {
+        "H" | "config-file" => Some((name, Kind::Machine)),
+        _ => engine_options::find(name).map(|option| (option.key, option.kind)),
+    };
+    let (key, kind) = known.ok_or_else(|| invalid("this engine has no such option"))?;
+    match (kind, value) {
+        (Kind::Machine, _) => {
+            return Err(invalid(
+                "the machine sets this itself, so that its API can be reached",
+            ));
+        }
+        (Kind::FileOnly, _) => return Err(invalid("it has no form on a command line")),
+        (Kind::Map, Some(value)) => {
+            let (name, inner) = value
                 .split_once('=')
                 .ok_or_else(|| invalid("it must be OPTION=KEY=VALUE"))?;
-            let (map, inner) = match name {
-                "log-opt" => ("log-opts", inner.into()),
-                _ => (
-                    "default-ulimits",
-                    ulimit(key, inner)
-                        .ok_or_else(|| invalid("a limit is SOFT or SOFT:HARD, numbers both"))?,
-                ),
+            let inner = match key {
+                "default-ulimits" => ulimit(name, inner)
+                    .ok_or_else(|| invalid("a limit is SOFT or SOFT:HARD, numbers both"))?,
+                _ => inner.into(),
             };
-            let map = json.entry(map).or_insert_with(|| Value::Object(Map::new()));
+            let map = json.entry(key).or_insert_with(|| Value::Object(Map::new()));
             if let Value::Object(map) = map {
-                map.insert(key.into(), inner);
+                map.insert(name.into(), inner);
             }
         }
-        (_, Some((_, key)), Some(value)) => push(json, key, value),
-        _ if SINGLE.contains(&name) => {
+        (Kind::List, Some(value)) => push(json, key, value),
+        (Kind::List | Kind::Map, None) => return Err(invalid("it must be KEY=VALUE")),
+        (Kind::Single, value) => {
             let value = match (value, value.map(str::parse::<i64>)) {
                 (None | Some("true"), _) => Value::Bool(true),
                 (Some("false"), _) => Value::Bool(false),
                 (_, Some(Ok(number))) => number.into(),
                 (Some(text), _) => text.into(),
             };
-            json.insert(name.into(), value);
+            json.insert(key.into(), value);
         }
-        (_, Some(_), None) | ("log-opt" | "default-ulimit", _, None) => {
-            return Err(invalid("it must be KEY=VALUE"));
-        }
-        _ => return Err(invalid("this engine has no such option")),
     }
     Ok(())
 }
@@ -230,8 +203,8 @@ mod tests {
 
     #[track_caller]
     fn check(options: EngineOptions, expected: Value) {
-        let made = daemon_json(&options, "qemu").map(Value::Object);
-        assert_eq!(made, Ok(expected));
+        let made = daemon_json(&options, "qemu").unwrap();
+        assert_eq!(Value::Object(made), expected);
     }
 
     fn texts(list: &[&str]) -> Vec<String> {
@@ -261,6 +234,7 @@ mod tests {
                     "label=c=d",
                     "default-ulimit=nofile=64:128",
                 ]),
+                env: texts(&["HTTP_PROXY=http://p:1", "no_proxy=.lan"]),
                 ..EngineOptions::default()
             },
             json!({
@@ -275,6 +249,8 @@ mod tests {
                 "log-opts": {"max-size": "1m"},
                 "bip": "10.1.0.1/16",
                 "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 64, "Hard": 128}},
+                "http-proxy": "http://p:1",
+                "no-proxy": ".lan",
             }),
         );
     }
@@ -310,5 +286,27 @@ mod tests {
         ] {
             assert!(daemon_json(&options, "qemu").is_err());
         }
+    }
+
+    #[test]
+    fn a_password_of_a_proxy_is_referred_to_and_never_shown() {
+        let env = |variable: &str| EngineOptions {
+            env: vec![variable.to_owned()],
+            ..EngineOptions::default()
+        };
+        let error = daemon_json(&env("HTTPS_PROXY=http://me:secret@p"), "qemu").unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("refer to it") && !text.contains("secret@"),
+            "{text}"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("proxy");
+        std::fs::write(&file, "http://me:secret@p\n").unwrap();
+        let reference = format!("HTTPS_PROXY=file:{}", file.display());
+        let json = daemon_json(&env(&reference), "qemu").unwrap();
+        assert_eq!(json["https-proxy"], "http://me:secret@p");
+        let error = daemon_json(&env("HTTPS_PROXY=file:/not/here"), "qemu").unwrap_err();
+        assert!(error.to_string().contains("file:/not/here"), "{error}");
     }
 }

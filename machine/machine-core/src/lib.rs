@@ -4,6 +4,7 @@
 //! for example [`use_cases::create`]: it shows the order in which all of it is used.
 
 pub mod certificates;
+pub mod desktop;
 pub mod docker_context;
 pub mod driver;
 pub mod engine_client;

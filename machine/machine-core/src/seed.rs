@@ -16,6 +16,8 @@ pub struct SeedContents<'a> {
     /// One public key a line.
     pub authorized_keys: &'a str,
     pub daemon: &'a DaemonJson,
+    /// PEM; empty where this computer trusts nobody in particular.
+    pub company_authorities: Vec<u8>,
 }
 
 /// A seed as of now: the guest never sets its clock before it.
@@ -29,29 +31,34 @@ pub fn fill(contents: &SeedContents<'_>) -> SeedFiles {
         unix_ms,
         ssh_user: contents.ssh_user.to_owned(),
     };
-    SeedFiles {
-        files: vec![
-            (
-                seed::SEED_JSON.into(),
-                serde_json::to_vec(&seed).expect("a seed is plain data"),
-            ),
-            (seed::CA_CERT.into(), contents.authority.as_bytes().to_vec()),
-            (
-                seed::SERVER_CERT.into(),
-                contents.server.certificate.as_bytes().to_vec(),
-            ),
-            (
-                seed::SERVER_KEY.into(),
-                contents.server.key.expose().as_bytes().to_vec(),
-            ),
-            (
-                seed::AUTHORIZED_KEYS.into(),
-                contents.authorized_keys.as_bytes().to_vec(),
-            ),
-            (
-                seed::DAEMON_JSON.into(),
-                serde_json::to_vec(contents.daemon).expect("settings are plain data"),
-            ),
-        ],
+    let mut files = vec![
+        (
+            seed::SEED_JSON.into(),
+            serde_json::to_vec(&seed).expect("a seed is plain data"),
+        ),
+        (seed::CA_CERT.into(), contents.authority.as_bytes().to_vec()),
+        (
+            seed::SERVER_CERT.into(),
+            contents.server.certificate.as_bytes().to_vec(),
+        ),
+        (
+            seed::SERVER_KEY.into(),
+            contents.server.key.expose().as_bytes().to_vec(),
+        ),
+        (
+            seed::AUTHORIZED_KEYS.into(),
+            contents.authorized_keys.as_bytes().to_vec(),
+        ),
+        (
+            seed::DAEMON_JSON.into(),
+            serde_json::to_vec(contents.daemon).expect("settings are plain data"),
+        ),
+    ];
+    if !contents.company_authorities.is_empty() {
+        files.push((
+            seed::COMPANY_AUTHORITIES.into(),
+            contents.company_authorities.clone(),
+        ));
     }
+    SeedFiles { files }
 }

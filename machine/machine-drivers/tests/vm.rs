@@ -112,6 +112,8 @@ mod linux {
         store: tempfile::TempDir,
         machines: Machines,
         image: PathBuf,
+        /// Shared with the machine at /desk.
+        desk: tempfile::TempDir,
     }
 
     impl World {
@@ -128,6 +130,7 @@ mod linux {
                 machines: Machines::new(machine_store, certificates, drivers),
                 store,
                 image: image.to_path_buf(),
+                desk: tempfile::tempdir().unwrap(),
             }
         }
 
@@ -138,12 +141,16 @@ mod linux {
                 ("qemu-memory", "512"),
                 ("qemu-accel", "tcg"),
             ];
-            let values =
-                values.map(|(name, text)| (name.to_owned(), FlagValue::Text(text.to_owned())));
+            let mut values: std::collections::BTreeMap<String, FlagValue> = values
+                .map(|(name, text)| (name.to_owned(), FlagValue::Text(text.to_owned())))
+                .into();
+            // The home of whoever runs the tests is no business of theirs.
+            let mount = format!("{}:/desk", self.desk.path().display());
+            values.insert("qemu-mount".into(), FlagValue::List(vec![mount]));
             let request = CreateRequest {
                 name: NAME.into(),
                 driver: "qemu".into(),
-                values: FlagValues(values.into_iter().collect()),
+                values: FlagValues(values),
                 ..CreateRequest::default()
             };
             self.machines.create(&request, progress).map(drop)
@@ -288,6 +295,12 @@ mod linux {
         };
         let boot = run("cat /proc/sys/kernel/random/boot_id");
         run("echo one > /run/mark");
+        // A file of the desktop, open while the machine sleeps, and somebody who goes on reading folders.
+        std::fs::write(world.desk.path().join("note"), "kept open\n").unwrap();
+        run(
+            "nohup sh -c 'exec 3</desk/note; while sleep 0.1; do ls /desk; done; ' >/dev/null 2>&1 & \
+             nohup sh -c 'exec 4</desk/note; while [ ! -e /run/go ]; do sleep 0.2; done; cat <&4 > /desk/answer' >/dev/null 2>&1 & true",
+        );
 
         world.machines.suspend(NAME, &Patient).unwrap();
         assert_eq!(world.status(), Status::Saved);
@@ -297,7 +310,13 @@ mod linux {
         world.machines.resume(NAME, &Patient).unwrap();
         assert_eq!(world.status(), Status::Running);
         assert!(!world.folder().join("memory.state").exists());
+        assert!(!world.folder().join("shares.state").exists());
         assert_eq!(run("cat /proc/sys/kernel/random/boot_id"), boot);
+        run("touch /run/go; ls /desk; cat /desk/note");
+        let answer = world.desk.path().join("answer");
+        eventually("the open file is read to its end", || {
+            std::fs::read(&answer).is_ok_and(|text| text == b"kept open\n")
+        });
         let there: i64 = run("date +%s").parse().unwrap();
         let here = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
@@ -347,6 +366,7 @@ mod linux {
         assert_eq!(run("cat /proc/sys/kernel/random/boot_id"), boot);
 
         let change = machine_core::driver::Change {
+            mounts: None,
             cpus: Some(1),
             memory_mib: Some(640),
             disk_mib: Some(3072),

@@ -9,6 +9,11 @@ pub(crate) fn resident_mb(pid: u32) -> f64 {
     field(&format!("/proc/{pid}/status"), "VmRSS:")
 }
 
+/// The most it ever had, in MB.
+pub(crate) fn largest_resident_mb(pid: u32) -> f64 {
+    field(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
 /// Proportional share of memory in MB: shared pages are split among those who share them.
 pub(crate) fn proportional_mb(pid: u32) -> f64 {
     field(&format!("/proc/{pid}/smaps_rollup"), "Pss:")

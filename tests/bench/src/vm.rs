@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 /// Boots of each kind; the median counts.
 const ROUNDS: usize = 5;
 const NAME: &str = "bench";
+/// Machines in one list.
+const MANY: usize = 50;
 /// A boot that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -30,7 +32,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         "image, compressed",
         "MB",
         manifest.download_bytes as f64 / 1e6,
-        Some(32.0),
+        Some(28.0),
     );
 
     let store = Store::new();
@@ -45,6 +47,14 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         verbs,
         Some(30.0),
     );
+
+    table.figure(
+        "machine rm, while it asks: largest memory",
+        "MB",
+        asking_verb(&store)?,
+        Some(12.0),
+    );
+    many_machines(table)?;
 
     let address = expect(&store, "ip")?;
     let trivial = trivial_initrd()?;
@@ -64,7 +74,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         "ms",
         ours,
         theirs,
-        Some(2.5),
+        Some(2.0),
     );
 
     std::thread::sleep(Duration::from_secs(5));
@@ -79,7 +89,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         "idle machine of 768 MB, QEMU's RSS",
         "MB",
         memory::resident_mb(qemu),
-        None,
+        Some(200.0),
     );
     Ok(())
 }
@@ -97,23 +107,92 @@ fn expect(store: &Store, verb: &str) -> Result<String> {
     Ok(output.stdout)
 }
 
-/// Milliseconds of `machine ip`; the release build where there is one, since that is what people have.
-fn verb(store: &Store) -> Result<f64> {
+/// A verb of the release build where there is one, since that is what people have.
+fn machine(store: &Store, arguments: &[&str]) -> Command {
     let release = harness::programs::target().join("release/machine");
-    let mut command = store.machine(&["ip", NAME]);
-    if release.is_file() {
-        command = Command::new(release);
-        command
-            .env("MACHINE_STORAGE_PATH", store.path())
-            .args(["ip", NAME]);
+    if !release.is_file() {
+        return store.machine(arguments);
     }
+    let mut command = Command::new(release);
+    command
+        .env("MACHINE_STORAGE_PATH", store.path())
+        .args(arguments);
+    command
+}
+
+/// Milliseconds of a verb.
+fn wall_of(mut command: Command) -> Result<f64> {
     let start = Instant::now();
     let output = command.output()?;
     let wall = start.elapsed();
     if !output.status.success() {
-        bail!("machine ip: {}", String::from_utf8_lossy(&output.stderr));
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(wall.as_secs_f64() * 1000.0)
+}
+
+/// Milliseconds of `machine ip`.
+fn verb(store: &Store) -> Result<f64> {
+    wall_of(machine(store, &["ip", NAME]))
+}
+
+/// A verb that waits for an answer can be looked at: it has read the store and parsed its command line by then.
+fn asking_verb(store: &Store) -> Result<f64> {
+    let mut asking = machine(store, &["rm", NAME])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut said = Vec::new();
+    let mut stdout = asking.stdout.take().context("a pipe")?;
+    let mut byte = [0];
+    while !said.ends_with(b"(y/n): ") {
+        if stdout.read(&mut byte)? == 0 {
+            bail!("machine rm did not ask");
+        }
+        said.push(byte[0]);
+    }
+    let largest = memory::largest_resident_mb(asking.id());
+    asking.stdin.take().context("a pipe")?.write_all(b"n\n")?;
+    asking.wait()?;
+    Ok(largest)
+}
+
+/// `ls` of machines that all answer: fifty names for one engine on loopback, each asked over mutual TLS.
+fn many_machines(table: &mut Table) -> Result<()> {
+    let store = Store::new();
+    let url = harness::agent::loopback_url();
+    for number in 0..MANY {
+        let name = format!("m{number}");
+        wall_of(machine(
+            &store,
+            &["create", "-d", "none", "--url", &url, &name],
+        ))?;
+    }
+    let Some(_agent) = harness::agent::Agent::start_for_store(store.path(), &url) else {
+        return Ok(());
+    };
+    let listed = run_ls(&store)?;
+    let versions = listed
+        .lines()
+        .skip(1)
+        .filter(|line| line.contains("Running"));
+    if versions.count() != MANY {
+        bail!("not all machines answered:\n{listed}");
+    }
+    let walls = (0..ROUNDS).map(|_| wall_of(machine(&store, &["ls"])));
+    let wall = median(walls.collect::<Result<_>>()?);
+    table.figure(
+        "machine ls of 50 machines that answer, wall",
+        "ms",
+        wall,
+        Some(100.0),
+    );
+    Ok(())
+}
+
+fn run_ls(store: &Store) -> Result<String> {
+    let output = machine(store, &["ls"]).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Milliseconds from QEMU's start until an init that does nothing speaks.

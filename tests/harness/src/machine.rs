@@ -28,9 +28,11 @@ pub fn obstacle() -> Option<String> {
 impl Store {
     /// An empty store.
     pub fn new() -> Store {
-        Store {
+        let store = Store {
             folder: tempfile::tempdir().expect("a temporary folder"),
-        }
+        };
+        std::fs::create_dir(store.home()).expect("a home");
+        store
     }
 
     /// An empty store where machines can run; else `None`, with a line that says why.
@@ -47,6 +49,11 @@ impl Store {
         self.folder.path()
     }
 
+    /// The home of who types: machines see it.
+    pub fn home(&self) -> PathBuf {
+        self.path().join("home")
+    }
+
     /// `<store>/machines/<name>`
     pub fn folder_of(&self, name: &str) -> PathBuf {
         self.path().join("machines").join(name)
@@ -60,11 +67,18 @@ impl Store {
             "MACHINE_DEBUG",
             "DOCKER_HOST",
             "ENGINE_REGISTRY_MIRROR",
+            "HTTP_PROXY",
+            "http_proxy",
+            "HTTPS_PROXY",
+            "https_proxy",
+            "NO_PROXY",
+            "no_proxy",
         ] {
             command.env_remove(name);
         }
         command
             .env("MACHINE_STORAGE_PATH", self.path())
+            .env("HOME", self.home())
             .args(arguments);
         command
     }

@@ -3,6 +3,7 @@
 //! ```text
 //!   mounts -> bus modules -> control port: stage kernel
 //!      |-- disk modules -> seed disk -> hostname, clock -> data disk: stage disk --.
+//!      |                                             '-> shared folders: FUSE ----------|
 //!      |-- network modules -> DHCP: stage network ---------------------------------+-> serve: stage engine
 //!      |-- the engine's modules ---------------------------------------------------'     -> /_ping: stage api
 //!      '-- what nobody waits for: entropy, balloon, power button
@@ -20,6 +21,7 @@ mod mounts;
 mod network;
 mod power;
 mod seed;
+mod share;
 mod supervise;
 
 use anyhow::{Context, Result, bail};
@@ -27,6 +29,7 @@ use control::Reporter;
 use guest_contract::control::ControlRequest;
 use guest_contract::readiness::Stage;
 use guest_contract::seed as names;
+use guest_contract::share::{SHARES_JSON, Share};
 use guest_contract::{
     API_PORT, API_SOCKET, DATA_DISK_SERIAL, DOCKER_SOCKET, SEED_DIR, SEED_DISK_SERIAL,
 };
@@ -94,7 +97,7 @@ fn boot(children: &'static Children) -> Result<()> {
 
     let disks = start("disk", move || {
         complain(loader.load(modules::DISK));
-        disk_and_identity(children)
+        disk_and_identity(children, loader)
     })?;
     let network = start("network", move || {
         complain(loader.load(modules::NETWORK));
@@ -123,12 +126,12 @@ fn boot(children: &'static Children) -> Result<()> {
     REPORTER.ready(Stage::Kernel, None, None);
     mounts::control_groups().context("cannot mount the control groups")?;
 
-    let seed_has_configuration = joined(disks, Stage::Disk)?;
+    let wanted = joined(disks, Stage::Disk)?;
     joined(network, Stage::Network)?;
     let _ = engine.join();
 
     start("serve", move || {
-        SERVE.keep_running(children, || serve(seed_has_configuration))
+        SERVE.keep_running(children, move || serve(&wanted))
     })?;
     REPORTER.ready(Stage::Engine, None, None);
     start("later", move || {
@@ -145,8 +148,15 @@ fn boot(children: &'static Children) -> Result<()> {
     Ok(())
 }
 
-/// The seed, and what it says; then the data disk. Returns whether the seed brought the engine a configuration.
-fn disk_and_identity(children: &Children) -> Result<bool> {
+/// What the seed says of the engine.
+struct Wanted {
+    has_configuration: bool,
+    /// Folders of the desktop; `None`: the desktop's programs know nothing of such.
+    shared: Option<Vec<Share>>,
+}
+
+/// The seed, and what it says; then the data disk and the desktop's folders.
+fn disk_and_identity(children: &Children, loader: &Loader) -> Result<Wanted> {
     let device = devices::wait_for("seed disk", || devices::disk_with_serial(SEED_DISK_SERIAL))?;
     let contents = std::fs::File::open(&device)
         .context("cannot open the seed disk")
@@ -162,6 +172,9 @@ fn disk_and_identity(children: &Children) -> Result<bool> {
             contents.seed.hostname
         ),
     );
+    if let Some(authorities) = contents.files.get(names::COMPANY_AUTHORITIES) {
+        trust(authorities).context("cannot add the desktop's authorities")?;
+    }
     // The kernel read the hardware clock; certificates fail when that is wrong, so it is never before the desktop's.
     if unix_ms() < contents.seed.unix_ms {
         set_clock(contents.seed.unix_ms);
@@ -169,10 +182,27 @@ fn disk_and_identity(children: &Children) -> Result<bool> {
     let device = devices::wait_for("data disk", || devices::disk_with_serial(DATA_DISK_SERIAL))?;
     let done = disk::prepare(&device, children)?;
     REPORTER.ready(Stage::Disk, Some(done), None);
-    Ok(contents.files.contains_key(names::DAEMON_JSON))
+    let shared = contents.files.get(SHARES_JSON);
+    let shared = shared.map(|json| share::parse(json)).transpose()?;
+    share::mount_all(shared.as_deref().unwrap_or_default(), loader)?;
+    Ok(Wanted {
+        has_configuration: contents.files.contains_key(names::DAEMON_JSON),
+        shared,
+    })
 }
 
-fn serve(with_configuration: bool) -> Command {
+/// Before the engine starts, which reads the file once.
+fn trust(authorities: &[u8]) -> std::io::Result<()> {
+    const TRUSTED: &str = "/etc/ssl/certs/ca-certificates.crt";
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(TRUSTED)?;
+    file.write_all(b"\n")?;
+    file.write_all(authorities)
+}
+
+fn serve(wanted: &Wanted) -> Command {
     let mut command = agent("serve");
     let seed = Path::new(SEED_DIR);
     command
@@ -189,8 +219,12 @@ fn serve(with_configuration: bool) -> Command {
         .arg(seed.join(names::SERVER_CERT))
         .arg("--tlskey")
         .arg(seed.join(names::SERVER_KEY));
+    if let Some(shared) = &wanted.shared {
+        let paths: Vec<&str> = shared.iter().map(|share| share.path.as_str()).collect();
+        command.arg(format!("--desktop-folders={}", paths.join(":")));
+    }
     let mut names_gateway = false;
-    if with_configuration {
+    if wanted.has_configuration {
         let file = seed.join(names::DAEMON_JSON);
         let text = std::fs::read(&file).unwrap_or_default();
         let json: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();

@@ -161,6 +161,7 @@ fn container_settings(config: &Config) -> Settings {
             .unwrap_or(Settings::default().shm_size),
         host_gateways: config.host_gateways.clone(),
         hostname: host::hostname(),
+        desktop_folders: config.desktop_folders.clone(),
         ..Settings::default()
     }
 }

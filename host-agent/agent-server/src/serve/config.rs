@@ -83,6 +83,8 @@ pub struct Config {
     pub default_shm_size: Option<u64>,
     pub experimental: bool,
     pub labels: Vec<String>,
+    /// See [`engine::containers::Settings`].
+    pub desktop_folders: Option<Vec<String>>,
     pub log_level: LevelFilter,
     pub warnings: Vec<String>,
 }
@@ -181,6 +183,7 @@ impl Config {
             no_new_privileges,
             default_shm_size,
             labels,
+            desktop_folders,
             log_level,
             debug,
             live_restore: _,
@@ -356,6 +359,10 @@ impl Config {
                 .transpose()?,
             experimental: experimental.unwrap_or(false),
             labels,
+            desktop_folders: desktop_folders.map(|list| {
+                let folders = list.split(':').filter(|folder| !folder.is_empty());
+                folders.map(str::to_owned).collect()
+            }),
             log_level: if debug == Some(true) {
                 LevelFilter::DEBUG
             } else {

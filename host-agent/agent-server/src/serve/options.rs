@@ -226,6 +226,10 @@ declare_options! {
     /// Fact about this engine, name=value, shown by `docker info`; may be repeated
     #[arg(long = "label", value_name = "LABEL")]
     labels: Vec<String> = "labels",
+    /// In a machine of a desktop: the desktop's folders that are shared with it, separated by colons. Bind sources that do
+    /// not exist are refused, not made
+    #[arg(long, value_name = "LIST")]
+    desktop_folders: Option<String> = "desktop-folders",
     /// How much to log: debug, info, warn, error or fatal [default: info]
     #[arg(short, long, value_name = "LEVEL")]
     log_level: Option<String> = "log-level",
@@ -529,6 +533,35 @@ mod tests {
             .unwrap_err();
         let text = engine::error::full_message(&error);
         assert!(text.contains(part), "{text}");
+    }
+
+    /// `machine` refuses what the engine would refuse, before a machine is made.
+    #[test]
+    fn the_desktops_list_of_options_is_this_one() {
+        use clap::CommandFactory;
+        use guest_contract::engine_options::{ENGINE_OPTIONS, Kind};
+        let mut ours: Vec<&str> = Options::KEYS.to_vec();
+        let mut theirs: Vec<&str> = ENGINE_OPTIONS.iter().map(|option| option.key).collect();
+        ours.sort_unstable();
+        theirs.sort_unstable();
+        assert_eq!(ours, theirs);
+        let line = Line::command();
+        for option in ENGINE_OPTIONS {
+            if option.flag.is_empty() {
+                continue; // only in the file
+            }
+            let argument = line
+                .get_arguments()
+                .find(|argument| argument.get_long() == Some(option.flag))
+                .unwrap_or_else(|| panic!("no --{}", option.flag));
+            let repeats = matches!(argument.get_action(), clap::ArgAction::Append);
+            let expected = match option.kind {
+                Kind::List | Kind::Map => true,
+                Kind::Single => false,
+                Kind::Machine | Kind::FileOnly => continue,
+            };
+            assert_eq!(repeats, expected, "--{}", option.flag);
+        }
     }
 
     #[test]

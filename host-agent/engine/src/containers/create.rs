@@ -297,11 +297,10 @@ impl ContainerService {
             .filter(|mount| mount.kind == MountKind::Bind)
         {
             // Docker checks `--mount` at create, and makes what `-v` names at start.
-            if !mount.create_source && !self.deps.files.exists(&mount.source).await {
-                return Err(ContainerError::invalid(format!(
-                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                    mount.source.display()
-                )));
+            let shared = &self.deps.settings.desktop_folders;
+            let must_exist = !mount.create_source || shared.is_some();
+            if must_exist && !self.deps.files.exists(&mount.source).await {
+                return Err(mounts::missing_source(&mount.source, shared.as_deref()));
             }
         }
         self.deps

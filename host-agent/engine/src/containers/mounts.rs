@@ -1,8 +1,28 @@
 //! Mounts: from `-v`, `--mount`, `--tmpfs` and the image's volumes to one list of mount points.
 
+use super::error::ContainerError;
 use super::spec::{ContainerSpec, HostSettings, MountKind, MountPoint, MountRequest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+/// Why a bind mount cannot be: its source is not there. `shared`: the desktop's folders, in a machine of a desktop.
+pub fn missing_source(source: &Path, shared: Option<&[String]>) -> ContainerError {
+    let mut text = format!(
+        "invalid mount config for type \"bind\": bind source path does not exist: {}",
+        source.display()
+    );
+    if let Some(shared) = shared {
+        let seen = match shared {
+            [] => "shares no folder of the desktop".to_owned(),
+            shared => format!("shares of the desktop only {}", shared.join(", ")),
+        };
+        text.push_str(&format!(
+            " (this machine {seen}; to share the folder: machine set NAME --mount {}, then machine restart NAME)",
+            source.display()
+        ));
+    }
+    ContainerError::invalid(text)
+}
 
 /// A mount point with nothing special about it.
 pub(crate) fn plain(kind: MountKind, destination: String) -> MountPoint {

@@ -59,6 +59,9 @@ pub struct Settings {
     pub hostname: String,
     /// What `host-gateway` stands for, at most one of each family; none: the gateway of the container's own network.
     pub host_gateways: Vec<std::net::IpAddr>,
+    /// In a machine of somebody's desktop: the desktop's folders that are shared with it. People mean the desktop when they
+    /// name a bind source, so one that is not here is refused, never made empty.
+    pub desktop_folders: Option<Vec<String>>,
 }
 
 impl Default for Settings {
@@ -74,6 +77,7 @@ impl Default for Settings {
             dns: super::etc_files::Dns::default(),
             hostname: String::new(),
             host_gateways: Vec::new(),
+            desktop_folders: None,
             processors: std::thread::available_parallelism()
                 .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
         }

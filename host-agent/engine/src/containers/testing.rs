@@ -141,6 +141,13 @@ impl Default for World {
 impl World {
     /// A service over this world; a second one is what a restarted engine is.
     pub fn service(&self) -> Arc<ContainerService> {
+        self.service_with(Settings {
+            processors: 2,
+            ..Settings::default()
+        })
+    }
+
+    pub fn service_with(&self, settings: Settings) -> Arc<ContainerService> {
         ContainerService::new(Dependencies {
             runtime: self.runtime.clone(),
             images: Arc::new(FakeImages),
@@ -155,10 +162,7 @@ impl World {
             }),
             events: self.events.clone(),
             clock: Arc::new(SystemClock),
-            settings: Settings {
-                processors: 2,
-                ..Settings::default()
-            },
+            settings,
         })
     }
 

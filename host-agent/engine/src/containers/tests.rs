@@ -627,6 +627,22 @@ async fn volumes_are_made_filled_shared_and_removed() {
 }
 
 #[tokio::test]
+async fn in_a_machine_of_a_desktop_no_source_is_made_empty() {
+    let world = World::default();
+    let service = world.service_with(super::Settings {
+        desktop_folders: Some(vec!["/home/me".into()]),
+        ..super::Settings::default()
+    });
+    let mut spec = request("web", &["sleep"]);
+    spec.host.binds = vec!["/not/here:/x".into()];
+    let error = refused(&service, spec).await.to_string();
+    assert_eq!(
+        error,
+        "invalid mount config for type \"bind\": bind source path does not exist: /not/here (this machine shares of the desktop only /home/me; to share the folder: machine set NAME --mount /not/here, then machine restart NAME)"
+    );
+}
+
+#[tokio::test]
 async fn a_failed_removal_can_be_tried_again() {
     let world = World::default();
     let service = world.service();

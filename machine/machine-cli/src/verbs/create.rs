@@ -41,8 +41,9 @@ struct Engine {
     /// Any option of dockerd, KEY=VALUE
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
     engine_opt: Vec<String>,
-    /// docker-machine's; refused with the reason, since our engine takes no variables
-    #[arg(long, value_name = "VARIABLE", hide = true)]
+    /// HTTP_PROXY, HTTPS_PROXY or NO_PROXY of the engine, NAME=VALUE; the value may be env:NAME, file:PATH or cmd:COMMAND
+    /// [default for a machine on this computer: this computer's own]
+    #[arg(long, value_name = "VARIABLE")]
     engine_env: Vec<String>,
     /// The storage driver
     #[arg(long, value_name = "NAME")]
@@ -155,6 +156,7 @@ fn request(context: &Context, arguments: Arguments, values: FlagValues) -> Creat
             is_experimental: swarm.swarm_experimental,
             ..SwarmOptions::default()
         },
+        proxies: machine_core::desktop::proxies(&|name| std::env::var(name).ok()),
         tls_sans: tls_san,
     }
 }

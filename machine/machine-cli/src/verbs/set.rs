@@ -1,4 +1,4 @@
-//! `machine set`: other processors, memory and disk for a machine that is there.
+//! `machine set`: other processors, memory, disk and shared folders for a machine that is there.
 
 use super::Name;
 use crate::Context;
@@ -19,6 +19,10 @@ pub(crate) struct Arguments {
     /// Largest size of the disk in MiB, or with a unit; it only grows
     #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
     disk: Option<u64>,
+    /// A folder of this computer to share, HOST:GUEST[:ro], in place of those there were; `none` shares nothing, `home` what
+    /// a new machine shares
+    #[arg(long, value_name = "FOLDER")]
+    mount: Vec<String>,
 }
 
 /// A plain number counts MiB, as docker-machine's flags do.
@@ -32,11 +36,16 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
         cpus: arguments.cpus,
         memory_mib: arguments.memory,
         disk_mib: arguments.disk,
+        mounts: match arguments.mount.as_slice() {
+            [] => None,
+            [home] if home == "home" => Some(Vec::new()),
+            given => Some(given.to_vec()),
+        },
     };
     if change == Change::default() {
         return Err(Failure::new(
             "nothing is to be changed",
-            "give --cpus, --memory or --disk",
+            "give --cpus, --memory, --disk or --mount",
         )
         .into());
     }

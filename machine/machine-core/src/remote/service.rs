@@ -185,4 +185,79 @@ mod tests {
         );
         assert!(start(InitSystem::None, 2376).contains("tcp://0.0.0.0:2376"));
     }
+
+    /// systemd's own reading of the unit, where that is installed.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn systemd_understands_the_unit() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, text) = file(InitSystem::Systemd, 2376).unwrap();
+        // The program need not be there for the unit to be right.
+        let text = text.replace(AGENT, "/bin/true");
+        let path = folder.path().join("berth.service");
+        std::fs::write(&path, text).unwrap();
+        let output = std::process::Command::new("systemd-analyze")
+            .args(["verify", "--man=no", "--recursive-errors=no"])
+            .arg(&path)
+            .output();
+        let Ok(output) = output else {
+            println!("skipped: there is no systemd-analyze");
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        if said.contains("unrecognized option") || said.contains("Failed to initialize manager") {
+            println!("skipped: {}", said.trim());
+            return;
+        }
+        assert!(!said.contains("berth.service"), "{said}");
+        assert!(output.status.success(), "{said}");
+    }
+
+    /// OpenRC's part is played: the file is sourced as openrc-run does, the two programs write down what they are asked.
+    #[cfg(unix)]
+    #[test]
+    fn openrc_is_asked_in_order() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for program in ["rc-update", "rc-service"] {
+            let text = format!("#!/bin/sh\necho {program} \"$@\" >> \"$0.log\"\n");
+            std::fs::write(path(program), text).unwrap();
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(path(program), mode).unwrap();
+        }
+        let (_, text) = file(InitSystem::OpenRc, 2376).unwrap();
+        let service = path("berth");
+        std::fs::write(&service, text).unwrap();
+        let here = |script: String| script.replace(OPENRC, &service.display().to_string());
+        let run = |script: &str| {
+            let output = std::process::Command::new("sh")
+                .args(["-c", script])
+                .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{script}: {said}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        run(&here(start(InitSystem::OpenRc, 2376)));
+        run(&is_up(InitSystem::OpenRc));
+        run(&stop(InitSystem::OpenRc));
+        let log = |program: &str| std::fs::read_to_string(path(&format!("{program}.log"))).unwrap();
+        assert_eq!(
+            log("rc-update"),
+            "rc-update -q add berth default\nrc-update -q del berth default\n"
+        );
+        assert_eq!(
+            log("rc-service"),
+            "rc-service berth restart\nrc-service -q berth status\nrc-service berth stop\n"
+        );
+        let mode = service.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
+        let script = format!(
+            "need() {{ :; }}; after() {{ :; }}; . {}; depend; echo $command $command_args",
+            service.display()
+        );
+        assert_eq!(run(&script).trim(), command(2376).join(" "));
+    }
 }

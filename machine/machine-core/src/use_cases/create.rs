@@ -30,6 +30,8 @@ pub struct CreateRequest {
     pub values: FlagValues,
     pub engine: EngineOptions,
     pub swarm: SwarmOptions,
+    /// This computer's proxies, for a machine on it whose engine was told of none.
+    pub proxies: Vec<String>,
     /// More names the server certificate is good for.
     pub tls_sans: Vec<String>,
 }
@@ -43,6 +45,11 @@ impl Machines {
     ) -> Result<Machine, MachineError> {
         let place = self.store.place(&request.name)?;
         let driver = self.driver(&request.driver)?;
+        let mut request = request.clone();
+        if driver.capabilities().boots_our_image && request.engine.env.is_empty() {
+            request.engine.env = std::mem::take(&mut request.proxies);
+        }
+        let request = &request;
         daemon_json(&request.engine, driver.name())?;
         for name in &request.tls_sans {
             name.parse::<certs::SubjectAlternativeName>()

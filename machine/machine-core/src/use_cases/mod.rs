@@ -26,7 +26,7 @@ use crate::ssh::SshRoute;
 use crate::store::lock::{Lock, Patience};
 use crate::store::record::MachineRecord;
 use crate::store::{MachineStore, layout};
-use crate::{MachineError, ssh_key};
+use crate::{MachineError, desktop, ssh_key};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -166,6 +166,7 @@ impl Machines {
             server: &server,
             authorized_keys: &authorized_keys,
             daemon,
+            company_authorities: desktop::authorities(),
         }))
     }
 
@@ -318,7 +319,11 @@ impl Machine {
 
     fn daemon_json(&self) -> Result<DaemonJson, MachineError> {
         let options = &self.record.host_options.engine_options;
-        Ok(daemon_json(options, self.driver.name())?)
+        let mut json = daemon_json(options, self.driver.name())?;
+        if self.driver.capabilities().boots_our_image {
+            desktop::seen_from_a_guest(&mut json);
+        }
+        Ok(json)
     }
 
     fn unsupported(&self, verb: &'static str) -> MachineError {

@@ -305,7 +305,7 @@ fn bad_requests_touch_nothing() {
 #[test]
 fn first_creates_at_once_share_the_authority() {
     let place = place();
-    let names = ["a", "b", "c", "d"];
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
     std::thread::scope(|scope| {
         for name in names {
             // Each has its own Machines, as another process would.
@@ -328,7 +328,7 @@ fn first_creates_at_once_share_the_authority() {
     }
     ports.sort();
     ports.dedup();
-    assert_eq!(ports.len(), 4);
+    assert_eq!(ports.len(), names.len());
 }
 
 /// The same from processes: this test runs itself anew as two creators.
@@ -378,6 +378,72 @@ fn first_creates_of_two_processes_share_the_authority() {
         let machine = place.machines.open(name).unwrap();
         machine.connect(Duration::from_secs(20)).unwrap();
     }
+}
+
+/// A company's own authority, kept somewhere else: it signs, and nothing of it is copied into the store.
+#[test]
+fn an_authority_that_was_brought_along_signs() {
+    let place = place();
+    let elsewhere = place.folder.path().join("company");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let authority = certs::Authority::create("company", certs::Validity::days(30)).unwrap();
+    let paths = CertificatePaths {
+        ca_cert: elsewhere.join("ca.crt"),
+        ca_key: elsewhere.join("ca.key"),
+        client_cert: elsewhere.join("client.crt"),
+        client_key: elsewhere.join("client.key"),
+    };
+    std::fs::write(&paths.ca_cert, authority.certificate()).unwrap();
+    std::fs::write(&paths.ca_key, authority.key().expose()).unwrap();
+    let store = MachineStore::new(place.folder.path().join("store"));
+    let driver: Arc<dyn Driver> = Arc::new(place.driver.clone());
+    let machines = Machines::new(store, paths.clone(), vec![driver]);
+    let machine = machines.create(&request("dev"), &Heard::default()).unwrap();
+    machine.connect(Duration::from_secs(20)).unwrap();
+    let copy = std::fs::read_to_string(machine.place.folder.join(layout::CA_CERT)).unwrap();
+    assert_eq!(copy, authority.certificate());
+    assert!(
+        paths.client_cert.is_file(),
+        "its client's pair is made beside it"
+    );
+    assert!(
+        !machines.store().certs().exists(),
+        "the store has no authority"
+    );
+    // Without its key nothing can be signed, and nothing is made in its place.
+    std::fs::remove_file(&paths.ca_key).unwrap();
+    let error = machines
+        .create(&request("other"), &Heard::default())
+        .unwrap_err();
+    assert!(
+        error.hint().is_some_and(|hint| hint.contains("ca.key")),
+        "{error}"
+    );
+    assert!(machines.open("other").is_err());
+}
+
+/// Proxies of this computer reach the engine of a machine on it, one with a password by reference only.
+#[test]
+fn proxies_of_the_desktop_reach_the_engine() {
+    let place = place();
+    let asked = CreateRequest {
+        proxies: vec!["HTTP_PROXY=http://127.0.0.1:3128".into()],
+        ..request("dev")
+    };
+    let machine = place.machines.create(&asked, &Heard::default()).unwrap();
+    let json = machine.daemon_json().unwrap();
+    assert_eq!(json["http-proxy"], "http://10.0.2.2:3128");
+    let told = CreateRequest {
+        engine: EngineOptions {
+            env: vec!["HTTP_PROXY=http://other:1".into()],
+            ..EngineOptions::default()
+        },
+        name: "told".into(),
+        ..asked
+    };
+    let machine = place.machines.create(&told, &Heard::default()).unwrap();
+    let json = machine.daemon_json().unwrap();
+    assert_eq!(json["http-proxy"], "http://other:1");
 }
 
 #[test]

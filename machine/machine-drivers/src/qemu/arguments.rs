@@ -25,7 +25,8 @@ pub struct Hardware {
     pub address: Chosen,
 }
 
-pub fn of(hardware: &Hardware, image: &Image, files: &Files) -> Vec<String> {
+/// `shares` folders get a port each.
+pub fn of(hardware: &Hardware, image: &Image, files: &Files, shares: usize) -> Vec<String> {
     let mut arguments = Arguments::default();
     base(&mut arguments, hardware.accelerator, &image.architecture);
     arguments.add("-smp", hardware.cpus);
@@ -55,6 +56,15 @@ pub fn of(hardware: &Hardware, image: &Image, files: &Files) -> Vec<String> {
         "-device",
         format!("virtserialport,chardev=control,name={CONTROL_PORT_NAME}"),
     );
+    for index in 0..shares {
+        let path = option(&files.share_socket(index));
+        arguments.add("-chardev", format!("socket,id=share{index},path={path}"));
+        let name = guest_contract::share::port_name(index);
+        arguments.add(
+            "-device",
+            format!("virtserialport,chardev=share{index},name={name}"),
+        );
+    }
 
     disk(
         &mut arguments,
@@ -201,7 +211,7 @@ mod tests {
                 ssh_port: 2222,
             },
         };
-        of(&hardware, &image(), &Files::in_folder(Path::new(folder)))
+        of(&hardware, &image(), &Files::in_folder(Path::new(folder)), 1)
             .join(" ")
             .replace(" -", "\n-")
     }
@@ -217,6 +227,8 @@ mod tests {
              -chardev file,id=console,path=/m/dev/console.log\n-serial chardev:console\n\
              -device virtio-serial-pci\n-chardev socket,id=control,path=/m/dev/control.sock\n\
              -device virtserialport,chardev=control,name=dev.berth.control\n\
+             -chardev socket,id=share0,path=/m/dev/share0.sock\n\
+             -device virtserialport,chardev=share0,name=dev.berth.share.0\n\
              -drive if=none,id=seed,format=raw,file=/m/dev/seed.tar,readonly=on\n\
              -device virtio-blk-pci,drive=seed,serial=berth-seed\n\
              -drive if=none,id=data,format=raw,file=/m/dev/data.raw,discard=unmap,detect-zeroes=unmap\n\

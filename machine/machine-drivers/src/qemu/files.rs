@@ -1,5 +1,6 @@
 //! Where everything of one local machine is. All names are here.
 
+use guest_contract::share::MOST_SHARES;
 use machine_core::driver::MachinePlace;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -96,6 +97,16 @@ impl Files {
         self.sockets.join(CONTROL_SOCKET)
     }
 
+    /// Where QEMU connects the port of one shared folder.
+    pub fn share_socket(&self, index: usize) -> PathBuf {
+        self.sockets.join(format!("share{index}.sock"))
+    }
+
+    /// What a suspended machine's kernel knows of the shared folders.
+    pub fn shares_state(&self) -> PathBuf {
+        self.folder.join("shares.state")
+    }
+
     /// Makes the folder of the sockets, when they are not in the machine's own, safe from other users of `/tmp`.
     pub fn make_socket_folder(&self) -> io::Result<()> {
         if self.sockets == self.folder {
@@ -127,7 +138,10 @@ impl Files {
             self.control_socket(),
             self.keeper_record(),
             self.plan(),
-        ] {
+        ]
+        .into_iter()
+        .chain((0..MOST_SHARES).map(|index| self.share_socket(index)))
+        {
             let _ = std::fs::remove_file(path);
         }
         if self.sockets != self.folder {
@@ -144,6 +158,7 @@ impl Files {
             self.disk(),
             self.memory(),
             self.memory_being_written(),
+            self.shares_state(),
             self.seed(),
             self.console(),
             self.keeper_log(),

@@ -1,5 +1,6 @@
 //! The driver's flags and what they mean.
 
+use super::shares;
 use machine_core::driver::{DriverError, Flag, FlagKind, FlagValues};
 use std::path::PathBuf;
 
@@ -27,6 +28,8 @@ pub struct Settings {
     pub image: Option<PathBuf>,
     /// QEMU; the usual name on `PATH` when not given.
     pub program: Option<PathBuf>,
+    /// Folders to share; none given: the home, for reading.
+    pub mounts: Vec<String>,
 }
 
 fn processors() -> u32 {
@@ -55,6 +58,13 @@ pub fn all() -> Vec<Flag> {
             help: "Largest size of the disk in MiB, or with a unit, for example 20G; it takes only the space it uses",
             environment: Some("QEMU_DISK_SIZE"),
             kind: FlagKind::Text(DEFAULT_DISK),
+        },
+        Flag {
+            name: shares::FLAG,
+            aliases: &["mount"],
+            help: "A folder of this computer to share, HOST:GUEST[:ro]; `none` shares nothing [default: the home, read-only, at the same path]",
+            environment: Some("QEMU_MOUNT"),
+            kind: FlagKind::List,
         },
         Flag {
             name: "qemu-accel",
@@ -118,6 +128,7 @@ impl Settings {
             accelerator: wanted(values.text("qemu-accel").unwrap_or("auto"))?,
             image: values.text("qemu-image").map(PathBuf::from),
             program: values.text("qemu-program").map(PathBuf::from),
+            mounts: values.list(shares::FLAG).to_vec(),
         })
     }
 }

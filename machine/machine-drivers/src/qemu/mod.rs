@@ -12,6 +12,7 @@ mod flags;
 mod image;
 pub mod keeper;
 mod process;
+mod shares;
 
 use accelerator::Accelerator;
 use address::Chosen;
@@ -83,7 +84,8 @@ impl QemuDriver {
         if progress.interrupted() {
             return Err(DriverError::Interrupted);
         }
-        boot::write_seed(&files.seed(), seed)?;
+        let mounts = shares::of(&known.mounts, std::env::home_dir().as_deref())?;
+        boot::write_seed(&files.seed(), &shares::add_to_seed(seed, &mounts))?;
         files
             .make_socket_folder()
             .map_err(|error| DriverError::failed("make a folder for sockets", error))?;
@@ -93,7 +95,7 @@ impl QemuDriver {
             memory_mib: known.memory_mib,
             address: known.address,
         };
-        let mut arguments = arguments::of(&hardware, &image, &files);
+        let mut arguments = arguments::of(&hardware, &image, &files, mounts.len());
         let resumes = files.memory().exists();
         if resumes {
             arguments.extend(arguments::incoming(&files));
@@ -105,6 +107,7 @@ impl QemuDriver {
             program,
             arguments,
             resumes,
+            shares: shares::for_keeper(&mounts),
             ip: known.address.ip,
             api_port: known.address.api_port,
         };
@@ -116,6 +119,7 @@ impl QemuDriver {
             // Once the machine goes on, its old memory must never meet its new disk.
             std::fs::remove_file(files.memory())
                 .map_err(|error| DriverError::failed("remove the saved memory", error))?;
+            let _ = std::fs::remove_file(files.shares_state());
         }
         Ok(())
     }
@@ -168,6 +172,7 @@ impl Driver for QemuDriver {
         )?;
         accelerator::find_program(settings.program.as_deref(), &image.program())?;
         check_memory(settings.memory_mib)?;
+        shares::check(&settings.mounts)?;
         check_space(&place.store)
     }
 
@@ -185,6 +190,7 @@ impl Driver for QemuDriver {
             },
             image: settings.image.as_deref().map(absolute).transpose()?,
             program: settings.program.as_deref().map(absolute).transpose()?,
+            mounts: settings.mounts,
         }
         .write(place))
     }
@@ -351,9 +357,13 @@ impl Driver for QemuDriver {
             }
             known.disk_mib = settings.disk_mib;
         }
+        if let Some(mounts) = &change.mounts {
+            shares::check(mounts)?;
+            known.mounts.clone_from(mounts);
+        }
         // Keys of others, such as the ssh key's, stay.
         for (key, value) in known.write(place) {
-            if ["CPU", "Memory", "DiskSize"].contains(&key.as_str()) {
+            if ["CPU", "Memory", "DiskSize", "Mounts"].contains(&key.as_str()) {
                 state.insert(key, value);
             }
         }
@@ -395,8 +405,10 @@ impl Driver for QemuDriver {
     fn disks(&self, place: &MachinePlace) -> Vec<PathBuf> {
         let files = Files::of(place);
         let mut disks = vec![files.disk()];
-        if files.memory().exists() {
-            disks.push(files.memory());
+        for file in [files.memory(), files.shares_state()] {
+            if files.memory().exists() && file.exists() {
+                disks.push(file);
+            }
         }
         disks
     }
@@ -549,6 +561,8 @@ struct Known {
     accelerator: String,
     image: Option<PathBuf>,
     program: Option<PathBuf>,
+    /// As they were given; none: the home.
+    mounts: Vec<String>,
 }
 
 impl Known {
@@ -570,6 +584,7 @@ impl Known {
         state.insert("Accelerator".into(), self.accelerator.clone().into());
         state.insert("Image".into(), text(path(&self.image)).into());
         state.insert("Program".into(), text(path(&self.program)).into());
+        state.insert("Mounts".into(), self.mounts.clone().into());
         state
     }
 
@@ -607,6 +622,13 @@ impl Known {
             accelerator: text("Accelerator").unwrap_or("auto").to_owned(),
             image: text("Image").map(PathBuf::from),
             program: text("Program").map(PathBuf::from),
+            // Machines made before there were shared folders have no such key.
+            mounts: state.get("Mounts").map_or_else(Vec::new, |value| {
+                let texts = value.as_array().into_iter().flatten();
+                texts
+                    .filter_map(|text| text.as_str().map(str::to_owned))
+                    .collect()
+            }),
         })
     }
 
@@ -692,6 +714,7 @@ mod tests {
             cpus,
             memory_mib,
             disk_mib,
+            mounts: None,
         };
         driver
             .change(&place, &mut state, &change(Some(3), None, Some(30_000)))
@@ -710,7 +733,14 @@ mod tests {
             let error = driver.change(&place, &mut state, &bad).unwrap_err();
             assert!(error.to_string().contains(why), "{error}");
         }
+        let shared = Change {
+            mounts: Some(vec!["/tmp:/work:ro".into()]),
+            ..Change::default()
+        };
+        driver.change(&place, &mut state, &shared).unwrap();
+        assert_eq!(state["Mounts"], serde_json::json!(["/tmp:/work:ro"]));
         let other = driver.plan_copy(&place, &state).unwrap();
+        assert_eq!(other["Mounts"], state["Mounts"]);
         assert_eq!(other["SSHKeyPath"], "");
         assert_eq!(other["DiskSize"], 30_000);
     }

@@ -13,7 +13,9 @@ fn a_morning_with_a_machine() {
     let Some(store) = Store::for_machines() else {
         return;
     };
-    let created = store.create("dev", &["--engine-label", "desk=left"]);
+    let desktop = Desktop::new();
+    let mount = desktop.path("work");
+    let created = store.create("dev", &["--engine-label", "desk=left", "--mount", &mount]);
     assert!(
         created.stdout.contains("Docker is up and running!"),
         "{}",
@@ -29,6 +31,13 @@ fn a_morning_with_a_machine() {
     assert!(store.run(&["ls"]).success().contains("dev"));
     store.run(&["ssh", "dev", "exit 7"]).fails_with(7);
     assert_eq!(store.run(&["ssh", "dev", "hostname"]).success(), "dev\n");
+    // The same without an ssh program.
+    let native = |line: &str| store.run(&["--native-ssh", "ssh", "dev", line]);
+    assert_eq!(native("hostname; echo also >&2").success(), "dev\n");
+    native("exit 7").fails_with(7);
+    let mut command = store.machine(&["--native-ssh", "ssh", "dev", "cat"]);
+    let echoed = run_with_input(&mut command, b"to and fro", harness::machine::LIMIT);
+    assert_eq!(echoed.success(), "to and fro");
 
     // Containers, by our client and by docker's.
     let archive = busybox_archive("busybox:latest");
@@ -105,6 +114,8 @@ fn a_morning_with_a_machine() {
         println!("skipped: there is no docker command here");
     }
 
+    folders_are_shared(&store, &desktop);
+
     // A web server, published; the port appears at the machine's own address and goes with the container.
     let server = "echo hello from a port > /var/www/index.html; exec httpd -f -p 80 -h /var/www";
     store
@@ -120,6 +131,7 @@ fn a_morning_with_a_machine() {
         fetch(&published)
     });
     assert!(answer.ends_with("hello from a port\n"), "{answer}");
+    nothing_listens_elsewhere(&address);
     // Containers of the machine find the desktop, and a port that is taken there is told.
     let desktop = crate::networks::serve_on_host();
     let page = format!("http://host.docker.internal:{desktop}/");
@@ -202,6 +214,124 @@ fn a_morning_with_a_machine() {
     });
     assert!(TcpStream::connect((address.as_str(), 2376)).is_err());
     assert_eq!(store.run(&["ls", "-q"]).success(), "");
+}
+
+/// Folders as people have them: a home with a folder of work in it.
+struct Desktop {
+    folder: tempfile::TempDir,
+}
+
+impl Desktop {
+    fn new() -> Desktop {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["work", "other"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        std::fs::write(folder.path().join("work/note"), "from the desktop\n").unwrap();
+        Desktop { folder }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+}
+
+/// What is shared is there under its own path, what is not is refused, and nothing is mounted empty.
+fn folders_are_shared(store: &Store, desktop: &Desktop) {
+    let work = desktop.path("work");
+    let run = |bind: &str, script: &str| {
+        let line = ["run", "--rm", "-v", bind, "busybox", "sh", "-c", script];
+        store.berth("dev", &line)
+    };
+    let bind = format!("{work}:/src");
+    let script = "cat /src/note; mkdir /src/made && echo made > /src/made/file && ls /src";
+    assert_eq!(
+        run(&bind, script).success(),
+        "from the desktop\nmade\nnote\n"
+    );
+    let made = std::fs::read_to_string(desktop.folder.path().join("work/made/file"));
+    assert_eq!(made.unwrap(), "made\n");
+    // Somebody saves and runs again.
+    std::fs::write(desktop.folder.path().join("work/note"), "a later text\n").unwrap();
+    std::thread::sleep(Duration::from_millis(150));
+    assert_eq!(run(&bind, "cat /src/note").success(), "a later text\n");
+    // A good deal of data, there and back.
+    let script = "dd if=/dev/urandom of=/src/big bs=1M count=8 2>/dev/null; sha256sum < /src/big";
+    let sum = run(&bind, script).success();
+    let big = std::fs::read(desktop.folder.path().join("work/big")).unwrap();
+    assert_eq!(big.len(), 8 << 20);
+    assert_eq!(
+        sum.split(' ').next(),
+        Some(harness::image::digest(&big).as_str())
+    );
+    // The home is there, for reading.
+    let home = store.home().display().to_string();
+    std::fs::write(store.home().join("letter"), "dear\n").unwrap();
+    let bind = format!("{home}:/home");
+    assert_eq!(run(&bind, "cat /home/letter").success(), "dear\n");
+    let text = run(&bind, "rm /home/letter").fails_with(1);
+    assert!(text.contains("Read-only file system"), "{text}");
+    assert!(store.home().join("letter").exists());
+    // What is not shared.
+    let other = desktop.path("other");
+    let refused = run(&format!("{other}:/src"), "ls /src");
+    assert_ne!(refused.code, Some(0));
+    for part in [&other, &work, &home, "machine set"] {
+        assert!(
+            refused.stderr.contains(part),
+            "{part}: {}",
+            refused.report()
+        );
+    }
+}
+
+/// The machine's ports are open at its own address only: not at loopback's first one, not where others can reach it.
+fn nothing_listens_elsewhere(address: &str) {
+    let mut others = vec!["127.0.0.1".to_owned(), "127.0.0.2".to_owned()];
+    let addresses = run(
+        std::process::Command::new("ip").args(["-4", "-o", "address"]),
+        harness::machine::LIMIT,
+    );
+    let words = addresses.stdout.split_whitespace();
+    others.extend(
+        words
+            .filter_map(|word| word.split_once('/'))
+            .filter(|(ip, _)| ip.parse::<std::net::Ipv4Addr>().is_ok())
+            .map(|(ip, _)| ip.to_owned()),
+    );
+    others.retain(|other| other != address);
+    // As the kernel has it: which sockets listen at that port.
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap()
+        + &std::fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
+    for port in [2376, 2222, 8080] {
+        let ending = format!(":{port:04X}");
+        let everywhere = table.lines().filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            let local = fields.next()?;
+            let _remote = fields.next()?;
+            (fields.next()? == "0A" && local.ends_with(&ending)).then_some(local)
+        });
+        let zeros = |local: &str| {
+            local
+                .split(':')
+                .next()
+                .is_some_and(|ip| ip.bytes().all(|b| b == b'0'))
+        };
+        let everywhere: Vec<&str> = everywhere.filter(|local| zeros(local)).collect();
+        assert!(
+            everywhere.is_empty(),
+            "port {port} is open everywhere: {everywhere:?}"
+        );
+        for other in &others {
+            let to = format!("{other}:{port}").parse().unwrap();
+            let reached = TcpStream::connect_timeout(&to, Duration::from_secs(1));
+            // Another program's port is no concern of ours; this machine's API asks for certificates, this web server greets.
+            if reached.is_ok() && port == 8080 {
+                let answer = fetch(&to.to_string()).unwrap_or_default();
+                assert!(!answer.contains("hello from a port"), "{to}");
+            }
+        }
+    }
 }
 
 #[test]

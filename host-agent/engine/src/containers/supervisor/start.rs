@@ -4,6 +4,7 @@ use super::{Flow, Supervisor};
 use crate::containers::container::Reply;
 use crate::containers::error::ContainerError;
 use crate::containers::lifecycle::{ContainerState, Request};
+use crate::containers::mounts::missing_source;
 use crate::containers::plan::{self, Surroundings};
 use crate::containers::spec::{IpcMode, MountKind, NamespaceMode, RestartPolicy};
 use crate::containers::store::Durability;
@@ -102,6 +103,9 @@ impl Supervisor {
             .filter(|mount| mount.kind == MountKind::Bind && mount.create_source)
         {
             if !deps.files.exists(&mount.source).await {
+                if let Some(shared) = &deps.settings.desktop_folders {
+                    return Err(missing_source(&mount.source, Some(shared)));
+                }
                 deps.files
                     .make_folder(&mount.source)
                     .await

@@ -14,6 +14,7 @@ mod clock;
 mod engine;
 mod ports;
 mod qmp;
+pub mod share;
 pub mod status;
 
 use super::files::Files;
@@ -24,6 +25,7 @@ use machine_core::store::atomic;
 use qmp::Qmp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use share::{Session, SharedFolder};
 use status::{Board, KeeperRecord, Phase, RECORD_VERSION, Request};
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -62,6 +64,9 @@ pub struct VmPlan {
     /// The machine was suspended: it goes on where it was.
     #[serde(default)]
     pub resumes: bool,
+    /// In the order of their ports.
+    #[serde(default)]
+    pub shares: Vec<SharedFolder>,
 }
 
 pub const PLAN_VERSION: u32 = 1;
@@ -90,6 +95,12 @@ enum KeeperError {
     },
     #[error("QEMU did not connect: {why}")]
     NotConnected { why: String },
+    #[error("cannot share {}", path.display())]
+    Share {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error(transparent)]
     Qmp(#[from] qmp::QmpError),
     #[error("cannot {step}")]
@@ -176,6 +187,7 @@ struct Shared {
     record: Mutex<KeeperRecord>,
     /// QEMU's last words.
     complaints: Arc<Mutex<Vec<String>>>,
+    shares: Vec<Arc<Session>>,
 }
 
 fn keep(folder: &Path) -> Result<(), KeeperError> {
@@ -216,14 +228,26 @@ fn keep_machine(files: &Files, plan: &VmPlan) -> Result<(), KeeperError> {
     let monitor = listen(&files.qmp_socket())?;
     let control = listen(&files.control_socket())?;
     let asked = listen(&files.keeper_socket())?;
+    let ports = (0..plan.shares.len()).map(|index| listen(&files.share_socket(index)));
+    let ports = ports.collect::<Result<Vec<_>, _>>()?;
+    allow_many_files();
     let mut child = start(plan)?;
     let complaints = complaints_of(&mut child);
     let connected = (|| {
         let qmp = accept(&monitor, &mut child, &complaints)?;
         let control = accept(&control, &mut child, &complaints)?;
-        Ok::<_, KeeperError>((Qmp::over(qmp)?, control))
+        let mut shares = Vec::new();
+        for (shared, port) in plan.shares.iter().zip(&ports) {
+            let stream = accept(port, &mut child, &complaints)?;
+            let session = Session::new(shared, stream).map_err(|source| KeeperError::Share {
+                path: shared.host.clone(),
+                source,
+            })?;
+            shares.push(Arc::new(session));
+        }
+        Ok::<_, KeeperError>((Qmp::over(qmp)?, control, shares))
     })();
-    let (qmp, control) = match connected {
+    let (qmp, control, shares) = match connected {
         Ok(connected) => connected,
         Err(error) => {
             let _ = child.kill();
@@ -234,6 +258,9 @@ fn keep_machine(files: &Files, plan: &VmPlan) -> Result<(), KeeperError> {
     // Only QEMU was to connect, and only once.
     let _ = std::fs::remove_file(files.qmp_socket());
     let _ = std::fs::remove_file(files.control_socket());
+    for index in 0..shares.len() {
+        let _ = std::fs::remove_file(files.share_socket(index));
+    }
 
     let vm = ProcessId::of(child.id()).unwrap_or(ProcessId {
         pid: child.id(),
@@ -257,6 +284,7 @@ fn keep_machine(files: &Files, plan: &VmPlan) -> Result<(), KeeperError> {
         vm,
         record: Mutex::new(record),
         complaints,
+        shares,
     });
     shared.store();
     tracing::info!(pid = vm.pid, "QEMU started");
@@ -265,6 +293,9 @@ fn keep_machine(files: &Files, plan: &VmPlan) -> Result<(), KeeperError> {
         listen_to_guest(shared, reader)
     });
     spawn(&shared, "answers", move |shared| answer_all(shared, &asked));
+    for session in shared.shares.clone() {
+        spawn(&shared, "share", move |_| session.run());
+    }
     spawn(&shared, "record", keep_record);
     spawn(&shared, "clock", |shared| {
         clock::keep(|unix_ms| shared.tell_guest(ControlRequest::SetTime { unix_ms }));
@@ -302,6 +333,19 @@ fn keep_machine(files: &Files, plan: &VmPlan) -> Result<(), KeeperError> {
     // Whoever watches is to read that line before the connection is cut.
     std::thread::sleep(Duration::from_millis(100));
     Ok(())
+}
+
+/// Containers may hold many files of a shared folder open at once; each is one of ours.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
 }
 
 fn spawn(shared: &Arc<Shared>, name: &str, work: impl FnOnce(&Arc<Shared>) + Send + 'static) {
@@ -474,8 +518,8 @@ impl Shared {
         }
         tracing::info!("suspending");
         let (writing, memory) = (self.files.memory_being_written(), self.files.memory());
-        let written = self
-            .write_memory(&writing)
+        let written = share::hold_all(&self.shares, &self.files.shares_state())
+            .and_then(|()| self.write_memory(&writing))
             .and_then(|()| std::fs::rename(&writing, &memory).map_err(|error| error.to_string()))
             .and_then(|()| {
                 atomic::sync_folder(self.files.folder()).map_err(|error| error.to_string())
@@ -491,8 +535,10 @@ impl Shared {
                 tracing::warn!(why, "cannot suspend");
                 let _ = std::fs::remove_file(&writing);
                 let _ = std::fs::remove_file(&memory);
+                let _ = std::fs::remove_file(self.files.shares_state());
                 let _ = self.qmp.execute("migrate_cancel", Value::Null);
                 let _ = self.qmp.execute("cont", Value::Null);
+                self.shares.iter().for_each(|session| session.go());
                 self.board.change(|status| {
                     status.phase = Phase::Running;
                     status.suspend_problem = Some(why);
@@ -564,6 +610,7 @@ impl Shared {
 
 /// A guest that goes on does not know that time has passed, and has told how it is to another keeper.
 fn welcome_back(shared: &Arc<Shared>) {
+    share::restore_all(&shared.shares, &shared.files.shares_state());
     // It was stopped when its memory was written, and so it is when that has been read.
     loop {
         match shared.qmp.execute("query-status", Value::Null) {

@@ -4,6 +4,10 @@
 //! The program under test is this file itself, started anew with the role [`SESSION`]: the real program's driver list has
 //! no fake, and should not.
 
+mod program;
+mod robust;
+mod shells;
+
 use machine_core::fake::FakeDriver;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -51,6 +55,11 @@ fn bench() -> Bench {
     Bench { folder }
 }
 
+/// The real program, where no fake driver is needed.
+fn machine_program() -> &'static str {
+    env!("CARGO_BIN_EXE_machine")
+}
+
 impl Bench {
     fn store(&self) -> PathBuf {
         self.folder.path().join("store")
@@ -75,6 +84,10 @@ impl Bench {
             .stdin(Stdio::null());
         for variable in [
             "DOCKER_HOST",
+            "HTTP_PROXY",
+            "http_proxy",
+            "HTTPS_PROXY",
+            "https_proxy",
             "NO_PROXY",
             "no_proxy",
             "MACHINE_DEBUG",
@@ -288,141 +301,6 @@ fn more_verbs() {
     );
 }
 
-/// The real program with its store on a file system of its own: `prepare` is a shell script that has the store's folder in $1.
-#[cfg(target_os = "linux")]
-fn on_a_file_system(bench: &Bench, prepare: &str, line: &str) -> Option<Output> {
-    let script = format!("{prepare}\nexec {} {line}", machine_program());
-    let mut command = Command::new("unshare");
-    bench.environment(&mut command);
-    std::fs::create_dir_all(bench.store()).unwrap();
-    let output = command
-        .args(["--mount", "sh", "-ec", &script, "sh"])
-        .arg(bench.store())
-        .output()
-        .ok()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    if said.contains("unshare failed") || said.contains("must be superuser") {
-        println!("skipped: mounting needs root");
-        return None;
-    }
-    Some(output)
-}
-
-#[cfg(target_os = "linux")]
-#[track_caller]
-fn assert_told(output: &Output, what: &str, hint: &str) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.starts_with("Error: ") && said.contains(what), "{said}");
-    assert!(said.contains(hint), "{said}");
-}
-
-#[cfg(target_os = "linux")]
-const CREATE: &str = "create -d none --url tcp://127.0.0.1:1 dev";
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_full_disk() {
-    let bench = bench();
-    // Full at once, and full once the authority is there.
-    for room in [0, 24] {
-        let prepare = format!(
-            "mount -t tmpfs -o size=64k none $1\ndd if=/dev/zero of=$1/filler bs=1k count={} 2>/dev/null || true",
-            64 - room
-        );
-        let Some(output) = on_a_file_system(&bench, &prepare, CREATE) else {
-            return;
-        };
-        assert_told(&output, "No space left", "Hint: make room");
-    }
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_read_only_store() {
-    let bench = bench();
-    let made = Command::new(machine_program())
-        .args(CREATE.split(' '))
-        .env("MACHINE_STORAGE_PATH", bench.store())
-        .output()
-        .unwrap();
-    assert!(made.status.success());
-    let read_only = "mount --bind $1 $1\nmount -o remount,bind,ro $1";
-    for line in [
-        CREATE,
-        "create -d none --url tcp://127.0.0.1:1 other",
-        "rm -y dev",
-    ] {
-        let Some(output) = on_a_file_system(&bench, read_only, line) else {
-            return;
-        };
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{line}: {said}");
-        assert!(
-            said.contains("Read-only file system") || said.contains("already exists"),
-            "{said}"
-        );
-    }
-    // Reading needs no writing.
-    for line in ["ls", "status dev", "url dev", "inspect dev"] {
-        let output = on_a_file_system(&bench, read_only, line).unwrap();
-        assert!(output.status.success(), "{line}: {output:?}");
-    }
-    assert!(bench.store().join("machines/dev/config.json").exists());
-}
-
-/// A folder whose config.json is gone is no machine, and is nobody's to overwrite.
-#[test]
-fn a_half_deleted_machine() {
-    let bench = bench();
-    bench.run(&["machine create dev"]);
-    std::fs::remove_file(bench.store().join("machines/dev/config.json")).unwrap();
-    let (stdout, stderr) = bench.run(&[
-        "machine ls -q",
-        "machine status dev",
-        "machine create dev",
-        "machine rm -f dev",
-    ]);
-    assert!(
-        !stdout.contains("dev\n-> 0") && stdout.matches("-> 1").count() == 3,
-        "{stdout}"
-    );
-    assert!(
-        stderr.contains("is in the way: it is not a machine"),
-        "{stderr}"
-    );
-    assert!(bench.store().join("machines/dev/data.raw").exists());
-}
-
-/// A clock that is set back a day after the certificates were made.
-#[test]
-fn yesterdays_clock_takes_todays_certificates() {
-    let bench = bench();
-    bench.run(&["machine create dev"]);
-    let output = Command::new("openssl")
-        .args(["x509", "-noout", "-startdate", "-in"])
-        .arg(bench.store().join("machines/dev/server.pem"))
-        .output();
-    let Ok(output) = output else {
-        println!("skipped: there is no openssl");
-        return;
-    };
-    let start = String::from_utf8(output.stdout).unwrap();
-    let date = start.trim().trim_start_matches("notBefore=");
-    let seconds = |date: &str| -> i64 {
-        let output = Command::new("date")
-            .args(["-d", date, "+%s"])
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap()
-    };
-    assert!(seconds(date) < seconds("1 day ago"), "{date}");
-}
-
 /// What one does with a machine over the years.
 #[test]
 fn years_with_a_machine() {
@@ -580,97 +458,6 @@ fn declared_machines() {
     );
 }
 
-/// What `use` runs has the variables.
-#[cfg(unix)]
-#[test]
-fn a_command_for_a_machine() {
-    let bench = bench();
-    let (stdout, _) = bench.run(&["machine create dev", "machine use dev -- env"]);
-    for variable in [
-        "DOCKER_TLS_VERIFY=1",
-        "DOCKER_HOST=tcp://127.0.0.1:",
-        "DOCKER_MACHINE_NAME=dev",
-        "DOCKER_CERT_PATH=[FOLDER]/store/machines/dev",
-    ] {
-        assert!(stdout.contains(variable), "{variable} in {stdout}");
-    }
-}
-
-/// At the press of a key, machines' names are offered.
-#[test]
-fn completion_knows_machines() {
-    let bench = bench();
-    let (stdout, stderr) = bench.run(&[
-        "machine create dev",
-        "machine create web",
-        "machine completion bash",
-    ]);
-    assert!(
-        stdout.contains("MACHINE_COMPLETE") && stderr.is_empty(),
-        "{stdout}{stderr}"
-    );
-    let mut command = Command::new(machine_program());
-    bench.environment(&mut command);
-    let output = command
-        .env("MACHINE_COMPLETE", "bash")
-        .env("_CLAP_COMPLETE_INDEX", "2")
-        .env("_CLAP_COMPLETE_COMP_TYPE", "9")
-        .env("_CLAP_COMPLETE_SPACE", "false")
-        .env("_CLAP_IFS", "\n")
-        .args(["--", "machine", "stop", ""])
-        .output()
-        .unwrap();
-    let offered = String::from_utf8(output.stdout).unwrap();
-    assert!(
-        offered.lines().any(|line| line == "dev") && offered.lines().any(|line| line == "web"),
-        "{offered}"
-    );
-}
-
-/// The real program, where no fake driver is needed.
-fn machine_program() -> &'static str {
-    env!("CARGO_BIN_EXE_machine")
-}
-
-#[test]
-fn manual_pages() {
-    let bench = bench();
-    let folder = bench.folder.path().join("man");
-    let (_, stderr) = bench.run(&[&format!("machine man {}", folder.display())]);
-    assert_eq!(stderr, "");
-    let page = std::fs::read_to_string(folder.join("machine-create.1")).unwrap();
-    assert!(page.contains("engine\\-registry\\-mirror"), "{page}");
-    assert!(folder.join("machine.1").exists());
-}
-
-#[test]
-fn env_of_a_stopped_machine() {
-    let bench = bench();
-    let (stdout, stderr) = bench.run(&[
-        "machine create dev",
-        "machine stop dev",
-        "machine env dev",
-        "machine config dev",
-        "machine ip dev",
-        "machine url dev",
-        "machine ssh dev",
-    ]);
-    assert_eq!(stdout.matches("-> 1").count(), 5, "{stdout}");
-    let expected = "Error: machine \"dev\" is not running (it is Stopped)\nHint: start it: machine start dev\n";
-    assert_eq!(stderr, expected.repeat(5));
-    assert!(!stdout.contains("export"), "{stdout}");
-}
-
-/// Cron and CI set no SHELL; what evaluates the lines there is `sh`.
-#[cfg(unix)]
-#[test]
-fn env_without_shell_is_for_sh() {
-    let bench = bench();
-    let mut command = bench.command(&["machine create dev", "machine env dev"]);
-    let (stdout, _) = bench.told(command.env_remove("SHELL").output().unwrap());
-    assert!(stdout.contains("export DOCKER_HOST="), "{stdout}");
-}
-
 #[test]
 fn a_corrupt_record() {
     let bench = bench();
@@ -701,7 +488,7 @@ fn a_machine_of_docker_machine() {
     let bench = bench();
     let config = bench.store().join("machines/old/config.json");
     std::fs::create_dir_all(config.parent().unwrap()).unwrap();
-    let record = include_str!("../../machine-core/src/store/docker-machine-0.16.json");
+    let record = include_str!("../../../machine-core/src/store/docker-machine-0.16.json");
     std::fs::write(&config, record).unwrap();
     let (stdout, stderr) = bench.run(&[
         "machine ls",
@@ -965,124 +752,4 @@ fn completion_has_a_script_for_every_shell() {
         assert!(stdout.contains("MACHINE_COMPLETE"), "{stdout}");
         assert!(!stdout.contains("-> "), "{stdout}");
     }
-}
-
-/// `ssh` gets the machine's key, its pinned host keys and all that follows the name, and its exit status is ours.
-#[cfg(unix)]
-#[test]
-fn ssh_runs_the_systems_ssh() {
-    let bench = bench();
-    let bin = bench.folder.path().join("bin");
-    std::fs::create_dir(&bin).unwrap();
-    write_program(&bin.join("ssh"), "#!/bin/sh\necho \"ssh $@\"\nexit 37\n");
-    // The session ends where ssh takes its place.
-    let output = bench
-        .command(&[
-            "machine create dev",
-            "machine ssh dev -L 80:x:80 ls -l --color",
-        ])
-        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(37));
-    let (stdout, _) = bench.told(output);
-    let line = stdout.lines().last().unwrap();
-    assert!(
-        line.ends_with("docker@127.0.0.1 -L 80:x:80 ls -l --color"),
-        "{line}"
-    );
-    assert!(
-        line.contains("-oIdentityFile=\"[FOLDER]/store/machines/dev/id_ed25519\""),
-        "{line}"
-    );
-    assert!(
-        line.contains("-oUserKnownHostsFile=\"[FOLDER]/store/machines/dev/known_hosts\""),
-        "{line}"
-    );
-
-    let output = bench
-        .command(&["machine rm -y dev", "machine create dev", "machine ssh dev"])
-        .env("PATH", "/nowhere")
-        .output()
-        .unwrap();
-    let (stdout, stderr) = bench.told(output);
-    assert!(stdout.ends_with("-> 1\n"), "{stdout}");
-    assert!(stderr.contains("there is no `ssh` program"), "{stderr}");
-}
-
-#[cfg(unix)]
-fn write_program(path: &Path, text: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::write(path, text).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-/// The real program has the real drivers; a host that is there already is only remembered.
-#[test]
-fn the_program_remembers_a_host() {
-    let bench = bench();
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_machine"));
-        bench.environment(&mut command);
-        let output = command.args(arguments).output().unwrap();
-        let text = |bytes: Vec<u8>| bench.steady(&String::from_utf8(bytes).unwrap());
-        (
-            output.status.code(),
-            text(output.stdout),
-            text(output.stderr),
-        )
-    };
-    let (code, stdout, stderr) =
-        run(&["create", "-d", "none", "--url", "tcp://127.0.0.1:9", "far"]);
-    assert_eq!(code, Some(0), "{stdout}{stderr}");
-    // Nobody asked.
-    assert!(!stdout.contains("Docker is up"), "{stdout}");
-    assert_eq!(run(&["url", "far"]).1, "tcp://127.0.0.1:[PORT]\n");
-    assert_eq!(run(&["status", "far"]).1, "Running\n");
-    let (code, stdout, stderr) = run(&["env", "far"]);
-    assert_eq!((code, stdout.as_str()), (Some(1), ""));
-    assert!(stderr.contains("cannot connect to 127.0.0.1"), "{stderr}");
-    let (code, _, stderr) = run(&["start", "far"]);
-    assert_eq!(code, Some(1));
-    assert!(stderr.contains("cannot start machines"), "{stderr}");
-    let (code, _, stderr) = run(&["create", "-d", "none", "nowhere"]);
-    assert_eq!(code, Some(1));
-    assert!(stderr.contains("--url"), "{stderr}");
-    let (code, _, stderr) = run(&["create", "-d", "warp", "x"]);
-    assert_eq!(code, Some(1));
-    assert!(
-        stderr.contains("drivers are: ") && stderr.contains("none"),
-        "{stderr}"
-    );
-    let (code, stdout, _) = run(&["create", "--help", "-d", "qemu"]);
-    assert_eq!(code, Some(0));
-    for flag in ["--memory", "--cpus", "--disk", "--accel", "--qemu-image"] {
-        assert!(stdout.contains(flag), "{flag} in {stdout}");
-    }
-    let (code, _, stderr) = run(&["rm", "-y", "far"]);
-    assert_eq!(code, Some(0), "{stderr}");
-    bench.assert_nothing_left();
-}
-
-/// The real program: verbs that need no machine are quick. The bound is loose, since tests run under load and this build is not
-/// optimised; the number is printed.
-#[test]
-fn the_program_starts_quickly() {
-    let bench = bench();
-    let mut fastest = Duration::MAX;
-    for _ in 0..10 {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_machine"));
-        bench.environment(&mut command);
-        let started = Instant::now();
-        let output = command.arg("ls").output().unwrap();
-        fastest = fastest.min(started.elapsed());
-        assert_eq!(
-            String::from_utf8_lossy(&output.stdout),
-            "NAME   ACTIVE   DRIVER   STATE   URL   SWARM   DOCKER   ERRORS\n"
-        );
-        assert!(output.status.success());
-    }
-    println!("machine ls, empty store, fastest of 10: {fastest:?}");
-    assert!(fastest < Duration::from_secs(1), "{fastest:?}");
-    assert!(!bench.store().exists(), "a look makes nothing");
 }

@@ -1,0 +1,123 @@
+//! The real program, with the real drivers.
+
+use super::*;
+
+/// `ssh` gets the machine's key, its pinned host keys and all that follows the name, and its exit status is ours.
+#[cfg(unix)]
+#[test]
+fn ssh_runs_the_systems_ssh() {
+    let bench = bench();
+    let bin = bench.folder.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    write_program(&bin.join("ssh"), "#!/bin/sh\necho \"ssh $@\"\nexit 37\n");
+    // The session ends where ssh takes its place.
+    let output = bench
+        .command(&[
+            "machine create dev",
+            "machine ssh dev -L 80:x:80 ls -l --color",
+        ])
+        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(37));
+    let (stdout, _) = bench.told(output);
+    let line = stdout.lines().last().unwrap();
+    assert!(
+        line.ends_with("docker@127.0.0.1 -L 80:x:80 ls -l --color"),
+        "{line}"
+    );
+    assert!(
+        line.contains("-oIdentityFile=\"[FOLDER]/store/machines/dev/id_ed25519\""),
+        "{line}"
+    );
+    assert!(
+        line.contains("-oUserKnownHostsFile=\"[FOLDER]/store/machines/dev/known_hosts\""),
+        "{line}"
+    );
+
+    let output = bench
+        .command(&["machine rm -y dev", "machine create dev", "machine ssh dev"])
+        .env("PATH", "/nowhere")
+        .output()
+        .unwrap();
+    let (stdout, stderr) = bench.told(output);
+    assert!(stdout.ends_with("-> 1\n"), "{stdout}");
+    assert!(stderr.contains("there is no `ssh` program"), "{stderr}");
+}
+
+#[cfg(unix)]
+fn write_program(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The real program has the real drivers; a host that is there already is only remembered.
+#[test]
+fn the_program_remembers_a_host() {
+    let bench = bench();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_machine"));
+        bench.environment(&mut command);
+        let output = command.args(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| bench.steady(&String::from_utf8(bytes).unwrap());
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let (code, stdout, stderr) =
+        run(&["create", "-d", "none", "--url", "tcp://127.0.0.1:9", "far"]);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    // Nobody asked.
+    assert!(!stdout.contains("Docker is up"), "{stdout}");
+    assert_eq!(run(&["url", "far"]).1, "tcp://127.0.0.1:[PORT]\n");
+    assert_eq!(run(&["status", "far"]).1, "Running\n");
+    let (code, stdout, stderr) = run(&["env", "far"]);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.contains("cannot connect to 127.0.0.1"), "{stderr}");
+    let (code, _, stderr) = run(&["start", "far"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("cannot start machines"), "{stderr}");
+    let (code, _, stderr) = run(&["create", "-d", "none", "nowhere"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("--url"), "{stderr}");
+    let (code, _, stderr) = run(&["create", "-d", "warp", "x"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("drivers are: ") && stderr.contains("none"),
+        "{stderr}"
+    );
+    let (code, stdout, _) = run(&["create", "--help", "-d", "qemu"]);
+    assert_eq!(code, Some(0));
+    for flag in ["--memory", "--cpus", "--disk", "--accel", "--qemu-image"] {
+        assert!(stdout.contains(flag), "{flag} in {stdout}");
+    }
+    let (code, _, stderr) = run(&["rm", "-y", "far"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    bench.assert_nothing_left();
+}
+
+/// The real program: verbs that need no machine are quick. The bound is loose, since tests run under load and this build is not
+/// optimised; the number is printed.
+#[test]
+fn the_program_starts_quickly() {
+    let bench = bench();
+    let mut fastest = Duration::MAX;
+    for _ in 0..10 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_machine"));
+        bench.environment(&mut command);
+        let started = Instant::now();
+        let output = command.arg("ls").output().unwrap();
+        fastest = fastest.min(started.elapsed());
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "NAME   ACTIVE   DRIVER   STATE   URL   SWARM   DOCKER   ERRORS\n"
+        );
+        assert!(output.status.success());
+    }
+    println!("machine ls, empty store, fastest of 10: {fastest:?}");
+    assert!(fastest < Duration::from_secs(1), "{fastest:?}");
+    assert!(!bench.store().exists(), "a look makes nothing");
+}
