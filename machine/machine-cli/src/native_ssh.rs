@@ -190,9 +190,9 @@ mod tests {
     use russh::keys::PublicKey;
 
     const FIRST: &str =
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFYF6ICGkfEjNPbUx53fG64TcV1X9YGugi8Sv4Wddl3z";
     const SECOND: &str =
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIILagOJFgwaMNhBWQINinKOXmqS4Gh5NgxgriXwdOoINJ";
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAm9ojsu1tNgNeHrkkTusHX/yUpXI4TehFw3IHRurmKc";
 
     #[tokio::test]
     async fn a_hosts_key_is_pinned_at_first_contact() {

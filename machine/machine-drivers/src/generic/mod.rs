@@ -9,7 +9,7 @@ use machine_core::driver::{
     Address, Capabilities, Checkpoint, Driver, DriverError, DriverState, Flag, FlagKind,
     FlagValues, MachinePlace, Progress, RemoteSettings, SeedFiles, Status,
 };
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;

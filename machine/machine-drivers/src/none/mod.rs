@@ -5,7 +5,6 @@ use machine_core::driver::{
     Address, Capabilities, Checkpoint, Driver, DriverError, DriverState, Flag, FlagKind,
     FlagValues, MachinePlace, Progress, SeedFiles, Status,
 };
-use std::net::IpAddr;
 
 const URL_FLAG: &str = "url";
 /// docker-machine's key for it.
