@@ -264,7 +264,7 @@ mod tests {
             ("log-opt=x", "OPTION=KEY=VALUE"),
             ("default-ulimit=nofile=x", "SOFT:HARD"),
             ("dns", "KEY=VALUE"),
-            ("cgroup-parent=x", "no such option"),
+            ("no-such-option=x", "no such option"),
             ("storage-driver=aufs", "overlay2 only"),
         ] {
             let options = EngineOptions {
