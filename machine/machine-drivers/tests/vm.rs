@@ -298,8 +298,8 @@ mod linux {
         // A file of the desktop, open while the machine sleeps, and somebody who goes on reading folders.
         std::fs::write(world.desk.path().join("note"), "kept open\n").unwrap();
         run(
-            "nohup sh -c 'exec 3</desk/note; while sleep 0.1; do ls /desk; done; ' >/dev/null 2>&1 & \
-             nohup sh -c 'exec 4</desk/note; while [ ! -e /run/go ]; do sleep 0.2; done; cat <&4 > /desk/answer' >/dev/null 2>&1 & true",
+            "setsid sh -c 'exec 3</desk/note; while sleep 0.1; do ls /desk; done' </dev/null >/dev/null 2>&1 & \
+             setsid sh -c 'exec 4</desk/note; while [ ! -e /run/go ]; do sleep 0.2; done; cat <&4 > /desk/answer' </dev/null >/dev/null 2>&1 & true",
         );
 
         world.machines.suspend(NAME, &Patient).unwrap();
