@@ -64,6 +64,16 @@ impl Api<'_> {
         self.call("POST", "/images/load?quiet=1", archive, "application/x-tar")
     }
 
+    /// Builds a context and reads the messages to their end.
+    pub(crate) fn build(&self, path: &str, context: &[u8]) -> Result<String> {
+        let (status, body) = self.exchange("POST", path, context, "application/x-tar")?;
+        let text = String::from_utf8_lossy(&body).into_owned();
+        if status != 200 {
+            bail!("POST {path}: {status} {text}");
+        }
+        Ok(text)
+    }
+
     /// The answer's JSON; `Null` for an empty one or a stream that is none.
     fn call(&self, method: &str, path: &str, body: &[u8], content_type: &str) -> Result<Value> {
         let what = format!("{method} {path}");

@@ -1,5 +1,6 @@
 //! The rows about engines.
 
+mod builds;
 mod copy;
 mod density;
 mod images;
@@ -20,8 +21,8 @@ use std::time::{Duration, Instant};
 const ROUNDS: usize = 15;
 
 /// What can be asked for by name, in the order of the rows.
-pub(crate) const NAMES: [&str; 7] = [
-    "engine", "networks", "lists", "logs", "images", "copy", "density",
+pub(crate) const NAMES: [&str; 8] = [
+    "engine", "networks", "lists", "logs", "images", "builds", "copy", "density",
 ];
 
 /// CPU and wall milliseconds.
@@ -46,6 +47,7 @@ pub(crate) fn measure(chosen: &[&str], table: &mut Table) -> Result<()> {
             "lists" => lists::measure(&ours, &theirs, table)?,
             "logs" => logs::measure(&ours, &theirs, table)?,
             "images" => images::measure(&ours, &theirs, table)?,
+            "builds" => builds::measure(&ours, &theirs, table)?,
             "copy" => copy::measure(&ours, &theirs, table)?,
             "density" => density::measure(&ours, &theirs, table)?,
             other => unreachable!("{other} is in NAMES"),

@@ -1,6 +1,8 @@
 //! End to end, as a user's morning: the engine on this host, the clients against it, machines with the engine in them.
 
 mod bad_input;
+mod builds_compared;
+mod builds_engine;
 mod compat;
 mod compat_compose;
 mod compat_suites;

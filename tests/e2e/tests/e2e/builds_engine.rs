@@ -1,0 +1,475 @@
+//! What the engine does with builds: cache, stages at once, mounts, cancelled and killed builds, hostile contexts. The
+//! client is the stock one; what it has no words for is in the Dockerfile.
+
+use crate::engine_with_busybox;
+use harness::agent::{Agent, LIMIT};
+use harness::image::LayerTar;
+use harness::run::{Output, eventually, run, run_with_input};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// The engine, where there is a stock client, too.
+fn engine() -> Option<Agent> {
+    let agent = engine_with_busybox(&[])?;
+    agent.docker(&[])?;
+    Some(agent)
+}
+
+fn docker(agent: &Agent, arguments: &[&str]) -> Command {
+    let mut command = agent.docker(arguments).expect("it was there");
+    command.env("DOCKER_BUILDKIT", "0");
+    command
+}
+
+fn said(agent: &Agent, arguments: &[&str]) -> String {
+    let output = run(&mut docker(agent, arguments), LIMIT).success();
+    output.trim_end().to_owned()
+}
+
+/// A folder with files for a build; `Dockerfile` is one of them.
+fn context(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (path, content) in files {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, content).expect("a file");
+    }
+    folder
+}
+
+fn build(agent: &Agent, folder: &Path, tag: &str, flags: &[&str]) -> Output {
+    let place = folder.display().to_string();
+    let mut arguments = vec!["build", "--network", "none", "-t", tag];
+    arguments.extend(flags);
+    arguments.push(&place);
+    run(&mut docker(agent, &arguments), LIMIT)
+}
+
+/// Builds a Dockerfile without a context's files.
+fn build_text(agent: &Agent, tag: &str, text: &str, flags: &[&str]) -> Output {
+    build(agent, context(&[("Dockerfile", text)]).path(), tag, flags)
+}
+
+fn id(agent: &Agent, image: &str) -> String {
+    said(agent, &["image", "inspect", "--format", "{{.Id}}", image])
+}
+
+fn in_image(agent: &Agent, image: &str, script: &str) -> String {
+    let arguments = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        image,
+        "sh",
+        "-c",
+        script,
+    ];
+    said(agent, &arguments)
+}
+
+fn containers(agent: &Agent) -> String {
+    said(agent, &["ps", "-aq"])
+}
+
+#[test]
+fn a_build_is_done_once_and_found_again() {
+    let Some(agent) = engine() else { return };
+    let folder = context(&[
+        (
+            "Dockerfile",
+            "FROM busybox\nENV A=1\nRUN echo ran > /made\nCOPY file /file\nCMD [\"cat\", \"/file\"]\n",
+        ),
+        ("file", "one"),
+    ]);
+    let first = build(&agent, folder.path(), "cached", &[]).success();
+    assert!(
+        first.contains("Step 3/5 : RUN echo ran > /made") && first.contains("Running in"),
+        "{first}"
+    );
+    assert_eq!(in_image(&agent, "cached", "cat /made /file"), "ran\none");
+    let record = agent.data_root().join("images.json");
+    let written = || {
+        std::fs::metadata(&record)
+            .expect("it is there")
+            .modified()
+            .expect("a time")
+    };
+    let (before, image) = (written(), id(&agent, "cached"));
+    let again = build(&agent, folder.path(), "cached", &[]).success();
+    assert_eq!(again.matches("Using cache").count(), 4, "{again}");
+    assert_eq!(
+        id(&agent, "cached"),
+        image,
+        "the same steps are the same image"
+    );
+    assert_eq!(written(), before, "nothing is written");
+    // Another file: what is above it in the Dockerfile stays.
+    std::fs::write(folder.path().join("file"), "two").expect("a file");
+    let changed = build(&agent, folder.path(), "cached", &[]).success();
+    assert_eq!(changed.matches("Using cache").count(), 2, "{changed}");
+    assert_eq!(in_image(&agent, "cached", "cat /file"), "two");
+    // A restarted engine still knows.
+    let usage = said(
+        &agent,
+        &["system", "df", "--format", "{{.Type}} {{.TotalCount}}"],
+    );
+    assert!(usage.contains("Build Cache"), "{usage}");
+    let again = build(&agent, folder.path(), "cached", &["--no-cache"]).success();
+    assert_eq!(again.matches("Using cache").count(), 0, "{again}");
+    assert_ne!(id(&agent, "cached"), image);
+    said(&agent, &["rmi", "-f", "cached"]);
+    said(&agent, &["builder", "prune", "-af"]);
+    let after = build(&agent, folder.path(), "cached", &[]).success();
+    assert_eq!(after.matches("Using cache").count(), 0, "{after}");
+    assert_eq!(containers(&agent), "");
+}
+
+#[test]
+fn stages_run_at_once_and_unused_ones_not_at_all() {
+    let Some(agent) = engine() else { return };
+    // Each of the two waits for what the other one does.
+    let wait = |own: &str, other: &str| {
+        format!(
+            "RUN --mount=type=cache,target=/meet touch /meet/{own}; \
+             for i in $(seq 300); do [ -e /meet/{other} ] && exit 0; sleep 0.1; done; exit 1\nRUN echo {own} > /{own}\n"
+        )
+    };
+    let text = format!(
+        "FROM busybox AS a\n{}FROM busybox AS b\n{}FROM busybox AS unused\nRUN exit 9\n\
+         FROM busybox\nCOPY --from=a /a /\nCOPY --from=b /b /\n",
+        wait("a", "b"),
+        wait("b", "a"),
+    );
+    let output = build_text(&agent, "stages", &text, &[]).success();
+    assert!(!output.contains("exit 9"), "{output}");
+    assert_eq!(
+        in_image(&agent, "stages", "cat /a /b; ls -d /meet 2>&1 || true"),
+        "a\nb\nls: /meet: No such file or directory"
+    );
+}
+
+#[test]
+fn mounts_are_there_for_their_step_only() {
+    let Some(agent) = engine() else { return };
+    let folder = context(&[
+        (
+            "Dockerfile",
+            "FROM busybox AS made\nRUN echo made > /made && mkdir /deep && echo deep > /deep/file\n\
+             FROM busybox\n\
+             RUN --mount=type=bind,from=made,source=/deep,target=/b cat /b/file > /out && ! touch /b/x\n\
+             RUN --mount=type=bind,target=/ctx cat /ctx/own >> /out\n\
+             RUN --mount=type=bind,target=/ctx,rw touch /ctx/new && ls /ctx >> /out\n\
+             RUN --mount=type=tmpfs,target=/t echo x > /t/x && mount | grep -q ' /t type tmpfs'\n\
+             RUN --mount=type=cache,target=/c,id=k echo line >> /c/lines; cat /c/lines >> /out\n\
+             RUN --mount=type=cache,target=/c,id=k,sharing=locked echo line >> /c/lines; cat /c/lines >> /out\n\
+             RUN <<EOF\necho document >> /out\nEOF\n\
+             RUN <<EOF\n#!/bin/sh\necho script $0 >> /out\nEOF\n\
+             COPY <<one <<two /docs/\nfirst\none\nsecond\ntwo\n",
+        ),
+        ("own", "own\n"),
+    ]);
+    build(&agent, folder.path(), "mounts", &[]).success();
+    let out = in_image(
+        &agent,
+        "mounts",
+        "cat /out; cat /docs/one /docs/two; ls -d /b /ctx /t /c 2>/dev/null; true",
+    );
+    assert_eq!(
+        out,
+        "deep\nown\nDockerfile\nnew\nown\nline\nline\nline\ndocument\nscript /dev/pipes/EOF\nfirst\nsecond"
+    );
+    assert!(!folder.path().join("new").exists());
+    for (line, expected) in [
+        (
+            "RUN --security=insecure true",
+            "security.insecure is not allowed",
+        ),
+        (
+            "RUN --mount=type=magic,target=/x true",
+            "unsupported mount type",
+        ),
+        (
+            "RUN --mount=type=secret,id=k,required true",
+            "secret k: not found",
+        ),
+        ("RUN --network=wrong true", "invalid network mode"),
+        ("COPY --from=1 / /", "invalid from flag value 1"),
+        ("COPY --nonsense a /", "unknown flag: --nonsense"),
+        (
+            "RUN exit 3",
+            "The command '/bin/sh -c exit 3' returned a non-zero code: 3",
+        ),
+    ] {
+        let output = build_text(&agent, "wrong", &format!("FROM busybox\n{line}\n"), &[]);
+        assert_ne!(output.code, Some(0), "{line}");
+        assert!(
+            output.stderr.contains(expected),
+            "{line}: {}",
+            output.stderr
+        );
+    }
+    assert_eq!(containers(&agent), "");
+}
+
+#[test]
+fn copies_do_what_their_options_say() {
+    let Some(agent) = engine() else { return };
+    let folder = context(&[
+        (
+            "Dockerfile",
+            "FROM busybox\n\
+             RUN mkdir -p /real && ln -s /real /link && echo ada:x:7:8::/:/bin/sh >> /etc/passwd && echo ada:x:8: >> /etc/group\n\
+             COPY --chown=ada:ada --chmod=640 a /link/\n\
+             COPY --parents d/e/y d/./x /p/\n\
+             COPY --exclude=*.md docs /docs/\n\
+             COPY --link a /linked/a\n\
+             ADD https-free.tar /arch/\n\
+             ADD --unpack=false https-free.tar /whole/\n\
+             WORKDIR /real/w\n",
+        ),
+        ("a", "a"),
+        ("d/x", "x"),
+        ("d/e/y", "y"),
+        ("docs/a.md", "no"),
+        ("docs/a.txt", "yes"),
+    ]);
+    let mut tar = LayerTar::new();
+    tar.file("in/side", 0o600, b"packed");
+    std::fs::write(folder.path().join("https-free.tar"), tar.finish()).expect("a file");
+    build(&agent, folder.path(), "copies", &[]).success();
+    let script = "stat -c '%U:%G %a' /real/a; [ -L /link ] && echo link; find /p /docs /arch /whole /linked -type f | sort; \
+                  cat /arch/in/side; pwd";
+    assert_eq!(
+        in_image(&agent, "copies", script),
+        "ada:ada 640\nlink\n/arch/in/side\n/docs/a.txt\n/linked/a\n/p/d/e/y\n/p/x\n/whole/https-free.tar\npacked/real/w"
+    );
+}
+
+#[test]
+fn the_same_inputs_make_the_same_bytes() {
+    let Some(agent) = engine() else { return };
+    let text = "FROM busybox\nARG SOURCE_DATE_EPOCH\nRUN date > /dev/null; echo x > /x; mkdir /d\nCOPY Dockerfile /new/\n";
+    let folder = context(&[("Dockerfile", text)]);
+    let flags = ["--no-cache", "--build-arg", "SOURCE_DATE_EPOCH=1000000000"];
+    build(&agent, folder.path(), "same", &flags).success();
+    let first = id(&agent, "same");
+    std::thread::sleep(Duration::from_millis(1100));
+    build(&agent, folder.path(), "same", &flags).success();
+    assert_eq!(id(&agent, "same"), first);
+    assert_eq!(
+        in_image(&agent, "same", "stat -c %Y /x /d /new"),
+        "1000000000\n1000000000\n1000000000"
+    );
+}
+
+fn begin(agent: &Agent, folder: &Path) -> Child {
+    let place = folder.display().to_string();
+    docker(
+        agent,
+        &["build", "--network", "none", "-t", "begun", &place],
+    )
+    .stdin(Stdio::null())
+    .stdout(Stdio::null())
+    .stderr(Stdio::null())
+    .spawn()
+    .expect("docker starts")
+}
+
+const LONG: &str = "FROM busybox\nRUN echo first > /first\nRUN sleep 1000\n";
+
+#[test]
+fn a_build_ends_with_its_client() {
+    let Some(agent) = engine() else { return };
+    let folder = context(&[("Dockerfile", LONG)]);
+    let mut client = begin(&agent, folder.path());
+    eventually("the long step runs", LIMIT, || {
+        said(&agent, &["ps", "--format", "{{.Command}}", "--no-trunc"])
+            .contains("sleep 1000")
+            .then_some(())
+    });
+    client.kill().expect("it runs");
+    let _ = client.wait();
+    eventually("the step's container goes", LIMIT, || {
+        containers(&agent).is_empty().then_some(())
+    });
+    assert_eq!(said(&agent, &["images", "-q", "begun"]), "");
+    // What was done before is in the cache.
+    let text = "FROM busybox\nRUN echo first > /first\n";
+    let again = build_text(&agent, "again", text, &[]).success();
+    assert!(again.contains("Using cache"), "{again}");
+}
+
+#[test]
+fn a_killed_engine_leaves_nothing_of_a_build() {
+    let Some(mut agent) = engine() else { return };
+    let folder = context(&[("Dockerfile", LONG)]);
+    build_text(
+        &agent,
+        "before",
+        "FROM busybox\nRUN echo kept > /kept\n",
+        &[],
+    )
+    .success();
+    let mut client = begin(&agent, folder.path());
+    eventually("the long step runs", LIMIT, || {
+        said(&agent, &["ps", "--format", "{{.Command}}", "--no-trunc"])
+            .contains("sleep 1000")
+            .then_some(())
+    });
+    agent.kill_serve();
+    let _ = client.wait();
+    agent.serve();
+    eventually("the step's container goes", LIMIT, || {
+        containers(&agent).is_empty().then_some(())
+    });
+    let contexts =
+        std::fs::read_dir(agent.data_root().join("builds/contexts")).expect("it is there");
+    assert_eq!(contexts.count(), 0);
+    let before = build_text(
+        &agent,
+        "before",
+        "FROM busybox\nRUN echo kept > /kept\n",
+        &[],
+    )
+    .success();
+    assert!(before.contains("Using cache"), "{before}");
+    let after = build_text(
+        &agent,
+        "after",
+        "FROM busybox\nRUN echo first > /first\n",
+        &[],
+    )
+    .success();
+    assert!(after.contains("Running in"), "{after}");
+    assert_eq!(in_image(&agent, "after", "cat /first"), "first");
+    // Layers that nobody has are gone: the two of busybox, those of `before` and `after` are there.
+    let layers = std::fs::read_dir(agent.data_root().join("layers")).expect("it is there");
+    let layers = layers
+        .flatten()
+        .filter(|entry| entry.file_name().len() == 64)
+        .count();
+    assert_eq!(layers, 4);
+}
+
+/// Sends an archive as a context.
+fn build_archive(agent: &Agent, tar: Vec<u8>) -> Output {
+    let arguments = ["build", "--network", "none", "-t", "hostile", "-"];
+    run_with_input(&mut docker(agent, &arguments), &tar, LIMIT)
+}
+
+/// The archive with `xx` in its names made `..`, which libraries refuse to write.
+fn climbing(mut tar: Vec<u8>) -> Vec<u8> {
+    for block in (0..tar.len()).step_by(512) {
+        let header = &mut tar[block..block + 512];
+        if !header.starts_with(b"xx/") {
+            continue;
+        }
+        let mut at = 0;
+        while header[at..].starts_with(b"xx/") {
+            header[at..at + 2].copy_from_slice(b"..");
+            at += 3;
+        }
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+    tar
+}
+
+#[test]
+fn hostile_contexts_reach_nothing_outside() {
+    let Some(agent) = engine() else { return };
+    let victim = tempfile::tempdir().expect("a folder");
+    let file = victim.path().join("file");
+    std::fs::write(&file, "untouched").expect("a file");
+    // Out of the folder by name.
+    let mut tar = LayerTar::new();
+    tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY . /all\n");
+    tar.file("xx/xx/xx/xx/xx/xx/xx/xx/tmp/escaped-by-build", 0o644, b"x");
+    let text = build_archive(&agent, climbing(tar.finish())).fails_with(1);
+    assert!(text.contains("leads out of the build context"), "{text}");
+    assert!(!Path::new("/tmp/escaped-by-build").exists());
+    // Through a link that leads out, to write and to read.
+    let mut tar = LayerTar::new();
+    tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY . /all\n");
+    tar.link("out", &victim.path().display().to_string());
+    tar.file("out/file", 0o644, b"overwritten");
+    let _ = build_archive(&agent, tar.finish());
+    assert_eq!(std::fs::read_to_string(&file).expect("a file"), "untouched");
+    let mut tar = LayerTar::new();
+    tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY link /copied\n");
+    tar.link("link", &file.display().to_string());
+    let text = build_archive(&agent, tar.finish()).fails_with(1);
+    assert!(text.contains("file not found in build context"), "{text}");
+    // The Dockerfile itself.
+    let mut tar = LayerTar::new();
+    tar.link("Dockerfile", &file.display().to_string());
+    let text = build_archive(&agent, tar.finish()).fails_with(1);
+    assert!(text.contains("Dockerfile"), "{text}");
+    // Names that mean deleted files, and names in no encoding.
+    let mut tar = LayerTar::new();
+    tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY . /all\n");
+    tar.file(".wh.file", 0o644, b"x");
+    let text = build_archive(&agent, tar.finish()).fails_with(1);
+    assert!(text.contains(".wh."), "{text}");
+    // A destination in the image that leads out.
+    let text = "FROM busybox\nRUN ln -s ../../../../../../../../tmp /sneaky\nCOPY Dockerfile /sneaky/build-was-here\n";
+    build_text(&agent, "hostile", text, &[]).success();
+    assert!(!Path::new("/tmp/build-was-here").exists());
+    assert_eq!(in_image(&agent, "hostile", "ls /tmp"), "build-was-here");
+    // A bind mount's source in a stage that leads out.
+    let text = format!(
+        "FROM busybox AS a\nRUN ln -s {} /out\nFROM busybox\nRUN --mount=type=bind,from=a,source=/out,target=/m cat /m/file > /stolen\n",
+        victim.path().display()
+    );
+    build_text(&agent, "hostile", &text, &[]).fails_with(1);
+}
+
+#[test]
+fn hostile_dockerfiles_are_refused() {
+    let Some(agent) = engine() else { return };
+    let mut deep = "x".to_owned();
+    for _ in 0..40 {
+        deep = format!("${{A:-{deep}}}");
+    }
+    let mut doubling = "FROM busybox\nENV A0=xxxxxxxxxxxxxxxx\n".to_owned();
+    for n in 1..30 {
+        doubling.push_str(&format!("ENV A{n}=$A{}$A{}\n", n - 1, n - 1));
+    }
+    let many = format!("FROM busybox\n{}", "ENV A=1\n".repeat(10_001));
+    for (text, expected) in [
+        (format!("FROM busybox\nENV B={deep}\n"), "nested deeper"),
+        (doubling, "longer than"),
+        (many, "too many"),
+        (
+            "FROM busybox AS a\nCOPY --from=b / /\nFROM a AS b\n".to_owned(),
+            "circular",
+        ),
+        (
+            "FROM busybox\nRUN <<EOF\nnever ends\n".to_owned(),
+            "unterminated heredoc",
+        ),
+        (
+            "FROM busybox\nADD git://-x/r.git /\n".to_owned(),
+            "invalid git address",
+        ),
+        (
+            "FROM busybox\nADD https://example.invalid/r.git#--upload-pack=x /\n".to_owned(),
+            "no branch, tag or commit",
+        ),
+        (
+            "FROM busybox\nADD http://127.0.0.1:9/x /\n".to_owned(),
+            "failed to GET",
+        ),
+    ] {
+        let target = if text.contains("AS b") {
+            ["--target", "a"].as_slice()
+        } else {
+            &[]
+        };
+        let said = build_text(&agent, "hostile", &text, target).fails_with(1);
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+}
