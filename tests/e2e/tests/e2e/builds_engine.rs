@@ -202,7 +202,12 @@ fn mounts_are_there_for_their_step_only() {
             "The command '/bin/sh -c exit 3' returned a non-zero code: 3",
         ),
     ] {
-        let output = build_text(&agent, "wrong", &format!("FROM busybox\n{line}\n"), &[]);
+        let output = build_text(
+            &agent,
+            "wrong",
+            &format!("FROM busybox\n{line}\n"),
+            &["--force-rm"],
+        );
         assert_ne!(output.code, Some(0), "{line}");
         assert!(
             output.stderr.contains(expected),
