@@ -296,7 +296,7 @@ impl<'a> Reader<'a> {
             Some(other) => self.waiting.push(other),
             // Its instructions for builds do not run here, but it may need a password.
             None => {
-                if !self.bases.is_some_and(|bases| !bases.contains_key(name)) {
+                if self.bases.is_none_or(|bases| bases.contains_key(name)) {
                     self.images.insert(name.to_owned());
                 }
             }

@@ -390,7 +390,7 @@ impl Runner<'_> {
     ) -> Result<Option<BuildRecord>, BuildError> {
         let found = match self.build.find(&key.key) {
             Some(found) => Some(found),
-            None => self.from_named_image(created_by),
+            None => self.in_named_images(created_by),
         };
         let Some(found) = found else { return Ok(None) };
         // A layer that somebody took away is made again.
@@ -404,7 +404,7 @@ impl Runner<'_> {
     }
 
     /// `--cache-from`: the next step of an image that was made by the same steps so far.
-    fn from_named_image(&self, created_by: &str) -> Option<BuildRecord> {
+    fn in_named_images(&self, created_by: &str) -> Option<BuildRecord> {
         let images = &self.build.service.inner.images;
         let details = &self.now.details;
         let (steps, layers) = (details.history.len(), details.diff_ids.len());
