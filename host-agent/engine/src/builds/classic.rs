@@ -137,8 +137,11 @@ impl Classic {
                     .or_default();
                 rest.extend_from_slice(&bytes);
                 let text = whole_characters(rest);
-                if !text.is_empty() {
-                    line(text);
+                match of {
+                    _ if text.is_empty() => {}
+                    OutputOf::Stdout => line(text),
+                    // In red, as dockerd's builder has it (moby, `streamformatter`).
+                    OutputOf::Stderr => line(format!("\u{1b}[91m{text}\u{1b}[0m")),
                 }
             }
             BuildEvent::Removed { container, .. } => {

@@ -1,4 +1,4 @@
-//! Debian's docker-compose (1.29) brings up a project, scales it, restarts it and takes it down.
+//! Debian's docker-compose (1.29) builds and brings up a project, scales it, restarts it and takes it down.
 
 use e2e::arena::{self, Arena, Kind};
 use harness::agent::LIMIT;
@@ -31,6 +31,11 @@ fn compose_brings_up_scales_restarts_and_takes_down_a_project() {
             .env("COMPOSE_HTTP_TIMEOUT", "110");
         run(&mut command, LIMIT)
     };
+    let built = compose(&["build", "--force-rm"]).success();
+    assert!(
+        built.contains("Successfully tagged site_web:latest"),
+        "{built}"
+    );
     // Everything in order: the worker makes the number, the database is healthy when it can hand it out, the server shows it.
     compose(&["up", "-d"]).success();
     let page = |what: &str| {

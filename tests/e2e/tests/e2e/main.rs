@@ -1,6 +1,7 @@
 //! End to end, as a user's morning: the engine on this host, the clients against it, machines with the engine in them.
 
 mod bad_input;
+mod builds_clients;
 mod builds_compared;
 mod builds_engine;
 mod compat;

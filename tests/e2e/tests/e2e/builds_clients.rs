@@ -1,0 +1,257 @@
+//! Builds as people start them: `berth build` with what it has for secrets, outputs and caches, and a day in a workshop: an
+//! image is built, tagged, run with a published port, pushed, pulled by podman and run there.
+
+use crate::{engine_with_busybox, fetch};
+use harness::agent::{Agent, LIMIT};
+use harness::programs::find;
+use harness::registry::Registry;
+use harness::run::{eventually, run, run_with_input};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+fn context(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (path, content) in files {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, content).expect("a file");
+    }
+    folder
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path that is text")
+}
+
+const SITE: &str = "FROM busybox\nCOPY site /www\nEXPOSE 80\nCMD [\"httpd\", \"-f\", \"-p\", \"80\", \"-h\", \"/www\"]\n";
+
+#[test]
+fn a_web_server_is_built_run_pushed_and_run_by_podman() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    if !Registry::is_available_or_skip() {
+        return;
+    }
+    let registry = Registry::start().expect("a registry");
+    let folder = context(&[("Dockerfile", SITE), ("site/index.html", "made here\n")]);
+    let name = format!("{}/me/site:1", registry.host());
+    let path = text(folder.path()).to_owned();
+    // By the stock client, where there is one.
+    match agent.docker(&["build", "-t", &name, &path]) {
+        Some(mut docker) => {
+            let told = run(docker.env("DOCKER_BUILDKIT", "0"), LIMIT).success();
+            assert!(
+                told.contains(&format!("Successfully tagged {name}")),
+                "{told}"
+            );
+        }
+        None => drop(agent.run(&["build", "-t", &name, &path]).success()),
+    }
+    agent
+        .run(&["run", "-d", "--name", "site", "-p", "127.0.0.1::80", &name])
+        .success();
+    let address = agent.run(&["port", "site", "80"]).success();
+    let page = eventually("the site answers", Duration::from_secs(30), || {
+        fetch(address.trim())
+    });
+    assert!(page.contains("made here"), "{page}");
+    agent.run(&["rm", "-f", "site"]).success();
+    agent.run(&["push", &name]).success();
+    let Some(podman) = find("podman") else {
+        println!("skipped: there is no podman here");
+        return;
+    };
+    let storage = tempfile::tempdir().expect("a folder");
+    let podman = |arguments: &[&str]| {
+        let mut command = Command::new(&podman);
+        command
+            .args(["--root", text(&storage.path().join("root"))])
+            .args(["--runroot", text(&storage.path().join("run"))])
+            .args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"])
+            .args(arguments);
+        run(&mut command, LIMIT)
+    };
+    podman(&["pull", "--tls-verify=false", &name]).success();
+    let shown = podman(&["image", "inspect", "--format", "{{.Config.Cmd}}", &name]).success();
+    assert!(shown.contains("httpd"), "{shown}");
+    let ran = podman(&[
+        "run",
+        "--rm",
+        "--network=none",
+        "--cgroups=disabled",
+        &name,
+        "cat",
+        "/www/index.html",
+    ]);
+    if ran.code == Some(0) {
+        assert_eq!(ran.stdout, "made here\n");
+    } else {
+        // podman's runtime asks for more of the host than ours does.
+        println!(
+            "skipped: podman cannot run containers here: {}",
+            ran.stderr.trim()
+        );
+    }
+}
+
+fn build(agent: &Agent, folder: &Path, flags: &[&str]) -> harness::run::Output {
+    let mut arguments = vec!["build"];
+    arguments.extend_from_slice(flags);
+    arguments.push(text(folder));
+    agent.run(&arguments)
+}
+
+#[test]
+fn berth_builds_with_secrets_that_stay_out_of_the_image() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let folder = context(&[(
+        "Dockerfile",
+        "FROM busybox\nRUN --mount=type=secret,id=token test \"$(cat /run/secrets/token)\" = hidden-word && echo it fits\n",
+    )]);
+    let secret = folder.path().join("token.txt");
+    std::fs::write(&secret, "hidden-word").expect("written");
+    let flag = format!("id=token,src={}", text(&secret));
+    let output = build(&agent, folder.path(), &["-t", "fits", "--secret", &flag]);
+    assert!(output.stderr.contains("it fits"), "{}", output.report());
+    output.success();
+    let history = agent.run(&["history", "--no-trunc", "fits"]).success();
+    assert!(!history.contains("hidden-word"), "{history}");
+    assert!(!agent.log().contains("hidden-word"));
+    // Without it the step fails, and the line of the Dockerfile is named.
+    let failed = build(&agent, folder.path(), &["--no-cache"]).fails_with(1);
+    assert!(
+        failed.contains("non-zero code") && failed.contains("line 2"),
+        "{failed}"
+    );
+}
+
+#[test]
+fn only_what_is_needed_and_has_changed_is_sent() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let large = "x".repeat(400 * 1024);
+    let folder = context(&[
+        (
+            "Dockerfile",
+            "FROM busybox\nCOPY data /data\nRUN wc -c /data/large\n",
+        ),
+        ("data/large", &large),
+        ("unused/file", "never sent"),
+    ]);
+    // Unreadable things that are not needed do no harm.
+    std::os::unix::fs::symlink("/nowhere", folder.path().join("unused/link")).expect("made");
+    let first = build(&agent, folder.path(), &["-q"]).success();
+    std::fs::write(folder.path().join("data/small"), "new").expect("written");
+    let second = build(&agent, folder.path(), &["-t", "second", "-q"]).success();
+    assert_ne!(first, second);
+    let shown = agent.run(&[
+        "run",
+        "--rm",
+        "second",
+        "sh",
+        "-c",
+        "wc -c < /data/large; cat /data/small",
+    ]);
+    assert_eq!(shown.success(), format!("{}\nnew", large.len()));
+    let again = build(&agent, folder.path(), &["-q"]).success();
+    assert_eq!(again, second);
+}
+
+#[test]
+fn results_are_folders_archives_and_ids() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let folder = context(&[(
+        "Dockerfile",
+        "FROM busybox AS made\nRUN mkdir /out && echo result > /out/file\nFROM scratch\nCOPY --from=made /out /\n",
+    )]);
+    let place = tempfile::tempdir().expect("a folder");
+    let local = place.path().join("local");
+    build(&agent, folder.path(), &["-o", text(&local)]).success();
+    assert_eq!(
+        std::fs::read_to_string(local.join("file")).expect("there"),
+        "result\n"
+    );
+    let tar = place.path().join("files.tar");
+    let flag = format!("type=tar,dest={}", text(&tar));
+    build(&agent, folder.path(), &["-o", &flag]).success();
+    let names = run(Command::new("tar").arg("tf").arg(&tar), LIMIT).success();
+    assert!(names.lines().any(|name| name.ends_with("file")), "{names}");
+    let archive = place.path().join("image.tar");
+    let (flag, id_file) = (
+        format!("type=oci,dest={}", text(&archive)),
+        place.path().join("id"),
+    );
+    build(
+        &agent,
+        folder.path(),
+        &["-o", &flag, "-t", "me/made", "--iidfile", text(&id_file)],
+    )
+    .success();
+    let names = run(Command::new("tar").arg("tf").arg(&archive), LIMIT).success();
+    assert!(names.contains("index.json"), "{names}");
+    let id = std::fs::read_to_string(&id_file).expect("there");
+    let shown = agent.run(&["inspect", "--format", "{{.Id}}", "me/made"]);
+    assert_eq!(shown.success().trim(), id);
+    // A Dockerfile from standard input, another from the context's outside, a stage by name.
+    let mut command = agent.berth(&["build", "-q", "-"]);
+    run_with_input(&mut command, b"FROM busybox\nENV A=b\n", LIMIT).success();
+    let other = place.path().join("other.Dockerfile");
+    std::fs::write(&other, "FROM busybox\nCOPY . /all\nRUN ls -A /all\n").expect("written");
+    let output = build(
+        &agent,
+        folder.path(),
+        &["-f", text(&other), "--progress=plain"],
+    );
+    assert!(
+        !output.stderr.contains(".dockerfile."),
+        "{}",
+        output.report()
+    );
+    output.success();
+    let output = build(&agent, folder.path(), &["--target", "none"]);
+    assert!(output.fails_with(1).contains("none"));
+    // Findings are told and are no build.
+    let casing = context(&[("Dockerfile", "FROM busybox AS Upper\nRUN true\n")]);
+    let checked = build(&agent, casing.path(), &["--check"]);
+    assert!(
+        checked.stdout.contains("StageNameCasing"),
+        "{}",
+        checked.report()
+    );
+    assert_eq!(checked.code, Some(1));
+}
+
+#[test]
+fn a_cache_is_carried_to_another_engine() {
+    let (Some(one), Some(other)) = (engine_with_busybox(&[]), engine_with_busybox(&[])) else {
+        return;
+    };
+    let folder = context(&[("Dockerfile", "FROM busybox\nRUN echo costly > /file\n")]);
+    let place = tempfile::tempdir().expect("a folder");
+    let to = format!("type=local,dest={}", text(place.path()));
+    build(&one, folder.path(), &["-q", "--cache-to", &to]).success();
+    let from = format!("type=local,src={}", text(place.path()));
+    let output = build(
+        &other,
+        folder.path(),
+        &["--progress=plain", "--cache-from", &from],
+    );
+    assert!(output.stderr.contains("#2 CACHED"), "{}", output.report());
+    output.success();
+    let refused = build(
+        &one,
+        folder.path(),
+        &["--cache-to", "type=registry,ref=a,mode=max"],
+    );
+    assert!(refused.fails_with(1).contains("mode=max"));
+    // Pruned, it is gone.
+    let pruned = one.run(&["builder", "prune", "-a", "-f"]).success();
+    assert!(pruned.contains("Total:"), "{pruned}");
+}
