@@ -62,7 +62,11 @@ pub fn request(query: &Query) -> ApiResult<BuildRequest> {
             ..ResourcePlan::default()
         },
         cgroup_parent: text("cgroupparent").unwrap_or_default(),
-        extra_hosts: query.all("extrahosts").map(str::to_owned).collect(),
+        extra_hosts: query
+            .all("extrahosts")
+            .filter(|host| !host.is_empty())
+            .map(str::to_owned)
+            .collect(),
         ulimits: ulimits(query)?,
         remove: remove(query),
         ..BuildRequest::default()
