@@ -5,6 +5,8 @@ use crate::engine_with_busybox;
 use harness::agent::{Agent, LIMIT};
 use harness::image::LayerTar;
 use harness::run::{Output, eventually, run, run_with_input};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -267,6 +269,81 @@ fn the_same_inputs_make_the_same_bytes() {
         in_image(&agent, "same", "stat -c %Y /x /d /new"),
         "1000000000\n1000000000\n1000000000"
     );
+}
+
+/// Serves the files of a folder over http, as long as the test runs; answers the address.
+fn serve(folder: &Path) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let folder = folder.to_owned();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(&stream).lines();
+            let request = lines.next().and_then(Result::ok).unwrap_or_default();
+            while lines
+                .next()
+                .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
+            {}
+            let path = request.split(' ').nth(1).unwrap_or("/");
+            let path = path.split('?').next().unwrap_or(path);
+            let (status, content) = match std::fs::read(folder.join(path.trim_start_matches('/'))) {
+                Ok(content) => ("200 OK", content),
+                Err(_) => ("404 Not Found", Vec::new()),
+            };
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                content.len()
+            );
+            let _ = (&stream).write_all(head.as_bytes());
+            let _ = (&stream).write_all(&content);
+        }
+    });
+    address
+}
+
+/// Runs git in a folder.
+fn git(folder: &Path, arguments: &[&str]) {
+    let mut git = Command::new("git");
+    git.current_dir(folder)
+        .args(["-c", "user.name=t", "-c", "user.email=t@example.com"])
+        .args(arguments);
+    run(&mut git, LIMIT).success();
+}
+
+#[test]
+fn files_come_from_repositories_and_web_servers() {
+    let Some(agent) = engine() else { return };
+    if harness::programs::find("git").is_none() {
+        println!("skipped: there is no git here");
+        return;
+    }
+    // A repository that plain files of a web server are enough for.
+    let served = context(&[("file.txt", "from the web")]);
+    let repository = served.path().join("r.git");
+    let work = context(&[("in/side", "from git")]);
+    git(work.path(), &["init", "--quiet", "-b", "main"]);
+    git(work.path(), &["add", "."]);
+    git(work.path(), &["commit", "--quiet", "-m", "x"]);
+    let place = repository.display().to_string();
+    git(work.path(), &["clone", "--quiet", "--bare", ".", &place]);
+    git(&repository, &["update-server-info"]);
+    let address = serve(served.path());
+    let text = format!(
+        "FROM busybox\nADD http://{address}/file.txt /\nADD http://{address}/r.git#main:in /git/\n"
+    );
+    build_text(&agent, "fetched", &text, &[]).success();
+    let out = in_image(
+        &agent,
+        "fetched",
+        "cat /file.txt; echo; cat /git/side; stat -c ' %a' /file.txt; ls -A /git",
+    );
+    assert_eq!(out, "from the web\nfrom git 600\nside");
+    let wrong = format!(
+        "FROM busybox\nADD --checksum=sha256:{} http://{address}/file.txt /\n",
+        "0".repeat(64)
+    );
+    let text = build_text(&agent, "wrong", &wrong, &[]).fails_with(1);
+    assert!(text.contains("digest mismatch"), "{text}");
 }
 
 fn begin(agent: &Agent, folder: &Path) -> Child {
