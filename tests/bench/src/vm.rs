@@ -157,7 +157,8 @@ fn asking_verb(store: &Store) -> Result<f64> {
     Ok(largest)
 }
 
-/// `ls` of machines that all answer: fifty names for one engine on loopback, each asked over mutual TLS.
+/// `ls` of machines that all answer: fifty names for one engine on loopback, each asked over mutual TLS. Nobody asks the
+/// driver none for its engine, so the records say `generic`, as a store of docker-machine would.
 fn many_machines(table: &mut Table) -> Result<()> {
     let store = Store::new();
     let url = harness::agent::loopback_url();
@@ -167,16 +168,22 @@ fn many_machines(table: &mut Table) -> Result<()> {
             &store,
             &["create", "-d", "none", "--url", &url, &name],
         ))?;
+        let path = store.folder_of(&name).join("config.json");
+        let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        let port: u16 = url.rsplit(':').next().context("a port")?.parse()?;
+        record["DriverName"] = "generic".into();
+        record["Driver"]["IPAddress"] = "127.0.0.1".into();
+        record["Driver"]["EnginePort"] = port.into();
+        std::fs::write(&path, serde_json::to_vec(&record)?)?;
     }
     let Some(_agent) = harness::agent::Agent::start_for_store(store.path(), &url) else {
         return Ok(());
     };
     let listed = run_ls(&store)?;
-    let versions = listed
+    let answered = listed
         .lines()
-        .skip(1)
-        .filter(|line| line.contains("Running"));
-    if versions.count() != MANY {
+        .filter(|line| line.contains("Running") && !line.contains("Unknown"));
+    if answered.count() != MANY {
         bail!("not all machines answered:\n{listed}");
     }
     let walls = (0..ROUNDS).map(|_| wall_of(machine(&store, &["ls"])));
