@@ -271,6 +271,61 @@ fn the_same_inputs_make_the_same_bytes() {
     );
 }
 
+/// Whether a text is in a file below a folder.
+fn is_below(folder: &Path, text: &str) -> bool {
+    let mut grep = Command::new("grep");
+    grep.args(["-rqF", text]).arg(folder);
+    run(&mut grep, LIMIT).code == Some(0)
+}
+
+#[test]
+fn secrets_stay_out_of_layers_records_and_disks() {
+    let Some(agent) = engine() else { return };
+    // Not as one word in any command: only the step puts it together.
+    let secret = format!("hunter{}", "2".repeat(9));
+    let folder = context(&[(
+        "Dockerfile",
+        "FROM busybox\n\
+         RUN --mount=type=secret,id=k,required,mode=0440 sha256sum < /run/secrets/k > /sum; stat -c %a /run/secrets/k >> /sum\n\
+         RUN --mount=type=secret,id=k,env=PASS echo ${#PASS} >> /sum; [ ! -e /run/secrets ]\n",
+    )]);
+    let file = tempfile::tempdir().expect("a folder");
+    let path = file.path().join("secret");
+    std::fs::write(&path, &secret).expect("a file");
+    let given = format!("id=k,src={}", path.display());
+    let place = folder.path().display().to_string();
+    let arguments = [
+        "build",
+        "--network",
+        "none",
+        "-t",
+        "secret",
+        "--secret",
+        &given,
+        &place,
+    ];
+    run(&mut agent.berth(&arguments), LIMIT).success();
+    let out = in_image(&agent, "secret", "cut -c1-10 /sum; [ ! -e /run ]");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(&lines[1..3], ["440", "15"], "{out}");
+    assert!(
+        !is_below(&agent.data_root(), &secret),
+        "the secret is on the disk"
+    );
+    assert!(
+        !is_below(&agent.exec_root(), &secret),
+        "the secret is still in memory's files"
+    );
+    // Another secret is no reason to do it again.
+    std::fs::write(&path, "other").expect("a file");
+    let again = run(&mut agent.berth(&arguments), LIMIT);
+    assert_eq!(again.code, Some(0), "{}", again.report());
+    assert_eq!(
+        in_image(&agent, "secret", "cut -c1-10 /sum"),
+        lines.join("\n")
+    );
+}
+
 /// Serves the files of a folder over http, as long as the test runs; answers the address.
 fn serve(folder: &Path) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
