@@ -54,6 +54,8 @@ pub(super) struct Endpoint {
     pub is_mirror: bool,
     /// Plain HTTP and unknown certificates will do.
     pub is_insecure: bool,
+    /// Nobody knows yet whether TLS is spoken here; if not, plain HTTP comes next.
+    pub is_guess: bool,
 }
 
 impl Endpoint {
@@ -130,6 +132,7 @@ impl Endpoints {
                 base,
                 is_mirror: true,
                 is_insecure,
+                is_guess: false,
             });
         }
         Ok(endpoints)
@@ -163,11 +166,12 @@ impl Endpoints {
 
     /// The registry itself: with TLS, and where it is insecure also without; nothing where it is no address.
     pub fn itself(&self, domain: &str) -> Vec<Endpoint> {
-        let at = |scheme: &str, is_insecure| {
+        let at = |scheme: &str, is_insecure, is_guess| {
             Some(Endpoint {
                 base: Url::parse(&format!("{scheme}://{domain}/")).ok()?,
                 is_mirror: false,
                 is_insecure,
+                is_guess,
             })
         };
         if domain == "docker.io" {
@@ -175,10 +179,11 @@ impl Endpoints {
                 base: Url::parse(HUB).expect("a good address"),
                 is_mirror: false,
                 is_insecure: false,
+                is_guess: false,
             }];
         }
         if !self.is_insecure(domain) {
-            return at("https", false).into_iter().collect();
+            return at("https", false, false).into_iter().collect();
         }
         let is_plain = self
             .plain
@@ -193,7 +198,7 @@ impl Endpoints {
         };
         schemes
             .iter()
-            .filter_map(|scheme| at(scheme, true))
+            .filter_map(|scheme| at(scheme, true, is_plain.is_none() && *scheme == "https"))
             .collect()
     }
 

@@ -137,11 +137,12 @@ impl HttpRegistry {
                 Err(error @ RegistryError::Unreachable { .. }) => (error, None),
                 Err(error) => return Err(error),
             };
-            // Where there is somebody else to ask, one try is enough; and a host that refuses connections will not
-            // change its mind.
+            // Where there is somebody else to ask, one try is enough: a registry without TLS fails each of them, and all the
+            // waits would come before the first word with it. And a host that refuses connections will not change its mind.
             if attempt >= self.inner.attempts
                 || !request.is_repeated
                 || endpoint.is_mirror
+                || (endpoint.is_guess && matches!(error, RegistryError::Unreachable { .. }))
                 || is_refusal(&error)
             {
                 return Err(error);

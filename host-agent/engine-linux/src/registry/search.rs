@@ -48,6 +48,7 @@ pub(super) async fn search(
             )
             .expect("a good address"),
             is_mirror: false,
+            is_guess: false,
             is_insecure: registry.inner.endpoints.index.is_some(),
         };
         return search_index(registry, &index, term, limit, credentials).await;

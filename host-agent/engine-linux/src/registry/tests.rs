@@ -324,6 +324,20 @@ async fn temporary_failures_are_tried_again_and_lasting_ones_are_told() {
 }
 
 #[tokio::test]
+async fn a_registry_without_tls_is_not_waited_for() {
+    // As Go's server does it, TLS is answered with a line of plain text.
+    let fake = Fake::start(|_, _| response("200 OK", "", MANIFEST)).await;
+    let registry = HttpRegistry::new(RegistryOptions::default()).expect("good options");
+    let begin = std::time::Instant::now();
+    registry
+        .manifest(&reference(&format!("{}/a", fake.address)), None)
+        .await
+        .expect("without TLS");
+    // The five attempts would have waited 7.5 seconds in between.
+    assert!(begin.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
 async fn a_registry_that_says_how_long_to_wait_is_obeyed() {
     let fake = Fake::start(|_, asked| match asked.times {
         0 => response("429 Too Many Requests", "Retry-After: 1\r\n", b""),

@@ -69,14 +69,8 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
         registry.push("six", "1", &image_of(&files, SIX_LAYERS, 6)?)?;
         registry.push("one", "1", &image_of(&files, ONE_LAYER, 1)?)?;
     }
-    let config = storage.path().join("served.yml");
-    std::fs::write(
-        &config,
-        format!(
-            "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{PORT}\n",
-            storage.path().join("data").display()
-        ),
-    )?;
+    let own = format!("127.0.0.1:{PORT}");
+    let config = registry_config(storage.path(), &own)?;
     let podman = match harness::programs::find("podman") {
         Some(_) => Some(Engine::start(Kind::Podman)?),
         None => None,
@@ -88,7 +82,7 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
         .map(|engine| Served::start(engine, &config))
         .collect::<Result<_>>()?;
     for engine in &engines {
-        wait_for_registry(engine)?;
+        wait_for_registry(engine, &own)?;
     }
 
     for (name, what, wall_bound) in [("six", "six layers", 0.5), ("one", "one layer", 0.6)] {
@@ -129,11 +123,7 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
     );
     ratios(table, "pull again", &again, None, None);
 
-    let mut serial = 0;
-    let pushed = rounds(&engines[..2], None, |engine| {
-        serial += 1;
-        push(engine, "six", serial)
-    })?;
+    let pushed = pushes(&engines[..2])?;
     ratios(table, "push of a pulled image", &pushed, Some(0.1), None);
     let saved = rounds(&engines[..2], None, |engine| {
         let image = format!("127.0.0.1:{PORT}/one:1");
@@ -157,7 +147,8 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
         }
     }
     let removed: Vec<Cost> = removed.into_iter().map(median).collect();
-    ratios(table, "rmi of six layers", &removed, Some(0.5), None);
+    // Nearly all of its CPU is the kernel's, for each file alike whoever asks: the bound is on what the user waits.
+    ratios(table, "rmi of six layers", &removed, None, Some(0.5));
     Ok(())
 }
 
@@ -199,6 +190,8 @@ fn rounds(
 }
 
 fn timed(engine: &Engine, work: impl FnOnce() -> Result<()>) -> Result<Cost> {
+    // What the other engines, or this one in the round before, have not written yet is not this one's work.
+    let _ = Command::new("sync").status();
     settle(engine)?;
     let before = engine.group.cpu_ms()?;
     let start = Instant::now();
@@ -217,24 +210,56 @@ fn pull(engine: &Engine, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn push(engine: &Engine, name: &str, serial: usize) -> Result<()> {
-    let kind = match engine.kind {
-        Kind::Berth => "berth",
-        Kind::Dockerd => "dockerd",
-        Kind::Podman => "podman",
-    };
-    // A registry that has every blob gets none: so the copy goes to a registry's name of its own, which is told apart
-    // by nothing but its repository, and mounts are not asked for across names of hosts.
-    let target = format!("localhost:{PORT}/pushed-{kind}-{serial}");
-    engine.api().post(
-        &format!("/images/127.0.0.1:{PORT}/{name}:1/tag?repo={target}&tag=1"),
-        None,
+/// Pushes of the six layers. A registry that has every blob gets none, and one that an engine pushed to before is asked
+/// to mount: so each push goes to a registry of its own, which is empty, and whose name the engine has never heard.
+fn pushes(engines: &[&Engine]) -> Result<Vec<Cost>> {
+    let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); engines.len()];
+    let mut serial = 0;
+    for round in 0..=ROUNDS {
+        for (engine, list) in engines.iter().zip(&mut costs) {
+            serial += 1;
+            let storage = tempfile::tempdir().context("a folder for a registry")?;
+            let host = format!("127.0.1.{serial}:{PORT}");
+            let config = registry_config(storage.path(), &host)?;
+            let _served = Served::start(engine, &config)?;
+            wait_for_registry(engine, &host)?;
+            let target = format!("{host}/pushed");
+            engine.api().post(
+                &format!("/images/127.0.0.1:{PORT}/six:1/tag?repo={target}&tag=1"),
+                None,
+            )?;
+            let cost = timed(engine, || {
+                let told = engine
+                    .api()
+                    .post_text(&format!("/images/{target}/push?tag=1"))?;
+                ensure!(!told.contains("errorDetail"), "push: {told}");
+                ensure!(
+                    told.contains("\"Pushed\"") && !told.contains("Mounted from"),
+                    "nothing was sent: {told}"
+                );
+                Ok(())
+            })?;
+            // Else a removal of the image would only take one of its names away.
+            engine.api().delete(&format!("/images/{target}:1"))?;
+            if round > 0 {
+                list.push(cost);
+            }
+        }
+    }
+    Ok(costs.into_iter().map(median).collect())
+}
+
+/// Writes the configuration of a registry that keeps its content in `storage`.
+fn registry_config(storage: &Path, host: &str) -> Result<PathBuf> {
+    let config = storage.join("served.yml");
+    std::fs::write(
+        &config,
+        format!(
+            "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
+            storage.join("data").display()
+        ),
     )?;
-    let told = engine
-        .api()
-        .post_text(&format!("/images/{target}/push?tag=1"))?;
-    ensure!(!told.contains("errorDetail"), "push: {told}");
-    Ok(())
+    Ok(config)
 }
 
 fn remove(engine: &Engine, name: &str) -> Result<()> {
@@ -262,9 +287,9 @@ fn in_namespace(engine: &Engine, script: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn wait_for_registry(engine: &Engine) -> Result<()> {
+fn wait_for_registry(engine: &Engine, host: &str) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(60);
-    while in_namespace(engine, &format!("curl -sf 127.0.0.1:{PORT}/v2/")).is_err() {
+    while in_namespace(engine, &format!("curl -sf {host}/v2/")).is_err() {
         if Instant::now() > end {
             bail!("the registry does not answer in {}", engine.namespace());
         }

@@ -164,8 +164,9 @@ fn an_engine_killed_in_the_middle_of_images_goes_on() {
         in_loads() > 4 << 20
     });
     agent.serve();
-    assert!(names(&loads).is_empty());
+    // An answer first: the socket is there before the engine has looked around.
     assert_eq!(agent.run(&["images", "-q"]).success(), "");
+    assert!(names(&loads).is_empty());
     agent.run(&["load", "-i", &input]).success();
     let said = agent.run(&[
         "run",
@@ -254,8 +255,10 @@ fn a_disk_that_fills_during_a_pull_or_load_is_told_and_gets_its_space_back() {
             told.to_lowercase().contains("no space left on device"),
             "{told}"
         );
-        let after = disk.used();
-        assert!(after < before + (1 << 20), "{before} bytes became {after}");
+        // A file that is still being read somewhere goes a moment later.
+        eventually("the space is given back", Duration::from_secs(10), || {
+            (disk.used() < before + (1 << 20)).then_some(())
+        });
     }
     let archive = agent.folder().join("large.tar");
     std::fs::write(&archive, image.docker_archive(&["loaded:1"])).expect("written");
@@ -265,7 +268,9 @@ fn a_disk_that_fills_during_a_pull_or_load_is_told_and_gets_its_space_back() {
         told.to_lowercase().contains("no space left on device"),
         "{told}"
     );
-    assert!(disk.used() < before + (1 << 20));
+    eventually("the space is given back", Duration::from_secs(10), || {
+        (disk.used() < before + (1 << 20)).then_some(())
+    });
     // And there is room for what fits.
     harness::run::run_with_input(
         &mut agent.berth(&["load"]),
