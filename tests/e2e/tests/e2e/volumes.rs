@@ -346,3 +346,44 @@ fn our_own_client_has_the_verbs() {
     let text = agent.run(&["volume", "create", "a/b"]).fails_with(1);
     assert!(text.contains("includes invalid characters"), "{text}");
 }
+
+#[test]
+fn what_a_stopped_container_has_mounted_is_copied_and_unmounted_again() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let source = agent.folder().join("elsewhere");
+    std::fs::create_dir(&source).expect("a folder");
+    std::fs::write(source.join("word"), "there").expect("a file");
+    let device = format!("device={}", source.display());
+    let options = ["-o", "type=none", "-o", "o=bind", "-o", &device];
+    let mut words = vec!["volume", "create"];
+    words.extend(options);
+    words.push("other");
+    let Some(made) = docker(&agent, &words) else {
+        return;
+    };
+    made.success();
+    let say = |words: &[&str]| docker(&agent, words).expect("there is docker");
+    say(&[
+        "create",
+        "--name",
+        "still",
+        "-v",
+        "other:/far",
+        "busybox",
+        "true",
+    ])
+    .success();
+    let out = agent.folder().join("out");
+    say(&["cp", "still:/far/word", out.to_str().expect("plain")]).success();
+    assert_eq!(std::fs::read_to_string(&out).expect("copied"), "there");
+    std::fs::write(&out, "back").expect("a file");
+    say(&["cp", out.to_str().expect("plain"), "still:/far/answer"]).success();
+    let answer = std::fs::read_to_string(source.join("answer"));
+    assert_eq!(answer.expect("copied"), "back");
+    let limit = std::time::Duration::from_secs(10);
+    harness::run::eventually("it is unmounted", limit, || {
+        (!mounted(&agent, "other")).then_some(())
+    });
+}
