@@ -340,7 +340,10 @@ mod tests {
         }
     }
 
-    fn records(entries: &[(&str, Option<(&str, u64)>, i64)]) -> ImageRecords {
+    /// Key, the layer's name and size, when it was used last.
+    type Made<'a> = (&'a str, Option<(&'a str, u64)>, i64);
+
+    fn records(entries: &[Made<'_>]) -> ImageRecords {
         ImageRecords {
             builds: entries
                 .iter()

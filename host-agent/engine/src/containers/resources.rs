@@ -375,17 +375,19 @@ mod tests {
 
     #[test]
     fn a_bare_kernel_is_told_limit_by_limit() {
-        let mut host = HostSettings::default();
-        host.resources = ResourcePlan {
-            memory_reservation: Some(64 << 20),
-            cpu_shares: Some(512),
-            cpu_quota: Some(50_000),
-            cpuset_mems: Some("0".into()),
-            blkio_weight: Some(100),
-            blkio_weight_devices: vec![("/dev/sda".into(), 100)],
-            blkio_read_bps: vec![("/dev/sda".into(), 1)],
-            blkio_write_iops: vec![("/dev/sda".into(), 1)],
-            ..ResourcePlan::default()
+        let mut host = HostSettings {
+            resources: ResourcePlan {
+                memory_reservation: Some(64 << 20),
+                cpu_shares: Some(512),
+                cpu_quota: Some(50_000),
+                cpuset_mems: Some("0".into()),
+                blkio_weight: Some(100),
+                blkio_weight_devices: vec![("/dev/sda".into(), 100)],
+                blkio_read_bps: vec![("/dev/sda".into(), 1)],
+                blkio_write_iops: vec![("/dev/sda".into(), 1)],
+                ..ResourcePlan::default()
+            },
+            ..HostSettings::default()
         };
         let warnings =
             settle(&mut host, &RuntimeFacts::default(), 2, Purpose::Create).expect("warnings only");

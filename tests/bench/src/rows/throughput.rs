@@ -27,7 +27,7 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
     }
     let bare = Bare::new()?;
     let places = [Place::new(ours)?, Place::new(theirs)?];
-    let mut ways = vec![bare.direct(), bare.from_host()];
+    let mut ways = vec![bare.direct(), bare.way_from_host()];
     for place in &places {
         ways.push(place.direct());
         ways.push(place.published());
@@ -332,7 +332,7 @@ impl Bare {
         self.way(2)
     }
 
-    fn from_host(&self) -> Way {
+    fn way_from_host(&self) -> Way {
         self.way(0)
     }
 }
