@@ -279,8 +279,7 @@ fn append_escaped(out: &mut Vec<u8>, text: &[u8]) {
 /// compiler makes vector instructions of.
 fn plain_length(text: &[u8]) -> usize {
     let is_special = |byte: u8| {
-        (byte < 32)
-            | (byte >= 128)
+        !(32..128).contains(&byte)
             | (byte == b'"')
             | (byte == b'\\')
             | (byte == b'<')
