@@ -24,6 +24,11 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// By which `ip netns` knows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A command that will run in it. It replaces nsenter, so the child's process id is the program's.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");

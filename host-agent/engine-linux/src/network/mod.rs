@@ -17,6 +17,7 @@
 mod attach;
 pub(crate) mod beside;
 mod bridge;
+mod carry;
 mod connect;
 mod conntrack;
 mod dns;

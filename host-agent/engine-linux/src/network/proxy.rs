@@ -1,6 +1,7 @@
 //! The proxy in our own process for connections that the firewall does not redirect: those to 127.0.0.1 and to IPv6
 //! addresses. It accepts on the socket that holds the published port.
 
+use super::carry;
 use engine::networks::Protocol;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
@@ -105,13 +106,13 @@ async fn streams(listener: TcpListener, target: Target) {
     }
 }
 
-async fn stream(mut client: TcpStream, target: SocketAddr) {
+async fn stream(client: TcpStream, target: SocketAddr) {
     match TcpStream::connect(target).await {
-        Ok(mut container) => {
+        Ok(container) => {
             let _ = client.set_nodelay(true);
             let _ = container.set_nodelay(true);
             // A broken connection is its two ends' affair.
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut container).await;
+            let _ = carry::both_ways(&client, &container).await;
         }
         Err(error) => tracing::debug!(%target, %error, "the proxy cannot reach the container"),
     }

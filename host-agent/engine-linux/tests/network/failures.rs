@@ -258,6 +258,58 @@ fn beside_a_firewall_that_drops_what_it_does_not_know() {
     });
 }
 
+/// A bridge takes 1,023 links; `NETWORK_CONTAINERS` says how many are connected (1,000 for a long run), all of which talk to
+/// the first and to the host. Prints what one costs.
+#[test]
+fn a_thousand_containers_on_the_default_bridge() {
+    on_own_host(|| async {
+        let count: usize = std::env::var("NETWORK_CONTAINERS")
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(24);
+        let root = Root::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        backend.recover(vec![]).await.unwrap();
+        let start = Instant::now();
+        let mut all = Vec::new();
+        for _ in 0..count {
+            let wish = wish(&backend, vec![]);
+            let attached = backend.attach(wish.clone()).await.unwrap();
+            all.push((wish.container, attached));
+        }
+        println!(
+            "{count} containers: {:?} each",
+            start.elapsed() / count as u32
+        );
+        let first = SocketAddr::new(address(&all[0].1), 80);
+        inside(&all[0].1.namespace, move || serve_tcp(first));
+        serve_tcp("172.17.0.1:81".parse().unwrap());
+        for (_, attached) in &all[1..] {
+            inside(&attached.namespace, || {
+                ask_tcp(first, LONG).unwrap();
+                ask_tcp("172.17.0.1:81".parse::<SocketAddr>().unwrap(), LONG).unwrap();
+            });
+        }
+        // From the host to each: their entries in the host's table of neighbours are asked for again.
+        for (_, attached) in all.iter().step_by(7) {
+            let at = SocketAddr::new(address(attached), 82);
+            inside(&attached.namespace, move || serve_tcp(at));
+            ask_tcp(at, LONG).unwrap();
+        }
+        let start = Instant::now();
+        for (container, _) in &all {
+            backend.detach(container).await.unwrap();
+        }
+        println!("detached: {:?} each", start.elapsed() / count as u32);
+        let end = Instant::now() + LONG * 6;
+        let spares = root.config().spares;
+        while root.namespaces() > 2 * spares {
+            assert!(Instant::now() < end, "{} are left", root.namespaces());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+}
+
 /// Cycles of everything that can be done with a network; `NETWORK_CYCLES` says how many (2,000 for a long run).
 #[test]
 fn many_cycles_leave_nothing() {

@@ -61,9 +61,16 @@ pub(super) fn server(
     } else {
         json!({})
     };
+    // dockerd publishes only what is exposed, too; its client says both.
+    let exposed = if published {
+        json!({ "5201/tcp": {} })
+    } else {
+        json!({})
+    };
     let body = json!({
         "Image": "busybox:latest",
         "Cmd": command,
+        "ExposedPorts": exposed,
         "HostConfig": {
             "NetworkMode": network, "AutoRemove": auto_remove, "PortBindings": bindings,
             "CgroupParent": engine.group.parent(),

@@ -128,6 +128,8 @@ struct Players<'a> {
     next_name: AtomicU64,
     networks: Mutex<Things>,
     containers: Mutex<Things>,
+    /// What was asked for and not answered: it may be there, and is to go.
+    lost: Mutex<Vec<String>>,
 }
 
 fn held(things: &Mutex<Things>) -> MutexGuard<'_, Things> {
@@ -163,8 +165,8 @@ impl Players<'_> {
         things: &Mutex<Things>,
         most: usize,
         dice: &mut Dice,
-        path: &str,
-        body: &Value,
+        (path, body): (&str, &Value),
+        lost: String,
     ) -> Option<String> {
         let there = held(things)
             .values()
@@ -173,15 +175,30 @@ impl Players<'_> {
         if there >= most {
             self.remove(things, dice)?;
         }
-        let reply = self.post(path, body)?;
+        let Some(reply) = self.post(path, body) else {
+            self.lost.lock().expect("no panic").push(lost);
+            return None;
+        };
         let answer: Value = serde_json::from_str(&reply.body).ok()?;
         let id = answer["Id"].as_str()?.to_owned();
         held(things).insert(id.clone(), Known::default());
         Some(id)
     }
 
+    fn remove_lost(&self) -> Option<()> {
+        let Some(path) = self.lost.lock().expect("no panic").pop() else {
+            return Some(());
+        };
+        if request(self.socket, "DELETE", &path, b"").is_none() {
+            self.lost.lock().expect("no panic").push(path);
+            return None;
+        }
+        Some(())
+    }
+
     fn network(&self, dice: &mut Dice) -> Option<()> {
-        let mut body = json!({"Name": self.name("n")});
+        let name = self.name("n");
+        let mut body = json!({"Name": name});
         match dice.below(4) {
             0 => body["Internal"] = json!(true),
             1 => body["EnableIPv6"] = json!(true),
@@ -190,8 +207,9 @@ impl Players<'_> {
             }
             _ => {}
         }
-        let path = "/networks/create";
-        self.make(&self.networks, MOST_NETWORKS, dice, path, &body)?;
+        let ask = ("/networks/create", &body);
+        let lost = format!("/networks/{name}");
+        self.make(&self.networks, MOST_NETWORKS, dice, ask, lost)?;
         Some(())
     }
 
@@ -206,8 +224,16 @@ impl Players<'_> {
             host["NetworkMode"] = json!(network);
         }
         let body = json!({"Image": "busybox", "Cmd": ["sleep", "1000"], "HostConfig": host});
-        let path = format!("/containers/create?name={}", self.name("c"));
-        let id = self.make(&self.containers, MOST_CONTAINERS, dice, &path, &body)?;
+        let name = self.name("c");
+        let path = format!("/containers/create?name={name}");
+        let lost = format!("/containers/{name}?force=1&v=1");
+        let id = self.make(
+            &self.containers,
+            MOST_CONTAINERS,
+            dice,
+            (&path, &body),
+            lost,
+        )?;
         self.post(&format!("/containers/{id}/start"), &json!({}))?;
         Some(())
     }
@@ -238,6 +264,7 @@ impl Players<'_> {
     }
 
     fn one(&self, dice: &mut Dice) -> Option<()> {
+        self.remove_lost()?;
         match dice.below(13) {
             0 | 1 => self.network(dice),
             2..=4 => self.container(dice),
@@ -448,6 +475,7 @@ fn an_engine_killed_while_networks_change_agrees_with_its_host() {
         next_name: AtomicU64::new(0),
         networks: Mutex::default(),
         containers: Mutex::default(),
+        lost: Mutex::default(),
     };
     let mut dice = Dice::thrown();
     let stop = AtomicBool::new(false);

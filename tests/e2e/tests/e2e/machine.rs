@@ -156,11 +156,15 @@ fn a_morning_with_a_machine() {
     assert!(problem.contains(&expected), "{problem}");
     let listed = store.run(&["ls", "--format", "{{.Error}}"]).success();
     assert!(listed.contains(&expected), "{listed}");
-    let shown = store.berth("dev", &["inspect", "-f", "{{json .Warnings}}", "late"]);
-    assert!(
-        shown
-            .success()
-            .contains(&format!("another program has it on {address}"))
+    // The desktop tells the engine a moment after it has told us.
+    eventually(
+        "the container has a warning",
+        Duration::from_secs(15),
+        || {
+            let shown = store.berth("dev", &["inspect", "-f", "{{json .Warnings}}", "late"]);
+            let expected = format!("another program has it on {address}");
+            shown.stdout.contains(&expected).then_some(())
+        },
     );
     drop(taken);
     eventually("the port is opened", Duration::from_secs(15), || {

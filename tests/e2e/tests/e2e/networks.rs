@@ -524,6 +524,103 @@ fn without_firewall_rules() {
     assert!(!tables.contains(agent.bridge()), "{tables}");
 }
 
+/// A dockerd beside us, whichever was there first: both reach the world and are reached, and its administrator's chain is
+/// passed by our packets, too.
+#[test]
+fn beside_a_running_dockerd() {
+    use harness::dockerd::Dockerd;
+    use harness::namespace::Namespace;
+    if find("dockerd").is_none() || find("iptables").is_none() {
+        println!("skipped: there is no dockerd, or no iptables, here");
+        return;
+    }
+    let (Ok(host), Ok(outside)) = (Namespace::create(), Namespace::create()) else {
+        println!("skipped: network namespaces cannot be made");
+        return;
+    };
+    let host = std::sync::Arc::new(host);
+    let on = |namespace: &Namespace, line: &str| {
+        let mut words = line.split_whitespace();
+        let mut command = namespace.command(words.next().expect("a program"));
+        run(command.args(words), LIMIT)
+    };
+    on(
+        &host,
+        &format!(
+            "ip link add up0 type veth peer name up0 netns {}",
+            outside.name()
+        ),
+    )
+    .success();
+    for (namespace, address) in [(&*host, "192.0.2.1/24"), (&outside, "192.0.2.2/24")] {
+        on(namespace, &format!("ip addr add {address} dev up0")).success();
+        on(namespace, "ip link set up0 up").success();
+    }
+    let Some(agent) = Agent::start_in(Some(host.clone()), &[]) else {
+        return;
+    };
+    crate::load_busybox(&agent, "busybox:latest");
+    let page = "mkdir /www; echo 200 OK > /www/index.html; exec httpd -f -p 80 -h /www";
+    agent
+        .run(&[
+            "run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sh", "-c", page,
+        ])
+        .success();
+    let fetched = |port: u16| {
+        let url = format!("http://192.0.2.1:{port}/");
+        let told = on(&outside, &format!("curl -s --max-time 2 {url}"));
+        told.stdout.contains("200 OK").then_some(())
+    };
+    let limit = Duration::from_secs(30);
+    eventually("our port is reached", limit, || fetched(8080));
+    let dockerd = match Dockerd::start(&host, &[]) {
+        Ok(dockerd) => dockerd,
+        Err(error) => {
+            println!("skipped: {error:#}");
+            return;
+        }
+    };
+    eventually("our port is reached beside dockerd", limit, || {
+        fetched(8080)
+    });
+    let ping = [
+        "run",
+        "--rm",
+        "busybox",
+        "ping",
+        "-c",
+        "1",
+        "-W",
+        "5",
+        "192.0.2.2",
+    ];
+    agent.run(&ping).success();
+    // What dockerd publishes is reached beside us.
+    let theirs = |arguments: &[&str]| {
+        let mut command = agent.docker(arguments)?;
+        command.env(
+            "DOCKER_HOST",
+            format!("unix://{}", dockerd.socket().display()),
+        );
+        Some(command)
+    };
+    if let Some(mut load) = theirs(&["load"]) {
+        let archive = crate::busybox_archive("busybox:latest");
+        harness::run::run_with_input(&mut load, &archive, LIMIT).success();
+        let arguments = ["run", "-d", "-p", "8081:80", "busybox", "sh", "-c", page];
+        run(&mut theirs(&arguments).expect("it was there"), LIMIT).success();
+        eventually("dockerd's port is reached", limit, || fetched(8081));
+    }
+    on(&host, "iptables -I DOCKER-USER -s 192.0.2.2 -j DROP").success();
+    eventually("the administrator is heard", limit, || {
+        fetched(8080).is_none().then_some(())
+    });
+    on(&host, "iptables -D DOCKER-USER -s 192.0.2.2 -j DROP").success();
+    eventually("and heard again", limit, || fetched(8080));
+    drop(dockerd);
+    agent.run(&ping).success();
+}
+
 const PROJECT: &str = r#"
 version: "2.4"
 services:
