@@ -61,6 +61,7 @@ impl Inner {
         // Out of the books, whatever is left of it: the link goes with the namespace at the latest.
         self.settle(container, attached.clone())?;
         self.remove_link(&attached, &endpoint);
+        self.guard_again(std::slice::from_ref(&endpoint));
         self.give_back(&leases_of(std::slice::from_ref(&endpoint)));
         let mut socket = namespace::socket_in(&attached.namespace)?;
         set_routes(&attached, &mut socket)?;

@@ -409,6 +409,7 @@ impl NetworkBackend for LinuxNetwork {
             let forwards = entry.forwards;
             blocking(move || inner.close(&forwards)).await
         };
+        self.inner.guard_again(&entry.attached.endpoints);
         let leases = leases_of(&entry.attached.endpoints);
         lock(&self.inner.books)
             .leaving

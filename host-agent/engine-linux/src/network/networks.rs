@@ -8,7 +8,7 @@ use super::{Inner, Kernel, beside, bridge, link, lock, user_chain};
 use engine::id::{ContainerId, NetworkId};
 use engine::networks::ipam::Leases;
 use engine::networks::link::GatewayMode;
-use engine::networks::{Attached, Driver, Network, NetworkError, NetworkService};
+use engine::networks::{Attached, Driver, Endpoint, Network, NetworkError, NetworkService};
 use std::io;
 use std::sync::Arc;
 
@@ -125,10 +125,16 @@ impl Inner {
 
     /// After a container has come into networks.
     pub(super) fn guard(&self, outcome: &Result<Attached, NetworkError>) {
-        let Ok(attached) = outcome else { return };
+        if let Ok(attached) = outcome {
+            self.guard_again(&attached.endpoints);
+        }
+    }
+
+    /// After containers have come to these places, or left them.
+    pub(super) fn guard_again(&self, endpoints: &[Endpoint]) {
         let apart = {
             let books = lock(&self.books);
-            attached.endpoints.iter().any(|endpoint| {
+            endpoints.iter().any(|endpoint| {
                 let entry = books.networks.get(&endpoint.network);
                 entry.is_some_and(|entry| !entry.network.link.icc)
             })

@@ -146,6 +146,14 @@ fn where_containers_may_not_talk_not_even_arp_passes() {
         });
         // The host still knows who is who.
         assert_eq!(ask_tcp(two_at, LONG).unwrap(), "10.33.0.1 hello");
+        // The guard goes with those it is for.
+        if Command::new("nft").arg("--version").output().is_ok() {
+            assert!(run("nft list tables").contains("table bridge berth"));
+            for (container, _) in backend.endpoints(&apart.id) {
+                backend.detach(&container).await.unwrap();
+            }
+            assert!(!run("nft list tables").contains("table bridge berth"));
+        }
     });
 }
 
