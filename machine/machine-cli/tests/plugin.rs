@@ -296,7 +296,7 @@ fn our_drivers_are_plug_ins() {
     let error = none
         .stop(&place, &mut state, &Lines::default())
         .unwrap_err();
-    assert!(machine_core::error::chain(&error).contains("cannot be stopped"));
+    assert!(machine_core::error::chain(&error).contains("cannot do that"));
     let flags = served("generic").flags().unwrap();
     assert!(flags.iter().any(|flag| flag.name == "generic-ip-address"));
     assert!(served("nobody").flags().is_err());

@@ -227,7 +227,7 @@ fn bad_input() {
         "machine status",
         "machine env dev",
         "machine env -u dev",
-        "machine create dev --engine-opt mtu=1",
+        "machine create dev --engine-opt swarm-default-advertise-addr=eth0",
         "machine create dev --engine-env A=b",
         "machine env --swarm dev",
         "machine start a b",

@@ -7,7 +7,8 @@ use guest_contract::readiness::Stage;
 use machine_core::driver::{DriverError, Progress, SeedFiles};
 use machine_core::store::atomic;
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -18,6 +19,8 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// How often Ctrl-C is looked for.
 const GLANCE: Duration = Duration::from_millis(50);
+/// The sshd of a guest starts beside its engine; after this long the machine is used without it.
+const SSH_WITHIN: Duration = Duration::from_secs(20);
 /// So many of the console's last lines are shown.
 const CONSOLE_LINES: usize = 20;
 
@@ -56,10 +59,11 @@ pub fn write_seed(path: &Path, seed: &SeedFiles) -> Result<(), DriverError> {
     atomic::write(path, &bytes).map_err(failed)
 }
 
-/// Starts the machine and returns when its engine answers. After an error nothing of it runs.
+/// Starts the machine and returns when its engine answers, and its sshd at `ssh`. After an error nothing of it runs.
 pub fn run(
     files: &Files,
     plan: &VmPlan,
+    ssh: (Ipv4Addr, u16),
     keeper: &Path,
     progress: &dyn Progress,
 ) -> Result<(), DriverError> {
@@ -71,7 +75,8 @@ pub fn run(
     let mut child = start_keeper(files, keeper)?;
     let connected = connect(files, &mut child, progress);
     let result = connected
-        .and_then(|mut conversation| follow(&mut conversation, &mut child, files, progress));
+        .and_then(|mut conversation| follow(&mut conversation, &mut child, files, progress))
+        .and_then(|()| wait_for_sshd(ssh, progress));
     if result.is_err() {
         end(files, Some(&mut child));
     }
@@ -201,6 +206,29 @@ fn follow(
             return Err(boot_error(missing, why.clone(), files));
         }
     }
+}
+
+/// Returns when the guest's sshd greets: QEMU takes connections that nobody in the guest takes yet, and then resets them.
+fn wait_for_sshd(address: (Ipv4Addr, u16), progress: &dyn Progress) -> Result<(), DriverError> {
+    let deadline = Instant::now() + SSH_WITHIN;
+    let greets = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect_timeout(&address.into(), SSH_WITHIN)?;
+        stream.set_read_timeout(Some(SSH_WITHIN))?;
+        let mut greeting = [0; 4];
+        stream.read_exact(&mut greeting)?;
+        Ok(&greeting == b"SSH-")
+    };
+    while !greets().unwrap_or(false) {
+        if progress.interrupted() {
+            return Err(DriverError::Interrupted);
+        }
+        if Instant::now() > deadline {
+            progress.say("Its sshd does not answer: `machine ssh` will not work until it does (see `machine logs`)");
+            return Ok(());
+        }
+        std::thread::sleep(GLANCE);
+    }
+    Ok(())
 }
 
 fn boot_error(stage: Stage, why: String, files: &Files) -> DriverError {

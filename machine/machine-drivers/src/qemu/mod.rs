@@ -114,7 +114,8 @@ impl QemuDriver {
         if !resumes {
             progress.say(&booting(&choice));
         }
-        boot::run(&files, &plan, &self.keeper()?, progress)?;
+        let ssh = (known.address.ip, known.address.ssh_port);
+        boot::run(&files, &plan, ssh, &self.keeper()?, progress)?;
         if resumes {
             // Once the machine goes on, its old memory must never meet its new disk.
             std::fs::remove_file(files.memory())
