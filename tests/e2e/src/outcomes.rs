@@ -189,17 +189,18 @@ pub struct Verdict {
     pub stale: Vec<String>,
 }
 
-/// Compares the tests of some files.
-pub fn compare(record: &Record, exceptions: &Exceptions, files: &[String], runs: &Runs) -> Verdict {
+/// Compares the tests of some files (`file`), or some of a file's (`file::Class`, `file::test`).
+pub fn compare(record: &Record, exceptions: &Exceptions, what: &[String], runs: &Runs) -> Verdict {
     let mut verdict = Verdict::default();
     // By pattern: whether any of its tests fails here.
     let mut used: BTreeMap<&str, bool> = BTreeMap::new();
-    for file in files {
-        for (name, there) in &record.tests[file] {
-            if *there != Outcome::Passed {
+    let is_wanted = |test: &str| what.iter().any(|asked| covers(asked, test));
+    for (file, tests) in &record.tests {
+        for (name, there) in tests {
+            let test = format!("{file}::{name}");
+            if *there != Outcome::Passed || !is_wanted(&test) {
                 continue;
             }
-            let test = format!("{file}::{name}");
             verdict.passed_there += 1;
             let passes = runs
                 .get(&test)
@@ -222,17 +223,18 @@ pub fn compare(record: &Record, exceptions: &Exceptions, files: &[String], runs:
             }
         }
     }
-    let speaks_of_these =
-        |pattern: &str| files.iter().any(|file| pattern.starts_with(file.as_str()));
-    for pattern in exceptions
-        .patterns()
-        .filter(|pattern| speaks_of_these(pattern))
-    {
+    for pattern in exceptions.patterns().filter(|pattern| is_wanted(pattern)) {
         if !used.get(pattern).copied().unwrap_or(false) {
             verdict.stale.push(pattern.to_owned());
         }
     }
     verdict
+}
+
+/// Whether a test is among what was asked for by a file's name, a class's or its own.
+fn covers(asked: &str, test: &str) -> bool {
+    let rest = test.strip_prefix(asked);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 impl Verdict {
@@ -334,6 +336,12 @@ mod tests {
         assert!(!verdict.is_clean());
         let verdict = compare(&record, &exceptions, &files[1..], &here);
         assert!(verdict.is_clean(), "{}", verdict.report("suite"));
+        // One test of a file, and one that nobody has recorded.
+        for (asked, passed) in [("a::fine", 1), ("a::nobody", 0)] {
+            let verdict = compare(&record, &exceptions, &[asked.to_owned()], &here);
+            assert_eq!((verdict.passed_there, verdict.passed_here), (passed, passed));
+            assert!(verdict.is_clean(), "{}", verdict.report("suite"));
+        }
     }
 
     #[test]

@@ -154,6 +154,8 @@ struct Inner {
     namespaces: PathBuf,
     /// Name of our tables.
     table: String,
+    /// By what the kernel calls us when it tells of changes of its rules.
+    author: u32,
     /// Address of the default bridge.
     gateway: Ipv4Net,
     /// bridge, host, none.
@@ -495,6 +497,9 @@ impl Inner {
         let netfilter = Socket::netfilter()
             .map_err(|error| failed("open nf_tables (is the kernel module there?)", error))?;
         netfilter.widen();
+        let author = netfilter
+            .name()
+            .map_err(|error| failed("ask for the name of our netlink socket", error))?;
 
         let remembered = records.read("bridge")?;
         let (index, gateway) = bridge::set_up_default(
@@ -562,6 +567,7 @@ impl Inner {
         let inner = Inner {
             namespaces,
             table,
+            author,
             gateway,
             kernel: Mutex::new(kernel),
             books: Mutex::new(Books {

@@ -6,8 +6,8 @@
 //! Formats: `linux/netlink.h`; netlink(7).
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, recv,
+    send, setsockopt, socket, sockopt,
 };
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -40,6 +40,11 @@ impl Message {
         let mut message = Message { bytes };
         message.pad();
         message
+    }
+
+    /// `nlmsg_type`
+    pub(crate) fn kind(&self) -> u16 {
+        u16::from_ne_bytes([self.bytes[4], self.bytes[5]])
     }
 
     fn pad(&mut self) {
@@ -157,10 +162,16 @@ impl Socket {
         Socket::open_for(SockProtocol::NetlinkNetFilter, 1 << 6)
     }
 
-    /// What has been told: the type of each message and its payload. Call it when there is something to read. Told too much
-    /// at once, the kernel leaves some out and says so by an error.
-    pub(crate) fn told(&mut self, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
-        self.receive_any(|kind, _, payload| each(kind, payload))
+    /// What has been told. Call it when there is something to read. Told too much at once, the kernel leaves some out and
+    /// says so by an error.
+    pub(crate) fn told(&mut self, mut each: impl FnMut(Told<'_>)) -> io::Result<()> {
+        self.receive_any(|told, _| each(told))
+    }
+
+    /// By what the kernel tells this socket's changes from those of others ([`Told::author`]).
+    pub(crate) fn name(&self) -> io::Result<u32> {
+        let address: NetlinkAddr = getsockname(self.fd.as_raw_fd())?;
+        Ok(address.pid())
     }
 
     /// Room for a large batch and its errors; a hint only.
@@ -272,7 +283,7 @@ impl Socket {
     }
 
     fn receive(&mut self, mut each: impl FnMut(u32, Answer<'_>)) -> io::Result<()> {
-        self.receive_any(|kind, sequence, payload| match kind {
+        self.receive_any(|Told { kind, payload, .. }, sequence| match kind {
             NLMSG_ERROR if payload.len() >= 4 => {
                 let code = i32::from_ne_bytes([payload[0], payload[1], payload[2], payload[3]]);
                 let result = match code {
@@ -286,8 +297,8 @@ impl Socket {
         })
     }
 
-    /// One read: the messages in it, as type, sequence number and payload.
-    fn receive_any(&mut self, mut each: impl FnMut(u16, u32, &[u8])) -> io::Result<()> {
+    /// One read: the messages in it with their sequence numbers.
+    fn receive_any(&mut self, mut each: impl FnMut(Told<'_>, u32)) -> io::Result<()> {
         if self.buffer.is_empty() {
             self.buffer = vec![0; 64 * 1024];
         }
@@ -303,14 +314,26 @@ impl Socket {
             if size < HEADER || size > rest.len() {
                 return Err(io::Error::other("a netlink answer was cut off"));
             }
-            let kind = u16::from_ne_bytes([rest[4], rest[5]]);
             let sequence = u32::from_ne_bytes([rest[8], rest[9], rest[10], rest[11]]);
-            let payload = &rest[HEADER..size];
-            each(kind, sequence, payload);
+            let told = Told {
+                kind: u16::from_ne_bytes([rest[4], rest[5]]),
+                author: u32::from_ne_bytes([rest[12], rest[13], rest[14], rest[15]]),
+                payload: &rest[HEADER..size],
+            };
+            each(told, sequence);
             rest = &rest[size.next_multiple_of(4).min(rest.len())..];
         }
         Ok(())
     }
+}
+
+/// A message of the kernel's.
+pub(crate) struct Told<'a> {
+    /// `nlmsg_type`
+    pub(crate) kind: u16,
+    /// Of a change: the name of the socket that asked for it.
+    pub(crate) author: u32,
+    pub(crate) payload: &'a [u8],
 }
 
 enum Answer<'a> {

@@ -97,22 +97,24 @@ impl Inner {
             .collect()
     }
 
+    /// The bridges, as the firewall sees them.
+    fn areas(&self) -> Vec<Area> {
+        let books = lock(&self.books);
+        let bridges = books
+            .networks
+            .values()
+            .filter(|entry| entry.network.driver == Driver::Bridge);
+        bridges.map(|entry| area(&entry.network)).collect()
+    }
+
     /// Puts the whole firewall there, as the books have it.
     pub(super) fn install_firewall(&self, kernel: &mut Kernel) -> Result<(), NetworkError> {
-        let (areas, forwards): (Vec<Area>, Vec<Forward>) = {
+        let areas = self.areas();
+        let forwards: Vec<Forward> = {
             let books = lock(&self.books);
-            let bridges = books
-                .networks
-                .values()
-                .filter(|entry| entry.network.driver == Driver::Bridge);
-            let forwards = books
-                .attached
-                .values()
-                .flat_map(|entry| entry.forwards.iter().copied());
-            (
-                bridges.map(|entry| area(&entry.network)).collect(),
-                forwards.collect(),
-            )
+            let entries = books.attached.values();
+            let forwards = entries.flat_map(|entry| entry.forwards.iter().copied());
+            forwards.collect()
         };
         for table in self.tables(kernel) {
             table
@@ -197,6 +199,32 @@ impl Inner {
                 );
                 user_chain::make(&mut kernel.netfilter, &self.table);
                 return self.install_firewall(kernel);
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody has changed our rules: as [`Inner::repair_firewall`], looking at each table's rules, and at the guard.
+    pub(super) fn repair_rules(&self, kernel: &mut Kernel) -> Result<(), NetworkError> {
+        self.repair_firewall(kernel)?;
+        let areas = self.areas();
+        for table in self.tables(kernel) {
+            let whole = table
+                .has_all_rules(&mut kernel.netfilter, &areas)
+                .map_err(|error| failed("list the firewall's rules", error))?;
+            if !whole {
+                tracing::warn!(
+                    table = table.name,
+                    "rules of the firewall are gone; they are made again"
+                );
+                return self.install_firewall(kernel);
+            }
+        }
+        if kernel.guarded {
+            let there = guard::exists(&mut kernel.netfilter, &self.table)
+                .map_err(|error| failed("ask nf_tables for the guard of bridges", error))?;
+            if !there {
+                self.install_guard(kernel);
             }
         }
         Ok(())

@@ -1,8 +1,8 @@
-//! Looks out for others who take away what is ours: a firewall that is loaded anew flushes our table, somebody deletes a
-//! bridge. The kernel tells; nothing is done and no time is spent until then.
+//! Looks out for others who take away what is ours: a firewall that is loaded anew flushes our tables or their rules,
+//! somebody deletes a bridge. The kernel tells; nothing is done and no time is spent until then.
 
 use super::netlink::{Socket, attributes};
-use super::nftables::DELTABLE;
+use super::nftables::{DELCHAIN, DELRULE, DELTABLE};
 use super::{Inner, beside, link, lock, namespace};
 use engine::id::NetworkId;
 use engine::networks::Driver;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-const TABLES: u16 = 10 << 8;
+const NF_TABLES: u16 = 10;
 /// Whoever takes something away often puts something of his own there next: his work is not interrupted.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -77,9 +77,9 @@ fn wait(stop: &EventFd, links: &mut Socket, tables: &mut Socket, inner: &Inner) 
     }
     let mut missed = false;
     if readable[1] {
-        let told = links.told(|kind, payload| {
-            if kind == link::REMOVED
-                && let Some(link) = link::parse_link(payload)
+        let told = links.told(|told| {
+            if told.kind == link::REMOVED
+                && let Some(link) = link::parse_link(told.payload)
             {
                 missed |= inner.owns_bridge(&link) || inner.owns_port(&link.name);
             }
@@ -88,11 +88,16 @@ fn wait(stop: &EventFd, links: &mut Socket, tables: &mut Socket, inner: &Inner) 
         missed |= told.is_err();
     }
     if readable[2] {
-        let told = tables.told(|kind, payload| {
-            let name = name_of(payload);
-            missed |= kind == TABLES | DELTABLE && name == Some(inner.table.as_bytes());
+        let told = tables.told(|told| {
+            // What we change is as we want it.
+            if told.author == inner.author || told.kind >> 8 != NF_TABLES {
+                return;
+            }
+            let kind = told.kind & 0xff;
+            missed |= matches!(kind, DELTABLE | DELCHAIN | DELRULE)
+                && name_of(told.payload) == Some(inner.table.as_bytes());
             // Another firewall may have begun to drop, or have lost our exceptions.
-            missed |= inner.config.firewall && beside::is_concerned(kind & 0xff, payload);
+            missed |= inner.config.firewall && beside::is_concerned(kind, told.payload);
         });
         missed |= told.is_err();
     }
@@ -132,10 +137,10 @@ impl Inner {
     /// Makes again what is gone.
     fn repair(&self) {
         let mut kernel = lock(&self.kernel);
-        if let Err(error) = self.repair_firewall(&mut kernel) {
+        if let Err(error) = self.repair_rules(&mut kernel) {
             tracing::error!(
                 error = engine::error::full_message(&error),
-                "the firewall's table is gone and could not be made again"
+                "the firewall's rules are not as they should be and could not be made again"
             );
         }
         let networks: Vec<_> = {

@@ -212,6 +212,70 @@ fn rules_that_somebody_flushes_are_made_again() {
     });
 }
 
+/// A bridge that goes while nobody asks for anything: the agent is told by the kernel.
+#[test]
+fn a_bridge_that_somebody_deletes_is_missed_without_being_asked_for() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let front = plain("front", "10.58.0.0/24", "10.58.0.1");
+        backend.create(front.clone()).await.unwrap();
+        let in_front = wish_for(vec![called(&front, &["one"])], vec![]);
+        let one = backend.attach(in_front).await.unwrap();
+        let other = backend.attach(wish(&backend, vec![])).await.unwrap();
+        let (one_at, other_at) = (serve_in(&one, 80), serve_in(&other, 80));
+        run(&format!("ip link del {}", front.link.name));
+        run("ip link del berth0");
+        eventually("the network's bridge is there again", || {
+            ask_tcp(one_at, SHORT).is_ok()
+        });
+        eventually("the default bridge is there again", || {
+            ask_tcp(other_at, SHORT).is_ok()
+        });
+    });
+}
+
+/// Rules that go while their table stays, and the guard of bridges alone.
+#[test]
+fn single_rules_that_somebody_takes_away_are_made_again() {
+    on_own_host(|| async {
+        if Command::new("nft").arg("--version").output().is_err() {
+            println!("skipped: no nft program to take rules away with");
+            return;
+        }
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        backend.recover(vec![]).await.unwrap();
+        let apart = super::user_defined::made("apart", "10.59.0.0/24", "10.59.0.1", |network| {
+            network.link.icc = false
+        });
+        backend.create(apart.clone()).await.unwrap();
+        let published = vec![port(80, None, 8092, Protocol::Tcp)];
+        let one = wish_for(vec![called(&apart, &["one"])], published);
+        let one = backend.attach(one).await.unwrap();
+        serve_in(&one, 80);
+        let at = SocketAddr::from(([192, 0, 2, 1], 8092));
+        let reaches = || neighbour.there(move || ask_tcp(at, SHORT).is_ok());
+        assert!(reaches());
+        let rules = || run("nft list table ip berth").matches('\n').count();
+        let before = rules();
+        for command in [
+            "nft flush table ip berth",
+            "nft flush chain ip berth prerouting",
+            "nft flush chain ip berth forward",
+        ] {
+            run(command);
+            eventually(command, || rules() == before);
+            assert!(reaches(), "{command}");
+        }
+        run("nft delete table bridge berth");
+        eventually("the guard is there again", || {
+            run("nft list tables").contains("table bridge berth")
+        });
+    });
+}
+
 #[test]
 fn beside_a_firewall_that_drops_what_it_does_not_know() {
     on_own_host(|| async {

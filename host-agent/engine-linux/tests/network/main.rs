@@ -2,6 +2,7 @@
 //! that tests cannot meet each other or the real host, and the kernel cleans up whatever happens.
 
 mod failures;
+mod modes;
 mod names;
 mod options;
 mod own_host;

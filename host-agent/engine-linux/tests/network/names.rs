@@ -241,6 +241,61 @@ fn a_network_without_a_way_out_asks_nobody_outside() {
     });
 }
 
+/// Addresses and names of IPv6, both ways.
+#[test]
+fn names_have_addresses_of_both_families() {
+    on_own_host(|| async {
+        if !Path::new("/proc/net/if_inet6").exists() {
+            println!("skipped: this kernel has no IPv6");
+            return;
+        }
+        let root = Root::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let both = made("both", "10.46.0.0/24", "10.46.0.1", |network| {
+            network.ipv6 = true;
+            network.subnets.push(engine::networks::Subnet::of(
+                "fd00:46::/64".parse().unwrap(),
+                "fd00:46::1".parse().unwrap(),
+            ));
+        });
+        backend.create(both.clone()).await.unwrap();
+        let wish = |name: &str| wish_for(vec![called(&both, &[name])], vec![]);
+        let asker = backend.attach(wish("asker")).await.unwrap();
+        backend.attach(wish("web")).await.unwrap();
+        inside(&asker.namespace, || {
+            check(over_udp("web", A), &["10.46.0.3"]);
+            check(over_udp("web", AAAA), &["fd00:46::3"]);
+            check(over_tcp("web.both", AAAA), &["fd00:46::3"]);
+            let reverse = "3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.4.0.0.0.0.d.f";
+            check(
+                over_udp(&format!("{reverse}.ip6.arpa"), PTR),
+                &["web.both."],
+            );
+        });
+    });
+}
+
+/// `--dns 127.0.0.11` would be ourselves: nobody is asked, and the answer comes at once.
+#[test]
+fn a_server_that_is_ourselves_is_not_asked() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let front = plain("front", "10.47.0.0/24", "10.47.0.1");
+        backend.create(front.clone()).await.unwrap();
+        let mut wish = wish_for(vec![called(&front, &["a"])], vec![]);
+        wish.dns = vec![Ipv4Addr::new(127, 0, 0, 11).into()];
+        let attached = backend.attach(wish).await.unwrap();
+        inside(&attached.namespace, || {
+            for _ in 0..300 {
+                assert_eq!(over_udp("example.com", A).code, 2);
+            }
+            assert_eq!(over_tcp("example.com", A).code, 2);
+            check(over_udp("a", A), &["10.47.0.2"]);
+        });
+    });
+}
+
 /// Many containers under one name: an answer that does not fit is cut and says so; over TCP it is whole.
 #[test]
 fn more_answers_than_fit_are_cut() {

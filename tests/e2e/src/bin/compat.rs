@@ -18,8 +18,8 @@ struct Arguments {
 enum Task {
     /// Run a suite on a private dockerd (Debian's docker.io) and write down how each test ended
     Record { suite: String },
-    /// Run a suite, or some of its files, on our engine and compare
-    Run { suite: String, files: Vec<String> },
+    /// Run a suite, or some of its files or tests (FILE::Class::test), on our engine and compare
+    Run { suite: String, what: Vec<String> },
     /// Serve the suites' images until standard input ends
     #[command(hide = true)]
     Fixtures,
@@ -28,7 +28,7 @@ enum Task {
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Record { suite } => record(&suite),
-        Task::Run { suite, files } => run(&suite, files),
+        Task::Run { suite, what } => run(&suite, what),
         Task::Fixtures => fixtures::serve(),
     }
 }
@@ -55,18 +55,18 @@ fn record(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn run(name: &str, mut files: Vec<String>) -> Result<()> {
+fn run(name: &str, mut what: Vec<String>) -> Result<()> {
     let record = Record::read(name)?;
     let exceptions = Exceptions::read(name)?;
-    if files.is_empty() {
-        files = record.tests.keys().cloned().collect();
+    if what.is_empty() {
+        what = record.tests.keys().cloned().collect();
     }
     let judge = judge::fetch(name)?;
     let arena = arena(Kind::Berth)?;
-    let runs = judge::run(judge.as_ref(), &arena, &files, |test| !exceptions.has(test))?;
+    let runs = judge::run(judge.as_ref(), &arena, &what, |test| !exceptions.has(test))?;
     print!(
         "{}",
-        compare(&record, &exceptions, &files, &runs).report(name)
+        compare(&record, &exceptions, &what, &runs).report(name)
     );
     Ok(())
 }

@@ -174,6 +174,17 @@ pub(crate) fn install(socket: &mut Socket, name: &str, places: &[Place]) -> io::
     socket.transaction(batch(messages))
 }
 
+/// Whether the table is there.
+pub(crate) fn exists(socket: &mut Socket, name: &str) -> io::Result<bool> {
+    let mut request = message(BRIDGE, super::GETTABLE, 0);
+    request.text(1, name);
+    match socket.query(request, false, |_| {}) {
+        Ok(()) => Ok(true),
+        Err(error) if super::not_there(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn protocol_is(rule: &mut Message, ethernet: u16) {
     meta(rule, META_PROTOCOL, R0);
     equals(rule, &ethernet.to_be_bytes());

@@ -64,9 +64,10 @@ pub(crate) const NEWTABLE: u16 = 0;
 const GETTABLE: u16 = 1;
 pub(crate) const DELTABLE: u16 = 2;
 pub(crate) const NEWCHAIN: u16 = 3;
-const DELCHAIN: u16 = 5;
+pub(crate) const DELCHAIN: u16 = 5;
 const NEWRULE: u16 = 6;
-const DELRULE: u16 = 8;
+const GETRULE: u16 = 7;
+pub(crate) const DELRULE: u16 = 8;
 const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
 const GETSETELEM: u16 = 13;
@@ -358,6 +359,20 @@ impl Table {
             Err(error) if not_there(&error) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether all its rules are there: somebody may have flushed them and left the table.
+    pub(crate) fn has_all_rules(&self, socket: &mut Socket, areas: &[Area]) -> io::Result<bool> {
+        let mut wanted = Vec::new();
+        self.rules(&mut wanted);
+        for area in areas {
+            self.open_inside(&mut wanted, area);
+        }
+        let is_rule = |message: &&Message| message.kind() & 0xff == NEWRULE;
+        let wanted = wanted.iter().filter(is_rule).count();
+        let mut found = 0;
+        socket.query(self.message(GETRULE, 0), true, |_| found += 1)?;
+        Ok(found >= wanted)
     }
 
     /// Replaces the whole table, in one transaction.
