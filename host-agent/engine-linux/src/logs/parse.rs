@@ -204,7 +204,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("log");
             let plan = engine::runtime::LogPlan::JsonFile {
-                path: path.clone(), max_size: None, max_files: 1, compress: false, attributes: BTreeMap::new(),
+                path: path.clone(), max_size: None, max_files: 1, compress: false, attributes: BTreeMap::new(), buffer: None,
             };
             let mut log = crate::shim::log_writer::LogWriter::open(&plan).unwrap().unwrap();
             log.write(StreamKind::Stderr, &text).unwrap();

@@ -19,6 +19,7 @@ impl Log {
             max_files,
             compress: false,
             attributes: BTreeMap::new(),
+            buffer: None,
         };
         let writer = LogWriter::open(&plan).unwrap().unwrap();
         Log { folder, writer }

@@ -41,6 +41,7 @@ impl LogWriter {
             max_files,
             compress,
             attributes,
+            ..
         } = plan
         else {
             return Ok(None);
@@ -61,8 +62,19 @@ impl LogWriter {
     }
 
     /// Takes what one read of a stream gave.
-    pub fn write(&mut self, stream: StreamKind, mut data: &[u8]) -> io::Result<()> {
-        let tail = tail_of(stream, &self.attributes, OffsetDateTime::now_utc());
+    pub fn write(&mut self, stream: StreamKind, data: &[u8]) -> io::Result<()> {
+        self.append(stream, data, OffsetDateTime::now_utc())?;
+        self.flush()
+    }
+
+    /// As [`LogWriter::write`], of this time, and without writing it yet.
+    pub(super) fn append(
+        &mut self,
+        stream: StreamKind,
+        mut data: &[u8],
+        at: OffsetDateTime,
+    ) -> io::Result<()> {
+        let tail = tail_of(stream, &self.attributes, at);
         while !data.is_empty() {
             let rest = &mut self.rest[stream as usize];
             let room = LONGEST_PART - rest.len();
@@ -91,7 +103,7 @@ impl LogWriter {
                 self.rotate()?;
             }
         }
-        self.flush()
+        Ok(())
     }
 
     /// Writes the begun lines: the streams have ended.
@@ -118,7 +130,8 @@ impl LogWriter {
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    /// Writes what has been appended.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
         if !self.batch.is_empty() {
             let result = self.file.write_all(&self.batch);
             self.size += self.batch.len() as u64;
@@ -362,6 +375,7 @@ mod tests {
             max_files,
             compress: false,
             attributes: BTreeMap::new(),
+            buffer: None,
         }
     }
 

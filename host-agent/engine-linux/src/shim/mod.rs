@@ -21,6 +21,8 @@ pub mod exit_file;
 mod init;
 mod join;
 mod launch;
+mod log;
+mod log_ring;
 pub mod log_writer;
 mod memory;
 mod process;

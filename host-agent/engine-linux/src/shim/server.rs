@@ -4,32 +4,29 @@
 //! durably, and only then tell: the stream connection gets `OutputEnd` and `Ended` behind all output, the control
 //! connections get the status.
 
-use super::connection::{Connection, Purpose, Read};
-use super::launch::{self, Place};
-use super::log_writer::LogWriter;
-use super::process::{self, Ends, INPUT_LIMIT, Output, Process, State};
-use super::program::{self, Program};
-use super::protocol::{
-    Answer, Event, Greeting, Kind, Order, Purpose as Wanted, Refusal, Reply, Request, VERSION,
-};
-use super::report::{self, Report};
-use super::{Born, exit_file, fork_child};
-use crate::cgroup::{Cgroup, Hierarchies, MemoryWatch};
+mod connections;
+mod ends;
+mod making;
+
+use super::connection::{Connection, Purpose};
+use super::log::Log;
+use super::process::{self, INPUT_LIMIT, Process, State};
+use super::program::Program;
+use super::protocol::{Event, Order, Refusal, Reply, Request};
+use crate::cgroup::{Cgroup, MemoryWatch};
 use engine::id::ExecId;
-use engine::runtime::{ExecPlan, ExitStatus, LaunchPlan, SharedNamespace, StreamKind, TtySize};
+use engine::runtime::{ExitStatus, StreamKind, TtySize};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
@@ -59,7 +56,7 @@ pub struct Server {
     processes: BTreeMap<u32, Process>,
     next_key: u32,
     container: Option<Container>,
-    log: Option<LogWriter>,
+    log: Option<Log>,
     /// Reaped before it was known whose they are.
     unknown: Vec<WaitStatus>,
     /// The pages only starting needed have been given back.
@@ -99,6 +96,7 @@ enum Token {
     Output(u32, StreamKind),
     Input(u32),
     Memory,
+    Log,
 }
 
 impl Server {
@@ -201,6 +199,10 @@ impl Server {
             tokens.push(Token::Memory);
             fds.push(PollFd::new(watch.fd(), watch.wanted()));
         }
+        if let Some(pipe) = self.log.as_ref().and_then(Log::waits_for) {
+            tokens.push(Token::Log);
+            fds.push(PollFd::new(pipe, PollFlags::POLLOUT));
+        }
         let timeout = match self.over {
             Some(_) => PollTimeout::from(100u16),
             // Once more after output, to give back its buffers.
@@ -283,6 +285,11 @@ impl Server {
             Token::Connection(key) => self.connection_ready(key, events),
             Token::Report(key) => self.report_ready(key),
             Token::Memory => self.memory_ran_out(),
+            Token::Log => {
+                if let Some(log) = &mut self.log {
+                    log.go_on();
+                }
+            }
             Token::Output(key, stream) => {
                 self.move_output(key, stream);
                 self.tidy(key);
@@ -299,144 +306,6 @@ impl Server {
     fn new_key(&mut self) -> u32 {
         self.next_key += 1;
         self.next_key
-    }
-
-    // Connections
-
-    fn connection_ready(&mut self, key: u32, events: PollFlags) {
-        let Some(connection) = self.connections.get_mut(&key) else {
-            return;
-        };
-        if events.contains(PollFlags::POLLOUT) {
-            connection.flush();
-        }
-        if !events.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
-            return;
-        }
-        let mut closed = !matches!(connection.read(), Ok(Read::More));
-        loop {
-            let Some(connection) = self.connections.get_mut(&key) else {
-                return;
-            };
-            match connection.next_frame() {
-                Ok(Some((kind, payload))) => {
-                    if let Err(why) = self.frame(key, kind, &payload) {
-                        eprintln!("shim: {why}");
-                        closed = true;
-                        break;
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    eprintln!("shim: {error}");
-                    closed = true;
-                    break;
-                }
-            }
-        }
-        if closed {
-            self.close(key);
-        }
-    }
-
-    fn close(&mut self, key: u32) {
-        self.connections.remove(&key);
-        let attached = self
-            .processes
-            .iter()
-            .find(|(_, process)| process.stream == Some(key))
-            .map(|(key, _)| *key);
-        if let Some(process_key) = attached {
-            if let Some(process) = self.processes.get_mut(&process_key) {
-                process.stream = None;
-                // Whoever waited for an exec is gone with serve. The first process's input stays open for the next.
-                if process.exec.is_some() {
-                    process.input_ended = true;
-                    process.write_input();
-                }
-            }
-            self.tidy(process_key);
-        }
-        // A container that never ran and has nobody to ask for it.
-        if self.container.is_none() && self.connections.is_empty() {
-            self.over.get_or_insert_with(Instant::now);
-        }
-    }
-
-    fn frame(&mut self, key: u32, kind: Kind, payload: &[u8]) -> Result<(), String> {
-        let purpose = self.connections[&key].purpose.clone();
-        match (purpose, kind) {
-            (Purpose::Unknown, Kind::Greeting) => self.greeting(key, payload),
-            (Purpose::Control, Kind::Request) => {
-                let request: Request = serde_json::from_slice(payload)
-                    .map_err(|error| format!("a request that cannot be read: {error}"))?;
-                self.request(key, request);
-                Ok(())
-            }
-            (Purpose::Stream(_), Kind::Stdin | Kind::StdinEnd) => {
-                let process = self
-                    .processes
-                    .values_mut()
-                    .find(|process| process.stream == Some(key));
-                if let Some(process) = process {
-                    if kind == Kind::StdinEnd {
-                        process.input_ended = true;
-                    } else if process.stdin.is_some() {
-                        process.input.extend_from_slice(payload);
-                    }
-                    process.write_input();
-                }
-                Ok(())
-            }
-            (purpose, kind) => Err(format!("a {kind:?} frame on a {purpose:?} connection")),
-        }
-    }
-
-    fn greeting(&mut self, key: u32, payload: &[u8]) -> Result<(), String> {
-        let greeting: Greeting = serde_json::from_slice(payload)
-            .map_err(|error| format!("a greeting that cannot be read: {error}"))?;
-        if greeting.version != VERSION {
-            return Err(format!(
-                "serve speaks version {} of the protocol, this shim {VERSION}",
-                greeting.version
-            ));
-        }
-        let purpose = match greeting.purpose {
-            Wanted::Control => Purpose::Control,
-            Wanted::Stream(process) => Purpose::Stream(process),
-        };
-        let connection = self
-            .connections
-            .get_mut(&key)
-            .expect("it has just sent a frame");
-        connection.purpose = purpose.clone();
-        connection.send(Kind::Greeting, b"");
-        if let Purpose::Stream(wanted) = purpose {
-            let found = self
-                .processes
-                .iter_mut()
-                .find(|(_, process)| process.exec == wanted);
-            if let Some((process_key, process)) = found {
-                let process_key = *process_key;
-                let before = process.stream.replace(key);
-                if let Some(before) = before {
-                    self.connections.remove(&before);
-                }
-                self.announce_end(process_key);
-            }
-        }
-        Ok(())
-    }
-
-    fn answer(&mut self, asked: (u32, u64), result: Result<Reply, Refusal>) {
-        if let Some(connection) = self.connections.get_mut(&asked.0) {
-            let answer = Answer {
-                number: asked.1,
-                result,
-            };
-            let payload = serde_json::to_vec(&answer).expect("plain data");
-            connection.send(Kind::Answer, &payload);
-        }
     }
 
     // Requests
@@ -461,274 +330,6 @@ impl Server {
             Order::Resize { process, size } => self.resize(process.as_ref(), size),
         };
         self.answer(asked, result);
-    }
-
-    fn start(
-        &mut self,
-        mut plan: LaunchPlan,
-        hierarchies: Hierarchies,
-        asked: (u32, u64),
-    ) -> Result<(), Refusal> {
-        if self.container.is_some() {
-            return Err(Refusal::failed(
-                "start the container",
-                "this shim has one already",
-            ));
-        }
-        self.log = LogWriter::open(&plan.log)
-            .map_err(|error| Refusal::failed("open the container's log", error))?;
-        exit_file::remove(&plan.folder)
-            .map_err(|error| Refusal::failed("remove the status of the last run", error))?;
-        let arguments = std::mem::take(&mut plan.runtime_arguments);
-        let program = plan.runtime.take().map(|path| Program {
-            path: path.into(),
-            arguments,
-        });
-        let cgroup = Cgroup::new(&Arc::new(hierarchies), &plan.cgroup);
-        let container = Container {
-            id: plan.id.as_str().to_owned(),
-            folder: plan.folder.clone(),
-            cgroup: cgroup.clone(),
-            program,
-            own_pid_namespace: plan.namespaces.pid == SharedNamespace::Own,
-            open_stdin: plan.process.open_stdin,
-            started_at: OffsetDateTime::now_utc(),
-            status: None,
-        };
-        let stream = self
-            .connections
-            .iter()
-            .find(|(_, connection)| connection.purpose == Purpose::Stream(None))
-            .map(|(key, _)| *key);
-        let run = self.run.clone();
-        let (id, program) = (container.id.clone(), container.program.clone());
-        let own_runtime = program.is_none();
-        self.container = Some(container);
-        if own_runtime {
-            cgroup.create().map_err(|error| {
-                Refusal::failed(format!("make the control group {}", plan.cgroup), error)
-            })?;
-        }
-        let group = own_runtime.then(|| cgroup.clone());
-        let (tty, open_stdin) = (plan.process.tty, plan.process.open_stdin);
-        self.make(
-            FIRST,
-            None,
-            tty,
-            open_stdin,
-            stream,
-            asked,
-            group.as_ref(),
-            move |born, report, stdio| {
-                let place = Place {
-                    run: &run,
-                    id: &id,
-                    program: program.as_ref(),
-                    report,
-                };
-                launch::start(&plan, &cgroup, born, &place, stdio)
-            },
-        )
-    }
-
-    fn exec(&mut self, plan: ExecPlan, asked: (u32, u64)) -> Result<(), Refusal> {
-        let init = self.running(None)?;
-        let container = self.container.as_ref().ok_or(Refusal::NotRunning)?;
-        let stream = self
-            .connections
-            .iter()
-            .find(|(_, connection)| connection.purpose == Purpose::Stream(Some(plan.id.clone())))
-            .map(|(key, _)| *key);
-        let run = self.run.clone();
-        let (id, program) = (container.id.clone(), container.program.clone());
-        let cgroup = container.cgroup.clone();
-        let group = program.is_none().then(|| cgroup.clone());
-        let key = self.new_key();
-        let (tty, open_stdin) = (plan.process.tty, plan.process.open_stdin);
-        let exec = plan.id.clone();
-        self.make(
-            key,
-            Some(exec),
-            tty,
-            open_stdin,
-            stream,
-            asked,
-            group.as_ref(),
-            move |born, report, stdio| {
-                let place = Place {
-                    run: &run,
-                    id: &id,
-                    program: program.as_ref(),
-                    report,
-                };
-                launch::exec(&plan, init.as_raw(), &cgroup, born, &place, stdio)
-            },
-        )
-    }
-
-    /// Forks the process that makes a process; what comes of it is known when its report ends.
-    #[allow(clippy::too_many_arguments)]
-    fn make(
-        &mut self,
-        key: u32,
-        exec: Option<ExecId>,
-        tty: bool,
-        open_stdin: bool,
-        stream: Option<u32>,
-        asked: (u32, u64),
-        group: Option<&Cgroup>,
-        work: impl FnOnce(Born, i32, launch::Stdio) -> Result<i32, Refusal>,
-    ) -> Result<(), Refusal> {
-        let failed = |error: io::Error| Refusal::failed("make the process's streams", error);
-        let (report, report_end) =
-            nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(error.into()))?;
-        process::not_blocking(report.as_raw_fd()).map_err(|error| failed(error.into()))?;
-        let (theirs, ours, console, console_path) = if tty {
-            let name = format!("console-{key}.sock");
-            let listener = process::listen(&self.run, &name).map_err(failed)?;
-            (
-                launch::Stdio::default(),
-                Ends::default(),
-                Some(listener),
-                Some(self.run.join(name)),
-            )
-        } else {
-            let (theirs, ours) =
-                process::pipes(open_stdin).map_err(|error| failed(error.into()))?;
-            (theirs, ours, None, None)
-        };
-        let stdio = launch::Stdio {
-            console: console_path,
-            ..theirs
-        };
-        fork_child(group, move |born| {
-            let pipe = report_end.as_raw_fd();
-            match work(born, pipe, stdio) {
-                Ok(pid) => report::send(pipe, &Report::Process(pid)),
-                Err(refusal) => report::send(pipe, &Report::Failed(refusal)),
-            }
-            Ok(())
-        })
-        .map_err(|error| failed(error.into()))?;
-        self.processes.insert(
-            key,
-            Process {
-                exec,
-                state: State::Making {
-                    report,
-                    heard: Vec::new(),
-                    console,
-                    asked,
-                },
-                stdin: ours.stdin,
-                input: Vec::new(),
-                input_ended: false,
-                outputs: ours.outputs,
-                tty,
-                stream,
-            },
-        );
-        Ok(())
-    }
-
-    fn report_ready(&mut self, key: u32) {
-        let Some(Process {
-            state: State::Making { report, heard, .. },
-            ..
-        }) = self.processes.get_mut(&key)
-        else {
-            return;
-        };
-        let mut buffer = [0u8; 4096];
-        match nix::unistd::read(report.as_raw_fd(), &mut buffer) {
-            Ok(0) => {}
-            Ok(count) => return heard.extend_from_slice(&buffer[..count]),
-            Err(Errno::EAGAIN | Errno::EINTR) => return,
-            Err(_) => {}
-        }
-        let outcome = report::outcome(heard);
-        let Some(process) = self.processes.get_mut(&key) else {
-            return;
-        };
-        let State::Making { console, asked, .. } =
-            std::mem::replace(&mut process.state, State::Running(Pid::from_raw(0)))
-        else {
-            return;
-        };
-        let outcome = outcome.and_then(|pid| {
-            let Some(listener) = console else {
-                return Ok(pid);
-            };
-            let terminal = process::receive_terminal(&listener)
-                .and_then(|terminal| Ok((terminal.try_clone()?, terminal)));
-            let (input, output) =
-                terminal.map_err(|error| Refusal::failed("take the process's terminal", error))?;
-            process.stdin = Some(input);
-            process.outputs[0] = Some(output);
-            process.write_input();
-            Ok(pid)
-        });
-        let _ = std::fs::remove_file(self.run.join(format!("console-{key}.sock")));
-        match outcome {
-            Ok(pid) => self.runs(key, pid, asked),
-            Err(refusal) => self.never_ran(key, asked, refusal),
-        }
-    }
-
-    fn runs(&mut self, key: u32, pid: Pid, asked: (u32, u64)) {
-        if let Some(process) = self.processes.get_mut(&key) {
-            process.state = State::Running(pid);
-        }
-        if let (FIRST, Some(container)) = (key, &mut self.container) {
-            container.started_at = OffsetDateTime::now_utc();
-        }
-        let reply = self.running_reply(pid);
-        self.answer(asked, Ok(reply));
-        // It may have ended before its id was known.
-        let early = self
-            .unknown
-            .iter()
-            .filter_map(|status| process::exit_code(*status))
-            .find(|(ended, _)| *ended == pid);
-        if let Some((pid, code)) = early {
-            self.ended(pid, code);
-        }
-        self.forget_unknown();
-    }
-
-    fn running_reply(&self, pid: Pid) -> Reply {
-        let container = self.container.as_ref();
-        Reply::Running {
-            pid: pid.as_raw() as u32,
-            started_at: container.map_or_else(OffsetDateTime::now_utc, |one| one.started_at),
-            open_stdin: container.is_some_and(|one| one.open_stdin),
-        }
-    }
-
-    fn never_ran(&mut self, key: u32, asked: (u32, u64), refusal: Refusal) {
-        self.processes.remove(&key);
-        self.forget_unknown();
-        if key == FIRST {
-            if let Some(container) = self.container.take() {
-                // libcontainer may have got as far as a waiting process.
-                container.cgroup.kill();
-                if let Err(error) = container.cgroup.remove() {
-                    eprintln!("shim: remove the control group: {error}");
-                }
-            }
-            self.over = Some(Instant::now());
-        }
-        self.answer(asked, Err(refusal));
-    }
-
-    fn forget_unknown(&mut self) {
-        let making = self
-            .processes
-            .values()
-            .any(|process| matches!(process.state, State::Making { .. }));
-        if !making {
-            self.unknown = Vec::new();
-        }
     }
 
     fn running(&self, exec: Option<&ExecId>) -> Result<Pid, Refusal> {
@@ -776,171 +377,6 @@ impl Server {
             (None, true) => Err(Refusal::NotRunning),
             // Docker ignores it as well.
             (_, false) => Ok(Reply::Done),
-        }
-    }
-
-    // Output and ends
-
-    /// One read of an output: to the log and to whoever is attached. Whether there was anything.
-    fn move_output(&mut self, key: u32, stream: StreamKind) -> bool {
-        let Some(process) = self.processes.get_mut(&key) else {
-            return false;
-        };
-        // Its pages are touched only as far as a read fills them.
-        self.buffer.reserve(READ_SIZE);
-        match process.read_output(stream, &mut self.buffer) {
-            Output::Data => {}
-            Output::Nothing => return false,
-            Output::End => {
-                self.announce_end(key);
-                return false;
-            }
-        }
-        let data = &self.buffer[..];
-        let now = Instant::now();
-        let streams = |last: Instant| now.duration_since(last) < STREAMING;
-        self.gather = data.len() < READ_SIZE / 2 && self.last_output.is_some_and(streams);
-        self.last_output = Some(now);
-        if process.exec.is_none()
-            && let Some(log) = &mut self.log
-            && let Err(error) = log.write(stream, data)
-        {
-            // A full disk must not stop the container; Docker drops the lines as well.
-            eprintln!("shim: write the log: {error}");
-        }
-        let attached = process
-            .stream
-            .and_then(|key| self.connections.get_mut(&key));
-        if let Some(connection) = attached {
-            connection.send(Kind::of_stream(stream), data);
-        }
-        true
-    }
-
-    /// Tells the attached stream what has ended: the output, the process.
-    fn announce_end(&mut self, key: u32) {
-        let Some(process) = self.processes.get(&key) else {
-            return;
-        };
-        let attached = process
-            .stream
-            .and_then(|key| self.connections.get_mut(&key));
-        let Some(connection) = attached else { return };
-        if process.outputs_ended() && !matches!(process.state, State::Making { .. }) {
-            connection.send(Kind::OutputEnd, b"");
-        }
-        if matches!(process.state, State::Ended) {
-            connection.send(Kind::Ended, b"");
-        }
-    }
-
-    /// Forgets an exec whose end everybody has been told.
-    fn tidy(&mut self, key: u32) {
-        let Some(process) = self.processes.get(&key) else {
-            return;
-        };
-        let over = matches!(process.state, State::Ended) && process.outputs_ended();
-        if process.exec.is_some() && over {
-            // The connection stays until its reader closes it: output may still be on its way.
-            self.processes.remove(&key);
-        }
-    }
-
-    fn reap(&mut self) {
-        loop {
-            let status = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(status) => status,
-            };
-            let Some((pid, code)) = process::exit_code(status) else {
-                continue;
-            };
-            if let Some(log) = &mut self.log {
-                log.reaped(pid);
-            }
-            if self.processes.values().any(|one| one.pid() == Some(pid)) {
-                self.ended(pid, code);
-            } else {
-                self.unknown.push(status);
-                self.forget_unknown();
-            }
-        }
-    }
-
-    fn ended(&mut self, pid: Pid, code: i32) {
-        let key = self
-            .processes
-            .iter()
-            .find(|(_, process)| process.pid() == Some(pid))
-            .map(|(key, _)| *key);
-        let Some(key) = key else { return };
-        let first = key == FIRST;
-        let at = OffsetDateTime::now_utc();
-        let mut oom_killed = false;
-        if first && let Some(container) = &self.container {
-            oom_killed = container.cgroup.oom_killed();
-            // In a process id namespace of its own the kernel has ended all others already.
-            if !container.own_pid_namespace {
-                container.cgroup.kill();
-            }
-        }
-        // What it wrote is in its pipes; they hold no more than that, so this ends.
-        for stream in [StreamKind::Stdout, StreamKind::Stderr] {
-            while self.move_output(key, stream) {}
-        }
-        let status = ExitStatus {
-            code,
-            at,
-            oom_killed,
-        };
-        let exec = self
-            .processes
-            .get(&key)
-            .and_then(|process| process.exec.clone());
-        if let Some(process) = self.processes.get_mut(&key) {
-            process.state = State::Ended;
-            process.input_ended = true;
-            process.stdin = None;
-            process.input = Vec::new();
-        }
-        if first {
-            if let Some(log) = &mut self.log
-                && let Err(error) = log.finish()
-            {
-                eprintln!("shim: write the log: {error}");
-            }
-            if let Some(container) = &mut self.container {
-                if let Err(error) = exit_file::write(&container.folder, &status) {
-                    eprintln!("shim: store the exit status: {error}");
-                }
-                container.status = Some(status.clone());
-                if let Some(path) = &container.program {
-                    let place = Place {
-                        run: &self.run,
-                        id: &container.id,
-                        program: Some(path),
-                        report: -1,
-                    };
-                    program::delete(path, &place);
-                }
-            }
-            self.over = Some(Instant::now());
-        }
-        let event = Event::Exited {
-            process: exec,
-            status,
-        };
-        self.announce_end(key);
-        self.tell(&event);
-        self.tidy(key);
-    }
-
-    fn tell(&mut self, event: &Event) {
-        let payload = serde_json::to_vec(event).expect("plain data");
-        for connection in self.connections.values_mut() {
-            if connection.purpose == Purpose::Control {
-                connection.send(Kind::Event, &payload);
-            }
         }
     }
 }

@@ -145,6 +145,7 @@ impl Place {
                 max_files: 1,
                 compress: false,
                 attributes: BTreeMap::new(),
+                buffer: None,
             },
             runtime: None,
             folder: self.folder.clone(),

@@ -209,6 +209,58 @@ async fn hostile_output_is_logged_whole() {
     );
 }
 
+/// A log that nobody can write to for a while: a named pipe that nobody reads. The container goes on, what is too much for
+/// its buffer is lost, and all that was kept is written in order when it can be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_does_not_wait_for_a_slow_log_where_it_need_not() {
+    use std::io::{BufRead, BufReader};
+    let Some(host) = Host::new() else { return };
+    let runtime = host.runtime();
+    let place = host.container();
+    nix::unistd::mkfifo(&place.log(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // Open for writing, too: it can be opened without waiting for others.
+    let reader = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(place.log())
+        .unwrap();
+    let script = "i=0; while [ $i -lt 6000 ]; do echo $i aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; i=$((i+1)); done
+        touch /tmp/said; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo the end";
+    let mut plan = place.shell(script);
+    if let LogPlan::JsonFile { buffer, .. } = &mut plan.log {
+        *buffer = Some(10_000);
+    }
+    let (task, mut io) = runtime.start(plan).await.unwrap();
+    let said = place.rootfs.join("tmp/said");
+    until("the container has said all", || said.exists()).await;
+    let lines = std::thread::spawn(move || {
+        let mut lines = Vec::new();
+        for line in BufReader::new(reader).lines() {
+            let line: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let text = line["log"].as_str().unwrap().trim_end().to_owned();
+            if text == "the end" {
+                break;
+            }
+            let number = text.split(' ').next().unwrap();
+            lines.push(number.parse::<usize>().unwrap());
+        }
+        lines
+    });
+    // Its buffer is empty again when the last line comes.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    std::fs::write(place.rootfs.join("tmp/go"), "").unwrap();
+    let (out, _) = collect(&mut io).await;
+    assert_eq!(out.lines().count(), 6001, "who is attached gets everything");
+    assert_eq!(task.wait().await.code, 0);
+    let lines = tokio::task::spawn_blocking(move || lines.join().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(lines[..100], (0..100).collect::<Vec<_>>());
+    assert!(lines.is_sorted(), "in order");
+    assert!((100..5900).contains(&lines.len()), "{} lines", lines.len());
+    runtime.cleanup(&place.id).await.unwrap();
+}
+
 /// Clean pages of the program that are in a process's memory, kB.
 fn file_pages(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

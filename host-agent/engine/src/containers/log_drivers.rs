@@ -9,6 +9,9 @@ use regex::Regex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// Docker's size of the buffer of `mode=non-blocking`, bytes (moby daemon/logger/ring.go).
+const DEFAULT_BUFFER: u64 = 1_000_000;
+
 /// Path of the log file, as Docker names it.
 pub fn path(folder: &Path, id: &ContainerId) -> PathBuf {
     folder.join(format!("{id}-json.log"))
@@ -55,8 +58,7 @@ pub fn check(log: &LogSettings) -> Result<(), String> {
             ));
         }
     };
-    // For every driver. Writing to a file of this host is never waited for longer than the file system takes, so that
-    // both modes are kept by the same writer.
+    // For every driver.
     let mode = option("mode").unwrap_or_default();
     if !["", "blocking", "non-blocking"].contains(&mode) {
         return Err(format!("logger: logging mode not supported: {mode}"));
@@ -198,6 +200,10 @@ pub(super) fn plan(
             .unwrap_or(if local { 5 } else { 1 }),
         compress: option("compress").map_or(local, |text| parse_bool(text) == Some(true)),
         attributes,
+        buffer: (option("mode") == Some("non-blocking")).then(|| {
+            let size = option("max-buffer-size").and_then(parse_size);
+            size.unwrap_or(DEFAULT_BUFFER)
+        }),
     })
 }
 
@@ -380,5 +386,26 @@ mod tests {
             panic!("it has a log")
         };
         assert_eq!((max_size, max_files, compress), (Some(20 << 20), 5, true));
+    }
+
+    #[test]
+    fn only_a_log_that_is_not_waited_for_has_a_buffer() {
+        let mut spec = testing::spec();
+        for (options, wanted) in [
+            (&[][..], None),
+            (&[("mode", "blocking")], None),
+            (&[("mode", "non-blocking")], Some(DEFAULT_BUFFER)),
+            (
+                &[("mode", "non-blocking"), ("max-buffer-size", "4k")],
+                Some(4096),
+            ),
+        ] {
+            spec.host.log = settings("json-file", options);
+            let found = plan(Path::new("/log"), &spec, &ContainerId::random(), "x").expect("good");
+            let LogPlan::JsonFile { buffer, .. } = found else {
+                panic!("it has a log")
+            };
+            assert_eq!(buffer, wanted, "{options:?}");
+        }
     }
 }

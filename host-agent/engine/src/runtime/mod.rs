@@ -219,6 +219,9 @@ pub enum LogPlan {
         compress: bool,
         /// `attrs` of every line.
         attributes: BTreeMap<String, String>,
+        /// The container does not wait for its log: so many bytes of lines may wait to be written, more are dropped.
+        #[serde(default)]
+        buffer: Option<u64>,
     },
 }
 
