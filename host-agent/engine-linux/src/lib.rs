@@ -1,5 +1,6 @@
 //! The traits of `engine` made real on Linux. The only crate with `unsafe`.
 
+mod apparmor;
 pub mod archive;
 pub mod blobs;
 pub mod builds;
@@ -13,6 +14,7 @@ pub mod logs;
 mod mounted;
 pub mod network;
 pub mod pty;
+mod quota;
 pub mod registry;
 pub mod runtime;
 pub mod shim;

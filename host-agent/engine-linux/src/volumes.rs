@@ -6,6 +6,7 @@
 mod driver_mount;
 
 use crate::files::{self, VOLUME_DATA, VOLUME_RECORD, VOLUMES};
+use crate::quota;
 use async_trait::async_trait;
 use engine::record;
 use engine::volumes::{DriverMount, VolumeRecord, VolumeStore, VolumeStoreError};
@@ -98,7 +99,7 @@ impl VolumeStore for DiskVolumeStore {
     }
 
     fn limits_size(&self) -> bool {
-        false
+        quota::is_supported(&self.folder)
     }
 
     async fn usage(&self, name: &str) -> Result<u64, VolumeStoreError> {
@@ -200,6 +201,9 @@ fn create(folder: &Path, record: &VolumeRecord) -> io::Result<()> {
         DirBuilder::new()
             .mode(0o755)
             .create(new.join(VOLUME_DATA))?;
+        if let Some(bytes) = record.size_limit() {
+            quota::limit(&[&new.join(VOLUME_DATA)], bytes)?;
+        }
         let bytes = record::encode(VolumeRecord::VERSION, record);
         files::write_durably(&new.join(VOLUME_RECORD), &bytes, 0o600)?;
         fs::rename(&new, &target)?;
@@ -223,6 +227,10 @@ fn remove(folder: &Path, name: &str) -> io::Result<()> {
         result => result?,
     }
     files::sync_folder(folder)?;
+    if quota::is_supported(&removed) {
+        // A project without a limit and without files is forgotten by the kernel.
+        let _ = quota::forget(&removed.join(VOLUME_DATA));
+    }
     // The volume is gone now; what cannot be removed yet is removed at the next start.
     if let Err(error) = fs::remove_dir_all(&removed) {
         tracing::warn!(volume = name, %error, "some files of a removed volume are still there");

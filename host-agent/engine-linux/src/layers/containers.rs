@@ -13,7 +13,7 @@ use super::{
     EMPTY, LINKS, LOWER, MERGED, OverlayLayers, UPPER, WORK, failed, mount, open_path, remove_path,
 };
 use crate::archive::write::PieceWriter;
-use crate::files;
+use crate::{files, quota};
 use async_trait::async_trait;
 use engine::id::ContainerId;
 use engine::images::{
@@ -206,6 +206,20 @@ impl Layers for OverlayLayers {
         .await
     }
 
+    fn limits_size(&self) -> bool {
+        self.inner.limits_size
+    }
+
+    async fn limit(&self, container: &ContainerId, bytes: u64) -> Result<(), LayerError> {
+        let rw = self.rw(container);
+        self.blocking(
+            || format!("limit the writable layer of container {}", container.short()),
+            // Overlayfs moves files from the one to the other, which a kernel refuses between projects.
+            move |_| quota::limit(&[&rw.join(UPPER), &rw.join(WORK)], bytes),
+        )
+        .await
+    }
+
     async fn mount(
         &self,
         container: &ContainerId,
@@ -350,6 +364,10 @@ impl Layers for OverlayLayers {
                 // Whoever has borrowed it keeps what it has open, and finds nothing more.
                 if this.take_mounted(&id, true) {
                     mount::unmount(&this.rw(&id).join(MERGED))?;
+                }
+                if this.inner.limits_size {
+                    // A project without a limit and without files is forgotten by the kernel.
+                    let _ = quota::forget(&this.rw(&id).join(UPPER));
                 }
                 remove_path(&this.rw(&id))?;
                 this.state().containers.remove(&id);

@@ -91,6 +91,8 @@ struct Inner {
     folder: PathBuf,
     containers: PathBuf,
     limits: UnpackLimits,
+    /// Whether containers' folders can be limited.
+    limits_size: bool,
     state: Mutex<State>,
     /// One change of a container's mount at a time.
     container_locks: Mutex<HashMap<ContainerId, Arc<Mutex<()>>>>,
@@ -267,6 +269,7 @@ fn open(data_root: &Path, limits: UnpackLimits) -> io::Result<OverlayLayers> {
     Ok(OverlayLayers {
         inner: Arc::new(Inner {
             folder,
+            limits_size: crate::quota::is_supported(&containers),
             containers,
             limits,
             state: Mutex::new(state),

@@ -1,6 +1,7 @@
 //! What this host's kernel offers to containers.
 
 use super::{BUILT_IN, RuntimeConfig};
+use crate::apparmor;
 use crate::cgroup::{Hierarchies, Version};
 use engine::containers::plan::NAMES_OF_BUILT_IN;
 use engine::runtime::RuntimeFacts;
@@ -47,10 +48,7 @@ pub(super) fn probe(config: &RuntimeConfig, hierarchies: &Hierarchies) -> Runtim
             && hierarchies.has_file("memory", "memory.oom_control"),
         seccomp: fs::read_to_string("/proc/self/status")
             .is_ok_and(|text| text.contains("Seccomp:")),
-        // As dockerd: without its file system nothing can be asked of it.
-        apparmor: std::path::Path::new("/sys/kernel/security/apparmor").is_dir()
-            && fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-                .is_ok_and(|text| text.starts_with('Y')),
+        apparmor: apparmor::is_there(),
         ..RuntimeFacts::default()
     };
     let own = fs::read_link(&config.agent_program).unwrap_or_else(|_| config.agent_program.clone());
@@ -81,5 +79,13 @@ pub(super) fn probe(config: &RuntimeConfig, hierarchies: &Hierarchies) -> Runtim
         crate::shim::may_raise_limits(),
         "The host lacks CAP_SYS_RESOURCE: resource limits above the agent's own are lowered to them, and a negative oom_score_adj is left out",
     );
+    if facts.apparmor
+        && let Err(error) = apparmor::load_default()
+    {
+        facts.warnings.push(format!(
+            "WARNING: AppArmor's profile {} could not be loaded, and containers run without: {error}",
+            apparmor::DEFAULT
+        ));
+    }
     facts
 }

@@ -19,7 +19,7 @@ use super::{Born, devices, propagation, subpath, users};
 use crate::cgroup::{Cgroup, Version, limits::LimitError};
 use engine::error::full_message;
 use engine::runtime::{
-    ExecPlan, LaunchPlan, MountSource, ProcessPlan, ResourcePlan, Rlimit, Seccomp,
+    AppArmor, ExecPlan, LaunchPlan, MountSource, ProcessPlan, ResourcePlan, Rlimit, Seccomp,
 };
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
@@ -168,6 +168,7 @@ pub fn exec(
     if plan.privileged {
         process.capabilities = executor::all_capabilities();
         process.seccomp = Seccomp::Unconfined;
+        process.apparmor = AppArmor::Unconfined;
     }
     // Through the first process's root, so that files mounted over the image's are seen.
     let resolved = resolve(&process, Path::new(&format!("/proc/{init}/root")))?;
@@ -182,13 +183,14 @@ pub fn exec(
     }
     let _ = tracing::subscriber::set_global_default(Traces(place.report));
     let steps = steps(&process, &resolved, seccomp.as_ref(), place.report)?;
+    let apparmor = crate::apparmor::profile(&process.apparmor);
     let joining = Joining {
         init,
         cgroup: (born == Born::Outside).then_some(cgroup),
         run: place.run,
         resolved: &resolved,
         no_new_privileges: process.no_new_privileges,
-        apparmor_profile: process.apparmor_profile.as_deref(),
+        apparmor_profile: apparmor.as_deref(),
     };
     join::start(&joining, stdio, &steps)
 }

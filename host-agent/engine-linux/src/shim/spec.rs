@@ -109,7 +109,7 @@ pub fn process(plan: &ProcessPlan, resolved: &Resolved, runner: Runner) -> Value
     if plan.no_new_privileges {
         process["noNewPrivileges"] = json!(true);
     }
-    if let Some(profile) = &plan.apparmor_profile {
+    if let Some(profile) = crate::apparmor::profile(&plan.apparmor) {
         process["apparmorProfile"] = json!(profile);
     }
     if let Runner::Program(_) = runner {

@@ -212,7 +212,7 @@ pub fn process(args: &[&str]) -> ProcessPlan {
         rlimits: Vec::new(),
         oom_score_adj: None,
         seccomp: Seccomp::Default,
-        apparmor_profile: None,
+        apparmor: AppArmor::Default,
     }
 }
 

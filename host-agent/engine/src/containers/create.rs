@@ -22,7 +22,7 @@ use super::{
 use crate::error::{Class, Classify};
 use crate::id::ContainerId;
 use crate::images::Image;
-use crate::runtime::RuntimeFacts;
+use crate::runtime::{AppArmor, RuntimeFacts};
 use crate::volumes::CreateVolume;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, RwLock};
@@ -51,6 +51,8 @@ impl ContainerService {
         check_config(&request.config).map_err(ContainerError::invalid)?;
         let facts = self.deps.runtime.facts();
         check_host(&request.config, &mut request.host, &facts).map_err(ContainerError::invalid)?;
+        let limits_size = self.deps.layers.limits_size();
+        size_limit(&request.host, limits_size).map_err(ContainerError::invalid)?;
         let processors = self.deps.settings.processors;
         warnings.extend(
             resources::settle(&mut request.host, &facts, processors, Purpose::Create)
@@ -307,6 +309,10 @@ impl ContainerService {
             .layers
             .prepare(id, spec.top_layer.as_ref())
             .await?;
+        let size = size_limit(&spec.host, true).map_err(ContainerError::invalid)?;
+        if let Some(bytes) = size {
+            self.deps.layers.limit(id, bytes).await?;
+        }
         self.obtain_volumes(id, spec).await?;
         let record = ContainerRecord {
             id: id.clone(),
@@ -497,6 +503,28 @@ fn check_config(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
+/// How many bytes the container's own layer may hold, where `StorageOpt` says so (moby `daemon/graphdriver/overlay2`).
+fn size_limit(host: &HostSettings, limits_size: bool) -> Result<Option<u64>, String> {
+    if host.storage_options.is_empty() {
+        return Ok(None);
+    }
+    if !limits_size {
+        return Err(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
+                .into(),
+        );
+    }
+    let mut size = None;
+    for (name, value) in &host.storage_options {
+        if !name.eq_ignore_ascii_case("size") {
+            return Err(format!("Unknown option {name}"));
+        }
+        let bytes = log_drivers::parse_size(value);
+        size = Some(bytes.ok_or_else(|| format!("invalid size: '{value}'"))?);
+    }
+    Ok(size.filter(|bytes| *bytes > 0))
+}
+
 /// What contradicts itself (moby `runconfig` and `daemon/container.go`).
 fn check_host(
     config: &Config,
@@ -509,7 +537,7 @@ fn check_host(
     host.cap_add = capabilities::normalize("CapAdd", &host.cap_add)?;
     host.cap_drop = capabilities::normalize("CapDrop", &host.cap_drop)?;
     let security = security::parse(&host.security)?;
-    if let Some(profile) = security.apparmor_profile
+    if let AppArmor::Profile(profile) = security.apparmor
         && !facts.apparmor
     {
         return Err(format!(
@@ -659,7 +687,26 @@ fn check_platform(wanted: &str, image: &Image) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_device_rule;
+    use super::{is_device_rule, size_limit};
+
+    #[test]
+    fn the_size_of_a_root_is_limited_where_the_file_system_can() {
+        let host = |name: &str, value: &str| {
+            let mut host = crate::containers::testing::spec().host;
+            host.storage_options = [(name.to_owned(), value.to_owned())].into();
+            host
+        };
+        assert_eq!(size_limit(&host("size", "1g"), true), Ok(Some(1 << 30)));
+        assert_eq!(size_limit(&host("size", "0"), true), Ok(None));
+        for (name, value, limits, why) in [
+            ("size", "1g", false, "supported only for overlay over xfs"),
+            ("size", "big", true, "invalid size: 'big'"),
+            ("colour", "red", true, "Unknown option colour"),
+        ] {
+            let error = size_limit(&host(name, value), limits).expect_err(why);
+            assert!(error.contains(why), "{error}");
+        }
+    }
 
     #[test]
     fn device_rules() {

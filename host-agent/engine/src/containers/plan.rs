@@ -10,7 +10,7 @@ use super::security::{self, Security};
 use super::spec::{ContainerSpec, IpcMode, MountKind, NamespaceMode};
 use crate::id::ContainerId;
 use crate::runtime::{
-    LaunchPlan, MountPlan, MountSource, NamespacePlan, NetworkNamespace, ProcessPlan,
+    AppArmor, LaunchPlan, MountPlan, MountSource, NamespacePlan, NetworkNamespace, ProcessPlan,
     SharedNamespace,
 };
 use std::path::{Path, PathBuf};
@@ -154,7 +154,10 @@ fn first_process(
         } else {
             security.seccomp.clone()
         },
-        apparmor_profile: security.apparmor_profile.clone(),
+        apparmor: match &security.apparmor {
+            AppArmor::Default if host.privileged => AppArmor::Unconfined,
+            chosen => chosen.clone(),
+        },
     }
 }
 
@@ -205,6 +208,7 @@ pub fn exec_process(
     if exec.privileged {
         process.capabilities = capabilities::effective(true, &[], &[]);
         process.seccomp = crate::runtime::Seccomp::Unconfined;
+        process.apparmor = AppArmor::Unconfined;
     }
     Ok(process)
 }

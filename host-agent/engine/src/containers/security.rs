@@ -1,13 +1,13 @@
 //! `--security-opt`.
 
-use crate::runtime::Seccomp;
+use crate::runtime::{AppArmor, Seccomp};
 
 /// What the options say together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Security {
     pub no_new_privileges: bool,
     pub seccomp: Seccomp,
-    pub apparmor_profile: Option<String>,
+    pub apparmor: AppArmor,
     /// `systempaths=unconfined`: nothing is masked.
     pub unmasked: bool,
 }
@@ -17,7 +17,7 @@ impl Default for Security {
         Security {
             no_new_privileges: false,
             seccomp: Seccomp::Default,
-            apparmor_profile: None,
+            apparmor: AppArmor::Default,
             unmasked: false,
         }
     }
@@ -40,8 +40,11 @@ pub fn parse(options: &[String]) -> Result<Security, String> {
             // Labels are SELinux's; on a host without it Docker takes and ignores them, too.
             "label" => {}
             "apparmor" => {
-                security.apparmor_profile =
-                    (value != "unconfined" && !value.is_empty()).then(|| value.to_owned());
+                security.apparmor = match value {
+                    "" => AppArmor::Default,
+                    "unconfined" => AppArmor::Unconfined,
+                    name => AppArmor::Profile(name.to_owned()),
+                };
             }
             "seccomp" => {
                 security.seccomp = match value {
@@ -118,7 +121,7 @@ mod tests {
         .expect("good");
         assert!(all.no_new_privileges);
         assert_eq!(all.seccomp, Seccomp::Unconfined);
-        assert_eq!(all.apparmor_profile, None);
+        assert_eq!(all.apparmor, AppArmor::Unconfined);
         assert!(matches!(
             read(&["seccomp={}"]).expect("good").seccomp,
             Seccomp::Profile(_)

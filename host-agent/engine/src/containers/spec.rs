@@ -123,6 +123,9 @@ pub struct HostSettings {
     /// `Isolation` as given: empty or `default`.
     #[serde(default)]
     pub isolation: String,
+    /// `StorageOpt` as given; its `size` is kept where the file system can.
+    #[serde(default)]
+    pub storage_options: BTreeMap<String, String>,
     pub masked_paths: Option<Vec<String>>,
     pub read_only_paths: Option<Vec<String>>,
 }

@@ -185,6 +185,19 @@ pub trait Layers: Send + Sync + 'static {
         top_layer: Option<&Digest>,
     ) -> Result<(), LayerError>;
 
+    /// Whether the writable layers' file system keeps to [`Layers::limit`].
+    fn limits_size(&self) -> bool {
+        false
+    }
+
+    /// Lets the writable layer that has just been made hold so many bytes and no more.
+    async fn limit(&self, container: &ContainerId, _bytes: u64) -> Result<(), LayerError> {
+        Err(LayerError::Failed {
+            step: format!("limit the writable layer of container {}", container.short()),
+            source: "the file system keeps no account of folders".into(),
+        })
+    }
+
     /// Mounts the root file system and returns its path; mounts nothing twice.
     async fn mount(
         &self,

@@ -62,7 +62,7 @@ pub fn process(args: &[&str]) -> ProcessPlan {
         rlimits: Vec::new(),
         oom_score_adj: None,
         seccomp: Seccomp::Default,
-        apparmor_profile: None,
+        apparmor: super::AppArmor::Default,
     }
 }
 

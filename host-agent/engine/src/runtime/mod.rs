@@ -90,7 +90,7 @@ pub struct ProcessPlan {
     pub rlimits: Vec<Rlimit>,
     pub oom_score_adj: Option<i32>,
     pub seccomp: Seccomp,
-    pub apparmor_profile: Option<String>,
+    pub apparmor: AppArmor,
 }
 
 /// Which system calls are allowed.
@@ -100,6 +100,16 @@ pub enum Seccomp {
     Default,
     Unconfined,
     /// A profile in Docker's JSON form.
+    Profile(String),
+}
+
+/// By which AppArmor profile a process is confined, on a host that has AppArmor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppArmor {
+    /// The engine's own.
+    Default,
+    Unconfined,
+    /// One that the administrator has loaded.
     Profile(String),
 }
 

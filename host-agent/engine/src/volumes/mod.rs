@@ -66,6 +66,11 @@ pub struct VolumeRecord {
 
 impl VolumeRecord {
     pub const VERSION: u32 = 1;
+
+    /// How many bytes the volume may hold, where its maker said so (`-o size=`).
+    pub fn size_limit(&self) -> Option<u64> {
+        options::size_limit(&self.options)
+    }
 }
 
 /// Keeps volumes. One suite, [`contract::check`], runs on every implementation.

@@ -45,6 +45,12 @@ pub(super) fn check(options: &BTreeMap<String, String>, limits_size: bool) -> Re
     Ok(())
 }
 
+/// How many bytes a volume may hold, where its maker said so.
+pub(super) fn size_limit(options: &BTreeMap<String, String>) -> Option<u64> {
+    let size = crate::containers::log_drivers::parse_size(options.get("size")?);
+    size.filter(|size| *size > 0)
+}
+
 /// What has to be mounted; nothing for a plain folder.
 pub(super) fn mount(options: &BTreeMap<String, String>) -> Option<DriverMount> {
     let option = |name: &str| options.get(name).cloned().unwrap_or_default();
@@ -147,5 +153,7 @@ mod tests {
         assert_eq!(mount(&options(&[])), None);
         assert_eq!(mount(&options(&[("size", "1m")])), None);
         assert!(mount(&options(&[("type", "tmpfs"), ("device", "tmpfs")])).is_some());
+        assert_eq!(size_limit(&options(&[("size", "1m")])), Some(1 << 20));
+        assert_eq!(size_limit(&options(&[("size", "0")])), None);
     }
 }

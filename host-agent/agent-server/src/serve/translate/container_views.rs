@@ -338,7 +338,8 @@ fn resources(host: &HostSettings) -> Value {
 
 /// Keys that Docker leaves out where they are not set.
 fn optional_host_config(shown: &mut Value, host: &HostSettings) {
-    let maps: [(&str, &BTreeMap<String, String>); 3] = [
+    let maps: [(&str, &BTreeMap<String, String>); 4] = [
+        ("StorageOpt", &host.storage_options),
         ("Annotations", &host.annotations),
         ("Tmpfs", &host.tmpfs),
         ("Sysctls", &host.sysctls),

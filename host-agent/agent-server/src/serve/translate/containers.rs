@@ -261,6 +261,7 @@ fn host_settings(mut body: HostConfigBody, warnings: &mut Vec<String>) -> ApiRes
             .collect::<ApiResult<_>>()?,
         user_namespace: body.userns_mode.unwrap_or_default(),
         isolation: body.isolation.unwrap_or_default(),
+        storage_options: body.storage_opt.unwrap_or_default(),
         masked_paths: body.masked_paths,
         read_only_paths: body.readonly_paths,
     })
@@ -275,17 +276,6 @@ fn refuse_unsupported(body: &HostConfigBody, warnings: &mut Vec<String>) -> ApiR
         .filter(|mode| !["", "host"].contains(mode))
     {
         return refuse(format!("invalid USER mode: {mode}"));
-    }
-    if body
-        .storage_opt
-        .as_ref()
-        .is_some_and(|options| !options.is_empty())
-    {
-        // dockerd's words where the file system has no project quota.
-        return refuse(
-            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option"
-                .into(),
-        );
     }
     if let Some(request) = body.device_requests.as_ref().and_then(|all| all.first()) {
         return refuse(no_device_driver(request));
@@ -558,10 +548,6 @@ mod tests {
         refused(
             r#"{"HostConfig":{"Ulimits":[{"Name":"wishes"}]}}"#,
             "invalid ulimit type: wishes",
-        );
-        refused(
-            r#"{"HostConfig":{"StorageOpt":{"size":"1g"}}}"#,
-            "--storage-opt",
         );
         refused(
             r#"{"HostConfig":{"DeviceRequests":[{"Count":-1}]}}"#,
