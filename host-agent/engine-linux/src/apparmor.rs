@@ -34,9 +34,10 @@ pub(crate) fn profile(wanted: &AppArmor) -> Option<String> {
 /// Whether the kernel has a profile of that name. Each line of the list is a name and, in brackets, a mode.
 fn is_loaded(name: &str) -> bool {
     let profiles = fs::read_to_string(Path::new(FOLDER).join("profiles")).unwrap_or_default();
-    profiles
-        .lines()
-        .any(|line| line.rsplit_once(" (").is_some_and(|(other, _)| other == name))
+    profiles.lines().any(|line| {
+        line.rsplit_once(" (")
+            .is_some_and(|(other, _)| other == name)
+    })
 }
 
 /// Loads the default profile, unless one of its name is there.
@@ -131,7 +132,10 @@ mod tests {
         let mut parser = Command::new(PARSER);
         parser.args(["--skip-kernel-load", "--skip-cache"]);
         // Without a kernel to ask, it is told what there is in its features' file.
-        let parser = parser.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::null());
+        let parser = parser
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null());
         let Ok(mut parser) = parser.spawn() else {
             println!("skipped: there is no {PARSER} here");
             return;

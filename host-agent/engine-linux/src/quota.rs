@@ -208,13 +208,19 @@ mod tests {
     #[test]
     fn folders_hold_no_more_than_their_limit() {
         let all = [
-            ("ext4", &["-q", "-O", "quota,project", "-E", "quotatype=prjquota"][..], "prjquota"),
+            (
+                "ext4",
+                &["-q", "-O", "quota,project", "-E", "quotatype=prjquota"][..],
+                "prjquota",
+            ),
             ("xfs", &["-q"], "pquota"),
         ];
         let test = std::thread::spawn(move || {
             let own = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS);
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            if own.is_err() || mount(None::<&str>, "/", None::<&str>, private, None::<&str>).is_err() {
+            if own.is_err()
+                || mount(None::<&str>, "/", None::<&str>, private, None::<&str>).is_err()
+            {
                 println!("skipped: mount namespaces need root");
                 return;
             }
@@ -223,7 +229,10 @@ mod tests {
                 let (image, place) = (root.path().join("image"), root.path().join("place"));
                 std::fs::create_dir(&place).unwrap();
                 File::create(&image).unwrap().set_len(512 << 20).unwrap();
-                let made = Command::new(format!("mkfs.{kind}")).args(options).arg(&image).output();
+                let made = Command::new(format!("mkfs.{kind}"))
+                    .args(options)
+                    .arg(&image)
+                    .output();
                 if !made.is_ok_and(|made| made.status.success()) {
                     println!("skipped: there is no mkfs.{kind} that makes quotas here");
                     continue;

@@ -339,7 +339,10 @@ mod tests {
         // One test of a file, and one that nobody has recorded.
         for (asked, passed) in [("a::fine", 1), ("a::nobody", 0)] {
             let verdict = compare(&record, &exceptions, &[asked.to_owned()], &here);
-            assert_eq!((verdict.passed_there, verdict.passed_here), (passed, passed));
+            assert_eq!(
+                (verdict.passed_there, verdict.passed_here),
+                (passed, passed)
+            );
             assert!(verdict.is_clean(), "{}", verdict.report("suite"));
         }
     }

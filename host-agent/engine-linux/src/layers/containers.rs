@@ -213,7 +213,12 @@ impl Layers for OverlayLayers {
     async fn limit(&self, container: &ContainerId, bytes: u64) -> Result<(), LayerError> {
         let rw = self.rw(container);
         self.blocking(
-            || format!("limit the writable layer of container {}", container.short()),
+            || {
+                format!(
+                    "limit the writable layer of container {}",
+                    container.short()
+                )
+            },
             // Overlayfs moves files from the one to the other, which a kernel refuses between projects.
             move |_| quota::limit(&[&rw.join(UPPER), &rw.join(WORK)], bytes),
         )

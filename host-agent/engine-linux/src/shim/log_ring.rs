@@ -159,7 +159,9 @@ impl LogRing {
         while let Some(pipe) = self.waits_for() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(io::Error::other("its last lines could not be written in time"));
+                return Err(io::Error::other(
+                    "its last lines could not be written in time",
+                ));
             }
             let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
             match poll(&mut [PollFd::new(pipe, PollFlags::POLLOUT)], left) {

@@ -77,7 +77,11 @@ fn an_unprotected_network_is_open_to_who_has_a_route() {
         });
         inside(&one.namespace, || {
             let world: SocketAddr = "192.0.2.2:82".parse().unwrap();
-            assert_eq!(ask_tcp(world, LONG).unwrap(), "192.0.2.1 hello", "translated");
+            assert_eq!(
+                ask_tcp(world, LONG).unwrap(),
+                "192.0.2.1 hello",
+                "translated"
+            );
         });
         // Other networks of ours stay apart from it.
         inside(&elsewhere.namespace, || {
@@ -216,7 +220,9 @@ fn links_on_the_hosts_link_are_made_or_refused_with_a_sentence() {
                 let name = driver.name();
                 assert_eq!(
                     error.to_string(),
-                    format!("the network driver {name} is not supported: this kernel does not have {name}"),
+                    format!(
+                        "the network driver {name} is not supported: this kernel does not have {name}"
+                    ),
                     "{mode}"
                 );
                 println!("skipped: {name} {mode}: this kernel does not have it");

@@ -193,7 +193,10 @@ pub trait Layers: Send + Sync + 'static {
     /// Lets the writable layer that has just been made hold so many bytes and no more.
     async fn limit(&self, container: &ContainerId, _bytes: u64) -> Result<(), LayerError> {
         Err(LayerError::Failed {
-            step: format!("limit the writable layer of container {}", container.short()),
+            step: format!(
+                "limit the writable layer of container {}",
+                container.short()
+            ),
             source: "the file system keeps no account of folders".into(),
         })
     }
