@@ -38,7 +38,15 @@ fi
 
 if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
     echo "setup: installing Rust with rustup"
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --default-toolchain none
+    # Not piped: a shell that reads nothing succeeds.
+    installer=$(mktemp)
+    curl --proto '=https' --tlsv1.2 -sSf -o "$installer" https://sh.rustup.rs || {
+        rm -f "$installer"
+        echo "setup: rustup's installer cannot be fetched; install rustup by hand (https://rustup.rs) and run this again" >&2
+        exit 1
+    }
+    sh "$installer" -y --profile minimal --default-toolchain none
+    rm -f "$installer"
 fi
 PATH="$HOME/.cargo/bin:$PATH"
 # rust-toolchain.toml names version, components and targets; asking for the version fetches them, unless rustup was told

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Volumes: `volumes/<name>/{_data, volume.json}`.
 pub const VOLUMES: &str = "volumes";
@@ -15,7 +15,6 @@ pub const VOLUME_RECORD: &str = "volume.json";
 pub const NETWORKS: &str = "networks";
 /// Bound network namespaces, under `--exec-root`.
 pub const NAMESPACES: &str = "netns";
-/// The engine's own identity, made once: a UUID, one line.
 /// Containers: `containers/<id>/{container.json, hostname, hosts, resolv.conf, <id>-json.log, rw}`.
 pub const CONTAINERS: &str = "containers";
 /// A container's record.
@@ -67,8 +66,34 @@ pub fn is_same_boot(data_root: &Path) -> io::Result<bool> {
 /// Replaces (or makes) a file durably: temporary file beside it, sync, rename, sync the folder. `mode` as in chmod(2).
 pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let (temporary, file) = write_temporary(path, bytes, mode)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync_folder(folder)
+}
+
+/// Makes a file that is not there yet, durably, with one commit of the file system's journal where [`write_durably`] needs two:
+/// it has its name before its content is on disk, so that after a power cut it may be there and be empty. Readers take an empty
+/// file for none.
+pub fn make_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let file = write_aside(path, bytes, mode)?;
+    file.sync_all()?;
+    sync_folder(folder)
+}
+
+/// Replaces (or makes) a file so that others find its old or its new content; a power cut may leave it empty.
+/// Returns it, to be synced.
+pub fn write_aside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
+    let (temporary, file) = write_temporary(path, bytes, mode)?;
+    fs::rename(&temporary, path)?;
+    Ok(file)
+}
+
+fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> io::Result<(PathBuf, File)> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -76,9 +101,7 @@ pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         .mode(mode)
         .open(&temporary)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_folder(folder)
+    Ok((temporary, file))
 }
 
 /// Makes renames and removals in a folder durable.

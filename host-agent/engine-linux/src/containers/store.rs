@@ -6,13 +6,17 @@ use async_trait::async_trait;
 use engine::containers::store::{ContainerRecord, ContainerStore, ContainerStoreError, Durability};
 use engine::id::ContainerId;
 use engine::record::{self, RecordError};
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Ends the name of a record that could not be read.
 const BROKEN: &str = "broken";
+
+/// Mode of a container's first record, until another replaces it: an empty one was never durable, and nobody was told of its
+/// container. Any other that is empty has been torn later.
+const FIRST: u32 = 0o400;
 
 /// Containers under a data root.
 #[derive(Debug, Clone)]
@@ -94,25 +98,13 @@ fn save(folder: &Path, id: &str, bytes: &[u8], durability: Durability) -> io::Re
     let path = own.join(CONTAINER_RECORD);
     let fresh = !path.exists();
     match durability {
-        Durability::Synced => {
-            files::write_durably(&path, bytes, 0o600)?;
-            if fresh {
-                files::sync_folder(folder)?;
-            }
+        Durability::Synced if fresh => {
+            files::make_durably(&path, bytes, FIRST)?;
+            files::sync_folder(folder)
         }
-        Durability::Written => {
-            let temporary = own.join(format!("{CONTAINER_RECORD}.tmp"));
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&temporary)?;
-            file.write_all(bytes)?;
-            fs::rename(&temporary, &path)?;
-        }
+        Durability::Synced => files::write_durably(&path, bytes, 0o600),
+        Durability::Written => files::write_aside(&path, bytes, 0o600).map(drop),
     }
-    Ok(())
 }
 
 fn remove(own: &Path) -> io::Result<()> {
@@ -132,7 +124,8 @@ fn sweep(folder: &Path) -> io::Result<()> {
         let name = own.file_name().and_then(|name| name.to_str());
         let record = own.join(CONTAINER_RECORD);
         if name.and_then(ContainerId::parse).is_none()
-            || record.exists()
+            || fs::metadata(&record)
+                .is_ok_and(|facts| facts.len() > 0 || facts.mode() & 0o777 != FIRST)
             || record.with_extension(BROKEN).exists()
         {
             continue;
@@ -212,13 +205,20 @@ mod tests {
             testing::record("good"),
             testing::record("broken"),
             testing::record("newer"),
+            testing::record("torn"),
+            testing::record("never made"),
         ];
         for record in &records {
-            store.save(record, Durability::Written).await.unwrap();
+            store.save(record, Durability::Synced).await.unwrap();
         }
+        store.save(&records[3], Durability::Written).await.unwrap();
         let path = |record: &ContainerRecord| store.folder(&record.id).join(CONTAINER_RECORD);
         fs::write(path(&records[1]), b"{\"version\":1,\"record\":{").unwrap();
         fs::write(path(&records[2]), record::encode(99, &records[2])).unwrap();
+        for torn in &records[3..] {
+            let record = fs::File::options().write(true).open(path(torn)).unwrap();
+            record.set_len(0).unwrap();
+        }
         let unfinished = store.folder(&ContainerId::random());
         fs::create_dir(&unfinished).unwrap();
         for _ in 0..2 {
@@ -227,6 +227,8 @@ mod tests {
         }
         assert!(path(&records[1]).with_extension(BROKEN).exists());
         assert!(path(&records[2]).exists());
+        assert!(path(&records[3]).with_extension(BROKEN).exists());
+        assert!(!store.folder(&records[4].id).exists());
         assert!(!unfinished.exists());
     }
 

@@ -1,9 +1,10 @@
 //! The exit status of a container's first process, stored durably in the container's own folder before anybody is told.
 
+use crate::files::make_durably;
 use engine::runtime::ExitStatus;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 const NAME: &str = "exit.json";
@@ -15,23 +16,20 @@ struct Envelope {
     status: ExitStatus,
 }
 
-/// Writes to a temporary file, syncs, renames, syncs the folder.
+/// Durable when it returns.
 pub fn write(folder: &Path, status: &ExitStatus) -> io::Result<()> {
-    let temporary = folder.join(".exit.json.new");
     let bytes = serde_json::to_vec(&Envelope {
         version: VERSION,
         status: status.clone(),
     })?;
-    let mut file = File::create(&temporary)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, folder.join(NAME))?;
-    File::open(folder)?.sync_all()
+    make_durably(&folder.join(NAME), &bytes, 0o600)
 }
 
 /// The stored status; `None` where there is none.
 pub fn read(folder: &Path) -> io::Result<Option<ExitStatus>> {
     let bytes = match fs::read(folder.join(NAME)) {
+        // A power cut came between its name and its content.
+        Ok(bytes) if bytes.is_empty() => return Ok(None),
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -68,6 +66,8 @@ mod tests {
             at: OffsetDateTime::now_utc(),
             oom_killed: true,
         };
+        fs::write(folder.path().join(NAME), "").unwrap();
+        assert_eq!(read(folder.path()).unwrap(), None, "a power cut");
         write(folder.path(), &status).unwrap();
         assert_eq!(read(folder.path()).unwrap(), Some(status));
         remove(folder.path()).unwrap();
