@@ -50,17 +50,34 @@ pub const BOOT: &str = "boot-id";
 /// Locked by the engine that uses the folder.
 pub const LOCK: &str = "lock";
 
-/// Whether the engine before this one ran since the host started: then everything it wrote is there, synced or not.
-/// Notes this boot for the next one.
-pub fn is_same_boot(data_root: &Path) -> io::Result<bool> {
-    let now = fs::read("/proc/sys/kernel/random/boot_id")?;
-    let path = data_root.join(BOOT);
-    let is_same = fs::read(&path).is_ok_and(|then| then == now);
-    if !is_same {
-        // Not durable on purpose: lost in a power cut, it says what it should.
-        fs::write(path, now)?;
+/// Which boot of the host this is, and whether the engine before this one ran in it: then everything it wrote is there,
+/// synced or not.
+#[derive(Debug)]
+pub struct Boot {
+    path: PathBuf,
+    now: Vec<u8>,
+    /// The host was not interrupted since the last [`note`](Boot::note).
+    pub is_same: bool,
+}
+
+impl Boot {
+    /// Looks, and changes nothing.
+    pub fn of(data_root: &Path) -> io::Result<Boot> {
+        let now = fs::read("/proc/sys/kernel/random/boot_id")?;
+        let path = data_root.join(BOOT);
+        let is_same = fs::read(&path).is_ok_and(|then| then == now);
+        Ok(Boot { path, now, is_same })
     }
-    Ok(is_same)
+
+    /// Notes this boot for the next engine: everything that an interruption may have damaged has been removed. An engine
+    /// that ends before leaves that to the next.
+    pub fn note(self) -> io::Result<()> {
+        if !self.is_same {
+            // Not durable on purpose: lost in a power cut, it says what it should.
+            fs::write(self.path, self.now)?;
+        }
+        Ok(())
+    }
 }
 
 /// Replaces (or makes) a file durably: temporary file beside it, sync, rename, sync the folder. `mode` as in chmod(2).
@@ -150,5 +167,17 @@ mod tests {
             0o600
         );
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+    #[test]
+    fn a_boot_is_the_same_once_it_was_noted() {
+        let folder = tempfile::tempdir().unwrap();
+        // An engine that ends before it has cleared up after an interruption leaves that to the next.
+        assert!(!Boot::of(folder.path()).unwrap().is_same);
+        let boot = Boot::of(folder.path()).unwrap();
+        assert!(!boot.is_same);
+        boot.note().unwrap();
+        assert!(Boot::of(folder.path()).unwrap().is_same);
+        fs::write(folder.path().join(BOOT), "another\n").unwrap();
+        assert!(!Boot::of(folder.path()).unwrap().is_same);
     }
 }

@@ -1,11 +1,14 @@
 //! The image service over its real backends against Debian's own registry.
 
+#[path = "images/archives.rs"]
+mod archives;
+
 use engine::clock::SystemClock;
 use engine::events::EventBus;
 use engine::id::ContainerId;
 use engine::images::{
-    Image, ImageBackends, ImageError, ImageOptions, ImageService, ImageSource, Layers,
-    ProgressSink, PullRequest, PushRequest, Reference,
+    Image, ImageBackends, ImageError, ImageOptions, ImageService, ImageSource, LayerStore, Layers,
+    ProgressSink, PullRequest, PushRequest, Reference, Removal,
 };
 use engine_linux::archive::DiskArchives;
 use engine_linux::blobs::{DiskBlobs, DiskImages};
@@ -18,8 +21,8 @@ use harness::registry::Registry;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Root, overlayfs and a registry; if not, says so.
-fn is_possible() -> bool {
+/// Whether we are root; if not, says so.
+fn is_root() -> bool {
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|facts| {
         use std::os::unix::fs::MetadataExt;
         facts.uid() == 0
@@ -27,7 +30,12 @@ fn is_possible() -> bool {
     if !is_root {
         println!("skipped: layers need root");
     }
-    is_root && Registry::is_available_or_skip()
+    is_root
+}
+
+/// Root, overlayfs and a registry; if not, says so.
+fn is_possible() -> bool {
+    is_root() && Registry::is_available_or_skip()
 }
 
 async fn service(root: &Path, mirrors: &[String]) -> (ImageService, OverlayLayers) {
@@ -63,8 +71,14 @@ async fn pull(service: &ImageService, name: &str) -> Result<Image, ImageError> {
     Ok(service.resolve(name).await?)
 }
 
-/// The blobs, layers and half-done things under a data root.
-fn content(root: &Path) -> usize {
+const FORCED: Removal = Removal {
+    force: true,
+    keep_parents: false,
+};
+
+/// The blobs, layers and half-done things under a data root, once what was removed is gone.
+async fn content(mounts: &OverlayLayers, root: &Path) -> usize {
+    mounts.settle().await.expect("nothing fails");
     [
         "content/blobs/sha256",
         "content/ingest",
@@ -157,10 +171,10 @@ async fn images_of_every_packing_are_pulled_mounted_saved_loaded_and_removed() {
         archive.extend_from_slice(&piece.expect("readable"));
     }
     images
-        .remove(pulled.id.as_str(), true)
+        .remove(pulled.id.as_str(), FORCED)
         .await
         .expect("removed");
-    assert_eq!(content(root.path()), 0);
+    assert_eq!(content(&mounts, root.path()).await, 0);
 
     // Loaded from our own archive, packed, and from one as old Docker wrote them.
     let packed = zstd::encode_all(&archive[..], 1).expect("memory");
@@ -180,10 +194,10 @@ async fn images_of_every_packing_are_pulled_mounted_saved_loaded_and_removed() {
         let (again, _) = service(root.path(), &[]).await;
         assert_eq!(again.resolve(name).await.expect("there").id, loaded.id);
         images
-            .remove(loaded.id.as_str(), true)
+            .remove(loaded.id.as_str(), FORCED)
             .await
             .expect("removed");
-        assert_eq!(content(root.path()), 0, "{name}");
+        assert_eq!(content(&mounts, root.path()).await, 0, "{name}");
     }
     // Half an archive leaves nothing.
     let half = engine::images::blobs::stream_of(archive[..archive.len() / 2].to_vec());
@@ -193,7 +207,7 @@ async fn images_of_every_packing_are_pulled_mounted_saved_loaded_and_removed() {
             .await
             .is_err()
     );
-    assert_eq!(content(root.path()), 0);
+    assert_eq!(content(&mounts, root.path()).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,7 +269,7 @@ async fn plain_layers_of_an_archive_are_packed_once_when_they_are_pushed() {
         .await
         .expect("saved");
     others
-        .remove(pulled.id.as_str(), true)
+        .remove(pulled.id.as_str(), FORCED)
         .await
         .expect("removed");
     others
@@ -291,11 +305,11 @@ async fn a_damaged_blob_is_told_and_leaves_nothing() {
     bytes[5000] ^= 1;
     std::fs::write(&path, bytes).expect("written");
     let root = tempfile::tempdir().expect("a temporary folder");
-    let (images, _) = service(root.path(), &[registry.url()]).await;
+    let (images, mounts) = service(root.path(), &[registry.url()]).await;
     let error = pull(&images, "bad").await.expect_err("damaged");
     assert_eq!(
         error.to_string(),
         format!("filesystem layer verification failed for digest {blob}")
     );
-    assert_eq!(content(root.path()), 0);
+    assert_eq!(content(&mounts, root.path()).await, 0);
 }

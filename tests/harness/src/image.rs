@@ -119,6 +119,20 @@ impl LayerTar {
         self
     }
 
+    /// A character device.
+    pub fn device(&mut self, path: &str, major: u32, minor: u32) -> &mut LayerTar {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Char);
+        header.set_mode(0o666);
+        header.set_size(0);
+        header.set_device_major(major).expect("a GNU header");
+        header.set_device_minor(minor).expect("a GNU header");
+        self.builder
+            .append_data(&mut header, path, std::io::empty())
+            .expect("memory takes everything");
+        self
+    }
+
     pub fn finish(self) -> Vec<u8> {
         self.builder.into_inner().expect("memory takes everything")
     }

@@ -22,7 +22,7 @@ use engine_linux::blobs::{DiskBlobs, DiskImages, Leftovers};
 use engine_linux::builds::DiskBuildFiles;
 use engine_linux::containers::{DiskContainerStore, HostFilesystem, ViewedFiles};
 use engine_linux::download::HttpDownloads;
-use engine_linux::files::is_same_boot;
+use engine_linux::files::Boot;
 use engine_linux::host::{self, HostFacts};
 use engine_linux::layers::OverlayLayers;
 use engine_linux::logs::JsonFileReader;
@@ -118,8 +118,8 @@ async fn images(
         attempts: config.max_download_attempts,
         index: config.search_index.clone(),
     })?;
-    let resumes = is_same_boot(&config.data_root).context("cannot tell this boot from the last")?;
-    let leftovers = match resumes {
+    let boot = Boot::of(&config.data_root).context("cannot tell this boot from the last")?;
+    let leftovers = match boot.is_same {
         true => Leftovers::Keep,
         false => Leftovers::Remove,
     };
@@ -137,10 +137,12 @@ async fn images(
         concurrent_downloads: config.max_concurrent_downloads,
         concurrent_uploads: config.max_concurrent_uploads,
         policy: config.policy.clone(),
-        resumes,
+        resumes: boot.is_same,
         ..ImageOptions::default()
     };
-    Ok(ImageService::open(backends, options).await?)
+    let images = ImageService::open(backends, options).await?;
+    boot.note().context("cannot note this boot")?;
+    Ok(images)
 }
 
 fn container_settings(config: &Config) -> Settings {

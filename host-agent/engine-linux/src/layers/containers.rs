@@ -68,7 +68,9 @@ impl OverlayLayers {
     /// Makes the folders of a container's own layer. The lock of the container is held.
     fn make_rw(&self, container: &ContainerId, top: Option<&Digest>) -> io::Result<()> {
         let rw = self.rw(container);
-        if rw.join(LOWER).exists() {
+        let lower = top.map_or("", |top| top.as_str());
+        // It is written last, and after an interruption of the host it may be there without its content.
+        if fs::read_to_string(rw.join(LOWER)).is_ok_and(|text| text == lower) {
             return Ok(());
         }
         // Others than root need to pass through where a container's user is another user of the host.
@@ -88,7 +90,7 @@ impl OverlayLayers {
         let upper = rw.join(UPPER);
         std::os::unix::fs::chown(&upper, Some(facts.uid()), Some(facts.gid()))?;
         fs::set_permissions(&upper, fs::Permissions::from_mode(facts.mode() & 0o7777))?;
-        fs::write(rw.join(LOWER), top.map_or("", |top| top.as_str()))
+        fs::write(rw.join(LOWER), lower)
     }
 
     /// Notes that the container stands on these layers, if they are there.

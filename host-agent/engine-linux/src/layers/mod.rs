@@ -3,7 +3,7 @@
 //! ```text
 //! layers/<chain id>/{layer.json, diff/}      one unpacked layer each; appears by one rename, complete and verified
 //! layers/l/<short> -> ../<chain id>/diff     short names, so that many fit into mount options
-//! layers/tmp-<random>/                       being unpacked or removed; whatever is found at the start goes
+//! layers/tmp-<random>/                       being unpacked or removed ([`collect`]); what is found at the start goes
 //! layers/empty/                              stands in for the layers of an image that has none
 //! containers/<id>/rw/{upper, work, merged}   a container's own part; `merged` is where its root file system is mounted
 //! containers/<id>/rw/lower                   chain id of the image's top layer: layers below a container are kept
@@ -14,6 +14,7 @@
 //! written, and layers that no record names are removed at the next start.
 
 mod changes;
+mod collect;
 mod containers;
 mod links;
 mod lookup;
@@ -28,6 +29,7 @@ pub use unpack::{Contents, UnpackAs, UnpackError, UnpackLimits, Unpacked, unpack
 use crate::archive::decode::{StreamReader, decoded, on_own_thread};
 use crate::files::{CONTAINER_LAYER, CONTAINERS, LAYER_DIFF, LAYER_RECORD, LAYERS};
 use async_trait::async_trait;
+use collect::Removals;
 use engine::id::ContainerId;
 use engine::images::{
     ByteStream, Digest, LayerError, LayerInfo, LayerSpec, LayerStore, StagedLayer,
@@ -94,6 +96,7 @@ struct Inner {
     /// Whether containers' folders can be limited.
     limits_size: bool,
     state: Mutex<State>,
+    removals: Arc<Removals>,
     /// One change of a container's mount at a time.
     container_locks: Mutex<HashMap<ContainerId, Arc<Mutex<()>>>>,
 }
@@ -101,6 +104,8 @@ struct Inner {
 #[derive(Default)]
 struct State {
     layers: BTreeMap<Digest, LayerRecord>,
+    /// Folders that have a layer's name but no record that can be read: an interruption of the host leaves such.
+    unreadable: BTreeSet<Digest>,
     /// Containers that have a writable layer, and the top layer below it.
     containers: HashMap<ContainerId, Option<Digest>>,
     mounted: HashSet<ContainerId>,
@@ -239,7 +244,9 @@ fn open(data_root: &Path, limits: UnpackLimits) -> io::Result<OverlayLayers> {
                     state.layers.insert(chain_id, record);
                 }
                 Err(error) => {
-                    tracing::error!(layer = name, %error, "a layer's record cannot be read; the layer is left alone");
+                    tracing::error!(layer = name, %error,
+                        "a layer's record cannot be read; the layer is not used until it is pulled again");
+                    state.unreadable.insert(chain_id);
                 }
             }
         }
@@ -273,6 +280,7 @@ fn open(data_root: &Path, limits: UnpackLimits) -> io::Result<OverlayLayers> {
             containers,
             limits,
             state: Mutex::new(state),
+            removals: Arc::default(),
             container_locks: Mutex::default(),
         }),
     })
@@ -354,29 +362,6 @@ impl Drop for TemporaryFolder {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove a temporary folder");
         }
     }
-}
-
-/// Removes folders, as many at a time as there are processors: each is in a part of the disk of its own.
-fn drop_side_by_side(folders: Vec<TemporaryFolder>) {
-    let workers = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(folders.len());
-    let left = Mutex::new(folders);
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                // Taken out in a statement of its own, so that the lock is not held while a folder is removed.
-                while let Some(folder) = {
-                    let mut left = left
-                        .lock()
-                        .expect("no code panics while it holds this lock");
-                    left.pop()
-                } {
-                    drop(folder);
-                }
-            });
-        }
-    });
 }
 
 struct Staged {
@@ -509,6 +494,7 @@ impl OverlayLayers {
         };
         place().map_err(|error| failed(step(), error))?;
         let info = record.info(&spec.chain_id);
+        state.unreadable.remove(&spec.chain_id);
         state.layers.insert(spec.chain_id.clone(), record);
         Ok(info)
     }
@@ -583,60 +569,15 @@ impl LayerStore for OverlayLayers {
     }
 
     async fn collect(&self, keep: &BTreeSet<Digest>) -> Result<Vec<Digest>, LayerError> {
-        let (removed, links) = {
-            let mut state = self.state();
-            let mut used: BTreeSet<Digest> = BTreeSet::new();
-            let tops = keep
-                .iter()
-                .chain(state.containers.values().flatten())
-                .cloned();
-            for top in tops.collect::<Vec<_>>() {
-                let mut next = Some(top);
-                while let Some(chain_id) = next {
-                    next = state
-                        .layers
-                        .get(&chain_id)
-                        .and_then(|layer| layer.parent.clone());
-                    if !used.insert(chain_id) {
-                        break;
-                    }
-                }
-            }
-            let unused: Vec<Digest> = state
-                .layers
-                .keys()
-                .filter(|chain_id| !used.contains(chain_id))
-                .cloned()
-                .collect();
-            let links: Vec<String> = unused
-                .iter()
-                .filter_map(|chain_id| state.layers.remove(chain_id))
-                .map(|layer| layer.link)
-                .collect();
-            (unused, links)
-        };
-        let chain_ids = removed.clone();
-        self.blocking(
-            || "remove unused layers".into(),
-            move |this| {
-                let mut asides = Vec::new();
-                for (chain_id, link) in chain_ids.iter().zip(links) {
-                    // Renamed first: half a layer must never carry a layer's name.
-                    let aside = TemporaryFolder::new(&this.inner.folder)?;
-                    let layer = this.inner.folder.join(chain_id.hex());
-                    fs::rename(layer, aside.path.join("layer"))?;
-                    match fs::remove_file(this.inner.folder.join(LINKS).join(link)) {
-                        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                        _ => {}
-                    }
-                    asides.push(aside);
-                }
-                drop_side_by_side(asides);
-                Ok(())
-            },
-        )
-        .await?;
-        Ok(removed)
+        self.collect_unused(keep).await
+    }
+
+    async fn settle(&self) -> Result<(), LayerError> {
+        self.wait_for_removals(u64::MAX).await
+    }
+
+    async fn make_room(&self) -> Result<(), LayerError> {
+        self.wait_where_scarce().await
     }
 
     async fn sync(&self) -> Result<(), LayerError> {

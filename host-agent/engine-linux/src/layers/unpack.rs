@@ -6,20 +6,23 @@
 //! - `.wh.NAME` becomes overlayfs's whiteout (character device 0:0), `.wh..wh..opq` its opaque mark. Both hold for what is
 //!   *below* this layer, in whatever order they come (OCI image spec, `layer.md`, "Whiteouts").
 
+mod copy;
+mod metadata;
+
 use super::lookup::{
     entry_path, file_type, is_whiteout, is_whiteout_stat, normalise, open_folder, split, stat,
     times,
 };
 use super::remove::remove_tree;
-use crate::archive::sparse::SparseMap;
 use crate::archive::tar::{TarEntry, TarLimits, TarReader};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags};
+use copy::{CopyError, copy, copy_hashed, copy_parts};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufRead, Seek, Write};
+use std::io::{self, BufRead};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use tar::EntryType;
@@ -473,14 +476,6 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// Whose it is need not be set. What is no layer belongs to us.
-    fn has_owner(&self, facts: &Stat, entry: &TarEntry) -> bool {
-        match self.kind {
-            UnpackAs::Layer => (facts.st_uid, facts.st_gid) == (entry.uid, entry.gid),
-            UnpackAs::Files(_) => true,
-        }
-    }
-
     /// A file whose content came earlier.
     fn known_file(
         &mut self,
@@ -597,57 +592,25 @@ impl Unpacker<'_> {
         self.set_link_metadata(self.folder_fd(), entry, OsStr::from_bytes(name))
     }
 
-    /// What a hard link's entry says of owner, mode and time holds for the file, as with Docker: the last word counts.
-    fn set_link_metadata(
-        &self,
-        folder: BorrowedFd<'_>,
-        entry: &TarEntry,
-        name: &OsStr,
-    ) -> Result<(), UnpackError> {
-        let Some(facts) = stat(folder, name) else {
-            return Ok(());
-        };
-        // Setting the owner takes capabilities and setuid away, so only where it says something else.
-        if !self.has_owner(&facts, entry) {
-            rustix::fs::chownat(
-                folder,
-                name,
-                Some(Uid::from_raw(entry.uid)),
-                Some(Gid::from_raw(entry.gid)),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
-            .map_err(|error| failed("set the owner of", entry, error))?;
-        }
-        if file_type(&facts) != FileType::Symlink {
-            rustix::fs::chmodat(
-                folder,
-                name,
-                Mode::from_raw_mode(entry.mode),
-                AtFlags::empty(),
-            )
-            .map_err(|error| failed("set the mode of", entry, error))?;
-        }
-        let path = entry_path(folder, name);
-        self.set_xattrs(entry, |key, value| {
-            rustix::fs::lsetxattr(path.as_slice(), key, value, XattrFlags::empty())
-        })?;
-        rustix::fs::utimensat(folder, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| failed("set the time of", entry, error))
-    }
-
     fn node(&mut self, entry: &TarEntry, name: &[u8], kind: FileType) -> Result<(), UnpackError> {
         let device = match kind {
             FileType::Fifo => 0,
             _ => rustix::fs::makedev(entry.device.0, entry.device.1),
         };
-        rustix::fs::mknodat(
+        match rustix::fs::mknodat(
             self.folder_fd(),
             OsStr::from_bytes(name),
             kind,
             Mode::from_raw_mode(0o600),
             device,
-        )
-        .map_err(|error| failed("make the device", entry, error))?;
+        ) {
+            // Nobody may make devices there, and containers have their own: left out, as Docker does.
+            Err(Errno::PERM) if kind != FileType::Fifo && in_user_namespace() => {
+                tracing::debug!(path = entry.display(), "device of a layer left out");
+                return Ok(());
+            }
+            outcome => outcome.map_err(|error| failed("make the device", entry, error))?,
+        }
         self.set_metadata(entry, name)?;
         self.set_time(entry, name)
     }
@@ -687,81 +650,6 @@ impl Unpacker<'_> {
             }
             Some(_) => Ok(()),
         }
-    }
-
-    /// Owner, mode and attributes of something that is not an opened file. Links are not followed.
-    fn set_metadata(&mut self, entry: &TarEntry, name: &[u8]) -> Result<(), UnpackError> {
-        let os_name = OsStr::from_bytes(name);
-        let folder = self.folder_fd();
-        let facts = rustix::fs::statat(folder, os_name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| failed("look at", entry, error))?;
-        let has_owner = self.has_owner(&facts, entry);
-        if !has_owner {
-            rustix::fs::chownat(
-                folder,
-                os_name,
-                Some(Uid::from_raw(entry.uid)),
-                Some(Gid::from_raw(entry.gid)),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
-            .map_err(|error| failed("set the owner of", entry, error))?;
-        }
-        let has_mode = has_owner && facts.st_mode & 0o7777 == entry.mode;
-        if file_type(&facts) != FileType::Symlink && !has_mode {
-            // Not a link, and nobody else can put one here: the folder is ours alone until it is complete.
-            let mode = Mode::from_raw_mode(entry.mode);
-            rustix::fs::chmodat(folder, os_name, mode, AtFlags::empty())
-                .map_err(|error| failed("set the mode of", entry, error))?;
-        }
-        if entry.xattrs.is_empty() {
-            return Ok(());
-        }
-        let path = entry_path(folder, os_name);
-        self.set_xattrs(entry, |key, value| {
-            rustix::fs::lsetxattr(path.as_slice(), key, value, XattrFlags::empty())
-        })
-    }
-
-    /// The time of something that is no folder: theirs are set at the end.
-    fn set_time(&self, entry: &TarEntry, name: &[u8]) -> Result<(), UnpackError> {
-        rustix::fs::utimensat(
-            self.folder_fd(),
-            OsStr::from_bytes(name),
-            &times(entry.mtime),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .map_err(|error| failed("set the time of", entry, error))
-    }
-
-    fn set_xattrs(
-        &self,
-        entry: &TarEntry,
-        set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>,
-    ) -> Result<(), UnpackError> {
-        for (name, value) in &entry.xattrs {
-            // overlayfs's own: in a stranger's layer they could redirect or hide files of other layers.
-            if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
-                tracing::debug!(
-                    path = entry.display(),
-                    "overlayfs attribute in a layer left out"
-                );
-                continue;
-            }
-            if value.len() > self.limits.xattr || name.len() > 255 {
-                return Err(self.invalid(entry, "an extended attribute is too long"));
-            }
-            match set(name, value) {
-                Ok(()) => {}
-                // Without its capabilities a program would behave differently; other attributes may be missing where
-                // the file system has none, as with Docker.
-                Err(Errno::NOTSUP | Errno::PERM) if name != b"security.capability" => {
-                    tracing::debug!(path = entry.display(), name = %String::from_utf8_lossy(name),
-                        "this file system does not take an extended attribute of the layer");
-                }
-                Err(error) => return Err(failed("set an extended attribute of", entry, error)),
-            }
-        }
-        Ok(())
     }
 
     fn finish(mut self) -> Result<Unpacked, UnpackError> {
@@ -816,51 +704,6 @@ pub fn adopt_folder(root: &OwnedFd, path: &[u8], below: &[OwnedFd]) -> io::Resul
     Ok(())
 }
 
-enum CopyError {
-    Read(io::Error),
-    Write(io::Error),
-}
-
-/// Like `io::copy` of at most `limit` bytes, but without a buffer of its own, and it tells which side failed.
-fn copy(from: &mut dyn BufRead, limit: u64, to: &mut File) -> Result<(), CopyError> {
-    let mut left = limit;
-    while left > 0 {
-        let ready = from.fill_buf().map_err(CopyError::Read)?;
-        if ready.is_empty() {
-            break;
-        }
-        let count = ready.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        to.write_all(&ready[..count]).map_err(CopyError::Write)?;
-        from.consume(count);
-        left -= count as u64;
-    }
-    Ok(())
-}
-
-/// Everything, with its digest.
-fn copy_hashed(from: &mut dyn BufRead, to: &mut File, hash: &mut Sha256) -> Result<(), CopyError> {
-    loop {
-        let ready = from.fill_buf().map_err(CopyError::Read)?;
-        if ready.is_empty() {
-            return Ok(());
-        }
-        let count = ready.len();
-        hash.update(ready);
-        to.write_all(ready).map_err(CopyError::Write)?;
-        from.consume(count);
-    }
-}
-
-/// Writes each part to its place; what is between them stays a hole.
-fn copy_parts(from: &mut dyn BufRead, to: &mut File, map: &SparseMap) -> Result<(), CopyError> {
-    for (offset, length) in &map.parts {
-        to.seek(io::SeekFrom::Start(*offset))
-            .map_err(CopyError::Write)?;
-        copy(from, *length, to)?;
-    }
-    to.set_len(map.size).map_err(CopyError::Write)
-}
-
 fn no_time(path: &[u8], error: Errno) -> UnpackError {
     UnpackError::Entry {
         step: "set the time of",
@@ -884,4 +727,10 @@ fn set_opaque(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
         b"y",
         XattrFlags::empty(),
     )
+}
+
+/// Whether this process is in a user namespace other than the host's own, whose map is of all ids there are.
+fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.is_empty() && !map.split_whitespace().eq(["0", "0", "4294967295"])
 }

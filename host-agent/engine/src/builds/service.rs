@@ -411,7 +411,7 @@ impl BuildService {
         });
         locked(&self.inner.running).push(Arc::downgrade(&build));
         // Nothing is collected until what the build makes is recorded.
-        let storing = self.inner.images.begin_storing().await;
+        let storing = self.inner.images.begin_storing().await?;
         build
             .tell(BuildEvent::Planned(build.plan.steps.clone()))
             .await;

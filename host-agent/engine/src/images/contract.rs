@@ -229,6 +229,8 @@ pub async fn check_layers<L: LayerStore + Layers>(layers: &L, tars: [&[u8]; 2]) 
     assert!(layers.collect(&keep).await.expect("good").is_empty());
     let mut collected = layers.collect(&nothing).await.expect("good");
     collected.sort();
+    layers.make_room().await.expect("no error");
+    layers.settle().await.expect("no error");
     let mut all = chain.clone();
     all.sort();
     assert_eq!(collected, all);

@@ -10,26 +10,36 @@
 //! and not its content. Who makes something on top that cannot be had again (a container) waits here first; commits and
 //! loads sync by themselves.
 
+use super::records::ImageRecords;
 use super::service::{Catalog, ImageService};
 use super::{Digest, ImageError};
 
 impl ImageService {
     /// Returns when every image recorded before would survive a power cut.
     pub async fn make_durable(&self) -> Result<(), ImageError> {
+        let asked_for = self.catalog().records.unsynced.clone();
         // Whoever comes while somebody else is at it finds nothing left to do.
         let _only_one = self.inner.syncing.lock().await;
-        let unsynced = self.catalog().records.unsynced.clone();
-        if unsynced.is_empty() {
-            return Ok(());
+        loop {
+            let before = self.catalog();
+            if before.records.unsynced.is_disjoint(&asked_for) {
+                return Ok(());
+            }
+            self.backends().layers.sync().await?;
+            self.backends().blobs.sync().await?;
+            self.change(|catalog| {
+                let ImageRecords {
+                    images, unsynced, ..
+                } = &mut catalog.records;
+                // One that was removed and pulled again meanwhile is not what was synced: once more.
+                unsynced.retain(|id| {
+                    !before.records.unsynced.contains(id)
+                        || images.get(id) != before.records.images.get(id)
+                });
+                Ok(())
+            })
+            .await?;
         }
-        self.backends().layers.sync().await?;
-        self.backends().blobs.sync().await?;
-        self.change(|catalog| {
-            let left = &mut catalog.records.unsynced;
-            left.retain(|id| !unsynced.contains(id));
-            Ok(())
-        })
-        .await
     }
 
     /// [`Self::make_durable`] without waiting for it.

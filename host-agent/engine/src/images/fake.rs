@@ -98,6 +98,11 @@ impl MemoryBlobs {
         lock(&self.partials).insert(digest.clone(), bytes.into());
     }
 
+    /// What an interruption of the host leaves of a blob that was not durable yet.
+    pub fn damage(&self, digest: &Digest, bytes: impl Into<Bytes>) {
+        lock(&self.blobs).insert(digest.clone(), bytes.into());
+    }
+
     fn get(&self, digest: &Digest) -> Result<Bytes, BlobError> {
         lock(&self.blobs)
             .get(digest)
@@ -196,6 +201,16 @@ pub struct MemoryLayers {
 }
 
 impl MemoryLayers {
+    /// What an interruption of the host leaves where a layer was.
+    pub fn lose(&self, chain_id: &Digest) {
+        lock(&self.state).layers.remove(chain_id);
+    }
+
+    /// Something that happens while the next sync runs.
+    pub fn at_next_sync(&self, meanwhile: AtSync) {
+        lock(&self.state).at_next_sync = Some(meanwhile);
+    }
+
     /// How often everything was made durable.
     pub fn syncs(&self) -> usize {
         lock(&self.state).syncs
@@ -208,7 +223,11 @@ struct LayerState {
     containers: HashMap<ContainerId, Option<Digest>>,
     mounted: HashSet<ContainerId>,
     syncs: usize,
+    at_next_sync: Option<AtSync>,
 }
+
+/// See [`MemoryLayers::at_next_sync`].
+pub type AtSync = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl LayerState {
     fn with_parents(&self, tops: impl IntoIterator<Item = Digest>) -> BTreeSet<Digest> {
@@ -316,8 +335,23 @@ impl LayerStore for MemoryLayers {
         Ok(unused)
     }
 
+    async fn settle(&self) -> Result<(), LayerError> {
+        Ok(())
+    }
+
+    async fn make_room(&self) -> Result<(), LayerError> {
+        Ok(())
+    }
+
     async fn sync(&self) -> Result<(), LayerError> {
-        lock(&self.state).syncs += 1;
+        let meanwhile = {
+            let mut state = lock(&self.state);
+            state.syncs += 1;
+            state.at_next_sync.take()
+        };
+        if let Some(meanwhile) = meanwhile {
+            meanwhile.await;
+        }
         Ok(())
     }
 

@@ -40,8 +40,15 @@ pub trait LayerStore: Send + Sync + 'static {
         content: ByteStream,
     ) -> Result<Box<dyn StagedLayer>, LayerError>;
 
-    /// Removes every layer that is neither in `keep` nor below a container; returns the chain ids removed.
+    /// Removes every layer that is neither in `keep` nor below a container; returns the chain ids removed. Their space may
+    /// become free a little later.
     async fn collect(&self, keep: &BTreeSet<Digest>) -> Result<Vec<Digest>, LayerError>;
+
+    /// Returns when the space of everything that was removed before is free.
+    async fn settle(&self) -> Result<(), LayerError>;
+
+    /// [`settle`](Self::settle) if the disk is nearly full, so that nothing fails for want of space that is being freed.
+    async fn make_room(&self) -> Result<(), LayerError>;
 
     /// Returns when every layer committed before would survive a power cut.
     async fn sync(&self) -> Result<(), LayerError>;

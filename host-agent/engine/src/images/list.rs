@@ -8,6 +8,8 @@ use time::OffsetDateTime;
 /// Which images a list has. Everything that is given must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageFilter {
+    /// Also images without a name that others were made of.
+    pub all: bool,
     /// Without any tag (`true`), or with one (`false`).
     pub dangling: Option<bool>,
     /// `key` or `key=value`; all of them.
@@ -59,6 +61,10 @@ impl ImageService {
             .iter()
             .map(created_of)
             .collect::<Result<Vec<_>, _>>()?;
+        let records = catalog.records.images.values();
+        let parents: BTreeSet<&Digest> = records
+            .filter_map(|record| record.parent.as_ref())
+            .collect();
         let mut images: Vec<ImageView> = catalog
             .records
             .images
@@ -79,6 +85,12 @@ impl ImageService {
                 Some(true) => image.repo_tags.is_empty(),
                 // As Docker has it: an image with a digest reference only is not left out here.
                 Some(false) => !image.repo_tags.is_empty() || !image.repo_digests.is_empty(),
+            })
+            .filter(|image| {
+                let is_between = image.repo_tags.is_empty()
+                    && image.repo_digests.is_empty()
+                    && parents.contains(&image.id);
+                !is_between || (filter.all && filter.dangling != Some(true))
             })
             .collect();
         images.sort_by(|a, b| (b.details.created, &a.id).cmp(&(a.details.created, &b.id)));

@@ -1,6 +1,7 @@
 //! Load: images from an archive, Docker's form or an OCI image layout.
 
 use super::archive::{ArchiveError, StagedArchive};
+use super::bring::{LayerJob, LayerSource};
 use super::config::digest_of;
 use super::layer_store::LayerSpec;
 use super::manifest::{
@@ -8,7 +9,7 @@ use super::manifest::{
     ImageManifest, LAYERS_MAX, MANIFEST_MAX, Manifest, choose,
 };
 use super::progress::ProgressSink;
-use super::pull::{LayerJob, LayerSource, check_config, layer_records};
+use super::pull::{check_config, layer_records};
 use super::records::ImageRecord;
 use super::service::ImageService;
 use super::{ByteStream, Digest, ImageError, Platform, Reference};
@@ -44,10 +45,7 @@ impl ImageService {
             .load_all(content, platform, progress)
             .await
             .map_err(ImageError::from_load);
-        if outcome.is_err() {
-            self.collect_later();
-        }
-        self.collect_if_due().await;
+        self.clear_up(&outcome).await;
         outcome
     }
 
@@ -58,6 +56,7 @@ impl ImageService {
         progress: &ProgressSink,
     ) -> Result<(), ImageError> {
         let platform = platform.unwrap_or(&self.inner.options.platform);
+        self.backends().layers.make_room().await?;
         let archive: Arc<dyn StagedArchive> =
             Arc::from(self.backends().archives.stage(content).await?);
         let found = if archive.find("manifest.json").is_some() {
@@ -84,7 +83,7 @@ impl ImageService {
         platform: &Platform,
         progress: &ProgressSink,
     ) -> Result<(), ImageError> {
-        let storing = self.begin_storing().await;
+        let storing = self.begin_storing().await?;
         let backends = self.backends();
         let id = digest_of(&image.config);
         let details = check_config(&id, &image.config, image.manifest.layers.len(), platform)?;

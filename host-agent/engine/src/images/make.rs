@@ -57,12 +57,12 @@ impl ImageService {
     /// Makes an image of a parent's layers and one more, a plain tar; returns its id.
     pub async fn commit(&self, new: NewImage, content: ByteStream) -> Result<Digest, ImageError> {
         let outcome = self.commit_now(new, content).await;
-        self.settle(&outcome).await;
+        self.clear_up(&outcome).await;
         outcome
     }
 
     async fn commit_now(&self, new: NewImage, content: ByteStream) -> Result<Digest, ImageError> {
-        let storing = self.begin_storing().await;
+        let storing = self.begin_storing().await?;
         let (mut details, record) = {
             let catalog = self.catalog();
             match (
@@ -118,7 +118,7 @@ impl ImageService {
         progress: &ProgressSink,
     ) -> Result<(), ImageError> {
         let outcome = self.import_now(request, progress).await;
-        self.settle(&outcome).await;
+        self.clear_up(&outcome).await;
         let id = outcome?;
         progress.status("", id.as_str()).await;
         Ok(())
@@ -129,7 +129,7 @@ impl ImageService {
         request: ImportRequest,
         progress: &ProgressSink,
     ) -> Result<Digest, ImageError> {
-        let storing = self.begin_storing().await;
+        let storing = self.begin_storing().await?;
         let mut config = ImageConfig::default();
         instructions::change(&mut config, &request.changes)?;
         let (content, place) = match request.source {
@@ -178,14 +178,6 @@ impl ImageService {
         self.publish_name(&id, request.name.as_ref());
         self.publish("import", id.as_str(), id.as_str());
         Ok(id)
-    }
-
-    /// What a failure has stored belongs to nobody.
-    async fn settle<T>(&self, outcome: &Result<T, ImageError>) {
-        if outcome.is_err() {
-            self.collect_later();
-        }
-        self.collect_if_due().await;
     }
 
     /// Puts a tar on top of the layers, unless nothing is in it; tells whether there is a layer more.

@@ -7,6 +7,7 @@
 
 pub mod archive;
 pub mod blobs;
+mod bring;
 pub mod config;
 pub mod contract;
 pub mod distribution;
@@ -45,7 +46,7 @@ pub use prune::{PruneFilter, Pruned};
 pub use pull::PullRequest;
 pub use push::PushRequest;
 pub use reference::{Reference, ReferenceError, Repository};
-pub use remove::Removed;
+pub use remove::{Removal, Removed};
 pub use service::{ImageBackends, ImageOptions, ImageService, ImageView};
 
 use crate::id::ContainerId;

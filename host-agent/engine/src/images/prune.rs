@@ -1,7 +1,7 @@
 //! Prune: images that no container uses go, those without a tag or all of them.
 
 use super::list::has_labels;
-use super::remove::Removed;
+use super::remove::{Removal, Removed};
 use super::service::ImageService;
 use super::{Digest, ImageError, Reference};
 use crate::events::{Event, EventKind};
@@ -80,7 +80,7 @@ impl ImageService {
             }
             for name in names {
                 // Gone with the name before, or a container was made of it meanwhile: then it stays.
-                if let Ok(removed) = self.remove(&name, false).await {
+                if let Ok(removed) = self.remove(&name, Removal::default()).await {
                     pruned.removed.extend(removed);
                 }
             }
@@ -90,9 +90,10 @@ impl ImageService {
                 pruned.reclaimed += sizes.get(digest).copied().unwrap_or(0);
             }
         }
-        // Also what an interrupted pull left.
+        // Also what an interrupted pull left. What is told as reclaimed is free then.
         self.collect_later();
         self.collect_if_due().await;
+        self.backends().layers.settle().await?;
         self.backends().events.publish(Event {
             kind: EventKind::Image,
             action: "prune".into(),

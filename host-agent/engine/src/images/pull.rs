@@ -6,28 +6,26 @@
 //!                      '--> LayerStore::stage --(layer below is there)--> commit   (sha256 of the tar)
 //! -> record saved -> "Status: Downloaded newer image" -> made durable
 //! ```
+//!
+//! What one layer does is in `bring`.
 
 use super::blobs::ByteStream;
+use super::bring::{LayerJob, LayerSource};
 use super::config::{ImageDetails, digest_of};
 use super::layer_store::{LayerInfo, LayerSpec};
-use super::manifest::{self, CONFIG_MAX, Descriptor, ImageManifest, MANIFEST_MAX, Manifest};
+use super::manifest::{self, CONFIG_MAX, ImageManifest, MANIFEST_MAX, Manifest};
 use super::policy::Direction;
 use super::progress::ProgressSink;
 use super::records::{ImageRecord, LayerRecord};
 use super::registry::{Credentials, FetchedManifest};
 use super::service::ImageService;
-use super::{BlobError, Digest, ImageError, Platform, Reference, Repository};
+use super::{BlobError, Digest, ImageError, Platform, Reference};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-/// How often a bar moves.
-const BAR_PERIOD: Duration = Duration::from_millis(100);
-/// Pieces of a layer between the network and each of its readers; a piece is at most some 64 KiB.
-const PIECES_IN_FLIGHT: usize = 16;
 /// Lists inside lists that are followed.
 const LIST_DEPTH: usize = 3;
 
@@ -52,11 +50,7 @@ impl ImageService {
             .policy
             .permit(Direction::Pull, &request.reference.repository)?;
         let outcome = self.pull_all(&request, progress).await;
-        // Also after an error: what was stored for nothing goes.
-        if outcome.is_err() {
-            self.collect_later();
-        }
-        self.collect_if_due().await;
+        self.clear_up(&outcome).await;
         outcome
     }
 
@@ -88,7 +82,7 @@ impl ImageService {
         request: &PullRequest,
         progress: &ProgressSink,
     ) -> Result<(), ImageError> {
-        let storing = self.begin_storing().await;
+        let storing = self.begin_storing().await?;
         let credentials = request.credentials.as_ref();
         let top = self.fetch_manifest(reference, credentials).await?;
         // Read before the first message, so that an unusable manifest is an HTTP error.
@@ -109,11 +103,22 @@ impl ImageService {
         let (id, details) = self
             .fetch_config(reference, &manifest, platform, credentials)
             .await?;
-        let layers = self
-            .pull_layers(reference, &manifest, &details, credentials, progress)
-            .await?;
+        let here = self.layers_here(&manifest, &details).await?;
+        let is_whole = here.len() == manifest.layers.len();
+        let layers = if is_whole && self.catalog().details.contains_key(&id) {
+            // As with Docker, not a word about the layers of an image that is here.
+            layer_records(&manifest, &details, &here)
+        } else {
+            self.pull_layers(reference, &manifest, &details, here, credentials, progress)
+                .await?
+        };
         let names = names_of(reference, &top.digest)?;
         let newer = !self.has_names(&id, &names);
+        if !newer && !is_whole {
+            // Something was missing of an image that is recorded as whole.
+            self.backends().layers.sync().await?;
+            self.backends().blobs.sync().await?;
+        }
         if newer {
             let backends = self.backends();
             backends
@@ -211,8 +216,10 @@ impl ImageService {
     ) -> Result<(Digest, ImageDetails), ImageError> {
         let backends = self.backends();
         let id = manifest.config.digest.clone();
-        let bytes = if backends.blobs.size(&id).await?.is_some() {
-            backends.blobs.read(&id, CONFIG_MAX).await?
+        // One that was damaged on the disk is fetched again.
+        let kept = backends.blobs.read(&id, CONFIG_MAX).await.ok();
+        let bytes = if let Some(bytes) = kept.filter(|bytes| digest_of(bytes) == id) {
+            bytes
         } else {
             let stream = backends
                 .registry
@@ -240,29 +247,52 @@ impl ImageService {
         Ok((id, details))
     }
 
+    /// The layers from the bottom up that need nothing: they are here with the blobs this manifest names.
+    async fn layers_here(
+        &self,
+        manifest: &ImageManifest,
+        details: &ImageDetails,
+    ) -> Result<Vec<LayerInfo>, ImageError> {
+        let mut here = Vec::new();
+        for (layer, chain_id) in manifest.layers.iter().zip(details.chain_ids()) {
+            match self.backends().layers.find(&chain_id).await? {
+                Some(info) if self.has_blob(layer).await? => here.push(info),
+                _ => break,
+            }
+        }
+        Ok(here)
+    }
+
+    /// Brings the layers above those that are `here`.
     async fn pull_layers(
         &self,
         reference: &Reference,
         manifest: &ImageManifest,
         details: &ImageDetails,
+        here: Vec<LayerInfo>,
         credentials: Option<&Credentials>,
         progress: &ProgressSink,
     ) -> Result<Vec<LayerRecord>, ImageError> {
-        for layer in &manifest.layers {
-            progress
-                .status(short(&layer.digest), "Pulling fs layer")
-                .await;
+        for (number, layer) in manifest.layers.iter().enumerate() {
+            let status = match number < here.len() {
+                true => "Already exists",
+                false => "Pulling fs layer",
+            };
+            progress.status(short(&layer.digest), status).await;
         }
         let permits = Arc::new(Semaphore::new(
             self.inner.options.concurrent_downloads.max(1),
         ));
         let mut tasks = JoinSet::new();
-        let mut parent: Option<(Digest, watch::Receiver<bool>)> = None;
+        let mut parent: Option<(Digest, watch::Receiver<bool>)> = here
+            .last()
+            .map(|info| (info.chain_id.clone(), watch::channel(true).1));
         for ((layer, chain_id), diff_id) in manifest
             .layers
             .iter()
             .zip(details.chain_ids())
             .zip(&details.diff_ids)
+            .skip(here.len())
         {
             let (done, is_done) = watch::channel(false);
             let (parent_id, parent_done) = parent.unzip();
@@ -287,7 +317,7 @@ impl ImageService {
             tasks.spawn(job.run());
         }
         // Dropping `tasks` after the first error ends the others.
-        let mut infos = Vec::new();
+        let mut infos = here;
         let mut parent_failed = false;
         while let Some(outcome) = tasks.join_next().await {
             match outcome {
@@ -411,7 +441,7 @@ pub(super) fn layer_records(
 }
 
 /// What Docker shows as a layer's name.
-fn short(digest: &Digest) -> String {
+pub(super) fn short(digest: &Digest) -> String {
     digest.hex()[..12].to_owned()
 }
 
@@ -434,242 +464,4 @@ pub(super) async fn collect_limited(
         }
     }
     Ok(bytes.into())
-}
-
-/// Where a layer's bytes come from when they are not here yet.
-pub(super) enum LayerSource {
-    Registry {
-        repository: Repository,
-        credentials: Option<Credentials>,
-        permits: Arc<Semaphore>,
-    },
-    /// An archive that is being loaded.
-    Archive {
-        archive: Arc<dyn super::archive::StagedArchive>,
-        path: String,
-    },
-}
-
-/// Brings one layer.
-pub(super) struct LayerJob {
-    pub(super) service: ImageService,
-    pub(super) source: LayerSource,
-    pub(super) spec: LayerSpec,
-    pub(super) descriptor: Descriptor,
-    pub(super) progress: ProgressSink,
-    pub(super) parent_done: Option<watch::Receiver<bool>>,
-    pub(super) done: watch::Sender<bool>,
-}
-
-impl LayerJob {
-    pub(super) async fn run(mut self) -> Result<LayerInfo, ImageError> {
-        let lock = self.service.layer_lock(&self.spec.chain_id);
-        let _only_one = lock.lock().await;
-        let layers = self.service.backends().layers.clone();
-        let name = short(&self.descriptor.digest);
-        let blobs = self.service.backends().blobs.clone();
-        let is_here = blobs.size(&self.descriptor.digest).await?.is_some();
-        if let Some(info) = layers.find(&self.spec.chain_id).await? {
-            if is_here {
-                self.progress.status(&name, "Already exists").await;
-            } else {
-                // It came as another blob. This image's manifest names this one, and push and save send it as it is.
-                self.fetch_blob(&name).await?;
-                self.progress.status(&name, "Pull complete").await;
-            }
-            self.done.send_replace(true);
-            return Ok(info);
-        }
-        let staged = if is_here {
-            let content = blobs.open(&self.descriptor.digest).await?;
-            layers.stage(&self.spec, content).await?
-        } else if let Some(file) = self.file_of_archive()? {
-            // The archive's reader has the digest already: no second copy, no second look.
-            blobs.adopt(&self.descriptor.digest, &file).await?;
-            let content = blobs.open(&self.descriptor.digest).await?;
-            layers.stage(&self.spec, content).await?
-        } else {
-            self.fetch_and_stage(&name).await?
-        };
-        let size = self.descriptor.size;
-        self.progress.amount(&name, "Extracting", size, size);
-        if let Some(parent_done) = &mut self.parent_done
-            && parent_done.wait_for(|done| *done).await.is_err()
-        {
-            return Err(ImageError::ParentFailed);
-        }
-        let info = staged.commit().await?;
-        self.progress.status(&name, "Pull complete").await;
-        self.done.send_replace(true);
-        Ok(info)
-    }
-
-    /// The layer's file in an archive that is being loaded, if it is what the manifest says.
-    fn file_of_archive(&self) -> Result<Option<std::path::PathBuf>, ImageError> {
-        let LayerSource::Archive { archive, path } = &self.source else {
-            return Ok(None);
-        };
-        let Some(file) = archive.file(path) else {
-            return Ok(None);
-        };
-        match archive.find(path) {
-            Some((actual, _)) if actual != self.descriptor.digest => Err(BlobError::Mismatch {
-                digest: self.descriptor.digest.clone(),
-                actual,
-            }
-            .into()),
-            _ => Ok(Some(file)),
-        }
-    }
-
-    /// Opens the layer's bytes wherever they come from; what an engine that was killed had of them is not fetched again.
-    async fn content<'a>(
-        &'a self,
-        name: &str,
-    ) -> Result<(Option<SemaphorePermit<'a>>, ByteStream), ImageError> {
-        match &self.source {
-            LayerSource::Registry {
-                repository,
-                credentials,
-                permits,
-            } => {
-                if permits.available_permits() == 0 {
-                    self.progress.status(name, "Waiting").await;
-                }
-                let permit = permits
-                    .acquire()
-                    .await
-                    .expect("the semaphore is never closed");
-                let backends = self.service.backends();
-                let partial = backends
-                    .blobs
-                    .take_partial(&self.descriptor.digest)
-                    .await?
-                    .filter(|(size, _)| *size <= self.descriptor.size);
-                let start = partial.as_ref().map_or(0, |(size, _)| *size);
-                if start > 0 && start == self.descriptor.size {
-                    let (_, content) = partial.expect("it has a size");
-                    return Ok((Some(permit), content));
-                }
-                let content = backends
-                    .registry
-                    .blob(
-                        repository,
-                        &self.descriptor.digest,
-                        self.descriptor.size,
-                        start,
-                        credentials.as_ref(),
-                    )
-                    .await
-                    .map_err(ImageError::Registry)?;
-                let content = match partial {
-                    Some((_, beginning)) => Box::pin(beginning.chain(content)) as ByteStream,
-                    None => content,
-                };
-                Ok((Some(permit), content))
-            }
-            LayerSource::Archive { archive, path } => Ok((None, archive.open(path).await?)),
-        }
-    }
-
-    /// Brings the blob alone.
-    async fn fetch_blob(&self, name: &str) -> Result<(), ImageError> {
-        let blobs = &self.service.backends().blobs;
-        if let Some(file) = self.file_of_archive()? {
-            return Ok(blobs.adopt(&self.descriptor.digest, &file).await?);
-        }
-        let (permit, content) = self.content(name).await?;
-        let (to_blob, blob_content) = channel();
-        let forward = async move {
-            let outcome = self.forward(name, content, to_blob, None).await;
-            drop(permit);
-            outcome
-        };
-        let (forwarded, blob) =
-            tokio::join!(forward, blobs.put(&self.descriptor.digest, blob_content));
-        forwarded?;
-        blob?;
-        Ok(())
-    }
-
-    /// Feeds the blob store and the unpacking from one stream.
-    async fn fetch_and_stage(
-        &self,
-        name: &str,
-    ) -> Result<Box<dyn super::layer_store::StagedLayer>, ImageError> {
-        let (permit, content) = self.content(name).await?;
-        let (to_blob, blob_content) = channel();
-        let (to_layer, layer_content) = channel();
-        let forward = async move {
-            let outcome = self.forward(name, content, to_blob, Some(to_layer)).await;
-            drop(permit);
-            outcome
-        };
-        let backends = self.service.backends();
-        let (forwarded, blob, staged) = tokio::join!(
-            forward,
-            backends.blobs.put(&self.descriptor.digest, blob_content),
-            backends.layers.stage(&self.spec, layer_content),
-        );
-        // The network's error is why the other two failed, and a wrong blob is why it could not be unpacked.
-        forwarded?;
-        blob?;
-        Ok(staged?)
-    }
-
-    /// Hands every piece to both. A layer that cannot be unpacked is still read to its end, so that we can tell a
-    /// damaged blob from a bad one.
-    async fn forward(
-        &self,
-        name: &str,
-        mut content: ByteStream,
-        to_blob: mpsc::Sender<std::io::Result<Bytes>>,
-        to_layer: Option<mpsc::Sender<std::io::Result<Bytes>>>,
-    ) -> Result<(), ImageError> {
-        let total = self.descriptor.size;
-        let mut current = 0u64;
-        let mut last_shown: Option<Instant> = None;
-        while let Some(piece) = content.next().await {
-            let piece = match piece {
-                Ok(piece) => piece,
-                Err(error) => {
-                    let failed = || Err(std::io::Error::other("the download failed"));
-                    let _ = to_blob.send(failed()).await;
-                    if let Some(to_layer) = &to_layer {
-                        let _ = to_layer.send(failed()).await;
-                    }
-                    return Err(BlobError::Source(error).into());
-                }
-            };
-            current += piece.len() as u64;
-            if current > total {
-                return Err(BlobError::TooLarge {
-                    digest: self.descriptor.digest.clone(),
-                    size: current,
-                    limit: total,
-                }
-                .into());
-            }
-            if to_blob.send(Ok(piece.clone())).await.is_err() {
-                // The blob store gave up and tells why itself.
-                return Ok(());
-            }
-            if let Some(to_layer) = &to_layer {
-                let _ = to_layer.send(Ok(piece)).await;
-            }
-            if last_shown.is_none_or(|shown| shown.elapsed() >= BAR_PERIOD) {
-                last_shown = Some(Instant::now());
-                self.progress.amount(name, "Downloading", current, total);
-            }
-        }
-        self.progress.status(name, "Verifying Checksum").await;
-        self.progress.status(name, "Download complete").await;
-        Ok(())
-    }
-}
-
-fn channel() -> (mpsc::Sender<std::io::Result<Bytes>>, ByteStream) {
-    let (sender, mut receiver) = mpsc::channel(PIECES_IN_FLIGHT);
-    let stream = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
-    (sender, Box::pin(stream))
 }

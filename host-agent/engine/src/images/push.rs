@@ -54,7 +54,7 @@ impl ImageService {
             )
             .await;
         // Blobs stay as long as this is held.
-        let storing = self.begin_storing().await;
+        let storing = self.begin_storing().await?;
         let outcome = self.push_all(&request, progress).await;
         drop(storing);
         self.collect_if_due().await;

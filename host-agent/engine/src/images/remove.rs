@@ -5,6 +5,15 @@ use super::service::{Catalog, ImageService};
 use super::{Digest, ImageError, Reference};
 use std::collections::BTreeSet;
 
+/// How a removal is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// Also where stopped containers or several names are in the way.
+    pub force: bool,
+    /// Leaves the images it was made of, also those that have no name and that nothing else needs.
+    pub keep_parents: bool,
+}
+
 /// One line of a removal's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removed {
@@ -46,53 +55,48 @@ impl ImageService {
     }
 
     /// Removes a name or an image.
-    pub async fn remove(&self, name: &str, force: bool) -> Result<Vec<Removed>, ImageError> {
+    pub async fn remove(&self, name: &str, how: Removal) -> Result<Vec<Removed>, ImageError> {
         let (id, plan) = {
             let catalog = self.catalog();
             let id = catalog.lookup(name)?;
-            (id.clone(), self.plan(&catalog, &id, name, force)?)
+            (id.clone(), self.plan(&catalog, &id, name, how.force)?)
         };
-        let labels_and_names: Vec<String> =
-            plan.references.iter().map(Reference::familiar).collect();
-        let deleted_layers = self
+        let deleted = self
             .change(|catalog| {
                 for reference in &plan.references {
                     catalog.records.references.remove(&reference.to_string());
                 }
-                if !plan.deletes_image {
-                    return Ok(Vec::new());
+                let mut deleted = Vec::new();
+                let mut next = plan.deletes_image.then(|| id.clone());
+                while let Some(image) = next {
+                    let (parent, layers) = catalog.delete(&image);
+                    deleted.push((image, layers));
+                    next = parent.filter(|parent| {
+                        !how.keep_parents
+                            && catalog.records.images.contains_key(parent)
+                            && catalog.references_to(parent).is_empty()
+                            && !catalog.has_children(parent)
+                            && self.users_of(parent).is_empty()
+                    });
                 }
-                let record = catalog.records.images.remove(&id);
-                catalog.details.remove(&id);
-                let still_used: BTreeSet<&Digest> = catalog
-                    .records
-                    .images
-                    .values()
-                    .flat_map(|record| &record.layers)
-                    .map(|layer| &layer.chain_id)
-                    .collect();
-                Ok(record
-                    .into_iter()
-                    .flat_map(|record| record.layers)
-                    .map(|layer| layer.chain_id)
-                    .filter(|chain_id| !still_used.contains(chain_id))
-                    // The top layer first, as Docker tells it.
-                    .rev()
-                    .collect())
+                Ok(deleted)
             })
             .await?;
         let mut removed: Vec<Removed> = Vec::new();
-        for name in labels_and_names {
+        for reference in &plan.references {
             self.publish("untag", id.as_str(), id.as_str());
-            removed.push(Removed::Untagged(name));
+            removed.push(Removed::Untagged(reference.familiar()));
         }
-        if plan.deletes_image {
-            self.publish("delete", id.as_str(), id.as_str());
-            removed.push(Removed::Deleted(id));
-            removed.extend(deleted_layers.into_iter().map(Removed::Deleted));
-            self.collect_later();
-            self.collect_if_due().await;
+        if deleted.is_empty() {
+            return Ok(removed);
         }
+        for (image, layers) in deleted {
+            self.publish("delete", image.as_str(), image.as_str());
+            removed.push(Removed::Deleted(image));
+            removed.extend(layers.into_iter().map(Removed::Deleted));
+        }
+        self.collect_later();
+        self.collect_if_due().await;
         Ok(removed)
     }
 
@@ -107,6 +111,13 @@ impl ImageService {
         let users = self.users_of(id);
         if is_id_or_prefix(id, name, catalog) {
             let is_single = is_single_reference(&all);
+            if catalog.has_children(id) {
+                return Err(ImageError::DeleteConflict {
+                    image: short(id),
+                    forcible: false,
+                    why: "image has dependent child images".into(),
+                });
+            }
             self.check_conflicts(id, force, is_single || force, all.len())?;
             return Ok(Plan {
                 references: all,
@@ -137,8 +148,10 @@ impl ImageService {
             references.extend(same_repository.into_iter().cloned());
         }
         let is_last = all.iter().all(|other| references.contains(other));
-        // A container that runs (or, without force, that is there at all) keeps the image, now without a name.
-        let is_kept = users.iter().any(|(_, is_running)| *is_running || !force);
+        // A container that runs (or, without force, that is there at all) keeps the image, now without a name; so does an
+        // image that was made of it.
+        let is_kept =
+            users.iter().any(|(_, is_running)| *is_running || !force) || catalog.has_children(id);
         Ok(Plan {
             references,
             deletes_image: is_last && !is_kept,
@@ -185,6 +198,35 @@ impl ImageService {
             );
         }
         Ok(())
+    }
+}
+
+impl Catalog {
+    /// Whether another image was made of this one.
+    fn has_children(&self, id: &Digest) -> bool {
+        let mut images = self.records.images.values();
+        images.any(|record| record.parent.as_ref() == Some(id))
+    }
+
+    /// Takes an image out; returns its parent and the layers nobody uses any more, the top one first as Docker tells it.
+    fn delete(&mut self, id: &Digest) -> (Option<Digest>, Vec<Digest>) {
+        self.details.remove(id);
+        let Some(record) = self.records.images.remove(id) else {
+            return (None, Vec::new());
+        };
+        let others = self.records.images.values();
+        let used: BTreeSet<&Digest> = others
+            .flat_map(|record| &record.layers)
+            .map(|layer| &layer.chain_id)
+            .collect();
+        let unused = record
+            .layers
+            .into_iter()
+            .rev()
+            .map(|layer| layer.chain_id)
+            .filter(|chain_id| !used.contains(chain_id))
+            .collect();
+        (record.parent, unused)
     }
 }
 

@@ -14,7 +14,7 @@ use super::blobs::BlobStore;
 use super::config::ImageDetails;
 use super::download::Downloads;
 use super::layer_store::LayerStore;
-use super::manifest::CONFIG_MAX;
+use super::manifest::{CONFIG_MAX, Descriptor};
 use super::policy::Policy;
 use super::records::{ImageRecord, ImageRecords, ImageStore};
 use super::registry::Registry;
@@ -89,9 +89,13 @@ pub(super) struct Inner {
     /// Some record was unreadable: we do not know everything that is in use.
     keep_everything: bool,
     users: OnceLock<Arc<dyn ImageUsers>>,
-    /// One download of a layer at a time, whoever asks for it.
-    layer_locks: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    /// One makes a layer at a time, by chain id, whoever asks for it.
+    layer_locks: Locks,
+    /// One fetches a blob at a time. Not the same map: a plain layer's blob has the digest of the layer.
+    blob_locks: Locks,
 }
+
+type Locks = Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>;
 
 /// All images, in memory.
 #[derive(Debug, Clone, Default)]
@@ -266,7 +270,8 @@ impl ImageService {
                 syncing: tokio::sync::Mutex::default(),
                 keep_everything,
                 users: OnceLock::new(),
-                layer_locks: Mutex::default(),
+                layer_locks: Locks::default(),
+                blob_locks: Locks::default(),
             }),
         }
     }
@@ -326,20 +331,40 @@ impl ImageService {
     }
 
     /// Held while content is stored that is not recorded yet.
-    pub(crate) async fn begin_storing(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
-        self.inner.activity.read().await
+    pub(crate) async fn begin_storing(
+        &self,
+    ) -> Result<tokio::sync::RwLockReadGuard<'_, ()>, ImageError> {
+        self.backends().layers.make_room().await?;
+        Ok(self.inner.activity.read().await)
     }
 
     /// The lock of one layer.
     pub(super) fn layer_lock(&self, chain_id: &Digest) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self
-            .inner
-            .layer_locks
-            .lock()
-            .expect("no code panics while it holds this lock");
-        // Locks nobody holds or waits for are forgotten.
-        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-        locks.entry(chain_id.clone()).or_default().clone()
+        lock_of(&self.inner.layer_locks, chain_id)
+    }
+
+    /// The lock of one blob.
+    pub(super) fn blob_lock(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        lock_of(&self.inner.blob_locks, digest)
+    }
+
+    /// Whether a blob is here in its full length; what is shorter was damaged with the disk.
+    pub(super) async fn has_blob(&self, blob: &Descriptor) -> Result<bool, ImageError> {
+        let size = self.backends().blobs.size(&blob.digest).await?;
+        Ok(size == Some(blob.size))
+    }
+
+    /// After something was stored, or was to be: what a failure has stored for nothing goes, and its space is free again when
+    /// the failure is told.
+    pub(super) async fn clear_up<T>(&self, outcome: &Result<T, ImageError>) {
+        if outcome.is_ok() {
+            return self.collect_if_due().await;
+        }
+        self.collect_later();
+        self.collect_if_due().await;
+        if let Err(error) = self.backends().layers.settle().await {
+            tracing::warn!(error = %crate::error::full_message(&error), "cannot free the space of unused layers");
+        }
     }
 
     pub(crate) fn collect_later(&self) {
@@ -408,6 +433,15 @@ impl ImageService {
             at: self.backends().clock.now(),
         });
     }
+}
+
+fn lock_of(locks: &Locks, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+    let mut locks = locks
+        .lock()
+        .expect("no code panics while it holds this lock");
+    // Locks nobody holds or waits for are forgotten.
+    locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+    locks.entry(digest.clone()).or_default().clone()
 }
 
 async fn read_details(blobs: &dyn BlobStore, id: &Digest) -> Result<ImageDetails, ImageError> {

@@ -74,7 +74,7 @@ fn kill_when(agent: &mut Agent, what: &str, mut client: Child, is_there: impl Fn
 }
 
 /// What content there is: layers, blobs, blobs half written, archives being loaded.
-fn content(agent: &Agent) -> Vec<String> {
+pub(crate) fn content(agent: &Agent) -> Vec<String> {
     let root = agent.data_root();
     let mut found: Vec<String> = names(&root.join("layers"))
         .into_iter()
@@ -179,6 +179,49 @@ fn an_engine_killed_in_the_middle_of_images_goes_on() {
         "/noise",
     ]);
     assert_eq!(said.success(), format!("{LARGE} /noise\n"));
+
+    // In the middle of a commit: no image, and nothing of its layer.
+    let write = format!(
+        "dd if=/dev/urandom of=/more bs=1M count={} && sleep 1000",
+        LARGE >> 20
+    );
+    let started = [
+        "run",
+        "-d",
+        "--name",
+        "writer",
+        "--network",
+        "none",
+        "loaded:1",
+    ];
+    agent
+        .run(&[&started[..], &["sh", "-c", &write]].concat())
+        .success();
+    eventually("it has written", LIMIT, || {
+        let said = agent.run(&["exec", "writer", "pidof", "sleep"]);
+        (said.code == Some(0)).then_some(())
+    });
+    let client = begin(&agent, &["commit", "writer", "committed:1"]);
+    kill_when(&mut agent, "a part of the layer", client, || {
+        size_of(&ingest) > 4 << 20
+    });
+    agent.serve();
+    let listed = agent.run(&["images", "-q"]).success();
+    assert_eq!(listed.lines().count(), 1, "{listed}");
+    agent.run(&["commit", "writer", "committed:1"]).success();
+    let said = agent.run(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "committed:1",
+        "wc",
+        "-c",
+        "/more",
+    ]);
+    assert_eq!(said.success(), format!("{LARGE} /more\n"));
+    agent.run(&["rm", "-f", "writer"]).success();
+    agent.run(&["rmi", "committed:1"]).success();
 
     // A part that nobody comes back for is gone after a prune, with everything else.
     agent.run(&["rmi", "loaded:1"]).success();

@@ -21,6 +21,7 @@ mod host_config;
 mod images;
 mod images_crash;
 mod images_memory;
+mod images_power;
 mod kernel_limits;
 mod life;
 mod machine;

@@ -20,7 +20,7 @@ use engine::images::reference::is_tag;
 use engine::images::registry::Credentials;
 use engine::images::{
     ByteStream, Digest, ImageError, ImageService, Platform, Progress, ProgressSink, PullRequest,
-    PushRequest, Reference, ReferenceError,
+    PushRequest, Reference, ReferenceError, Removal,
 };
 use engine_api::ApiVersion;
 use futures_util::StreamExt;
@@ -167,8 +167,11 @@ async fn remove(
     Path(name): Path<String>,
     query: Query,
 ) -> ApiResult<Json<Value>> {
-    // `noprune` is about untagged parents, which only builds make.
-    let removed = images.remove(&name, query.flag("force")).await?;
+    let how = Removal {
+        force: query.flag("force"),
+        keep_parents: query.flag("noprune"),
+    };
+    let removed = images.remove(&name, how).await?;
     Ok(Json(Value::Array(
         removed.iter().map(wire::removed).collect(),
     )))

@@ -25,6 +25,7 @@ pub fn filter(query: &Query) -> ApiResult<ImageFilter> {
     filters.only(&["dangling", "label", "before", "since", "reference", "until"])?;
     let list = |name: &str| filters.values(name).map(str::to_owned).collect::<Vec<_>>();
     let mut filter = ImageFilter {
+        all: query.flag("all"),
         dangling: filters.flag("dangling")?,
         labels: list("label"),
         before: list("before"),

@@ -1,0 +1,297 @@
+//! Bringing one layer: from a registry, or from an archive that is being loaded, into the blob store and unpacked.
+//!
+//! ```text
+//! locks: the layer's (its chain id) ---------------------------------------------------.
+//!          '- its blob's, while it is fetched: other images may have it on other layers '- wait for the layer below, commit
+//! ```
+//!
+//! Whoever holds a blob's lock waits for no other lock, and who holds a layer's only for those below: so nothing is ever
+//! waited for in a circle, also where an image has the same blob twice.
+
+use super::blobs::ByteStream;
+use super::layer_store::{LayerInfo, LayerSpec, StagedLayer};
+use super::manifest::Descriptor;
+use super::progress::ProgressSink;
+use super::pull::short;
+use super::registry::Credentials;
+use super::service::ImageService;
+use super::{BlobError, ImageError, LayerError, Repository};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
+
+/// How often a bar moves.
+const BAR_PERIOD: Duration = Duration::from_millis(100);
+/// Pieces of a layer between the network and each of its readers; a piece is at most some 64 KiB.
+const PIECES_IN_FLIGHT: usize = 16;
+
+/// Where a layer's bytes come from when they are not here yet.
+pub(super) enum LayerSource {
+    Registry {
+        repository: Repository,
+        credentials: Option<Credentials>,
+        permits: Arc<Semaphore>,
+    },
+    /// An archive that is being loaded.
+    Archive {
+        archive: Arc<dyn super::archive::StagedArchive>,
+        path: String,
+    },
+}
+
+/// Brings one layer.
+pub(super) struct LayerJob {
+    pub(super) service: ImageService,
+    pub(super) source: LayerSource,
+    pub(super) spec: LayerSpec,
+    pub(super) descriptor: Descriptor,
+    pub(super) progress: ProgressSink,
+    pub(super) parent_done: Option<watch::Receiver<bool>>,
+    pub(super) done: watch::Sender<bool>,
+}
+
+impl LayerJob {
+    pub(super) async fn run(mut self) -> Result<LayerInfo, ImageError> {
+        let lock = self.service.layer_lock(&self.spec.chain_id);
+        let _only_one = lock.lock().await;
+        let layers = self.service.backends().layers.clone();
+        let name = short(&self.descriptor.digest);
+        if let Some(info) = layers.find(&self.spec.chain_id).await? {
+            let said = match self.bring_blob(&name).await? {
+                false => "Already exists",
+                // It came as another blob. This image's manifest names this one, and push and save send it as it is.
+                true => "Pull complete",
+            };
+            self.progress.status(&name, said).await;
+            self.done.send_replace(true);
+            return Ok(info);
+        }
+        let staged = self.stage(&name).await?;
+        let size = self.descriptor.size;
+        self.progress.amount(&name, "Extracting", size, size);
+        if let Some(parent_done) = &mut self.parent_done
+            && parent_done.wait_for(|done| *done).await.is_err()
+        {
+            return Err(ImageError::ParentFailed);
+        }
+        let info = staged.commit().await?;
+        self.progress.status(&name, "Pull complete").await;
+        self.done.send_replace(true);
+        Ok(info)
+    }
+
+    /// Sees to it that the blob is here and unpacks it aside.
+    async fn stage(&self, name: &str) -> Result<Box<dyn StagedLayer>, ImageError> {
+        let lock = self.service.blob_lock(&self.descriptor.digest);
+        let only_one = lock.lock().await;
+        if self.service.has_blob(&self.descriptor).await? {
+            drop(only_one);
+            match (self.stage_kept().await, &self.source) {
+                // What was kept may have been damaged since, and a registry has it again.
+                (
+                    Err(ImageError::Layer(error @ LayerError::Invalid { .. })),
+                    LayerSource::Registry { .. },
+                ) => {
+                    tracing::warn!(digest = %self.descriptor.digest, error = %crate::error::full_message(&error),
+                        "a blob that was kept cannot be unpacked; it is fetched again");
+                    let _only_one = lock.lock().await;
+                    return self.fetch_and_stage(name).await;
+                }
+                (outcome, _) => return outcome,
+            }
+        }
+        if let Some(file) = self.file_of_archive()? {
+            // The archive's reader has the digest already: no second copy, no second look.
+            let blobs = &self.service.backends().blobs;
+            blobs.adopt(&self.descriptor.digest, &file).await?;
+            return self.stage_kept().await;
+        }
+        self.fetch_and_stage(name).await
+    }
+
+    /// Unpacks the blob that is here.
+    async fn stage_kept(&self) -> Result<Box<dyn StagedLayer>, ImageError> {
+        let backends = self.service.backends();
+        let content = backends.blobs.open(&self.descriptor.digest).await?;
+        Ok(backends.layers.stage(&self.spec, content).await?)
+    }
+
+    /// Brings the blob of a layer that is here already; tells whether that was needed.
+    async fn bring_blob(&self, name: &str) -> Result<bool, ImageError> {
+        let lock = self.service.blob_lock(&self.descriptor.digest);
+        let _only_one = lock.lock().await;
+        if self.service.has_blob(&self.descriptor).await? {
+            return Ok(false);
+        }
+        self.fetch_blob(name).await?;
+        Ok(true)
+    }
+
+    /// The layer's file in an archive that is being loaded, if it is what the manifest says.
+    fn file_of_archive(&self) -> Result<Option<std::path::PathBuf>, ImageError> {
+        let LayerSource::Archive { archive, path } = &self.source else {
+            return Ok(None);
+        };
+        let Some(file) = archive.file(path) else {
+            return Ok(None);
+        };
+        match archive.find(path) {
+            Some((actual, _)) if actual != self.descriptor.digest => Err(BlobError::Mismatch {
+                digest: self.descriptor.digest.clone(),
+                actual,
+            }
+            .into()),
+            _ => Ok(Some(file)),
+        }
+    }
+
+    /// Opens the layer's bytes wherever they come from; what an engine that was killed had of them is not fetched again.
+    async fn content<'a>(
+        &'a self,
+        name: &str,
+    ) -> Result<(Option<SemaphorePermit<'a>>, ByteStream), ImageError> {
+        match &self.source {
+            LayerSource::Registry {
+                repository,
+                credentials,
+                permits,
+            } => {
+                if permits.available_permits() == 0 {
+                    self.progress.status(name, "Waiting").await;
+                }
+                let permit = permits
+                    .acquire()
+                    .await
+                    .expect("the semaphore is never closed");
+                let backends = self.service.backends();
+                let partial = backends
+                    .blobs
+                    .take_partial(&self.descriptor.digest)
+                    .await?
+                    .filter(|(size, _)| *size <= self.descriptor.size);
+                let start = partial.as_ref().map_or(0, |(size, _)| *size);
+                if start > 0 && start == self.descriptor.size {
+                    let (_, content) = partial.expect("it has a size");
+                    return Ok((Some(permit), content));
+                }
+                let content = backends
+                    .registry
+                    .blob(
+                        repository,
+                        &self.descriptor.digest,
+                        self.descriptor.size,
+                        start,
+                        credentials.as_ref(),
+                    )
+                    .await
+                    .map_err(ImageError::Registry)?;
+                let content = match partial {
+                    Some((_, beginning)) => Box::pin(beginning.chain(content)) as ByteStream,
+                    None => content,
+                };
+                Ok((Some(permit), content))
+            }
+            LayerSource::Archive { archive, path } => Ok((None, archive.open(path).await?)),
+        }
+    }
+
+    /// Brings the blob alone.
+    async fn fetch_blob(&self, name: &str) -> Result<(), ImageError> {
+        let blobs = &self.service.backends().blobs;
+        if let Some(file) = self.file_of_archive()? {
+            return Ok(blobs.adopt(&self.descriptor.digest, &file).await?);
+        }
+        let (permit, content) = self.content(name).await?;
+        let (to_blob, blob_content) = channel();
+        let forward = async move {
+            let outcome = self.forward(name, content, to_blob, None).await;
+            drop(permit);
+            outcome
+        };
+        let (forwarded, blob) =
+            tokio::join!(forward, blobs.put(&self.descriptor.digest, blob_content));
+        forwarded?;
+        blob?;
+        Ok(())
+    }
+
+    /// Feeds the blob store and the unpacking from one stream.
+    async fn fetch_and_stage(&self, name: &str) -> Result<Box<dyn StagedLayer>, ImageError> {
+        let (permit, content) = self.content(name).await?;
+        let (to_blob, blob_content) = channel();
+        let (to_layer, layer_content) = channel();
+        let forward = async move {
+            let outcome = self.forward(name, content, to_blob, Some(to_layer)).await;
+            drop(permit);
+            outcome
+        };
+        let backends = self.service.backends();
+        let (forwarded, blob, staged) = tokio::join!(
+            forward,
+            backends.blobs.put(&self.descriptor.digest, blob_content),
+            backends.layers.stage(&self.spec, layer_content),
+        );
+        // The network's error is why the other two failed, and a wrong blob is why it could not be unpacked.
+        forwarded?;
+        blob?;
+        Ok(staged?)
+    }
+
+    /// Hands every piece to both. A layer that cannot be unpacked is still read to its end, so that we can tell a
+    /// damaged blob from a bad one.
+    async fn forward(
+        &self,
+        name: &str,
+        mut content: ByteStream,
+        to_blob: mpsc::Sender<std::io::Result<Bytes>>,
+        to_layer: Option<mpsc::Sender<std::io::Result<Bytes>>>,
+    ) -> Result<(), ImageError> {
+        let total = self.descriptor.size;
+        let mut current = 0u64;
+        let mut last_shown: Option<Instant> = None;
+        while let Some(piece) = content.next().await {
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => {
+                    let failed = || Err(std::io::Error::other("the download failed"));
+                    let _ = to_blob.send(failed()).await;
+                    if let Some(to_layer) = &to_layer {
+                        let _ = to_layer.send(failed()).await;
+                    }
+                    return Err(BlobError::Source(error).into());
+                }
+            };
+            current += piece.len() as u64;
+            if current > total {
+                return Err(BlobError::TooLarge {
+                    digest: self.descriptor.digest.clone(),
+                    size: current,
+                    limit: total,
+                }
+                .into());
+            }
+            if to_blob.send(Ok(piece.clone())).await.is_err() {
+                // The blob store gave up and tells why itself.
+                return Ok(());
+            }
+            if let Some(to_layer) = &to_layer {
+                let _ = to_layer.send(Ok(piece)).await;
+            }
+            if last_shown.is_none_or(|shown| shown.elapsed() >= BAR_PERIOD) {
+                last_shown = Some(Instant::now());
+                self.progress.amount(name, "Downloading", current, total);
+            }
+        }
+        self.progress.status(name, "Verifying Checksum").await;
+        self.progress.status(name, "Download complete").await;
+        Ok(())
+    }
+}
+
+fn channel() -> (mpsc::Sender<std::io::Result<Bytes>>, ByteStream) {
+    let (sender, mut receiver) = mpsc::channel(PIECES_IN_FLIGHT);
+    let stream = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
+    (sender, Box::pin(stream))
+}
