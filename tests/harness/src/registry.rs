@@ -12,6 +12,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PROGRAM: &str = "/usr/bin/docker-registry";
+/// Whom a registry with a password lets in.
+pub const USER: &str = "ada";
+pub const PASSWORD: &str = "pass-word-of-ada";
+/// The line of an htpasswd file that says so (bcrypt, made with crypt(3)).
+const PASSWORD_LINE: &str = "ada:$2b$05$abcdefghijklmnopqrstuuIDq6X7X3X16OrRmHhLcl/n4SJ4HZU4C\n";
 /// Until it answers; it takes some 100 ms on an idle machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
@@ -21,6 +26,13 @@ pub struct Registry {
     port: u16,
     /// `None` where the storage is somebody else's and stays.
     _storage: Option<tempfile::TempDir>,
+}
+
+/// Who may come in.
+#[derive(Debug, Clone, Copy)]
+enum Guests {
+    All,
+    User,
 }
 
 impl Registry {
@@ -35,6 +47,15 @@ impl Registry {
 
     /// Starts one on a free port.
     pub fn start() -> Result<Registry> {
+        Registry::start_for(Guests::All)
+    }
+
+    /// The same, for [`USER`] with [`PASSWORD`] only.
+    pub fn start_with_password() -> Result<Registry> {
+        Registry::start_for(Guests::User)
+    }
+
+    fn start_for(guests: Guests) -> Result<Registry> {
         let storage = tempfile::Builder::new()
             .prefix("berth-registry-")
             .tempdir()
@@ -43,7 +64,7 @@ impl Registry {
         let mut last = None;
         for _ in 0..5 {
             let port = free_port()?;
-            match Registry::start_process(port, storage.path()) {
+            match Registry::start_process(port, storage.path(), guests) {
                 Ok(process) => {
                     return Ok(Registry {
                         process,
@@ -64,20 +85,31 @@ impl Registry {
             port => port,
         };
         Ok(Registry {
-            process: Registry::start_process(port, storage)?,
+            process: Registry::start_process(port, storage, Guests::All)?,
             port,
             _storage: None,
         })
     }
 
-    fn start_process(port: u16, storage: &Path) -> Result<Child> {
+    fn start_process(port: u16, storage: &Path, guests: Guests) -> Result<Child> {
         std::fs::create_dir_all(storage).with_context(|| format!("make {}", storage.display()))?;
         let config = storage.join("config.yml");
         let log = storage.join("registry.log");
+        let auth = match guests {
+            Guests::All => String::new(),
+            Guests::User => {
+                let users = storage.join("users");
+                std::fs::write(&users, PASSWORD_LINE).context("write the registry's users")?;
+                format!(
+                    "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
+                    users.display()
+                )
+            }
+        };
         std::fs::write(
             &config,
             format!(
-                "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  delete:\n    enabled: true\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+                "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  delete:\n    enabled: true\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}",
                 storage.join("data").display()
             ),
         )
@@ -95,7 +127,7 @@ impl Registry {
             .with_context(|| format!("start {PROGRAM}: install Debian's docker-registry"))?;
         let start = Instant::now();
         loop {
-            if let Ok((200, _)) = request(port, "GET", "/v2/", &[], &[]) {
+            if let Ok((200 | 401, _)) = request(port, "GET", "/v2/", &[], &[]) {
                 return Ok(process);
             }
             let ended = process.try_wait()?;

@@ -4,7 +4,7 @@
 use harness::agent::{Agent, LIMIT};
 use harness::image::{TestImage, busybox_or_skip};
 use harness::programs::find;
-use harness::registry::Registry;
+use harness::registry::{PASSWORD, Registry, USER};
 use harness::run::{Output, run, run_with_input};
 use std::path::Path;
 use std::process::Command;
@@ -304,6 +304,85 @@ impl Drop for Dockerd {
     }
 }
 
+/// What the stock client tells of pulls and pushes is what it tells with dockerd. In what order layers end is chance, and
+/// who has to wait, and how far a bar came.
+fn same_words(agent: &Agent, dockerd: &Dockerd, source: &str) {
+    let lines = |output: Output| {
+        let told = output.success();
+        let mut lines: Vec<String> = told
+            .lines()
+            .filter(|line| !line.ends_with(": Waiting"))
+            .map(str::to_owned)
+            .collect();
+        lines.sort();
+        lines
+    };
+    let host = source.split('/').next().expect("a host");
+    let both = |arguments: &[&str]| -> Vec<String> {
+        let Some(mut ours) = agent.docker(arguments) else {
+            return Vec::new();
+        };
+        let ours = lines(run(&mut ours, LIMIT));
+        let theirs = lines(dockerd.docker(arguments).expect("it is here"));
+        assert_eq!(ours, theirs, "{arguments:?}");
+        ours
+    };
+    agent.run(&["rmi", source]);
+    let told = both(&["pull", source]);
+    if told.is_empty() {
+        return;
+    }
+    assert!(told.iter().any(|line| line.ends_with(": Pull complete")));
+    both(&["pull", source]);
+    // One layer is there, one is not.
+    let more = format!("{host}/library/more:1");
+    // dockerd makes it, and both get it from the registry.
+    let docker = |arguments: &[&str]| dockerd.docker(arguments).expect("it is here").success();
+    docker(&[
+        "create",
+        "--name",
+        "more",
+        "--network",
+        "none",
+        source,
+        "true",
+    ]);
+    docker(&["cp", "/etc/hostname", "more:/more"]);
+    docker(&["commit", "more", &more]);
+    docker(&["rm", "more"]);
+    docker(&["push", &more]);
+    docker(&["rmi", &more]);
+    let told = both(&["pull", &more]);
+    assert!(told.iter().any(|line| line.ends_with(": Already exists")));
+    // A push of what is there, and one of layers that a neighbour has; of several neighbours any will do, and the manifest is
+    // each engine's own.
+    let pushed = |ours: &str, theirs: &str| {
+        let words = |output: Output, name: &str| -> Vec<String> {
+            let told = lines(output).into_iter();
+            told.filter(|line| !line.contains("digest: "))
+                .map(|line| match line.split_once("Mounted from ") {
+                    Some((layer, _)) => format!("{layer}Mounted from"),
+                    None => line.replace(name, "NAME"),
+                })
+                .collect()
+        };
+        if let Some(mut client) = agent.docker(&["push", ours]) {
+            let output = run(&mut client, LIMIT);
+            let ours = words(output, ours.trim_end_matches(":1"));
+            let output = dockerd.docker(&["push", theirs]).expect("it is here");
+            assert_eq!(ours, words(output, theirs.trim_end_matches(":1")));
+        }
+    };
+    pushed(&more, &more);
+    let (ours, theirs) = (
+        format!("{host}/ours/shared:1"),
+        format!("{host}/theirs/shared:1"),
+    );
+    agent.run(&["tag", source, &ours]).success();
+    docker(&["tag", source, &theirs]);
+    pushed(&ours, &theirs);
+}
+
 #[test]
 fn dockerd_and_podman_run_what_we_push_and_we_run_what_they_push() {
     let Some((agent, registry)) = engine_and_registry(&[]) else {
@@ -322,6 +401,7 @@ fn dockerd_and_podman_run_what_we_push_and_we_run_what_they_push() {
         assert_eq!(said.success(), "ran\n", "{name}");
     };
     if let Some(dockerd) = Dockerd::start() {
+        same_words(&agent, &dockerd, &source);
         let docker = |arguments: &[&str]| dockerd.docker(arguments).expect("it is here").success();
         docker(&["pull", &ours]);
         assert_eq!(
@@ -479,6 +559,75 @@ fn signing_in_is_remembered_by_the_file_or_a_helper() {
     logout.env("PATH", path_with(&folder));
     run(&mut logout, LIMIT).success();
     assert!(!folder.join("kept").exists());
+}
+
+/// Whether a text is in any file below a folder.
+fn is_somewhere(folder: &Path, text: &str) -> bool {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(path),
+                Ok(kind) if kind.is_file() => {
+                    let bytes = std::fs::read(&path).unwrap_or_default();
+                    if bytes
+                        .windows(text.len())
+                        .any(|part| part == text.as_bytes())
+                    {
+                        println!("{text} is in {}", path.display());
+                        return true;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    false
+}
+
+#[test]
+fn a_registry_with_a_password_is_entered_with_it_and_the_engine_keeps_nothing() {
+    let Some(agent) = crate::engine_with_busybox(&["--log-level=debug"]) else {
+        return;
+    };
+    if !Registry::is_available_or_skip() {
+        return;
+    }
+    let registry = Registry::start_with_password().expect("a registry");
+    let host = registry.host();
+    let name = format!("{host}/team/secret:1");
+    agent.run(&["tag", "busybox", &name]).success();
+    let refused = agent.run(&["push", &name]).fails_with(1);
+    assert!(refused.contains("no basic auth credentials"), "{refused}");
+    let login = |password: &str| {
+        let words = ["login", "--username", USER, "--password-stdin", &host];
+        let mut client = agent.docker(&words).unwrap_or_else(|| agent.berth(&words));
+        run_with_input(&mut client, password.as_bytes(), LIMIT)
+    };
+    let wrong = login("wrong");
+    assert_eq!(wrong.code, Some(1), "{}", wrong.report());
+    assert!(wrong.stderr.contains("unauthorized"), "{}", wrong.report());
+    assert!(login(PASSWORD).success().contains("Login Succeeded"));
+    agent.run(&["push", &name]).success();
+    agent.run(&["rmi", &name]).success();
+    agent.run(&["pull", &name]).success();
+    // The stock client, too, and what only asks.
+    if let Some(mut docker) = agent.docker(&["pull", &name]) {
+        run(&mut docker, LIMIT).success();
+    }
+    let found = agent.run(&["search", &format!("{host}/sec")]).success();
+    assert!(found.contains("team/secret"), "{found}");
+    agent.run(&["logout", &host]).success();
+    agent.run(&["rmi", &name]).success();
+    agent.run(&["pull", &name]).fails_with(1);
+    // `ada:pass-word-of-ada` in base64, as the header has it.
+    let encoded = "YWRhOnBhc3Mtd29yZC1vZi1hZGE";
+    for secret in [PASSWORD, encoded] {
+        assert!(!agent.log().contains(secret));
+        assert!(!is_somewhere(&agent.data_root(), secret));
+        assert!(!is_somewhere(&agent.exec_root(), secret));
+    }
 }
 
 /// Serves some bytes once over HTTP; returns the address.

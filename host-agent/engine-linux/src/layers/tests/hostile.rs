@@ -393,3 +393,110 @@ proptest::proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn names_attributes_and_sizes_have_bounds() {
+    if !is_possible() {
+        return;
+    }
+    let root = Root::new();
+    let layers = root.open();
+    let long_name = tar_of(|tar| {
+        tar.file(&"n".repeat(256), 0o644, b"");
+    });
+    let long_path = tar_of(|tar| {
+        tar.file(&"n/".repeat(2100), 0o644, b"");
+    });
+    let with_record = |key: &str, value: &[u8]| {
+        let mut builder = ::tar::Builder::new(Vec::new());
+        builder
+            .append_pax_extensions([(key, value)])
+            .expect("memory");
+        let mut header = ::tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(4);
+        builder
+            .append_data(&mut header, "file", &b"1234"[..])
+            .expect("memory");
+        builder.into_inner().expect("memory")
+    };
+    let long_attribute = with_record("SCHILY.xattr.user.long", &vec![b'x'; 65 * 1024]);
+    let long_key = format!("SCHILY.xattr.user.{}", "k".repeat(256));
+    let long_key = with_record(&long_key, b"x");
+    let many_records = with_record("SCHILY.xattr.user.huge", &vec![b'x'; 2 << 20]);
+    // Sizes that the content does not have: more than there is, and less, so that content is read as a header.
+    let larger = with_record("size", b"4000000");
+    let smaller = with_record("size", b"1");
+    let absurd = with_record("size", b"99999999999999999999");
+    for (name, tar, why) in [
+        ("a long name", long_name, "longer than 255"),
+        ("a long path", long_path, "4096"),
+        ("a long attribute", long_attribute, "attribute is too long"),
+        ("a long key", long_key, "attribute is too long"),
+        ("records", many_records, "more than"),
+        ("larger", larger, "ends in the middle"),
+        ("absurd", absurd, "malformed"),
+    ] {
+        let error = put(&layers, std::slice::from_ref(&tar))
+            .await
+            .err()
+            .unwrap_or_else(|| panic!("{name} must be refused"));
+        let text = engine::error::full_message(&error);
+        assert!(text.contains(why), "{name}: {text}");
+        assert!(matches!(error, LayerError::Invalid { .. }), "{name}");
+        assert!(debris(&root).is_empty(), "{name}");
+    }
+    // The rest of the block is padding then: a file of one byte.
+    let chain = put(&layers, &[smaller]).await.expect("one byte");
+    let file = layers.files_of(&chain[0]).join("file");
+    assert_eq!(fs::read(file).expect("there"), b"1");
+}
+
+#[tokio::test]
+async fn of_names_that_collide_the_last_counts() {
+    if !is_possible() {
+        return;
+    }
+    let root = Root::new();
+    let layers = root.open();
+    let tar = tar_of(|tar| {
+        // A file, a folder with something in it, a file; and the other way round.
+        tar.file("one", 0o644, b"1");
+        tar.folder("one", 0o700);
+        tar.file("one/inner", 0o644, b"1");
+        tar.file("./one", 0o600, b"last");
+        tar.folder("two", 0o755);
+        tar.link("two", "one");
+        tar.folder("two", 0o711);
+        tar.file("two/inner", 0o644, b"2");
+        // Names of the same length that differ in case, and twice the same through a folder's own name.
+        tar.file("Three", 0o644, b"3");
+        tar.file("three", 0o644, b"three");
+        tar.file("two/./inner", 0o644, b"second");
+        tar.device("four", 1, 3);
+        tar.file("four", 0o644, b"4");
+        tar.file(".wh.five", 0o644, b"");
+        tar.file("five", 0o644, b"5");
+    });
+    let chain = put(&layers, &[tar]).await.expect("each can be had");
+    let files = layers.files_of(&chain[0]);
+    assert_eq!(
+        names(&files),
+        ["Three", "five", "four", "one", "three", "two/", "two/inner"]
+    );
+    for (name, content) in [
+        ("one", &b"last"[..]),
+        ("two/inner", b"second"),
+        ("three", b"three"),
+        ("four", b"4"),
+        ("five", b"5"),
+    ] {
+        assert_eq!(
+            fs::read(files.join(name)).expect("there"),
+            content,
+            "{name}"
+        );
+    }
+    let mode = |name: &str| fs::metadata(files.join(name)).expect("there").mode() & 0o7777;
+    assert_eq!((mode("one"), mode("two")), (0o600, 0o711));
+}

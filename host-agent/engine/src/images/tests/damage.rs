@@ -2,7 +2,7 @@
 
 use super::super::fake::FakeImages;
 use super::super::*;
-use super::{pull, statuses};
+use super::{pull, push, statuses};
 use config::digest_of;
 use serde_json::json;
 
@@ -36,11 +36,23 @@ async fn layers_that_are_here_are_told_as_docker_tells_them() {
     fakes.registry.push_image("c", &["1", "2", "3"], json!({}));
     let (outcome, messages) = pull(&service, "c").await;
     outcome.expect("pulled");
-    let told = statuses(&messages);
-    assert!(
-        told.iter().any(|line| line.ends_with("|Waiting")),
-        "{told:?}"
-    );
+    let waits = |messages: &[Progress]| {
+        let told = statuses(messages);
+        told.iter().any(|line| line.ends_with("|Waiting"))
+    };
+    assert!(waits(&messages), "{messages:?}");
+    service.make_durable().await.expect("synced");
+    let service = fakes
+        .open_with(ImageOptions {
+            concurrent_uploads: 1,
+            ..ImageOptions::default()
+        })
+        .await;
+    let target = Reference::parse("b.example/c:1").expect("good");
+    service.tag("c", &target).await.expect("tagged");
+    let (outcome, messages) = push(&service, "b.example/c", None).await;
+    outcome.expect("pushed");
+    assert!(waits(&messages), "{messages:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,258 @@
+//! A registry in memory.
+
+use super::{lock, read_all};
+use crate::images::blobs::{ByteStream, stream_of};
+use crate::images::config::digest_of;
+use crate::images::registry::{
+    BlobUpload, Credentials, FetchedManifest, Found, Registry, RegistryError, Uploaded,
+};
+use crate::images::{Digest, Platform, Reference, Repository, manifest};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+/// [`Registry`] in memory: what was pushed can be fetched.
+#[derive(Default)]
+pub struct MemoryRegistry {
+    state: Mutex<RegistryState>,
+}
+
+#[derive(Default)]
+struct RegistryState {
+    /// (full repository, tag or digest) -> manifest
+    manifests: BTreeMap<(String, String), FetchedManifest>,
+    blobs: BTreeMap<Digest, Bytes>,
+    /// Blobs that were pushed: (full repository, digest).
+    shown: BTreeSet<(String, Digest)>,
+    blob_fetches: usize,
+    bytes_fetched: BTreeMap<Digest, usize>,
+}
+
+impl MemoryRegistry {
+    /// Stores a manifest under a reference and under its digest.
+    pub fn push_manifest(&self, reference: &Reference, media_type: &str, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
+        let manifest = FetchedManifest {
+            media_type: media_type.into(),
+            digest: digest_of(&bytes),
+            bytes,
+        };
+        let repository = reference.repository.to_string();
+        let mut state = lock(&self.state);
+        for name in [reference.tag_or_digest(), manifest.digest.as_str()] {
+            state
+                .manifests
+                .insert((repository.clone(), name.to_owned()), manifest.clone());
+        }
+    }
+
+    pub fn push_blob(&self, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = digest_of(&bytes);
+        lock(&self.state).blobs.insert(digest.clone(), bytes);
+        digest
+    }
+
+    /// Pushes an image of plain layers; returns its id. `settings` is the configuration's `config` object.
+    pub fn push_image(
+        &self,
+        reference: &str,
+        layers: &[&str],
+        settings: serde_json::Value,
+    ) -> Digest {
+        let reference = Reference::parse(reference)
+            .expect("a good reference")
+            .or_latest();
+        let platform = Platform::host();
+        let descriptors: Vec<serde_json::Value> = layers
+            .iter()
+            .map(|layer| {
+                let digest = self.push_blob(layer.as_bytes().to_vec());
+                serde_json::json!({"mediaType": manifest::DOCKER_LAYER, "digest": digest, "size": layer.len()})
+            })
+            .collect();
+        let diff_ids: Vec<Digest> = layers
+            .iter()
+            .map(|layer| digest_of(layer.as_bytes()))
+            .collect();
+        let config = serde_json::json!({
+            "os": platform.os, "architecture": platform.architecture,
+            "created": "2024-01-02T03:04:05Z", "config": settings,
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            "history": layers.iter().map(|layer| serde_json::json!({"created_by": layer})).collect::<Vec<_>>(),
+        })
+        .to_string();
+        let size = config.len();
+        let id = self.push_blob(config);
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": manifest::DOCKER_MANIFEST,
+            "config": {"mediaType": manifest::DOCKER_CONFIG, "digest": id, "size": size},
+            "layers": descriptors,
+        });
+        self.push_manifest(&reference, manifest::DOCKER_MANIFEST, manifest.to_string());
+        id
+    }
+
+    /// How many bytes of a blob were fetched so far.
+    pub fn bytes_fetched(&self, digest: &Digest) -> usize {
+        lock(&self.state)
+            .bytes_fetched
+            .get(digest)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// How many blobs were fetched so far.
+    pub fn blob_fetches(&self) -> usize {
+        lock(&self.state).blob_fetches
+    }
+}
+
+#[async_trait]
+impl Registry for MemoryRegistry {
+    async fn manifest(
+        &self,
+        reference: &Reference,
+        _credentials: Option<&Credentials>,
+    ) -> Result<FetchedManifest, RegistryError> {
+        let state = lock(&self.state);
+        let repository = reference.repository.to_string();
+        if !state.manifests.keys().any(|(name, _)| *name == repository) {
+            return Err(RegistryError::Denied {
+                message: "denied: requested access to the resource is denied".into(),
+            });
+        }
+        state
+            .manifests
+            .get(&(repository, reference.tag_or_digest().to_owned()))
+            .cloned()
+            .ok_or_else(|| RegistryError::ManifestUnknown {
+                message: "manifest unknown".into(),
+            })
+    }
+
+    async fn blob(
+        &self,
+        _repository: &Repository,
+        digest: &Digest,
+        _size: u64,
+        start: u64,
+        _credentials: Option<&Credentials>,
+    ) -> Result<ByteStream, RegistryError> {
+        // A real one takes its time, and others go on meanwhile.
+        tokio::task::yield_now().await;
+        let mut state = lock(&self.state);
+        state.blob_fetches += 1;
+        match state.blobs.get(digest).cloned() {
+            Some(bytes) => {
+                let rest = bytes.slice(start as usize..);
+                *state.bytes_fetched.entry(digest.clone()).or_default() += rest.len();
+                Ok(stream_of(rest))
+            }
+            None => Err(RegistryError::BlobUnknown {
+                digest: digest.clone(),
+            }),
+        }
+    }
+
+    async fn tags(
+        &self,
+        repository: &Repository,
+        _credentials: Option<&Credentials>,
+    ) -> Result<Vec<String>, RegistryError> {
+        let repository = repository.to_string();
+        Ok(lock(&self.state)
+            .manifests
+            .keys()
+            .filter(|(name, tag)| *name == repository && !tag.contains(':'))
+            .map(|(_, tag)| tag.clone())
+            .collect())
+    }
+
+    async fn login(
+        &self,
+        _domain: &str,
+        credentials: &Credentials,
+    ) -> Result<Option<String>, RegistryError> {
+        match credentials.password.as_str() {
+            "wrong" => Err(RegistryError::Unauthorized {
+                message: "incorrect username or password".into(),
+            }),
+            _ => Ok(None),
+        }
+    }
+
+    async fn upload_blob(&self, upload: BlobUpload<'_>) -> Result<Uploaded, RegistryError> {
+        tokio::task::yield_now().await;
+        // One pool of blobs for all repositories, as a registry's storage is; what each repository shows is kept apart.
+        let shown = (upload.repository.to_string(), upload.digest.clone());
+        {
+            let mut state = lock(&self.state);
+            if !state.shown.insert(shown.clone()) {
+                return Ok(Uploaded::Existed);
+            }
+            for from in upload.mount_from {
+                if state
+                    .shown
+                    .contains(&(from.to_string(), upload.digest.clone()))
+                {
+                    return Ok(Uploaded::Mounted { from: from.clone() });
+                }
+            }
+        }
+        let content =
+            upload
+                .blobs
+                .open(upload.digest)
+                .await
+                .map_err(|error| RegistryError::Content {
+                    digest: upload.digest.clone(),
+                    source: error.into(),
+                })?;
+        let bytes = read_all(content)
+            .await
+            .map_err(|error| RegistryError::Content {
+                digest: upload.digest.clone(),
+                source: error.into(),
+            })?;
+        (upload.sent)(bytes.len() as u64);
+        lock(&self.state)
+            .blobs
+            .insert(upload.digest.clone(), bytes.into());
+        Ok(Uploaded::Sent)
+    }
+
+    async fn put_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &str,
+        bytes: Bytes,
+        _credentials: Option<&Credentials>,
+    ) -> Result<(), RegistryError> {
+        self.push_manifest(reference, media_type, bytes);
+        Ok(())
+    }
+
+    async fn search(
+        &self,
+        domain: &str,
+        term: &str,
+        limit: usize,
+        _credentials: Option<&Credentials>,
+    ) -> Result<Vec<Found>, RegistryError> {
+        let state = lock(&self.state);
+        let mut names: Vec<&String> = state.manifests.keys().map(|(name, _)| name).collect();
+        names.dedup();
+        Ok(names
+            .into_iter()
+            .filter_map(|name| name.strip_prefix(&format!("{domain}/")))
+            .filter(|path| path.contains(term))
+            .take(limit)
+            .map(|path| Found {
+                name: path.to_owned(),
+                ..Found::default()
+            })
+            .collect())
+    }
+}
