@@ -19,4 +19,5 @@ pub mod judge;
 pub mod outcomes;
 pub mod python;
 pub mod reaper;
+pub mod shapes;
 pub mod version_proxy;

@@ -161,6 +161,13 @@ impl Exceptions {
             .flat_map(|exception| exception.tests.iter().map(String::as_str))
     }
 
+    /// Those of them that speak of none of these.
+    pub fn unused(&self, names: &[String]) -> Vec<String> {
+        let speaks = |pattern: &str| names.iter().any(|name| matches(pattern, name));
+        let unused = self.patterns().filter(|pattern| !speaks(pattern));
+        unused.map(str::to_owned).collect()
+    }
+
     /// Whether one of them speaks of this test.
     pub fn has(&self, test: &str) -> bool {
         self.patterns().any(|pattern| matches(pattern, test))

@@ -49,6 +49,9 @@ pub struct RuntimeConfig {
 /// The name of the built-in runtime in [`RuntimeFacts::runtimes`] and [`LaunchPlan::runtime`].
 pub const BUILT_IN: &str = "berth";
 
+/// The AppArmor profile of containers that name none, on hosts with AppArmor.
+pub const APPARMOR_PROFILE: &str = crate::apparmor::DEFAULT;
+
 /// Longest a shim may take to start a container before it counts as stuck.
 const START_LIMIT: Duration = Duration::from_secs(120);
 

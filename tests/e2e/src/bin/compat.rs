@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use e2e::arena::{Arena, Kind};
 use e2e::outcomes::{Exceptions, Outcome, Record, compare};
-use e2e::{fixtures, judge};
+use e2e::{fixtures, judge, shapes};
 
 /// The judges' suites.
 #[derive(Parser)]
@@ -27,7 +27,9 @@ enum Task {
 
 fn main() -> Result<()> {
     match Arguments::parse().task {
+        Task::Record { suite } if suite == shapes::NAME => record_shapes(),
         Task::Record { suite } => record(&suite),
+        Task::Run { suite, .. } if suite == shapes::NAME => compare_shapes(),
         Task::Run { suite, what } => run(&suite, what),
         Task::Fixtures => fixtures::serve(),
     }
@@ -68,5 +70,27 @@ fn run(name: &str, mut what: Vec<String>) -> Result<()> {
         "{}",
         compare(&record, &exceptions, &what, &runs).report(name)
     );
+    Ok(())
+}
+
+fn record_shapes() -> Result<()> {
+    let seen = shapes::of(&arena(Kind::Dockerd)?)?;
+    println!("{}", shapes::write(&seen)?.display());
+    Ok(())
+}
+
+fn compare_shapes() -> Result<()> {
+    let recorded = shapes::read()?;
+    let seen = shapes::of(&arena(Kind::Berth)?)?;
+    let differences = shapes::differences(&recorded, &seen);
+    let (unexplained, unused) =
+        shapes::unexplained(&differences, &Exceptions::read(shapes::NAME)?);
+    for difference in &unexplained {
+        println!("{difference}");
+    }
+    for pattern in unused {
+        println!("no difference (any more): {pattern}");
+    }
+    println!("{} differences without a reason", unexplained.len());
     Ok(())
 }

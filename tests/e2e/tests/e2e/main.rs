@@ -6,6 +6,7 @@ mod builds_compared;
 mod builds_engine;
 mod compat;
 mod compat_compose;
+mod compat_shapes;
 mod compat_suites;
 mod compat_testcontainers;
 mod confinement;

@@ -3,6 +3,7 @@
 use crate::serve::error::{ApiError, ApiResult};
 use crate::serve::extract::{Json, Query};
 use crate::serve::state::AppState;
+use crate::serve::system::System;
 use crate::serve::translate::{container_views, containers as translate};
 use axum::Router;
 use axum::extract::{Path, State};
@@ -88,6 +89,7 @@ async fn inspect(
     State(containers): Containers,
     State(networks): State<Arc<NetworkService>>,
     State(execs): State<Arc<ExecService>>,
+    State(system): State<Arc<System>>,
     Path(id): Path<String>,
     query: Query,
 ) -> ApiResult<Json<Value>> {
@@ -108,6 +110,9 @@ async fn inspect(
         &running,
         size,
     );
+    if system.runtime.apparmor {
+        shown["AppArmorProfile"] = container_views::apparmor_profile(&container.spec.host).into();
+    }
     let attached = status.network.as_deref();
     let warnings = attached.map(|attached| networks.warnings_of(attached));
     // Not Docker's: what it only logs.

@@ -21,6 +21,7 @@ use engine::execs::ExecFacts;
 use engine::id::ExecId;
 use engine::images::{ContainerDiskUsage, Healthcheck};
 use engine::networks::Endpoint;
+use engine::runtime::AppArmor;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -34,6 +35,16 @@ const RUNTIME: &str = engine_linux::runtime::BUILT_IN;
 
 fn time_or_zero(at: Option<OffsetDateTime>) -> String {
     at.map_or_else(|| ZERO_TIME.to_owned(), rfc3339)
+}
+
+/// The profile that a container is under, on a host with AppArmor.
+pub fn apparmor_profile(host: &HostSettings) -> String {
+    let chosen = security::parse(&host.security).map(|security| security.apparmor);
+    match chosen.unwrap_or(AppArmor::Default) {
+        AppArmor::Profile(name) => name,
+        AppArmor::Default if !host.privileged => engine_linux::runtime::APPARMOR_PROFILE.to_owned(),
+        _ => "unconfined".to_owned(),
+    }
 }
 
 /// `GET /containers/{id}/json`.
