@@ -2,7 +2,10 @@
 
 use super::launch::{Place, Stdio};
 use super::protocol::Refusal;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio as ProcessStdio};
 
@@ -74,7 +77,33 @@ fn command(program: &Program, place: &Place) -> Command {
         .stdout(ProcessStdio::null())
         .stderr(ProcessStdio::null());
     super::with_clean_signals(&mut command);
+    if cannot_read_both_kinds(&program.path) {
+        // SAFETY: only system calls between fork and exec; the paths are short enough to be put on the stack.
+        unsafe {
+            command.pre_exec(hide_unified);
+        }
+    }
     command
+}
+
+/// Where the second version of control groups is, on hosts that have both.
+const UNIFIED: &str = "/sys/fs/cgroup/unified";
+
+/// crun refuses to start on a host that has both kinds of control groups ("cgroups in hybrid mode not supported"), even where
+/// the second has no controller that anybody could use.
+fn cannot_read_both_kinds(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name == "crun") && Path::new(UNIFIED).exists()
+}
+
+/// In a mount namespace of the program's own there is only the first version. Mounts of containers are not concerned: what
+/// the host's other mounts share with containers they share as before.
+fn hide_unified() -> std::io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    let none = None::<&str>;
+    mount(none, "/sys/fs/cgroup", none, private, none)?;
+    mount(Some("none"), UNIFIED, Some("tmpfs"), MsFlags::empty(), none)?;
+    Ok(())
 }
 
 fn connect(command: &mut Command, stdio: Stdio) {
