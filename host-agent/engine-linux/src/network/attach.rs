@@ -209,6 +209,17 @@ impl Inner {
         self.returned.notify_all();
     }
 
+    /// The links of these places that are on a link of the host.
+    pub(super) fn inside_only(&self, endpoints: &[Endpoint]) -> Vec<String> {
+        let books = lock(&self.books);
+        let is_inside_only = |endpoint: &&Endpoint| {
+            let entry = books.networks.get(&endpoint.network);
+            entry.is_some_and(|entry| on_parent(&entry.network).is_some())
+        };
+        let links = endpoints.iter().filter(is_inside_only);
+        links.map(|endpoint| endpoint.interface.clone()).collect()
+    }
+
     /// Everything but the books. After an error nothing is left, or the janitor has been told.
     fn build(
         &self,
@@ -277,8 +288,9 @@ impl Inner {
                 self.free(&taken);
                 // The addresses come back when the links are gone.
                 let _ = chores.send(Chore::Remove {
-                    namespace: attached.namespace,
                     leases: leases_of(&attached.endpoints),
+                    inside: self.inside_only(&attached.endpoints),
+                    namespace: attached.namespace,
                 });
                 Err(error)
             }

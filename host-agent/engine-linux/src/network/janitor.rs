@@ -31,6 +31,25 @@ impl Keep {
     }
 }
 
+/// The kernel takes a namespace's links away some time after it: until then their hardware addresses are taken, and who has
+/// their IP addresses next has those, too.
+fn remove_inside(namespace: &Path, links: &[String]) {
+    if links.is_empty() {
+        return;
+    }
+    let removed = namespace::socket_in(namespace).and_then(|mut socket| {
+        let mut each = links.iter();
+        each.try_for_each(|name| link::remove(&mut socket, name))
+            .map_err(|error| failed("remove the links of a container", error))
+    });
+    if let Err(error) = removed {
+        tracing::debug!(
+            error = engine::error::full_message(&error),
+            "links of a container go with its namespace"
+        );
+    }
+}
+
 impl Inner {
     /// Removes namespaces, and links on our bridges, that belong to nothing in `keep`; the names of the links.
     pub(super) fn remove_leftovers(
@@ -82,8 +101,12 @@ impl Inner {
                     refill_at = Some(refill_at.map_or(at, |earlier| earlier.min(at)));
                     continue;
                 }
-                Ok(Chore::Remove { namespace, leases }) => {
-                    removals.push_back((namespace, leases));
+                Ok(Chore::Remove {
+                    namespace,
+                    leases,
+                    inside,
+                }) => {
+                    removals.push_back((namespace, leases, inside));
                     continue;
                 }
                 Ok(Chore::Stop) | Err(RecvTimeoutError::Disconnected) => {
@@ -95,7 +118,8 @@ impl Inner {
             if refill_at.is_some_and(|at| at <= Instant::now()) {
                 refill_at = None;
                 self.refill(route);
-            } else if let Some((namespace, leases)) = removals.pop_front() {
+            } else if let Some((namespace, leases, inside)) = removals.pop_front() {
+                remove_inside(&namespace, &inside);
                 namespace::remove(&namespace, route);
                 self.give_back(&leases);
             }

@@ -220,6 +220,8 @@ enum Chore {
     Remove {
         namespace: PathBuf,
         leases: Vec<(NetworkId, IpAddr)>,
+        /// Links inside that no other end of theirs goes with.
+        inside: Vec<String>,
     },
     Stop,
 }
@@ -416,9 +418,11 @@ impl NetworkBackend for LinuxNetwork {
         lock(&self.inner.books)
             .leaving
             .extend(leases.iter().cloned());
+        let inside = self.inner.inside_only(&entry.attached.endpoints);
         self.ask(Chore::Remove {
             namespace: entry.attached.namespace,
             leases,
+            inside,
         });
         closed
     }
