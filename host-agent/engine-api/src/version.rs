@@ -74,6 +74,11 @@ impl ApiVersion {
         !self.since(42)
     }
 
+    /// Before 1.49, `/info` said which commits of its programs dockerd expected.
+    pub fn shows_expected_commits(self) -> bool {
+        !self.since(49)
+    }
+
     /// Before 1.50, `/info` had `BridgeNfIptables` and `BridgeNfIp6tables`.
     pub fn shows_bridge_netfilter(self) -> bool {
         !self.since(50)

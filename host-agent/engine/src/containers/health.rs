@@ -296,7 +296,9 @@ async fn probe(
         Err(why) => return failed(start, deps.clock.now(), why),
     };
     let id = exec.id.to_string();
-    let command = plan.args.join(" ");
+    // As Docker writes it: with the blank before arguments, also where there is none.
+    let (program, arguments) = plan.args.split_first().expect("a check has a command");
+    let command = format!("{program} {}", arguments.join(" "));
     let tell = |action: &str| {
         deps.tell(
             container,

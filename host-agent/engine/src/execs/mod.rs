@@ -317,7 +317,14 @@ impl ExecService {
             ExecFacts {
                 id: exec.id.clone(),
                 container: exec.container.id.clone(),
-                request: exec.request.clone(),
+                request: ExecRequest {
+                    // Who says nothing runs as the container does.
+                    user: match exec.request.user.as_str() {
+                        "" => exec.container.spec.config.user.clone(),
+                        user => user.to_owned(),
+                    },
+                    ..exec.request.clone()
+                },
                 running,
                 exit_code,
                 pid,
@@ -372,7 +379,9 @@ impl ExecService {
     }
 
     fn tell(&self, container: &Container, action: &str, request: &ExecRequest, id: &ExecId) {
-        let action = format!("{action}: {}", request.args.join(" "));
+        // As Docker writes it: with the blank before arguments, also where there is none.
+        let (program, arguments) = request.args.split_first().expect("checked at create");
+        let action = format!("{action}: {program} {}", arguments.join(" "));
         self.containers
             .deps()
             .tell(container, &action, [("execID", id.to_string())]);

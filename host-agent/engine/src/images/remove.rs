@@ -61,6 +61,8 @@ impl ImageService {
             let id = catalog.lookup(name)?;
             (id.clone(), self.plan(&catalog, &id, name, how.force)?)
         };
+        // A removed image has none any more.
+        let labels = self.labels_of(id.as_str());
         let deleted = self
             .change(|catalog| {
                 for reference in &plan.references {
@@ -84,7 +86,7 @@ impl ImageService {
             .await?;
         let mut removed: Vec<Removed> = Vec::new();
         for reference in &plan.references {
-            self.publish("untag", id.as_str(), id.as_str());
+            self.publish_with("untag", id.as_str(), id.as_str(), labels.clone());
             removed.push(Removed::Untagged(reference.familiar()));
         }
         if deleted.is_empty() {

@@ -417,13 +417,27 @@ impl ImageService {
 
     /// Publishes an image event; `name` is Docker's `name` attribute.
     pub(crate) fn publish(&self, action: &str, actor: &str, name: &str) {
+        self.publish_with(action, actor, name, self.labels_of(actor));
+    }
+
+    /// The labels of an image that is there.
+    pub(crate) fn labels_of(&self, image: &str) -> BTreeMap<String, String> {
         let catalog = self.catalog();
-        let mut attributes = catalog
-            .lookup(actor)
-            .ok()
-            .and_then(|id| catalog.details.get(&id))
+        let id = catalog.lookup(image).ok();
+        let details = id.and_then(|id| catalog.details.get(&id));
+        details
             .map(|details| details.config.labels.clone())
-            .unwrap_or_default();
+            .unwrap_or_default()
+    }
+
+    /// About an image that may be gone: with these labels.
+    pub(crate) fn publish_with(
+        &self,
+        action: &str,
+        actor: &str,
+        name: &str,
+        mut attributes: BTreeMap<String, String>,
+    ) {
         attributes.insert("name".into(), name.into());
         self.backends().events.publish(Event {
             kind: EventKind::Image,

@@ -113,6 +113,11 @@ async fn inspect(
     if system.runtime.apparmor {
         shown["AppArmorProfile"] = container_views::apparmor_profile(&container.spec.host).into();
     }
+    // Where the kernel can be told not to kill, nobody has told it.
+    let kills = &mut shown["HostConfig"]["OomKillDisable"];
+    if kills.is_null() && system.runtime.oom_kill_disable {
+        *kills = false.into();
+    }
     let attached = status.network.as_deref();
     let warnings = attached.map(|attached| networks.warnings_of(attached));
     // Not Docker's: what it only logs.

@@ -213,7 +213,10 @@ fn line(event: &Event) -> Bytes {
     });
     if matches!(event.kind, EventKind::Container | EventKind::Image) {
         value["status"] = event.action.clone().into();
-        value["id"] = event.actor.clone().into();
+        // What is pruned is nobody in particular.
+        if !event.actor.is_empty() {
+            value["id"] = event.actor.clone().into();
+        }
     }
     if event.kind == EventKind::Container
         && let Some(image) = event.attributes.get("image")

@@ -166,6 +166,11 @@ async fn info(
         info["BridgeNfIptables"] = true.into();
         info["BridgeNfIp6tables"] = true.into();
     }
+    if version.shows_expected_commits() {
+        for program in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
+            info[program]["Expected"] = info[program]["ID"].clone();
+        }
+    }
     Json(info)
 }
 

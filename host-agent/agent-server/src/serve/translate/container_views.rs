@@ -485,6 +485,19 @@ fn network_settings(spec: &ContainerSpec, id: &str, status: &Status) -> Value {
 }
 
 /// `Networks`: those the container is (or will be) in.
+/// A list says nothing of names and options, as Docker's.
+fn of_list<'a>(
+    mut networks: BTreeMap<&'a str, EndpointView<'a>>,
+) -> BTreeMap<&'a str, EndpointView<'a>> {
+    for network in networks.values_mut() {
+        network.links = None;
+        network.aliases = None;
+        network.driver_opts = None;
+        network.dns_names = None;
+    }
+    networks
+}
+
 fn networks(status: &Status) -> BTreeMap<&str, EndpointView<'_>> {
     let attached = status.network.as_deref();
     let shown = status.memberships.iter().map(|(name, membership)| {
@@ -633,7 +646,7 @@ pub fn summary<'a>(
             annotations: &spec.host.annotations,
         },
         network_settings: SummaryNetworks {
-            networks: networks(status),
+            networks: of_list(networks(status)),
         },
         mounts: spec.mounts.iter().map(mount_point).collect(),
         size_rw: size.as_ref().map(|size| size.writable.into()),
