@@ -224,7 +224,10 @@ pub fn of(arena: &Arena) -> Result<Value> {
     see("container, stopped", client.get("/containers/site/json")?);
     see("wait", client.post("/containers/site/wait", Value::Null)?);
     client.order("DELETE", "/containers/site?v=1")?;
-    see("image remove", client.ask("DELETE", "/images/made:1", None)?);
+    see(
+        "image remove",
+        client.ask("DELETE", "/images/made:1", None)?,
+    );
     client.order("DELETE", "/volumes/data")?;
     client.order("DELETE", "/networks/front")?;
     for what in ["containers", "images", "networks", "volumes"] {
@@ -300,7 +303,11 @@ fn shape(path: &str, value: &Value) -> Value {
             .into_iter()
             .collect(),
         Value::Array(all) if is_fixed => all.clone().into(),
-        Value::Array(all) => all.first().map(|one| shape(path, one)).into_iter().collect(),
+        Value::Array(all) => all
+            .first()
+            .map(|one| shape(path, one))
+            .into_iter()
+            .collect(),
         Value::String(text) if is_fixed && !varies(text) => value.clone(),
         Value::Number(_) | Value::Bool(_) if is_fixed => value.clone(),
         Value::Null => Value::Null,
@@ -352,7 +359,10 @@ fn compare(path: &str, theirs: &Value, ours: &Value, all: &mut Vec<String>) {
             for (key, theirs) in theirs {
                 match ours.get(key) {
                     Some(ours) => compare(&below(key), theirs, ours, all),
-                    None => all.push(format!("{} is missing, in Docker it is {theirs}", below(key))),
+                    None => all.push(format!(
+                        "{} is missing, in Docker it is {theirs}",
+                        below(key)
+                    )),
                 }
             }
         }
@@ -426,7 +436,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_of_another_kind_is_found() {
-        let theirs = json!({"Id": "a text", "List": [{"Name": "a text"}], "Left": null, "Map": {"a": 1}});
+        let theirs =
+            json!({"Id": "a text", "List": [{"Name": "a text"}], "Left": null, "Map": {"a": 1}});
         let same = json!({"Id": "a text", "List": [{"Name": "a text", "More": 1}], "Left": null, "Map": {"a": 1}, "New": 2});
         assert_eq!(differences(&theirs, &same), Vec::<String>::new());
         let other = json!({"Id": "a number", "List": [{}], "Left": [], "Map": {"a": 2}});

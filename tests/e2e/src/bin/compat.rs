@@ -83,8 +83,7 @@ fn compare_shapes() -> Result<()> {
     let recorded = shapes::read()?;
     let seen = shapes::of(&arena(Kind::Berth)?)?;
     let differences = shapes::differences(&recorded, &seen);
-    let (unexplained, unused) =
-        shapes::unexplained(&differences, &Exceptions::read(shapes::NAME)?);
+    let (unexplained, unused) = shapes::unexplained(&differences, &Exceptions::read(shapes::NAME)?);
     for difference in &unexplained {
         println!("{difference}");
     }
