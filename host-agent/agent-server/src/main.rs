@@ -1,5 +1,5 @@
 //! `host-agent`: the engine (`serve`), the owner of one container (`shim`), a guest's PID 1 (`init`) and its `sshd`,
-//! and the `certificate-request` of a host that gets its certificate from elsewhere.
+//! the `certificate-request` of a host that gets its certificate from elsewhere, and the `front` of an engine that is not ours.
 //!
 //! The first argument chooses; `shim` is looked at before anything else because one is started for every container.
 
@@ -7,6 +7,7 @@
 #![recursion_limit = "512"]
 
 mod certificate_request;
+mod front;
 mod init;
 mod serve;
 mod sshd;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Some("shim") => engine_linux::shim::main(rest),
         Some("init") => init::main(rest),
         Some("sshd") => sshd::main(rest),
+        Some("front") => front::main(rest),
         Some("certificate-request") => certificate_request::main(rest),
         // `serve`, `--help`, `--version` and whatever is wrong: clap answers.
         _ => serve::main(),

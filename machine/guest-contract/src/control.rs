@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The line by which a guest that powers off says that it still waits for containers. A keeper that does not know it takes it
+/// for no event.
+pub const STILL_STOPPING: &str = "{\"stopping\":\"containers\"}\n";
+
 /// One control line, JSON with a `do` key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]

@@ -25,6 +25,9 @@ pub const DATA_DISK_LABEL: &str = "berth-data";
 /// Name of the virtio-serial port (`virtserialport,name=`) that carries readiness events out and control lines in.
 pub const CONTROL_PORT_NAME: &str = "dev.berth.control";
 
+/// The longest that a container may take when its guest powers off, whatever stop timeout it asks for.
+pub const STOP_TIMEOUT_SECONDS: u64 = 300;
+
 /// Where the guest keeps the engine's data.
 pub const DATA_ROOT: &str = "/var/lib/berth";
 /// Where the guest keeps the engine's run-time state.

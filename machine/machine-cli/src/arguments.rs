@@ -276,6 +276,27 @@ mod tests {
         grammar().debug_assert();
     }
 
+    /// Help, completion and manual pages are made of these words.
+    #[test]
+    fn every_verb_and_flag_says_what_it_is_for() {
+        fn check(command: &clap::Command) {
+            let verb = command.get_name();
+            assert!(command.get_about().is_some(), "{verb}");
+            for argument in command.get_arguments() {
+                let is_said = argument.is_hide_set() || argument.get_help().is_some();
+                assert!(is_said, "{verb}: {}", argument.get_id());
+            }
+            let inner = command.get_subcommands();
+            inner.filter(|verb| !verb.is_hide_set()).for_each(check);
+        }
+        check(&grammar());
+        for driver in machine_drivers::all() {
+            for flag in driver.flags().unwrap() {
+                assert!(!flag.help.is_empty(), "{}", flag.name);
+            }
+        }
+    }
+
     #[track_caller]
     fn check(line: &str, expected: Option<&str>) {
         let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();

@@ -168,6 +168,8 @@ pub struct RemoteSettings {
     pub take_over: bool,
     /// How long the host may take until somebody can log in.
     pub patience: Duration,
+    /// The socket of a Docker engine on the host that is used as it is, in place of ours.
+    pub adopts: Option<String>,
 }
 
 /// How to reach a machine.
@@ -198,15 +200,17 @@ pub trait Driver: Send + Sync {
     /// Chooses what must be known before certificates are made (the address, for local VMs) and returns the first state.
     fn plan(&self, place: &MachinePlace, values: &FlagValues) -> Result<DriverState, DriverError>;
 
-    /// Makes and starts the machine. After an error nothing of it is left.
+    /// Makes and starts the machine. After an error nothing of it is left. A host that is there already is only remembered.
     fn create(
         &self,
-        place: &MachinePlace,
+        _place: &MachinePlace,
         state: &mut DriverState,
-        seed: &SeedFiles,
+        _seed: &SeedFiles,
         checkpoint: &mut dyn Checkpoint,
-        progress: &dyn Progress,
-    ) -> Result<(), DriverError>;
+        _progress: &dyn Progress,
+    ) -> Result<(), DriverError> {
+        checkpoint.save(state)
+    }
 
     /// Starts a stopped machine with a fresh seed and returns when the engine answers (or says at which stage it failed).
     /// This, `stop` and `kill` are for drivers whose capabilities say `start_stop`.
@@ -235,8 +239,10 @@ pub trait Driver: Send + Sync {
         Err(DriverError::Unsupported)
     }
 
-    /// Succeeds when already gone.
-    fn remove(&self, place: &MachinePlace, state: &mut DriverState) -> Result<(), DriverError>;
+    /// Succeeds when already gone. A host that somebody else made is only forgotten.
+    fn remove(&self, _place: &MachinePlace, _state: &mut DriverState) -> Result<(), DriverError> {
+        Ok(())
+    }
 
     /// Asks the provider; never guesses from the stored state.
     fn status(&self, place: &MachinePlace, state: &DriverState) -> Result<Status, DriverError>;
@@ -294,6 +300,7 @@ pub trait Driver: Send + Sync {
             agent: None,
             take_over: false,
             patience: Duration::from_secs(300),
+            adopts: None,
         }
     }
 }

@@ -19,6 +19,10 @@ pub enum EngineOptionError {
         value: String,
         why: &'static str,
     },
+    #[error(
+        "a Docker engine that is adopted keeps its own settings: --engine-* flags cannot change them"
+    )]
+    Adopted,
     #[error(transparent)]
     Secret(#[from] secrets::SecretError),
 }

@@ -38,15 +38,11 @@ mod linux {
             return keeper::main(arguments[2..].to_vec());
         }
         type Test = fn(&Path);
-        let tests: [(&str, Test); 6] = [
+        let tests: [(&str, Test); 5] = [
             ("a_machine_lives_its_life", a_machine_lives_its_life),
             (
                 "a_machine_sleeps_and_goes_back",
                 a_machine_sleeps_and_goes_back,
-            ),
-            (
-                "a_killed_keeper_takes_qemu_with_it",
-                a_killed_keeper_takes_qemu_with_it,
             ),
             ("a_stage_that_fails_is_told", a_stage_that_fails_is_told),
             (
@@ -387,20 +383,6 @@ mod linux {
             .unwrap();
         assert!(disk > 2_700_000, "{disk}");
         world.machines.remove(NAME, false, &Patient).unwrap();
-        world.nothing_is_left();
-    }
-
-    fn a_killed_keeper_takes_qemu_with_it(image: &Path) {
-        let world = World::new(image);
-        world.create(&Patient).unwrap();
-        let pid = world.record()["keeper"]["pid"].as_i64().unwrap();
-        kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
-        eventually("QEMU outlives its keeper", || world.processes().is_empty());
-        assert_eq!(world.status(), Status::Stopped);
-        // And the machine is none the worse for it.
-        world.machines.start(NAME, &Patient).unwrap();
-        assert_eq!(world.status(), Status::Running);
-        world.machines.remove(NAME, true, &Patient).unwrap();
         world.nothing_is_left();
     }
 

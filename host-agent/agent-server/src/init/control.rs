@@ -1,6 +1,6 @@
 //! The control port: readiness goes out, requests come in, one JSON line each.
 
-use guest_contract::control::ControlRequest;
+use guest_contract::control::{ControlRequest, STILL_STOPPING};
 use guest_contract::readiness::{Outcome, ReadinessEvent, Stage};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
@@ -77,6 +77,13 @@ impl Reporter {
         told.events.push(event);
         if let Some(port) = &mut told.port {
             let _ = port.write_all(line.as_bytes());
+        }
+    }
+
+    /// Containers are being stopped, which may take as long as they asked for.
+    pub fn still_stopping(&self) {
+        if let Some(port) = &mut self.lock().port {
+            let _ = port.write_all(STILL_STOPPING.as_bytes());
         }
     }
 

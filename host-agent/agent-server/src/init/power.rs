@@ -8,10 +8,13 @@ use rustix::system::{RebootCommand, reboot};
 use std::fs::File;
 use std::io::Read;
 use std::sync::Once;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-/// How long containers may take. `machine stop` waits a little longer than this before it pulls the plug.
-const ENGINE_LIMIT: Duration = Duration::from_secs(20);
+/// How long containers may take, with what the engine itself needs.
+const ENGINE_LIMIT: Duration = Duration::from_secs(guest_contract::STOP_TIMEOUT_SECONDS + 10);
+/// How often the desktop is told that containers are still being stopped: it pulls the plug when it hears nothing for long.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
 /// Stops everything and powers off; a second call waits for the first.
 pub fn off(serve: &Service, sshd: &Service) -> ! {
@@ -19,7 +22,14 @@ pub fn off(serve: &Service, sshd: &Service) -> ! {
     ONCE.call_once(|| {
         say("power off: stopping containers");
         // The signal that asks the engine to stop its containers, see guest_contract::ENGINE_SHUTDOWN_SIGNAL.
+        let (ended, waiting) = std::sync::mpsc::channel::<()>();
+        let _ = super::start("stopping", move || {
+            while waiting.recv_timeout(SIGN_OF_LIFE) == Err(RecvTimeoutError::Timeout) {
+                super::REPORTER.still_stopping();
+            }
+        });
         serve.stop(Signal::POWER, ENGINE_LIMIT);
+        drop(ended);
         sshd.stop(Signal::TERM, Duration::from_secs(1));
         end_processes(Signal::TERM, Duration::from_secs(2));
         end_processes(Signal::KILL, Duration::from_secs(2));

@@ -98,7 +98,7 @@ fn lock(folder: &Path) -> Result<File, ClaimError> {
     Ok(file)
 }
 
-fn write_pidfile(path: &Path) -> Result<(), ClaimError> {
+pub(crate) fn write_pidfile(path: &Path) -> Result<(), ClaimError> {
     if let Ok(text) = fs::read_to_string(path)
         && let Ok(pid) = text.trim().parse::<u32>()
         && pid != std::process::id()

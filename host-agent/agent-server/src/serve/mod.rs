@@ -8,13 +8,13 @@
 //! their containers again wait in the sockets' queues instead of being turned away. Ending `serve` ends no container; only the host's
 //! own end does, told by [`ENGINE_SHUTDOWN_SIGNAL`].
 
-mod claim;
+pub(crate) mod claim;
 mod compose;
-mod config;
+pub(crate) mod config;
 pub mod error;
 pub mod extract;
 pub mod hijack;
-mod listen;
+pub(crate) mod listen;
 mod options;
 pub mod routes;
 pub mod ssh_agents;
@@ -44,8 +44,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Docker's patience with a container; `init` waits a little longer before it ends what is left.
-const CONTAINERS_STOP_WITHIN: Duration = Duration::from_secs(10);
+/// Each container has its own stop timeout, and none more than this; `init` waits a little longer before it ends what is left.
+const CONTAINERS_STOP_WITHIN: Duration = Duration::from_secs(guest_contract::STOP_TIMEOUT_SECONDS);
 /// Read where it exists and no other file is named.
 const DEFAULT_CONFIG_FILE: &str = "/etc/berth/daemon.json";
 
@@ -194,7 +194,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 /// Tells systemd, where it started us as `Type=notify` (sd_notify(3): a datagram to $NOTIFY_SOCKET).
-fn notify_manager(state: &str) {
+pub(crate) fn notify_manager(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };

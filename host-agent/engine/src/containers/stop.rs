@@ -7,8 +7,10 @@ use super::service::ContainerService;
 use super::signals;
 use std::time::Duration;
 
-/// Docker's patience after SIGKILL, and its default before.
+/// Docker's patience after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Docker's patience before, in seconds, with a container that says nothing of it.
+const DEFAULT_TIMEOUT: i64 = 10;
 
 /// How to stop; what is `None` is as the container or Docker has it.
 #[derive(Debug, Clone, Default)]
@@ -65,22 +67,25 @@ impl ContainerService {
     }
 
     /// For the end of the engine's host: every running container, at once.
-    pub async fn stop_all(&self, timeout: Duration) {
+    pub async fn stop_all(&self, most: Duration) {
         self.registry
             .closing
             .store(true, std::sync::atomic::Ordering::Relaxed);
-        let options = StopOptions {
-            signal: None,
-            timeout: Some(i64::try_from(timeout.as_secs()).unwrap_or(10)),
-        };
+        let most = i64::try_from(most.as_secs()).unwrap_or(i64::MAX);
         let stops = self.all().into_iter().filter_map(|container| {
             let step = container.decide(Request::Stop, "").ok()?;
             Some((container, step))
         });
-        let options = &options;
         let stops = stops.map(|(container, step)| async move {
+            let own = container.spec.config.stop_timeout;
+            let own = own.unwrap_or(DEFAULT_TIMEOUT);
+            let options = StopOptions {
+                signal: None,
+                // A negative one, for ever, ends with the others.
+                timeout: Some(if own < 0 { most } else { own.min(most) }),
+            };
             // Nobody asked for it by hand: the restart policy starts it again with the engine.
-            if let Err(error) = self.end_container(&container, step, options, false).await {
+            if let Err(error) = self.end_container(&container, step, &options, false).await {
                 tracing::warn!(container = %container.id, %error, "container could not be stopped");
             }
         });
@@ -114,7 +119,7 @@ impl ContainerService {
         let seconds = options
             .timeout
             .or(container.spec.config.stop_timeout)
-            .unwrap_or(10);
+            .unwrap_or(DEFAULT_TIMEOUT);
         let patience = u64::try_from(seconds).ok().map(Duration::from_secs);
         let (exits, paused) = {
             let status = container.status.borrow();

@@ -558,6 +558,23 @@ async fn stopping_everything_keeps_the_policies() {
 }
 
 #[tokio::test]
+async fn stopping_everything_gives_each_container_its_own_time() {
+    // (what the container asks for, what there is at most): seconds.
+    for (own, most) in [(Some(0), 600), (Some(600), 1), (Some(-1), 1)] {
+        let world = World::default();
+        let service = world.service();
+        let mut mule = request("mule", &["stubborn"]);
+        mule.config.stop_timeout = own;
+        create(&service, mule).await;
+        service.start("mule").await.expect("start");
+        let began = std::time::Instant::now();
+        service.stop_all(Duration::from_secs(most)).await;
+        assert_eq!(state(&service, "mule").name(), "exited");
+        assert!(began.elapsed() < Duration::from_secs(60), "{own:?} {most}");
+    }
+}
+
+#[tokio::test]
 async fn volumes_are_made_filled_shared_and_removed() {
     let world = World::default();
     let service = world.service();

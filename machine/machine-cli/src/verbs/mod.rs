@@ -1,6 +1,7 @@
 //! The verbs, written out: one file each.
 
 mod active;
+mod adopt;
 mod apply;
 mod attach;
 mod autostart;
@@ -125,6 +126,8 @@ pub(crate) enum Verb {
     Import(import::Arguments),
     /// Remember an engine that was set up elsewhere
     Attach(attach::Arguments),
+    /// Make a machine of a host whose Docker engine runs already
+    Adopt(adopt::Arguments),
     /// Make and change machines as a file declares them
     Apply(apply::Arguments),
     /// Write manual pages
@@ -168,6 +171,7 @@ impl Verb {
                 | Verb::Clone(_)
                 | Verb::Rename(_)
                 | Verb::Attach(_)
+                | Verb::Adopt(_)
                 | Verb::Apply(_)
         )
     }
@@ -211,6 +215,7 @@ impl Verb {
             Verb::Export(arguments) => export::run(context, &arguments)?,
             Verb::Import(arguments) => import::run(context, &arguments)?,
             Verb::Attach(arguments) => attach::run(context, &arguments)?,
+            Verb::Adopt(arguments) => adopt::run(context, &arguments)?,
             Verb::Apply(arguments) => apply::run(context, &arguments)?,
             Verb::Man(arguments) => man::run(context, &arguments)?,
         }

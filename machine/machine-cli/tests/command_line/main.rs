@@ -4,6 +4,7 @@
 //! The program under test is this file itself, started anew with the role [`SESSION`]: the real program's driver list has
 //! no fake, and should not.
 
+mod docker_machine;
 mod program;
 mod robust;
 mod shells;

@@ -2,7 +2,7 @@
 
 use super::{RemoteError, Shell};
 use crate::driver::Progress;
-use crate::ssh::{SshError, SshRoute};
+use crate::ssh::{SshError, SshRoute, shell_word};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,12 @@ pub struct Facts {
     pub port_taken: bool,
     /// A dockerd runs.
     pub dockerd: bool,
+    /// An engine of ours was installed, whole or not.
+    pub engine: bool,
+    /// The socket of the engine that an agent of ours stands in front of.
+    pub front_of: Option<String>,
+    /// The socket that was looked for is there.
+    pub socket: bool,
 }
 
 /// Waits until somebody can log in over ssh. A host that refuses our key or shows another host key is not waited for.
@@ -85,10 +91,11 @@ pub(super) fn wait_for_ssh(
     }
 }
 
-/// Looks at the host; changes nothing.
+/// Looks at the host, and for an engine's socket on it; changes nothing.
 pub(super) fn look(
     route: &SshRoute,
     port: u16,
+    socket: Option<&str>,
     over: &dyn Fn() -> bool,
 ) -> Result<Facts, RemoteError> {
     let shell = Shell {
@@ -96,12 +103,12 @@ pub(super) fn look(
         is_root: false,
         over,
     };
-    let output = shell.try_run("look at the host", &script(port))?;
+    let output = shell.try_run("look at the host", &script(port, socket))?;
     read(&output.stdout)
 }
 
 /// Prints `key=value` lines, with nothing but a POSIX shell and coreutils or busybox.
-fn script(port: u16) -> String {
+fn script(port: u16, socket: Option<&str>) -> String {
     format!(
         r#"echo "system=$(uname -s)"
 echo "kernel=$(uname -r)"
@@ -114,6 +121,9 @@ elif [ -d /run/openrc ] && command -v rc-service >/dev/null 2>&1; then echo init
 if command -v sha256sum >/dev/null 2>&1; then echo sha256sum=yes; fi
 [ -r {agent} ] && echo "agent=$(sha256sum < {agent})"
 [ -r {authority} ] && echo "authority=$(sha256sum < {authority})"
+[ -e {config} ] && echo engine=yes
+[ -r {front_of} ] && echo "front=$(cat {front_of})"
+[ -S {socket} ] && echo socket=yes
 cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -Eq ':{port:04X} [0-9A-F]+:[0-9A-F]+ 0A' && echo port=taken
 for process in /proc/[0-9]*; do
   name=; read -r name < "$process/comm" 2>/dev/null; [ "$name" = dockerd ] && echo dockerd=yes
@@ -121,6 +131,9 @@ done
 exit 0"#,
         agent = super::service::AGENT,
         authority = super::service::AUTHORITY,
+        config = super::service::CONFIG,
+        front_of = super::service::FRONT_OF,
+        socket = shell_word(socket.unwrap_or("/none")),
     )
 }
 
@@ -194,6 +207,9 @@ fn read(text: &str) -> Result<Facts, RemoteError> {
         authority: digest("authority"),
         port_taken: get("port").is_some(),
         dockerd: get("dockerd").is_some(),
+        engine: get("engine").is_some(),
+        front_of: get("front").map(str::to_owned),
+        socket: get("socket").is_some(),
     })
 }
 
@@ -218,6 +234,9 @@ mod tests {
         assert!(!facts.is_root && facts.port_taken && facts.dockerd);
         assert_eq!(facts.agent.as_deref(), Some("ab12"));
         assert_eq!(facts.authority, None);
+        assert!(!facts.engine && !facts.socket && facts.front_of.is_none());
+        let facts = read(&format!("{GOOD}front=/run/docker.sock\nsocket=yes\n")).unwrap();
+        assert_eq!(facts.front_of.as_deref(), Some("/run/docker.sock"));
     }
 
     #[test]
@@ -243,14 +262,19 @@ mod tests {
     fn the_script_is_understood() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("docker's.sock");
+        let _engine = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let output = std::process::Command::new("sh")
             .arg("-c")
-            .arg(script(port))
+            .arg(script(port, Some(&socket.display().to_string())))
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(
-            text.contains("system=Linux\n") && text.contains("port=taken\n"),
+            ["system=Linux\n", "port=taken\n", "socket=yes\n"]
+                .iter()
+                .all(|line| text.contains(line)),
             "{text}"
         );
     }

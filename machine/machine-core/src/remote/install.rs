@@ -1,6 +1,7 @@
 //! Puts the engine on a host.
 
 use super::host::{Facts, InitSystem, look, wait_for_ssh};
+use super::service::Role;
 use super::{RemoteError, Shell, service};
 use crate::driver::Progress;
 use crate::engine_settings::DaemonJson;
@@ -30,6 +31,17 @@ pub struct Wanted<'a> {
     pub new_certificate: bool,
     /// How long a host may take until somebody can log in.
     pub patience: Duration,
+    /// The Docker engine at this socket of the host is used as it is, and none of ours installed.
+    pub adopts: Option<&'a str>,
+}
+
+impl Wanted<'_> {
+    fn role(&self) -> Role<'_> {
+        match self.adopts {
+            Some(socket) => Role::FrontOf(socket),
+            None => Role::Engine,
+        }
+    }
 }
 
 /// What was done.
@@ -48,17 +60,18 @@ pub struct Installation<'a> {
 }
 
 impl<'a> Installation<'a> {
-    /// Waits for ssh and looks at the host.
+    /// Waits for ssh and looks at the host, and for the engine's socket that is to be adopted there.
     pub fn begin(
         route: &'a SshRoute,
         port: u16,
+        adopts: Option<&str>,
         patience: Duration,
         progress: &dyn Progress,
     ) -> Result<Installation<'a>, RemoteError> {
         progress.say("Waiting for SSH to be available...");
         wait_for_ssh(route, patience, progress)?;
         progress.say("Looking at the host...");
-        let facts = look(route, port, &|| progress.interrupted())?;
+        let facts = look(route, port, adopts, &|| progress.interrupted())?;
         tracing::debug!(?facts, "the host");
         Ok(Installation { route, facts, port })
     }
@@ -102,13 +115,24 @@ impl<'a> Installation<'a> {
                 Some(self.certify(&shell, wanted)?)
             }
         };
-        progress.say("Setting up the engine...");
-        self.put(
-            &shell,
-            service::CONFIG,
-            &serde_json::to_vec_pretty(wanted.daemon).expect("settings are plain data"),
-        )?;
-        if let Some((path, text)) = service::file(self.facts.init, self.port) {
+        match wanted.adopts {
+            None => {
+                progress.say("Setting up the engine...");
+                let settings = serde_json::to_vec_pretty(wanted.daemon);
+                let settings = settings.expect("settings are plain data");
+                self.put(&shell, service::CONFIG, &settings)?;
+                if self.facts.front_of.is_some() {
+                    let script = format!("rm -f {}", service::FRONT_OF);
+                    shell.root("write the engine's files", &script)?;
+                }
+            }
+            Some(socket) => {
+                progress.say("Setting up mutual TLS before the host's Docker engine...");
+                self.put(&shell, service::FRONT_OF, socket.as_bytes())?;
+            }
+        }
+        let role = wanted.role();
+        if let Some((path, text)) = service::file(self.facts.init, role, self.port) {
             self.put(&shell, path, text.as_bytes())?;
         } else {
             progress.say(
@@ -117,7 +141,7 @@ impl<'a> Installation<'a> {
         }
         shell.root(
             "start the engine",
-            &service::start(self.facts.init, self.port),
+            &service::start(self.facts.init, role, self.port),
         )?;
         shell
             .root("start the engine", &service::is_up(self.facts.init))
@@ -195,6 +219,31 @@ impl<'a> Installation<'a> {
                 hint: "use their store, or take it over with --generic-take-over, which locks them out".into(),
             });
         }
+        match (wanted.adopts, &self.facts.front_of) {
+            (Some(_), _) if self.facts.engine => {
+                return Err(RemoteError::NotReady {
+                    what: "the host has an engine of ours, not Docker's alone".into(),
+                    hint: "use it: machine create -d generic --generic-ip-address HOST NAME".into(),
+                });
+            }
+            (Some(socket), _) if !self.facts.socket => {
+                return Err(RemoteError::NotReady {
+                    what: format!("no Docker engine listens at {socket} of the host"),
+                    hint: "start it (systemctl start docker), name its socket with --socket, or install our engine: machine \
+                           create -d generic --generic-ip-address HOST NAME"
+                        .into(),
+                });
+            }
+            (None, Some(socket)) if !wanted.take_over => {
+                return Err(RemoteError::NotReady {
+                    what: format!("the host's Docker engine at {socket} is a machine already"),
+                    hint: "put ours in its place with --generic-take-over; Docker's stays on the host and can no longer be \
+                           reached from elsewhere"
+                        .into(),
+                });
+            }
+            _ => {}
+        }
         if self.facts.port_taken && !self.was_there() {
             let who = match self.facts.dockerd {
                 true => "dockerd",
@@ -202,12 +251,15 @@ impl<'a> Installation<'a> {
             };
             return Err(RemoteError::NotReady {
                 what: format!("port {} of the host is taken by {who}", self.port),
-                hint: match self.facts.dockerd {
-                    true => "use that engine with `machine attach` and its certificates, or give ours another port with \
-                             --generic-engine-port"
-                        .into(),
-                    false => "choose another port with --generic-engine-port".into(),
-                },
+                hint: match (wanted.adopts, self.facts.dockerd) {
+                    (Some(_), true) => "it listens there by itself: use it with `machine attach` and its certificates, or choose \
+                                        another port with --engine-port",
+                    (Some(_), false) => "choose another port with --engine-port",
+                    (None, true) => "use that engine with `machine adopt`, or with `machine attach` and its certificates, or give \
+                                     ours another port with --generic-engine-port",
+                    (None, false) => "choose another port with --generic-engine-port",
+                }
+                .into(),
             });
         }
         Ok(())

@@ -5,6 +5,8 @@ use crate::ssh::shell_word;
 
 pub(super) const AGENT: &str = "/usr/local/bin/host-agent";
 pub(super) const CONFIG: &str = "/etc/berth/daemon.json";
+/// Names the socket of the Docker engine that the agent stands in front of; where it is, there is no [`CONFIG`].
+pub(super) const FRONT_OF: &str = "/etc/berth/front-of";
 pub(super) const TLS: &str = "/etc/berth/tls";
 pub(super) const AUTHORITY: &str = "/etc/berth/tls/ca.pem";
 pub(super) const CERTIFICATE: &str = "/etc/berth/tls/server.pem";
@@ -14,40 +16,58 @@ const OPENRC: &str = "/etc/init.d/berth";
 const PID_FILE: &str = "/run/berth-agent.pid";
 const LOG: &str = "/var/log/berth.log";
 
-/// The engine's command line. What people may set is in the file, what makes it a machine of ours is here: the engine refuses an
+/// What the agent is on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role<'a> {
+    Engine,
+    /// Mutual TLS before the Docker engine at this socket, which stays as it is.
+    FrontOf(&'a str),
+}
+
+/// The agent's command line. What people may set is in the file, what makes it a machine of ours is here: the engine refuses an
 /// option that both have.
-pub(super) fn command(port: u16) -> Vec<String> {
-    [
-        AGENT,
-        "serve",
-        "--config-file",
-        CONFIG,
-        "-H",
-        "unix:///run/berth.sock",
-        "-H",
-        &format!("tcp://0.0.0.0:{port}"),
-        "--tlsverify",
+pub(super) fn command(role: Role<'_>, port: u16) -> Vec<String> {
+    let address = format!("0.0.0.0:{port}");
+    let url = format!("tcp://{address}");
+    let mut words = match role {
+        Role::Engine => vec![
+            AGENT,
+            "serve",
+            "--config-file",
+            CONFIG,
+            "-H",
+            "unix:///run/berth.sock",
+            "-H",
+            &url,
+            "--tlsverify",
+        ],
+        Role::FrontOf(socket) => vec![AGENT, "front", "--listen", &address, "--to", socket],
+    };
+    words.extend([
         "--tlscacert",
         AUTHORITY,
         "--tlscert",
         CERTIFICATE,
         "--tlskey",
         KEY,
-    ]
-    .map(str::to_owned)
-    .to_vec()
+    ]);
+    words.into_iter().map(str::to_owned).collect()
 }
 
 /// The service's file and its contents; `None` where there is no init system to read one.
-pub(super) fn file(init: InitSystem, port: u16) -> Option<(&'static str, String)> {
-    let command = command(port);
+pub(super) fn file(init: InitSystem, role: Role<'_>, port: u16) -> Option<(&'static str, String)> {
+    let command = command(role, port);
+    let (description, after) = match role {
+        Role::Engine => ("Berth container engine", ""),
+        Role::FrontOf(_) => ("Berth before the Docker engine", " docker.service"),
+    };
     match init {
         InitSystem::Systemd => Some((
             UNIT,
             format!(
                 "[Unit]\n\
-                 Description=Berth container engine\n\
-                 After=network-online.target\n\
+                 Description={description}\n\
+                 After=network-online.target{after}\n\
                  Wants=network-online.target\n\
                  \n\
                  [Service]\n\
@@ -68,7 +88,7 @@ pub(super) fn file(init: InitSystem, port: u16) -> Option<(&'static str, String)
             OPENRC,
             format!(
                 "#!/sbin/openrc-run\n\
-                 description=\"Berth container engine\"\n\
+                 description=\"{description}\"\n\
                  supervisor=supervise-daemon\n\
                  command={}\n\
                  command_args=\"{}\"\n\
@@ -78,14 +98,15 @@ pub(super) fn file(init: InitSystem, port: u16) -> Option<(&'static str, String)
                  \n\
                  depend() {{\n\
                  \tneed net\n\
-                 \tafter firewall\n\
+                 \tafter firewall docker\n\
                  }}\n\
                  \n\
                  reload() {{\n\
-                 \tpkill -HUP -o -f \"{AGENT} serve\"\n\
+                 \tpkill -HUP -o -f \"{AGENT} {}\"\n\
                  }}\n",
                 command[0],
-                command[1..].join(" ")
+                command[1..].join(" "),
+                command[1],
             ),
         )),
         InitSystem::None => None,
@@ -93,7 +114,7 @@ pub(super) fn file(init: InitSystem, port: u16) -> Option<(&'static str, String)
 }
 
 /// Starts the engine, or starts it anew with what is installed now. Containers go on meanwhile.
-pub(super) fn start(init: InitSystem, port: u16) -> String {
+pub(super) fn start(init: InitSystem, role: Role<'_>, port: u16) -> String {
     match init {
         InitSystem::Systemd => {
             "systemctl daemon-reload && systemctl enable --quiet berth && systemctl restart berth"
@@ -103,7 +124,10 @@ pub(super) fn start(init: InitSystem, port: u16) -> String {
             "chmod 755 {OPENRC} && rc-update -q add berth default && rc-service berth restart"
         ),
         InitSystem::None => {
-            let words: Vec<String> = command(port).iter().map(|word| shell_word(word)).collect();
+            let words: Vec<String> = command(role, port)
+                .iter()
+                .map(|word| shell_word(word))
+                .collect();
             // Its own session, away from ssh's pipes, or the log-in would not end.
             format!(
                 "{stop}\nsetsid=; command -v setsid >/dev/null 2>&1 && setsid=setsid\n\
@@ -174,16 +198,25 @@ mod tests {
     #[test]
     fn services_start_the_same_engine() {
         for init in [InitSystem::Systemd, InitSystem::OpenRc] {
-            let (_, text) = file(init, 2376).unwrap();
+            let (_, text) = file(init, Role::Engine, 2376).unwrap();
             assert!(text.contains("-H tcp://0.0.0.0:2376 --tlsverify"), "{text}");
         }
         assert!(
-            file(InitSystem::Systemd, 1)
+            file(InitSystem::Systemd, Role::Engine, 1)
                 .unwrap()
                 .1
                 .contains("KillMode=process")
         );
-        assert!(start(InitSystem::None, 2376).contains("tcp://0.0.0.0:2376"));
+        assert!(start(InitSystem::None, Role::Engine, 2376).contains("tcp://0.0.0.0:2376"));
+        let front = Role::FrontOf("/run/docker.sock");
+        for text in [
+            file(InitSystem::Systemd, front, 99).unwrap().1,
+            file(InitSystem::OpenRc, front, 99).unwrap().1,
+            start(InitSystem::None, front, 99).replace('\'', ""),
+        ] {
+            let wanted = "front --listen 0.0.0.0:99 --to /run/docker.sock --tlscacert";
+            assert!(text.contains(wanted) && !text.contains("serve"), "{text}");
+        }
     }
 
     /// systemd's own reading of the unit, where that is installed.
@@ -191,7 +224,7 @@ mod tests {
     #[test]
     fn systemd_understands_the_unit() {
         let folder = tempfile::tempdir().unwrap();
-        let (_, text) = file(InitSystem::Systemd, 2376).unwrap();
+        let (_, text) = file(InitSystem::Systemd, Role::Engine, 2376).unwrap();
         // The program need not be there for the unit to be right.
         let text = text.replace(AGENT, "/bin/true");
         let path = folder.path().join("berth.service");
@@ -226,7 +259,7 @@ mod tests {
             let mode = std::fs::Permissions::from_mode(0o755);
             std::fs::set_permissions(path(program), mode).unwrap();
         }
-        let (_, text) = file(InitSystem::OpenRc, 2376).unwrap();
+        let (_, text) = file(InitSystem::OpenRc, Role::Engine, 2376).unwrap();
         let service = path("berth");
         std::fs::write(&service, text).unwrap();
         let here = |script: String| script.replace(OPENRC, &service.display().to_string());
@@ -240,7 +273,7 @@ mod tests {
             assert!(output.status.success(), "{script}: {said}");
             String::from_utf8(output.stdout).unwrap()
         };
-        run(&here(start(InitSystem::OpenRc, 2376)));
+        run(&here(start(InitSystem::OpenRc, Role::Engine, 2376)));
         run(&is_up(InitSystem::OpenRc));
         run(&stop(InitSystem::OpenRc));
         let log = |program: &str| std::fs::read_to_string(path(&format!("{program}.log"))).unwrap();
@@ -258,6 +291,6 @@ mod tests {
             "need() {{ :; }}; after() {{ :; }}; . {}; depend; echo $command $command_args",
             service.display()
         );
-        assert_eq!(run(&script).trim(), command(2376).join(" "));
+        assert_eq!(run(&script).trim(), command(Role::Engine, 2376).join(" "));
     }
 }

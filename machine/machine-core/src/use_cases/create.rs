@@ -15,7 +15,7 @@ use crate::certificates::{self, CertificatesError};
 use crate::driver::{
     Checkpoint, Driver, DriverError, DriverState, FlagValues, MachinePlace, Progress, SeedFiles,
 };
-use crate::engine_settings::daemon_json;
+use crate::engine_settings::{EngineOptionError, daemon_json};
 use crate::error::chain;
 use crate::store::record::{EngineOptions, MachineRecord, Stage, SwarmOptions};
 use crate::store::{MachineStore, StoreError, layout};
@@ -118,6 +118,11 @@ impl Machines {
                 machine: place.name.clone(),
                 source,
             })?;
+        let adopts = driver.capabilities().provisions_over_ssh
+            && driver.remote(place, &state).adopts.is_some();
+        if adopts && request.engine != EngineOptions::default() {
+            return Err(EngineOptionError::Adopted.into());
+        }
         let mut record = MachineRecord::new(place, driver.name(), state);
         record
             .driver

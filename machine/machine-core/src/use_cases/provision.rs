@@ -48,6 +48,14 @@ impl Machines {
             before = machine.engine()?.version(super::ENGINE_ATTEMPT).ok();
             let shared = certificates::load_or_make(&self.store, &self.certificates, progress)?;
             self.install_over_ssh(&mut machine, &shared, Purpose::Again, progress)?;
+            let settings = machine
+                .driver
+                .remote(&machine.place, &machine.record.driver);
+            if settings.adopts.is_some() {
+                progress.say(&format!(
+                    "The Docker engine of \"{name}\" is its host's: only what stands before it was upgraded."
+                ));
+            }
         } else if machine.status()? != Status::Stopped {
             // A machine whose engine is ill is upgraded all the same.
             before = machine.engine()?.version(super::ENGINE_ATTEMPT).ok();

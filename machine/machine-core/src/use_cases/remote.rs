@@ -69,13 +69,20 @@ impl Machines {
             take_over: settings.take_over,
             new_certificate: purpose == Purpose::Certificate,
             patience: settings.patience,
+            adopts: settings.adopts.as_deref(),
         };
         let remote = |source| MachineError::Remote {
             machine: place.name.clone(),
             source,
         };
-        let installation = Installation::begin(&route, address.api_port, wanted.patience, &named)
-            .map_err(remote)?;
+        let installation = Installation::begin(
+            &route,
+            address.api_port,
+            wanted.adopts,
+            wanted.patience,
+            &named,
+        )
+        .map_err(remote)?;
         let done = self.install(machine, shared, &installation, &wanted, purpose, &named);
         if done.is_err() && purpose == Purpose::Create && !installation.was_there() {
             named.say("Removing the engine from the host again...");
@@ -104,7 +111,7 @@ impl Machines {
         let settings = machine
             .driver
             .remote(&machine.place, &machine.record.driver);
-        let host = Installation::begin(&route, address.api_port, settings.patience, progress)
+        let host = Installation::begin(&route, address.api_port, None, settings.patience, progress)
             .map_err(remote)?;
         host.reboot(progress).map_err(remote)?;
         let engine = machine.engine()?;

@@ -497,6 +497,31 @@ fn a_certificate_that_ends_soon_is_renewed_by_start() {
     machine.connect(Duration::from_secs(20)).unwrap();
 }
 
+/// A certificate for yesterday's address is no use; the engine gets one for today's.
+#[test]
+fn an_address_that_changed_gets_a_certificate() {
+    let place = place();
+    let heard = Heard::default();
+    let machine = place.machines.create(&request("dev"), &heard).unwrap();
+    let store = place.machines.store();
+    let shared =
+        certificates::load_or_make(store, &CertificatePaths::in_store(store), &heard).unwrap();
+    let elsewhere = certs::SubjectAlternativeName::Address([192, 0, 2, 7].into());
+    let old = shared
+        .authority
+        .issue_server("dev", &[elsewhere.clone()], certs::Validity::days(300))
+        .unwrap();
+    let folder = &machine.place.folder;
+    certs::files::write_pair(folder, &old, layout::SERVER_CERT, layout::SERVER_KEY).unwrap();
+    place.machines.restart("dev", &heard).unwrap();
+    let renewed = std::fs::read_to_string(folder.join(layout::SERVER_CERT)).unwrap();
+    let names = certs::subject_alternative_names_of(&renewed).unwrap();
+    let address = machine.address().unwrap().ip;
+    assert!(names.contains(&certs::SubjectAlternativeName::Address(address)));
+    assert!(!names.contains(&elsewhere), "{names:?}");
+    machine.connect(Duration::from_secs(20)).unwrap();
+}
+
 #[test]
 fn listing_waits_for_nobody() {
     let place = place();

@@ -6,8 +6,8 @@
 
 use crate::host;
 use machine_core::driver::{
-    Address, Capabilities, Checkpoint, Driver, DriverError, DriverState, Flag, FlagKind,
-    FlagValues, MachinePlace, Progress, RemoteSettings, SeedFiles, Status,
+    Address, Capabilities, Driver, DriverError, DriverState, Flag, FlagKind, FlagValues,
+    MachinePlace, RemoteSettings, Status,
 };
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const HOST_FLAG: &str = "generic-ip-address";
+const SOCKET_FLAG: &str = "generic-docker-socket";
 const DEFAULT_USER: &str = "root";
 const DIAL_WITHIN: Duration = Duration::from_secs(3);
 /// The host is there already: a boot is not waited for.
@@ -86,6 +87,13 @@ impl Driver for GenericDriver {
                 help: "Take over an engine of ours that trusts another authority",
                 environment: None,
                 kind: FlagKind::Bool,
+            },
+            Flag {
+                name: SOCKET_FLAG,
+                aliases: &[],
+                help: "Use the Docker engine that listens at this socket of the host and install none (`machine adopt` does this)",
+                environment: None,
+                kind: FlagKind::Text(""),
             },
         ])
     }
@@ -166,23 +174,16 @@ impl Driver for GenericDriver {
         if values.bool("generic-take-over") {
             put("TakeOver", true.into());
         }
+        if let Some(socket) = values.text(SOCKET_FLAG) {
+            if !is_plain_path(socket) {
+                return Err(DriverError::InvalidFlag {
+                    flag: SOCKET_FLAG.into(),
+                    why: format!("{socket:?} is no full path of letters, digits and . _ - /"),
+                });
+            }
+            put("DockerSocket", socket.into());
+        }
         Ok(state)
-    }
-
-    fn create(
-        &self,
-        _place: &MachinePlace,
-        state: &mut DriverState,
-        _seed: &SeedFiles,
-        checkpoint: &mut dyn Checkpoint,
-        _progress: &dyn Progress,
-    ) -> Result<(), DriverError> {
-        checkpoint.save(state)
-    }
-
-    /// As with docker-machine only the local files go: the host and its containers are not ours.
-    fn remove(&self, _place: &MachinePlace, _state: &mut DriverState) -> Result<(), DriverError> {
-        Ok(())
     }
 
     /// Somebody answers at the engine's port, or at ssh's.
@@ -222,8 +223,18 @@ impl Driver for GenericDriver {
                 .map(PathBuf::from),
             take_over: state.get("TakeOver").and_then(|v| v.as_bool()) == Some(true),
             patience: LOG_IN_WITHIN,
+            adopts: state
+                .get("DockerSocket")
+                .and_then(|socket| socket.as_str())
+                .map(str::to_owned),
         }
     }
+}
+
+/// It becomes part of a service's file, where other signs mean something.
+fn is_plain_path(path: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+    path.starts_with('/') && path.chars().all(plain)
 }
 
 fn number(state: &DriverState, key: &str) -> Option<u16> {
@@ -321,6 +332,32 @@ mod tests {
         let address = GenericDriver.address(&place, &state).unwrap();
         assert_eq!((address.api_port, address.ssh_port), (2376, 22));
         assert_eq!(address.ssh_host.as_deref(), Some("192.0.2.7"));
+    }
+
+    #[test]
+    fn the_socket_of_another_engine_is_remembered() {
+        let place = MachinePlace {
+            name: "x".into(),
+            folder: "/x".into(),
+            store: "/".into(),
+        };
+        let plan = |socket: &str| {
+            let text = |text: &str| FlagValue::Text(text.into());
+            let values = [
+                (HOST_FLAG.to_owned(), text("192.0.2.7")),
+                (SOCKET_FLAG.to_owned(), text(socket)),
+            ];
+            GenericDriver.plan(&place, &FlagValues(values.into()))
+        };
+        let adopts = |socket: &str| GenericDriver.remote(&place, &plan(socket).unwrap()).adopts;
+        assert_eq!(
+            adopts("/run/docker.sock").as_deref(),
+            Some("/run/docker.sock")
+        );
+        assert_eq!(adopts(""), None);
+        for bad in ["run/docker.sock", "/run/a b", "/run/$(id)", "/run/'"] {
+            assert!(plan(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use crate::host;
 use machine_core::driver::{
-    Address, Capabilities, Checkpoint, Driver, DriverError, DriverState, Flag, FlagKind,
-    FlagValues, MachinePlace, Progress, SeedFiles, Status,
+    Address, Capabilities, Driver, DriverError, DriverState, Flag, FlagKind, FlagValues,
+    MachinePlace, Status,
 };
 
 const URL_FLAG: &str = "url";
@@ -45,21 +45,6 @@ impl Driver for NoneDriver {
         state.insert("IPAddress".into(), host.into());
         state.insert(URL_KEY.into(), url.into());
         Ok(state)
-    }
-
-    fn create(
-        &self,
-        _place: &MachinePlace,
-        state: &mut DriverState,
-        _seed: &SeedFiles,
-        checkpoint: &mut dyn Checkpoint,
-        _progress: &dyn Progress,
-    ) -> Result<(), DriverError> {
-        checkpoint.save(state)
-    }
-
-    fn remove(&self, _place: &MachinePlace, _state: &mut DriverState) -> Result<(), DriverError> {
-        Ok(())
     }
 
     /// There is no provider to ask: as with docker-machine such a machine counts as running.

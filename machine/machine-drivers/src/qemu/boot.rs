@@ -1,8 +1,8 @@
 //! From a plan to a machine whose engine answers: starts the keeper and follows the guest's own account of its boot.
 
 use super::files::Files;
-use super::keeper::status::{Conversation, Heard, KeeperRecord, Request, Status};
-use super::keeper::{VERB, VmPlan};
+use super::keeper::status::{Conversation, Heard, KeeperRecord, Phase, Request, Status};
+use super::keeper::{ADOPT, VERB, VmPlan};
 use guest_contract::readiness::Stage;
 use machine_core::driver::{DriverError, Progress, SeedFiles};
 use machine_core::store::atomic;
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// How long the keeper may take to answer its socket.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+/// How long a keeper may take that takes over from another, until the guest has told how it is.
+const ADOPTS_WITHIN: Duration = Duration::from_secs(20);
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// How often Ctrl-C is looked for.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -72,7 +74,7 @@ pub fn run(
         .map_err(|error| DriverError::failed(format!("write {}", files.plan().display()), error))?;
     // The last boot's console must not be taken for this one's.
     let _ = std::fs::remove_file(files.console());
-    let mut child = start_keeper(files, keeper)?;
+    let mut child = start_keeper(files, keeper, false)?;
     let connected = connect(files, &mut child, progress);
     let result = connected
         .and_then(|mut conversation| follow(&mut conversation, &mut child, files, progress))
@@ -83,17 +85,22 @@ pub fn run(
     result
 }
 
-fn start_keeper(files: &Files, keeper: &Path) -> Result<Child, DriverError> {
+fn start_keeper(files: &Files, keeper: &Path, adopts: bool) -> Result<Child, DriverError> {
     let failed = |error| DriverError::failed("start the machine's keeper", error);
     let log = OpenOptions::new()
         .create(true)
-        .write(true)
-        .truncate(true)
+        .append(true)
         .mode(0o600)
         .open(files.keeper_log())
         .map_err(failed)?;
-    Command::new(keeper)
-        .arg(VERB)
+    let mut command = Command::new(keeper);
+    command.arg(VERB);
+    match adopts {
+        true => drop(command.arg(ADOPT)),
+        // The last boot's log is of no more use.
+        false => log.set_len(0).map_err(failed)?,
+    }
+    command
         .arg(files.folder())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -102,6 +109,34 @@ fn start_keeper(files: &Files, keeper: &Path) -> Result<Child, DriverError> {
         .current_dir("/")
         .spawn()
         .map_err(failed)
+}
+
+/// Starts a keeper for a machine that has lost its own, and returns when the guest has told it how it is.
+pub fn adopt(files: &Files, keeper: &Path) -> Result<(), DriverError> {
+    let failed = |why: String| DriverError::failed("take the machine over", why);
+    let mut child = start_keeper(files, keeper, true)?;
+    let deadline = Instant::now() + ADOPTS_WITHIN;
+    let mut ended = false;
+    while Instant::now() < deadline {
+        // Another verb may have been faster with a keeper of its own.
+        if let Ok(mut conversation) = Conversation::open(&files.keeper_socket(), Request::Watch) {
+            while Instant::now() < deadline {
+                match conversation.listen(GLANCE) {
+                    Heard::Status(status) if status.phase != Phase::Booting => return Ok(()),
+                    Heard::End => break,
+                    _ => {}
+                }
+            }
+            // It boots; that may take long and is told as it is.
+            return Ok(());
+        }
+        if ended {
+            return Err(failed(why_it_ended(files, &mut child)));
+        }
+        ended = matches!(child.try_wait(), Ok(Some(_)));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Err(failed("nothing came of it".into()))
 }
 
 fn connect(

@@ -6,38 +6,36 @@
 pub mod accelerator;
 mod address;
 mod arguments;
+mod asked;
 mod boot;
 mod files;
 mod flags;
 mod image;
 pub mod keeper;
+mod known;
 mod process;
+mod resources;
 mod shares;
 
 use accelerator::Accelerator;
-use address::Chosen;
+use asked::{Asked, finish};
 use files::Files;
 use flags::{Settings, Wanted};
 use image::Image;
-use keeper::status::{Conversation, Heard, KeeperRecord, Phase, Request};
+use keeper::status::{Conversation, Heard, Phase, Request};
+use known::{Known, SSH_USER};
 use machine_core::driver::{
     Address, Capabilities, Change, Checkpoint, Driver, DriverError, DriverState, Flag, FlagValue,
     FlagValues, MachinePlace, Progress, SeedFiles, Status,
 };
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
+use resources::{check_memory, check_space, grow_disk, make_disk};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const MIB: u64 = 1024 * 1024;
-/// A sparse disk takes nothing at first; below this the first image pulled would fail.
-const LEAST_FREE_SPACE: u64 = 1024 * MIB;
-/// The keeper ends the machine itself after 35 s.
-const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// The keeper ends the machine itself before that, and much earlier when the guest is silent.
+const STOP_LIMIT: Duration = Duration::from_secs(guest_contract::STOP_TIMEOUT_SECONDS + 90);
 /// Memory of some GiB on a slow disk.
 const SUSPEND_LIMIT: Duration = Duration::from_secs(900);
-const STATUS_LIMIT: Duration = Duration::from_secs(5);
-const SSH_USER: &str = "docker";
 
 /// The driver `qemu`.
 pub struct QemuDriver {
@@ -235,7 +233,7 @@ impl Driver for QemuDriver {
                 ),
             });
         }
-        self.status(place, state)?; // ends what a killed keeper left behind
+        self.status(place, state)?; // takes over, or ends, what a killed keeper left behind
         self.boot(place, state, seed, progress)
     }
 
@@ -283,20 +281,17 @@ impl Driver for QemuDriver {
 
     fn status(&self, place: &MachinePlace, _state: &DriverState) -> Result<Status, DriverError> {
         let files = Files::of(place);
-        Ok(match ask_keeper(&files) {
+        Ok(match asked::ask_or_adopt(&files, &self.keeper()?)? {
             Asked::Status(status) => match status.phase {
                 Phase::Booting => Status::Starting,
                 Phase::Running => Status::Running,
                 Phase::Stopping => Status::Stopping,
                 Phase::Ended => Status::Stopped,
             },
-            Asked::Nobody => {
-                finish_orphan(&files)?;
-                match files.memory().exists() {
-                    true => Status::Saved,
-                    false => Status::Stopped,
-                }
-            }
+            Asked::Nobody => match files.memory().exists() {
+                true => Status::Saved,
+                false => Status::Stopped,
+            },
             Asked::End => Status::Stopped,
             // It listens but does not answer (stopped by SIGSTOP, or a computer that swaps).
             Asked::Silence => Status::Timeout,
@@ -304,7 +299,7 @@ impl Driver for QemuDriver {
     }
 
     fn port_problems(&self, place: &MachinePlace) -> Vec<String> {
-        match ask_keeper(&Files::of(place)) {
+        match asked::ask(&Files::of(place)) {
             Asked::Status(status) => {
                 let sentence = |problem: &String| format!("published port {problem}");
                 status.port_problems.iter().map(sentence).collect()
@@ -430,214 +425,9 @@ impl Driver for QemuDriver {
     }
 }
 
-fn finish(files: &Files) -> Result<(), DriverError> {
-    if boot::end(files, None) {
-        return Ok(());
-    }
-    Err(DriverError::failed(
-        format!("end the machine in {}", files.folder().display()),
-        "its processes do not end",
-    ))
-}
-
-/// What asking the keeper for its status brought.
-enum Asked {
-    Status(Box<keeper::status::Status>),
-    /// There is no keeper.
-    Nobody,
-    /// It ended while it was asked.
-    End,
-    Silence,
-}
-
-fn ask_keeper(files: &Files) -> Asked {
-    let Ok(mut conversation) = Conversation::open(&files.keeper_socket(), Request::Status) else {
-        return Asked::Nobody;
-    };
-    let deadline = Instant::now() + STATUS_LIMIT;
-    while Instant::now() < deadline {
-        match conversation.listen(Duration::from_millis(200)) {
-            Heard::Status(status) => return Asked::Status(Box::new(status)),
-            Heard::Nothing => {}
-            Heard::End => return Asked::End,
-        }
-    }
-    Asked::Silence
-}
-
-/// Nobody answers. Usually the machine is just off; where a killed keeper left QEMU behind it is ended now: it has no
-/// ports, no clock and no one to stop it in order.
-fn finish_orphan(files: &Files) -> Result<(), DriverError> {
-    let Some(record) = KeeperRecord::load(files) else {
-        return Ok(());
-    };
-    // A keeper that has just been started may not listen yet.
-    if record.keeper.is_some_and(process::ProcessId::is_alive) {
-        return Ok(());
-    }
-    if record.vm.is_some_and(process::ProcessId::is_alive) {
-        boot::note(files, "keeper: was gone; its QEMU was ended");
-    }
-    finish(files)
-}
-
 fn absolute(path: &Path) -> Result<PathBuf, DriverError> {
     std::path::absolute(path)
         .map_err(|error| DriverError::failed(format!("find {}", path.display()), error))
-}
-
-/// The guest grows its file system when the disk has grown.
-fn grow_disk(path: &Path, mebibytes: u64) -> Result<(), DriverError> {
-    let failed = |error| DriverError::failed(format!("grow the disk {}", path.display()), error);
-    let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.len() < mebibytes * MIB {
-        file.set_len(mebibytes * MIB).map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// A new raw file that takes no space yet.
-fn make_disk(path: &Path, mebibytes: u64) -> Result<(), DriverError> {
-    let failed = |error| DriverError::failed(format!("make the disk {}", path.display()), error);
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
-    file.set_len(mebibytes * MIB).map_err(failed)
-}
-
-fn check_memory(wanted_mib: u64) -> Result<(), DriverError> {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| {
-        line.strip_prefix("MemTotal:")?
-            .split_whitespace()
-            .next()?
-            .parse::<u64>()
-            .ok()
-    });
-    match total.map(|kibibytes| kibibytes / 1024) {
-        Some(total) if wanted_mib > total => Err(DriverError::InvalidFlag {
-            flag: "qemu-memory".into(),
-            why: format!("{wanted_mib} MiB is more than this computer has ({total} MiB)"),
-        }),
-        _ => Ok(()),
-    }
-}
-
-fn check_space(store: &Path) -> Result<(), DriverError> {
-    // The store may not exist yet.
-    let existing = store
-        .ancestors()
-        .find(|folder| folder.exists())
-        .unwrap_or(Path::new("/"));
-    let Ok(space) = rustix::fs::statvfs(existing) else {
-        return Ok(());
-    };
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
-    if free < LEAST_FREE_SPACE {
-        return Err(DriverError::NotReady {
-            what: format!(
-                "only {} MiB are free where {} is",
-                free / MIB,
-                store.display()
-            ),
-            hint: format!(
-                "free at least {} MiB, or put the store elsewhere with MACHINE_STORAGE_PATH",
-                LEAST_FREE_SPACE / MIB
-            ),
-        });
-    }
-    Ok(())
-}
-
-/// What the driver remembers of a machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Known {
-    address: Chosen,
-    cpus: u32,
-    memory_mib: u64,
-    disk_mib: u64,
-    accelerator: String,
-    image: Option<PathBuf>,
-    program: Option<PathBuf>,
-    /// As they were given; none: the home.
-    mounts: Vec<String>,
-}
-
-impl Known {
-    /// The keys are docker-machine's where it has one.
-    fn write(&self, place: &MachinePlace) -> DriverState {
-        let mut state = DriverState::new();
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        let text = |path: Option<String>| path.unwrap_or_default();
-        state.insert("IPAddress".into(), self.address.ip.to_string().into());
-        state.insert("MachineName".into(), place.name.clone().into());
-        state.insert("SSHUser".into(), SSH_USER.into());
-        state.insert("SSHPort".into(), self.address.ssh_port.into());
-        state.insert("SSHKeyPath".into(), "".into());
-        state.insert("StorePath".into(), place.store.display().to_string().into());
-        state.insert("EnginePort".into(), self.address.api_port.into());
-        state.insert("CPU".into(), self.cpus.into());
-        state.insert("Memory".into(), self.memory_mib.into());
-        state.insert("DiskSize".into(), self.disk_mib.into());
-        state.insert("Accelerator".into(), self.accelerator.clone().into());
-        state.insert("Image".into(), text(path(&self.image)).into());
-        state.insert("Program".into(), text(path(&self.program)).into());
-        state.insert("Mounts".into(), self.mounts.clone().into());
-        state
-    }
-
-    fn read(state: &DriverState) -> Result<Known, DriverError> {
-        let broken = |key: &str| DriverError::NotReady {
-            what: format!("the machine's record has no usable {key}"),
-            hint: "restore the machine's config.json, or remove the machine and create it again"
-                .into(),
-        };
-        let text = |key: &str| {
-            state
-                .get(key)
-                .and_then(|value| value.as_str())
-                .filter(|text| !text.is_empty())
-        };
-        let number = |key: &str| state.get(key).and_then(serde_json::Value::as_u64);
-        let port = |key: &str| {
-            number(key)
-                .and_then(|port| u16::try_from(port).ok())
-                .filter(|port| *port != 0)
-        };
-        Ok(Known {
-            address: Chosen {
-                ip: text("IPAddress")
-                    .and_then(|ip| ip.parse().ok())
-                    .ok_or_else(|| broken("IPAddress"))?,
-                api_port: port("EnginePort").ok_or_else(|| broken("EnginePort"))?,
-                ssh_port: port("SSHPort").ok_or_else(|| broken("SSHPort"))?,
-            },
-            cpus: number("CPU")
-                .and_then(|count| u32::try_from(count).ok())
-                .ok_or_else(|| broken("CPU"))?,
-            memory_mib: number("Memory").ok_or_else(|| broken("Memory"))?,
-            disk_mib: number("DiskSize").ok_or_else(|| broken("DiskSize"))?,
-            accelerator: text("Accelerator").unwrap_or("auto").to_owned(),
-            image: text("Image").map(PathBuf::from),
-            program: text("Program").map(PathBuf::from),
-            // Machines made before there were shared folders have no such key.
-            mounts: state.get("Mounts").map_or_else(Vec::new, |value| {
-                let texts = value.as_array().into_iter().flatten();
-                texts
-                    .filter_map(|text| text.as_str().map(str::to_owned))
-                    .collect()
-            }),
-        })
-    }
-
-    fn image(&self, place: &MachinePlace) -> PathBuf {
-        self.image
-            .clone()
-            .unwrap_or_else(|| image::default_folder(&place.store))
-    }
 }
 
 #[cfg(test)]
@@ -747,41 +537,6 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_record_is_told_not_guessed() {
-        let store = tempfile::tempdir().unwrap();
-        let place = place(store.path());
-        let good = QemuDriver::new()
-            .plan(&place, &FlagValues::default())
-            .unwrap();
-        for key in [
-            "IPAddress",
-            "EnginePort",
-            "SSHPort",
-            "CPU",
-            "Memory",
-            "DiskSize",
-        ] {
-            let mut state = good.clone();
-            state.insert(key.into(), serde_json::Value::Null);
-            let error = Known::read(&state).unwrap_err();
-            assert!(error.to_string().contains(key), "{error}");
-        }
-    }
-
-    #[test]
-    fn more_memory_than_there_is_is_refused() {
-        assert!(check_memory(256).is_ok());
-        if cfg!(target_os = "linux") {
-            assert!(
-                check_memory(1 << 40)
-                    .unwrap_err()
-                    .to_string()
-                    .contains("more than this computer has")
-            );
-        }
-    }
-
-    #[test]
     fn a_create_that_fails_leaves_no_file_behind() {
         let store = tempfile::tempdir().unwrap();
         let place = place(store.path());
@@ -825,5 +580,27 @@ mod tests {
         assert!(left.is_empty(), "{left:?}");
         driver.remove(&place, &mut state).unwrap();
         driver.remove(&place, &mut state).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_record_is_told_not_guessed() {
+        let store = tempfile::tempdir().unwrap();
+        let place = place(store.path());
+        let good = QemuDriver::new()
+            .plan(&place, &FlagValues::default())
+            .unwrap();
+        for key in [
+            "IPAddress",
+            "EnginePort",
+            "SSHPort",
+            "CPU",
+            "Memory",
+            "DiskSize",
+        ] {
+            let mut state = good.clone();
+            state.insert(key.into(), serde_json::Value::Null);
+            let error = Known::read(&state).unwrap_err();
+            assert!(error.to_string().contains(key), "{error}");
+        }
     }
 }

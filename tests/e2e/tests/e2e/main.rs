@@ -28,6 +28,7 @@ mod life;
 mod machine;
 mod machine_bad_input;
 mod machine_create;
+mod machine_keeper;
 mod networks;
 mod security;
 mod traces;

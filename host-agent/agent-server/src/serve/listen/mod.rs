@@ -7,7 +7,7 @@
 
 #[cfg(test)]
 mod tests;
-mod tls;
+pub(crate) mod tls;
 mod unix;
 
 use super::config::{Config, Host};
@@ -32,7 +32,7 @@ use tower::Service;
 /// Connections served at the same time, all listeners together; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
 /// For a TLS handshake.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// For a request's head; also how long an idle connection is kept. dockerd's number.
 const HEAD_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// hyper's read buffer, and with it the largest head of a request, in bytes.
@@ -204,7 +204,7 @@ impl Listener {
 }
 
 /// Answers are small and must not wait; a client that vanished without a word must not stay for ever.
-fn prepare_tcp(stream: &TcpStream) {
+pub(crate) fn prepare_tcp(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(stream, true);
     let _ = rustix::net::sockopt::set_tcp_keepidle(stream, Duration::from_secs(30));

@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 
 /// Serves with what the files hold now: they are looked at (three stat calls) for every connection.
 #[derive(Debug)]
-pub(super) struct ReloadingTls {
+pub(crate) struct ReloadingTls {
     files: TlsFiles,
     loaded: Mutex<Loaded>,
 }
@@ -58,7 +58,7 @@ pub enum TlsError {
 }
 
 impl ReloadingTls {
-    pub(super) fn load(files: TlsFiles) -> Result<ReloadingTls, TlsError> {
+    pub(crate) fn load(files: TlsFiles) -> Result<ReloadingTls, TlsError> {
         let stamp = stamp(&files);
         let config = load(&files)?;
         Ok(ReloadingTls {
@@ -68,7 +68,7 @@ impl ReloadingTls {
     }
 
     /// Reads the files again whether they changed or not. What cannot be used (a half-finished renewal) leaves what was.
-    pub(super) fn reload(&self) {
+    pub(crate) fn reload(&self) {
         let stamp = stamp(&self.files);
         self.replace(&mut self.loaded(), stamp);
     }
@@ -105,7 +105,7 @@ impl ReloadingTls {
 
     /// Does the handshake. A client that speaks HTTP without TLS is told so in HTTP, in the words Go's server uses, which
     /// docker CLIs recognise.
-    pub(super) async fn accept(&self, mut stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn accept(&self, mut stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let mut first = [0];
         let peeked = stream.peek(&mut first).await?;
         if peeked == 1 && first[0].is_ascii_uppercase() {

@@ -7,18 +7,22 @@
 //!                                         <--- mutual TLS: /events --->  guest's engine
 //! ```
 //!
-//! It ends when QEMU ends and leaves no socket behind. When it is killed, QEMU dies with it (on Linux through the
-//! parent-death signal; elsewhere the next `machine` command finds QEMU by `keeper.json` and ends it).
+//! It ends when QEMU ends and leaves no socket behind. When it is killed, QEMU goes on with its containers, and the next
+//! `machine` command starts another keeper that takes it over: QEMU listens at its sockets and `keeper.json` says which
+//! process it is and which ports are open.
 
+mod boot_files;
 mod clock;
 mod engine;
 mod ports;
 mod qmp;
 pub mod share;
 pub mod status;
+mod vm;
 
 use super::files::Files;
 use super::process::ProcessId;
+use boot_files::BootFiles;
 use guest_contract::control::ControlRequest;
 use guest_contract::readiness::ReadinessEvent;
 use machine_core::store::atomic;
@@ -28,24 +32,25 @@ use serde_json::Value;
 use share::{Session, SharedFolder};
 use status::{Board, KeeperRecord, Phase, RECORD_VERSION, Request};
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use vm::Vm;
 
 /// The hidden verb of `machine` that runs [`main`].
 pub const VERB: &str = "keeper";
-/// As first argument of the verb: become QEMU, and die with the parent.
-const BECOME: &str = "--become";
+/// Before the folder: take over the machine that a killed keeper left running.
+pub const ADOPT: &str = "--adopt";
 
-/// How long QEMU may take to connect its monitor.
-const CONNECTS_WITHIN: Duration = Duration::from_secs(20);
-/// How long an orderly stop may take: the guest gives its containers 20 s.
-const STOPS_WITHIN: Duration = Duration::from_secs(30);
+/// How long a guest that is stopped in order may say nothing: while it waits for containers it speaks every few seconds.
+const SILENT_WITHIN: Duration = Duration::from_secs(30);
+/// How long it may wait for them, with all that comes after.
+const STOPS_WITHIN: Duration = Duration::from_secs(guest_contract::STOP_TIMEOUT_SECONDS + 60);
 const SUSPENDS_WITHIN: Duration = Duration::from_secs(600);
 const QUITS_WITHIN: Duration = Duration::from_secs(5);
 /// How soon a lost connection to the engine is tried again.
@@ -93,8 +98,10 @@ enum KeeperError {
         #[source]
         source: io::Error,
     },
-    #[error("QEMU did not connect: {why}")]
+    #[error("QEMU cannot be reached: {why}")]
     NotConnected { why: String },
+    #[error("there is no QEMU to take over")]
+    NothingToAdopt,
     #[error("cannot share {}", path.display())]
     Share {
         path: PathBuf,
@@ -118,9 +125,10 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         eprintln!("usage: machine {VERB} FOLDER (started by `machine create` and `machine start`)");
         return ExitCode::from(2);
     };
-    if first == BECOME {
-        return become_program(args.collect());
-    }
+    let (adopts, folder) = match args.next() {
+        Some(folder) if first == ADOPT => (true, folder),
+        _ => (false, first),
+    };
     let _ = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(false)
@@ -128,7 +136,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         .try_init();
     // Away from the terminal: its Ctrl-C and its end are not ours.
     let _ = rustix::process::setsid();
-    match keep(Path::new(&first)) {
+    match keep(Path::new(&folder), adopts) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let mut text = error.to_string();
@@ -144,38 +152,6 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Replaces this process by a program that dies with the keeper. (Between fork and exec the keeper itself could ask
-/// for that only with unsafe code; a process of its own, one exec earlier, needs none.)
-fn become_program(args: Vec<OsString>) -> ExitCode {
-    let mut args = args.into_iter();
-    let parent = args
-        .next()
-        .and_then(|text| text.to_str()?.parse::<i32>().ok());
-    let (Some(parent), Some(program)) = (parent, args.next()) else {
-        eprintln!("usage: machine {VERB} {BECOME} PARENT PROGRAM ARGUMENTS");
-        return ExitCode::from(2);
-    };
-    #[cfg(target_os = "linux")]
-    {
-        let _ =
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-        // Had the keeper died before the line above, nobody would send the signal any more.
-        let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
-        if now != Some(parent) {
-            eprintln!("keeper: gone before QEMU started");
-            return ExitCode::FAILURE;
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = parent;
-    let error = Command::new(&program).args(args).exec();
-    eprintln!(
-        "keeper: cannot run {}: {error}",
-        Path::new(&program).display()
-    );
-    ExitCode::FAILURE
-}
-
 /// What the threads share.
 struct Shared {
     files: Files,
@@ -185,24 +161,39 @@ struct Shared {
     control: Mutex<UnixStream>,
     vm: ProcessId,
     record: Mutex<KeeperRecord>,
-    /// QEMU's last words.
-    complaints: Arc<Mutex<Vec<String>>>,
+    heard: Mutex<Instant>,
     shares: Vec<Arc<Session>>,
 }
 
-fn keep(folder: &Path) -> Result<(), KeeperError> {
+fn keep(folder: &Path, adopts: bool) -> Result<(), KeeperError> {
     let files = Files::in_folder(folder);
-    let plan = read_plan(&files)?;
+    let mut plan = read_plan(&files)?;
+    let io = |step| move |source| KeeperError::Io { step, source };
     files
         .make_socket_folder()
-        .map_err(|source| KeeperError::Io {
-            step: "make the folder for sockets",
-            source,
-        })?;
-    if UnixStream::connect(files.keeper_socket()).is_ok() {
+        .map_err(io("make the folder for sockets"))?;
+    // Two verbs at once may both find that nobody keeps the machine. The lock ends with this process.
+    let claim = File::open(files.plan()).map_err(io("open the plan"))?;
+    if claim.try_lock().is_err() || UnixStream::connect(files.keeper_socket()).is_ok() {
         return Err(KeeperError::Taken);
     }
-    let result = keep_machine(&files, &plan);
+    if adopts {
+        let record = KeeperRecord::load(&files).ok_or(KeeperError::NothingToAdopt)?;
+        let vm = record.vm.filter(|vm| vm.is_alive());
+        let vm = Vm::adopt(vm.ok_or(KeeperError::NothingToAdopt)?);
+        // After a failure everything stays: whoever asked for this decides.
+        keep_machine(
+            &files,
+            &plan,
+            vm,
+            Some(&record.status),
+            BootFiles::default(),
+        )?;
+        files.remove_running();
+        return Ok(());
+    }
+    let boot_files = BootFiles::lend(&mut plan.arguments);
+    let result = Vm::start(&plan).and_then(|vm| keep_machine(&files, &plan, vm, None, boot_files));
     files.remove_running();
     result
 }
@@ -224,52 +215,31 @@ fn read_plan(files: &Files) -> Result<VmPlan, KeeperError> {
     Ok(plan)
 }
 
-fn keep_machine(files: &Files, plan: &VmPlan) -> Result<(), KeeperError> {
-    let monitor = listen(&files.qmp_socket())?;
-    let control = listen(&files.control_socket())?;
+/// Keeps a machine that has just been started, or one that another keeper left in the state `earlier`.
+fn keep_machine(
+    files: &Files,
+    plan: &VmPlan,
+    mut vm: Vm,
+    earlier: Option<&status::Status>,
+    boot_files: BootFiles,
+) -> Result<(), KeeperError> {
     let asked = listen(&files.keeper_socket())?;
-    let ports = (0..plan.shares.len()).map(|index| listen(&files.share_socket(index)));
-    let ports = ports.collect::<Result<Vec<_>, _>>()?;
     allow_many_files();
-    let mut child = start(plan)?;
-    let complaints = complaints_of(&mut child);
-    let connected = (|| {
-        let qmp = accept(&monitor, &mut child, &complaints)?;
-        let control = accept(&control, &mut child, &complaints)?;
-        let mut shares = Vec::new();
-        for (shared, port) in plan.shares.iter().zip(&ports) {
-            let stream = accept(port, &mut child, &complaints)?;
-            let session = Session::new(shared, stream).map_err(|source| KeeperError::Share {
-                path: shared.host.clone(),
-                source,
-            })?;
-            shares.push(Arc::new(session));
-        }
-        Ok::<_, KeeperError>((Qmp::over(qmp)?, control, shares))
-    })();
-    let (qmp, control, shares) = match connected {
-        Ok(connected) => connected,
+    let (qmp, control, shares) = match reach(files, plan, &mut vm) {
+        Ok(reached) => reached,
         Err(error) => {
-            let _ = child.kill();
-            let _ = child.wait();
+            vm.kill();
             return Err(error);
         }
     };
-    // Only QEMU was to connect, and only once.
-    let _ = std::fs::remove_file(files.qmp_socket());
-    let _ = std::fs::remove_file(files.control_socket());
-    for index in 0..shares.len() {
-        let _ = std::fs::remove_file(files.share_socket(index));
+    if earlier.is_some() {
+        shares.iter().for_each(|session| session.forget_all());
     }
 
-    let vm = ProcessId::of(child.id()).unwrap_or(ProcessId {
-        pid: child.id(),
-        started: 0,
-    });
     let record = KeeperRecord {
         version: RECORD_VERSION,
         keeper: ProcessId::of(std::process::id()),
-        vm: Some(vm),
+        vm: Some(vm.id),
         status: status::Status::new(),
     };
     let io = |step| move |source| KeeperError::Io { step, source };
@@ -281,13 +251,16 @@ fn keep_machine(files: &Files, plan: &VmPlan) -> Result<(), KeeperError> {
         board: Board::new(),
         qmp,
         control: Mutex::new(control),
-        vm,
+        vm: vm.id,
         record: Mutex::new(record),
-        complaints,
+        heard: Mutex::new(Instant::now()),
         shares,
     });
     shared.store();
-    tracing::info!(pid = vm.pid, "QEMU started");
+    match earlier {
+        None => tracing::info!(pid = vm.id.pid, "QEMU started"),
+        Some(_) => tracing::info!(pid = vm.id.pid, "QEMU taken over"),
+    }
 
     spawn(&shared, "control", move |shared| {
         listen_to_guest(shared, reader)
@@ -297,33 +270,37 @@ fn keep_machine(files: &Files, plan: &VmPlan) -> Result<(), KeeperError> {
         spawn(&shared, "share", move |_| session.run());
     }
     spawn(&shared, "record", keep_record);
+    spawn(&shared, "boot files", |shared| {
+        shared
+            .board
+            .wait_until(|status| status.phase != Phase::Booting);
+        boot_files.give_back();
+    });
     spawn(&shared, "clock", |shared| {
         clock::keep(|unix_ms| shared.tell_guest(ControlRequest::SetTime { unix_ms }));
     });
     let address = SocketAddr::new(plan.ip.into(), plan.api_port);
-    let ip = plan.ip;
+    let forwards = ports::Forwards::new(plan.ip, earlier.map_or(&[], |status| &status.ports));
     spawn(&shared, "ports", move |shared| {
-        follow_engine(shared, ip, address)
+        follow_engine(shared, forwards, address)
     });
-    if plan.resumes {
-        spawn(&shared, "resume", welcome_back);
+    if earlier.is_some() {
+        spawn(&shared, "take over", |shared| {
+            undo_suspend(shared);
+            welcome_back(shared);
+        });
+    } else if plan.resumes {
+        spawn(&shared, "resume", |shared| {
+            share::restore_all(&shared.shares, &shared.files.shares_state());
+            welcome_back(shared);
+        });
     }
     stop_on_signals(&shared).map_err(io("wait for signals"))?;
 
-    let ended = child.wait().map_err(io("wait for QEMU"))?;
-    let last = shared
-        .complaints
-        .lock()
-        .map(|lines| lines.last().cloned())
-        .ok()
-        .flatten();
-    let why = match (ended.success(), last) {
-        (true, _) if shared.board.now().phase == Phase::Stopping => {
-            "the guest powered off".to_owned()
-        }
-        (true, _) => "the guest ended by itself".to_owned(),
-        (false, Some(last)) => format!("QEMU ended ({ended}): {last}"),
-        (false, None) => format!("QEMU ended ({ended})"),
+    let why = match vm.wait().map_err(io("wait for QEMU"))? {
+        Some(why) => why,
+        None if shared.board.now().phase == Phase::Stopping => "the guest powered off".to_owned(),
+        None => "the guest ended by itself".to_owned(),
     };
     tracing::info!(why, "end");
     shared.board.change(|status| {
@@ -333,6 +310,30 @@ fn keep_machine(files: &Files, plan: &VmPlan) -> Result<(), KeeperError> {
     // Whoever watches is to read that line before the connection is cut.
     std::thread::sleep(Duration::from_millis(100));
     Ok(())
+}
+
+/// What a keeper holds of QEMU: monitor, control port, shared folders.
+type Reached = (Qmp, UnixStream, Vec<Arc<Session>>);
+
+fn reach(files: &Files, plan: &VmPlan, vm: &mut Vm) -> Result<Reached, KeeperError> {
+    let qmp = vm.connect(&files.qmp_socket())?;
+    let control = vm.connect(&files.control_socket())?;
+    let mut shares = Vec::new();
+    for (index, shared) in plan.shares.iter().enumerate() {
+        let stream = vm.connect(&files.share_socket(index))?;
+        let session = Session::new(shared, stream).map_err(|source| KeeperError::Share {
+            path: shared.host.clone(),
+            source,
+        })?;
+        shares.push(Arc::new(session));
+    }
+    // It greets once it has made its machine.
+    let qmp = Qmp::over(qmp, vm::CONNECTS_WITHIN);
+    let qmp = qmp.or_else(|error| match vm.has_ended()? {
+        Some(why) => Err(KeeperError::NotConnected { why }),
+        None => Err(error.into()),
+    })?;
+    Ok((qmp, control, shares))
 }
 
 /// Containers may hold many files of a shared folder open at once; each is one of ours.
@@ -363,92 +364,6 @@ fn listen(path: &Path) -> Result<UnixListener, KeeperError> {
         path: path.to_path_buf(),
         source,
     })
-}
-
-/// Starts QEMU from the keeper's main thread: the parent-death signal is tied to the thread.
-fn start(plan: &VmPlan) -> Result<Child, KeeperError> {
-    let failed = |source| KeeperError::Start {
-        program: plan.program.display().to_string(),
-        source,
-    };
-    let mut command = if cfg!(target_os = "linux") {
-        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-        command
-            .args([VERB, BECOME])
-            .arg(std::process::id().to_string())
-            .arg(&plan.program);
-        command
-    } else {
-        Command::new(&plan.program)
-    };
-    command
-        .args(&plan.arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)
-}
-
-/// Copies what QEMU says to the log and keeps the last lines.
-fn complaints_of(child: &mut Child) -> Arc<Mutex<Vec<String>>> {
-    let kept = Arc::new(Mutex::new(Vec::new()));
-    if let Some(stderr) = child.stderr.take() {
-        let kept = kept.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                eprintln!("qemu: {line}");
-                if let Ok(mut kept) = kept.lock() {
-                    let kept: &mut Vec<String> = &mut kept;
-                    if kept.len() == 10 {
-                        kept.remove(0);
-                    }
-                    kept.push(line);
-                }
-            }
-        });
-    }
-    kept
-}
-
-fn accept(
-    listener: &UnixListener,
-    child: &mut Child,
-    complaints: &Mutex<Vec<String>>,
-) -> Result<UnixStream, KeeperError> {
-    let io = |source| KeeperError::Io {
-        step: "wait for QEMU",
-        source,
-    };
-    listener.set_nonblocking(true).map_err(io)?;
-    let deadline = Instant::now() + CONNECTS_WITHIN;
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(false).map_err(io)?;
-                return Ok(stream);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(io(error)),
-        }
-        if let Some(status) = child.try_wait().map_err(io)? {
-            // Its last words may still be on the way.
-            std::thread::sleep(Duration::from_millis(50));
-            let last = complaints
-                .lock()
-                .map(|lines| lines.join("; "))
-                .unwrap_or_default();
-            return Err(KeeperError::NotConnected {
-                why: format!("it ended ({status}): {last}"),
-            });
-        }
-        if Instant::now() > deadline {
-            return Err(KeeperError::NotConnected {
-                why: format!("nothing happened for {} s", CONNECTS_WITHIN.as_secs()),
-            });
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 impl Shared {
@@ -490,12 +405,16 @@ impl Shared {
         self.tell_guest(ControlRequest::PowerOff);
         // The power button as well: init may not be reading yet.
         let _ = self.qmp.execute("system_powerdown", Value::Null);
-        if self.ends_within(STOPS_WITHIN) {
-            return;
+        let began = Instant::now();
+        let silent = || began.max(self.heard()).elapsed() > SILENT_WITHIN;
+        while began.elapsed() < STOPS_WITHIN && !silent() {
+            if self.ends_within(Duration::from_secs(1)) {
+                return;
+            }
         }
         tracing::warn!(
             "the guest did not power off within {} s: ending QEMU",
-            STOPS_WITHIN.as_secs()
+            began.elapsed().as_secs()
         );
         let _ = self.qmp.execute("quit", Value::Null);
         if !self.ends_within(QUITS_WITHIN) {
@@ -596,6 +515,14 @@ impl Shared {
         file.map_err(|error| error.to_string())
     }
 
+    /// When the guest last said something.
+    fn heard(&self) -> Instant {
+        *self
+            .heard
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     fn ends_within(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         while self.vm.is_alive() {
@@ -608,9 +535,22 @@ impl Shared {
     }
 }
 
+/// The keeper may have been killed while it wrote the memory. The machine goes on, so what was written must not be resumed.
+fn undo_suspend(shared: &Shared) {
+    let _ = shared.qmp.execute("migrate_cancel", Value::Null);
+    let files = &shared.files;
+    for path in [
+        files.memory_being_written(),
+        files.memory(),
+        files.shares_state(),
+    ] {
+        let _ = std::fs::remove_file(path);
+    }
+    shared.shares.iter().for_each(|session| session.go());
+}
+
 /// A guest that goes on does not know that time has passed, and has told how it is to another keeper.
 fn welcome_back(shared: &Arc<Shared>) {
-    share::restore_all(&shared.shares, &shared.files.shares_state());
     // It was stopped when its memory was written, and so it is when that has been read.
     loop {
         match shared.qmp.execute("query-status", Value::Null) {
@@ -622,10 +562,10 @@ fn welcome_back(shared: &Arc<Shared>) {
         std::thread::sleep(Duration::from_millis(20));
     }
     while shared.board.now().phase == Phase::Booting {
-        std::thread::sleep(Duration::from_millis(300));
         let unix_ms = clock::wall().as_millis() as u64;
         shared.tell_guest(ControlRequest::SetTime { unix_ms });
         shared.tell_guest(ControlRequest::Report);
+        std::thread::sleep(Duration::from_millis(300));
     }
 }
 
@@ -640,6 +580,9 @@ fn listen_to_guest(shared: &Arc<Shared>, stream: UnixStream) {
         match (&mut reader).take(64 * 1024).read_until(b'\n', &mut line) {
             Ok(count) if count > 0 => {}
             _ => return,
+        }
+        if let Ok(mut heard) = shared.heard.lock() {
+            *heard = Instant::now();
         }
         if let Some(event) = ReadinessEvent::from_line(&String::from_utf8_lossy(&line)) {
             tracing::info!(stage = %event.stage, outcome = ?event.outcome, uptime_ms = event.uptime_ms, message = event.message, "guest");
@@ -709,8 +652,7 @@ fn write_status(stream: &mut UnixStream, status: &status::Status) -> io::Result<
 }
 
 /// Opens and closes ports as containers come and go, for as long as the machine runs.
-fn follow_engine(shared: &Arc<Shared>, ip: Ipv4Addr, address: SocketAddr) {
-    let mut forwards = ports::Forwards::new(ip);
+fn follow_engine(shared: &Arc<Shared>, mut forwards: ports::Forwards, address: SocketAddr) {
     let mut seen = None;
     loop {
         match shared.board.next(seen, Duration::from_secs(3600)) {

@@ -29,6 +29,18 @@ impl Protocol {
     }
 }
 
+impl Port {
+    /// `8080/tcp`
+    fn parse(text: &str) -> Option<Port> {
+        let (number, protocol) = text.split_once('/')?;
+        let protocols = [Protocol::Tcp, Protocol::Udp];
+        Some(Port {
+            number: number.parse().ok()?,
+            protocol: protocols.into_iter().find(|p| p.name() == protocol)?,
+        })
+    }
+}
+
 impl std::fmt::Display for Port {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.number, self.protocol.name())
@@ -107,10 +119,11 @@ pub struct Forwards {
 }
 
 impl Forwards {
-    pub fn new(ip: Ipv4Addr) -> Forwards {
+    /// `open`: what another keeper has opened, as the board shows it.
+    pub fn new(ip: Ipv4Addr, open: &[String]) -> Forwards {
         Forwards {
             ip,
-            open: BTreeSet::new(),
+            open: open.iter().filter_map(|text| Port::parse(text)).collect(),
             failed: BTreeMap::new(),
         }
     }
@@ -257,6 +270,14 @@ mod tests {
         let ip = Ipv4Addr::new(127, 20, 3, 4);
         assert_eq!(add(ip, port), "hostfwd_add net tcp:127.20.3.4:8080-:8080");
         assert_eq!(remove(ip, port), "hostfwd_remove net tcp:127.20.3.4:8080");
+    }
+
+    #[test]
+    fn what_another_keeper_opened_is_known() {
+        let told = ["8080/tcp", "53/udp", "x/tcp", "9/sctp", ""].map(str::to_owned);
+        let forwards = Forwards::new(Ipv4Addr::LOCALHOST, &told);
+        let open: Vec<String> = forwards.open.iter().map(Port::to_string).collect();
+        assert_eq!(open, ["53/udp", "8080/tcp"]);
     }
 
     #[test]

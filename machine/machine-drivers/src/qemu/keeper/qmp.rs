@@ -29,10 +29,10 @@ struct Lines {
 }
 
 impl Qmp {
-    /// Reads the greeting and leaves negotiation mode.
-    pub fn over(stream: UnixStream) -> Result<Qmp, QmpError> {
+    /// Reads the greeting, which may take `limit`, and leaves negotiation mode.
+    pub fn over(stream: UnixStream, limit: Duration) -> Result<Qmp, QmpError> {
         stream
-            .set_read_timeout(Some(ANSWER_WITHIN))
+            .set_read_timeout(Some(limit))
             .map_err(QmpError::Talk)?;
         stream
             .set_write_timeout(Some(ANSWER_WITHIN))
@@ -42,6 +42,10 @@ impl Qmp {
             next: 1,
         };
         lines.read().map_err(QmpError::Talk)?;
+        let stream = lines.reader.get_ref();
+        stream
+            .set_read_timeout(Some(ANSWER_WITHIN))
+            .map_err(QmpError::Talk)?;
         let qmp = Qmp {
             stream: Mutex::new(lines),
         };
@@ -141,7 +145,7 @@ mod tests {
             )
             .unwrap();
         });
-        let qmp = Qmp::over(ours).unwrap();
+        let qmp = Qmp::over(ours, ANSWER_WITHIN).unwrap();
         assert_eq!(qmp.human("hostfwd_add x").unwrap(), "could not");
         assert!(
             qmp.execute("quit", Value::Null)

@@ -170,6 +170,16 @@ impl Board {
         (inner.0, inner.1.clone())
     }
 
+    /// Waits until the status is as wanted, however long that takes.
+    pub fn wait_until(&self, wanted: impl Fn(&Status) -> bool) {
+        let inner = self.lock();
+        drop(
+            self.changed
+                .wait_while(inner, |inner| !wanted(&inner.1))
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
+    }
+
     fn lock(&self) -> MutexGuard<'_, (u64, Status)> {
         self.inner
             .lock()

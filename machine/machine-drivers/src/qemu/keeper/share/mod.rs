@@ -61,6 +61,11 @@ impl Session {
         })
     }
 
+    /// Another keeper talked to this guest and was killed: what it knew by number is stale and never means something else.
+    pub fn forget_all(&self) {
+        lock(&self.server).forget_all();
+    }
+
     /// Answers until QEMU ends. Runs on a thread of its own.
     pub fn run(&self) {
         let reader = lock(&self.writer).try_clone();

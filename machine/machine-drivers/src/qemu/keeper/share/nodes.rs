@@ -44,6 +44,14 @@ impl Nodes {
         }
     }
 
+    /// No nodes yet, and none with a number up to this one.
+    pub fn above(last: u64) -> Nodes {
+        Nodes {
+            last,
+            ..Nodes::default()
+        }
+    }
+
     pub fn path(&self, node: u64) -> Option<&Path> {
         if node == super::wire::ROOT {
             return Some(Path::new(""));

@@ -70,6 +70,16 @@ impl Server {
         }
     }
 
+    /// Whoever served this guest before gave numbers that are not known here. New ones begin above all of theirs, which count
+    /// from 1 or from an earlier time, so that an old number is an error and never another file.
+    pub fn forget_all(&mut self) {
+        let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let above = since.as_micros() as u64;
+        self.handles.clear();
+        self.last_handle = above;
+        self.nodes = Nodes::above(above);
+    }
+
     /// Files that are gone meanwhile stay closed: the guest gets an error for them.
     pub fn restore(&mut self, kept: Kept) {
         self.nodes = Nodes::from_kept(kept.nodes);
