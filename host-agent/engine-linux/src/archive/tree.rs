@@ -146,6 +146,7 @@ pub struct TreeWriter<W> {
     tar: TarWriter<W>,
     /// (device, inode) -> name in the archive.
     links: HashMap<(u64, u64), Vec<u8>>,
+    content: u64,
 }
 
 impl<W: Write> TreeWriter<W> {
@@ -153,7 +154,13 @@ impl<W: Write> TreeWriter<W> {
         TreeWriter {
             tar: TarWriter::new(output),
             links: HashMap::new(),
+            content: 0,
         }
+    }
+
+    /// Bytes of all files so far.
+    pub fn content(&self) -> u64 {
+        self.content
     }
 
     /// Adds everything in `root`, each name with `prefix` in front; the folder itself is not added.
@@ -246,6 +253,7 @@ impl<W: Write> TreeWriter<W> {
             return self.tar.entry(&entry);
         }
         entry.size = u64::try_from(facts.st_size).unwrap_or(0);
+        self.content += entry.size;
         entry.xattrs = xattrs(file.as_fd())?;
         self.tar.file(&entry, File::from(file))
     }

@@ -329,6 +329,37 @@ mod tests {
         assert_eq!(all[1].1, b"abcde");
     }
 
+    /// Layers that were made here are known by the digests of what this writes: it must be the same for ever.
+    #[test]
+    fn what_is_written_never_changes() {
+        use sha2::{Digest, Sha256};
+        let mut writer = TarWriter::new(Vec::new());
+        let entry = NewEntry {
+            size: 5,
+            xattrs: vec![(b"user.x".to_vec(), b"value".to_vec())],
+            mtime: 1_700_000_000,
+            uid: 1000,
+            gid: 100,
+            ..plain(b"folder/file")
+        };
+        writer.file(&entry, &b"hello"[..]).expect("memory");
+        let link = NewEntry {
+            kind: EntryKind::Symlink,
+            link: b"../elsewhere".to_vec(),
+            ..plain(&[b"long/".repeat(30), b"link".to_vec()].concat())
+        };
+        writer.entry(&link).expect("memory");
+        let device = NewEntry {
+            kind: EntryKind::BlockDevice,
+            device: (8, 1),
+            mode: 0o6600,
+            ..plain(b"device")
+        };
+        writer.entry(&device).expect("memory");
+        let bytes = writer.finish().expect("memory");
+        assert_eq!(hex::encode(Sha256::digest(&bytes)), "GOLDEN");
+    }
+
     #[test]
     fn large_numbers_and_long_names_are_records() {
         let long = [b"d/".repeat(200), b"end".to_vec()].concat();

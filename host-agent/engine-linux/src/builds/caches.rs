@@ -6,7 +6,8 @@
 //! builds/caches/tmp-<random>/ being made or removed
 //! ```
 
-use super::{Tree, failed};
+use super::failed;
+use super::tree::Tree;
 use engine::builds::files::{BuildFilesError, CacheFolder};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 use sha2::{Digest, Sha256};
@@ -57,7 +58,7 @@ pub(super) fn obtain(
             fs::create_dir_all(&data)?;
             fs::write(aside.join(ID), id)?;
             if let Some((tree, path)) = content {
-                super::copy_tree(tree, path, &data)?;
+                super::fill::copy_folder(tree, path, &data).map_err(io::Error::other)?;
             }
             fs::set_permissions(&data, fs::Permissions::from_mode(mode))?;
             std::os::unix::fs::chown(&data, Some(owner.0), Some(owner.1))?;

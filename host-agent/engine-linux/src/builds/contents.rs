@@ -1,5 +1,6 @@
 //! Contents of contexts' files, kept by digest, so that a client sends only what has changed. A kept content is a hard link
-//! to the context's own file: keeping costs no second write, and a file whose mode and time are the same costs no copy.
+//! to the context's own file: keeping costs no second write, and a file whose mode and time are the same costs no copy,
+//! unless a layer has it by now: in two layers one file would be seen as two names of the same.
 
 use super::failed;
 use crate::archive::tar::TarEntry;
@@ -19,9 +20,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const KEPT_MAX: u64 = 1 << 30;
 /// How far below [`KEPT_MAX`] room is made at once, so that it is not made for every file.
 const KEPT_AFTERWARDS: u64 = KEPT_MAX / 4 * 3;
-/// Links to one file: file systems have limits of their own (ext4: 65,000).
-const LINKS_MAX: u64 = 30_000;
-
 /// The contents below one folder: `<first two digits>/<all 64 digits>`.
 #[derive(Debug)]
 pub(super) struct KeptContents {
@@ -121,7 +119,7 @@ impl Contents for KeptContents {
         let is_same = facts.mode() & 0o7777 == entry.mode
             && (facts.mtime(), facts.mtime_nsec()) == (entry.mtime.0, i64::from(entry.mtime.1))
             && entry.xattrs.is_empty()
-            && facts.nlink() < LINKS_MAX;
+            && facts.nlink() == 1;
         if is_same {
             match rustix::fs::linkat(CWD, &path, folder, name, AtFlags::empty()) {
                 Ok(()) => return Ok(Some(facts.len())),

@@ -205,7 +205,7 @@ impl GitFetcher for GitProgram {
             if !keep_git_folder {
                 remove_git(&clone).map_err(|error| super::failed("remove .git", error))?;
             }
-            let tree = super::Tree(super::open_tree(&clone)?);
+            let tree = super::Tree(super::tree::open_tree(&clone)?);
             let real = tree
                 .follow(&folder)
                 .map_err(|error| super::failed("look into the repository", error))?;

@@ -3,37 +3,36 @@
 mod caches;
 mod contents;
 mod context;
+mod fill;
 mod git;
 mod place;
+mod select;
+mod tree;
 
 pub use git::GitProgram;
 
 use crate::archive::decode::{StreamReader, decoded, on_own_thread};
 use crate::archive::tar::{TarLimits, TarReader};
-use crate::archive::tree::{Descend, descriptor_path, retry, walk, xattrs};
-use crate::archive::write::{EntryKind, NewEntry, PieceWriter, TarWriter};
+use crate::archive::tree::{Descend, walk};
 use crate::files::{BUILD_CACHES, BUILD_CONTENTS, BUILD_CONTEXTS, BUILD_SECRETS};
 use async_trait::async_trait;
 use contents::KeptContents;
 use engine::builds::files::{
-    ArchivePart, BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, Missing, Place,
-    SelectedFrom, SelectedSource, Selection,
+    BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, FillPart, Missing, Place,
+    Selection,
 };
 use engine::builds::ignore;
-use engine::builds::pattern::PathPattern;
 use engine::images::{BorrowedRoot, ByteStream};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tree::Tree;
 
 /// Bytes of a context's files, at most.
 const CONTEXT_MAX: u64 = 128 << 30;
@@ -111,61 +110,6 @@ impl Drop for Folder {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
             tracing::warn!(%error, folder = %self.0.display(), "a build context stays behind");
         }
-    }
-}
-
-/// An opened tree.
-struct Tree(OwnedFd);
-
-fn open_tree(path: &Path) -> Result<OwnedFd, BuildFilesError> {
-    rustix::fs::open(
-        path,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|error| failed("open the files of the build", error))
-}
-
-impl Tree {
-    fn open(root: &BorrowedRoot) -> Result<Tree, BuildFilesError> {
-        open_tree(&root.path).map(Tree)
-    }
-
-    fn at(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let path = if path.is_empty() { "." } else { path };
-        retry(|| {
-            rustix::fs::openat2(
-                &self.0,
-                path,
-                flags | OFlags::CLOEXEC,
-                Mode::empty(),
-                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-            )
-        })
-    }
-
-    /// The path, with links in its folders (not at its end) resolved.
-    fn real(&self, path: &str) -> rustix::io::Result<String> {
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        if parent.is_empty() {
-            return Ok(name.to_owned());
-        }
-        let parent = self.at(parent, OFlags::PATH | OFlags::DIRECTORY)?;
-        let base =
-            rustix::fs::readlinkat(rustix::fs::CWD, descriptor_path(self.0.as_fd()), Vec::new())?;
-        let whole =
-            rustix::fs::readlinkat(rustix::fs::CWD, descriptor_path(parent.as_fd()), Vec::new())?;
-        let base = base.to_string_lossy().into_owned();
-        let whole = whole.to_string_lossy().into_owned();
-        let inside = whole
-            .strip_prefix(base.trim_end_matches('/'))
-            .ok_or(Errno::NOENT)?
-            .trim_start_matches('/');
-        Ok(if inside.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{inside}/{name}")
-        })
     }
 }
 
@@ -260,38 +204,21 @@ impl BuildFiles for DiskBuildFiles {
         tree: Arc<BorrowedRoot>,
         what: CopyFrom,
     ) -> Result<Selection, BuildFilesError> {
-        blocking(move || {
-            let tree = Tree::open(&tree)?;
-            let sources = find(&tree, &what)?;
-            let mut digest = Sha256::new();
-            for source in &sources {
-                visit(&tree, source, &what, &mut |entry| {
-                    hash_entry(&mut digest, entry, what.with_owners)
-                })
-                .map_err(|error| failed(format!("read {}", source.path), error))?;
-            }
-            Ok(Selection {
-                digest: hex::encode(digest.finalize()),
-                sources,
-                from: SelectedFrom(what),
-            })
-        })
-        .await
+        blocking(move || select::select(&Tree::open(&tree)?, what)).await
     }
 
-    async fn archive(&self, parts: Vec<ArchivePart>) -> Result<ByteStream, BuildFilesError> {
-        let (mut writer, stream) = PieceWriter::new();
-        tokio::task::spawn_blocking(move || {
-            let outcome = write_archive(&parts, &mut writer);
-            if let Err(error) = &outcome
-                && error.kind() == io::ErrorKind::BrokenPipe
-            {
-                tracing::debug!("nobody reads the files of a build any more");
-            }
-            writer.finish(outcome);
-            drop(parts);
-        });
-        Ok(stream)
+    async fn fill(
+        &self,
+        folder: &Path,
+        below: Option<Arc<BorrowedRoot>>,
+        parts: Vec<FillPart>,
+    ) -> Result<(), BuildFilesError> {
+        let folder = folder.to_owned();
+        blocking(move || match &below {
+            Some(below) => fill::fill(&folder, fill::Into::Layer(&Tree::open(below)?), &parts),
+            None => fill::fill(&folder, fill::Into::Folder, &parts),
+        })
+        .await
     }
 
     async fn place(
@@ -565,404 +492,6 @@ fn is_archive(file: &mut File) -> bool {
             Ok(Some(_))
         )
     })
-}
-
-/// Copies a folder of a tree into a folder of ours: files, folders and links with owners, modes and times.
-fn copy_tree(tree: &Tree, path: &str, target: &Path) -> io::Result<()> {
-    let root = tree.at(&ignore::clean(path), OFlags::RDONLY | OFlags::DIRECTORY)?;
-    let mut folders = Vec::new();
-    walk(root.as_fd(), &mut |found| {
-        let to = target.join(OsStr::from_bytes(found.path));
-        match found.kind() {
-            FileType::Directory => {
-                std::fs::create_dir(&to)?;
-                set_mode(&to, found.facts.st_mode & 0o7777)?;
-                folders.push((to.clone(), found.facts.st_mtime));
-            }
-            FileType::RegularFile => {
-                let opened = rustix::fs::openat(
-                    found.folder,
-                    found.name,
-                    OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
-                    Mode::empty(),
-                )?;
-                let mut copy = File::create(&to)?;
-                io::copy(&mut File::from(opened), &mut copy)?;
-                set_mode(&to, found.facts.st_mode & 0o7777)?;
-            }
-            FileType::Symlink => {
-                let link = rustix::fs::readlinkat(found.folder, found.name, Vec::new())?;
-                std::os::unix::fs::symlink(OsStr::from_bytes(link.as_bytes()), &to)?;
-            }
-            // Devices, pipes and sockets are nothing for a cache.
-            _ => return Ok(Descend::No),
-        }
-        std::os::unix::fs::lchown(&to, Some(found.facts.st_uid), Some(found.facts.st_gid))?;
-        if found.kind() != FileType::Directory {
-            rustix::fs::utimensat(
-                rustix::fs::CWD,
-                &to,
-                &both_times(found.facts.st_mtime),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )?;
-        }
-        Ok(Descend::Yes)
-    })?;
-    for (folder, modified) in folders.iter().rev() {
-        rustix::fs::utimensat(
-            rustix::fs::CWD,
-            folder,
-            &both_times(*modified),
-            AtFlags::empty(),
-        )?;
-    }
-    Ok(())
-}
-
-/// Paths that the patterns find, in the order of the patterns and then of names.
-fn find(tree: &Tree, what: &CopyFrom) -> Result<Vec<SelectedSource>, BuildFilesError> {
-    let mut found = Vec::new();
-    for pattern in &what.sources {
-        // What is before `/./` stays out of the names.
-        let (pivot, named) = match pattern.split_once("/./") {
-            Some((pivot, rest)) if what.parents => {
-                (ignore::clean(pivot), format!("{pivot}/{rest}"))
-            }
-            _ => (String::new(), pattern.clone()),
-        };
-        // `..` cannot leave the tree: it stays at the top.
-        let path = ignore::clean(&format!("/{named}"));
-        let before = found.len();
-        if path.contains(['*', '?', '[', '\\']) {
-            expand(tree, &path, &pivot, what, &mut found)?;
-            if found.len() == before {
-                return Err(BuildFilesError::NoMatch);
-            }
-            continue;
-        }
-        let not_found = || BuildFilesError::NotFound { path: path.clone() };
-        if !path.is_empty() && what.ignore.leaves_out_all_below(&path) {
-            return Err(not_found());
-        }
-        let facts = facts(tree, &path).map_err(|error| match error {
-            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => not_found(),
-            error => failed(format!("look at {path}"), error),
-        })?;
-        let is_folder = FileType::from_raw_mode(facts.st_mode) == FileType::Directory;
-        if !is_folder && what.ignore.leaves_out(&path) {
-            return Err(not_found());
-        }
-        found.push(selected(tree, &path, &pivot, is_folder, what.parents)?);
-    }
-    Ok(found)
-}
-
-/// What a source is, a link at its end followed.
-fn facts(tree: &Tree, path: &str) -> rustix::io::Result<Stat> {
-    rustix::fs::fstat(tree.at(path, OFlags::PATH)?)
-}
-
-fn selected(
-    tree: &Tree,
-    path: &str,
-    pivot: &str,
-    is_folder: bool,
-    parents: bool,
-) -> Result<SelectedSource, BuildFilesError> {
-    let name = if parents {
-        let name = path
-            .strip_prefix(pivot)
-            .unwrap_or(path)
-            .trim_start_matches('/');
-        if is_folder && !name.is_empty() {
-            format!("{name}/")
-        } else {
-            name.to_owned()
-        }
-    } else if is_folder {
-        String::new()
-    } else {
-        path.rsplit('/').next().unwrap_or(path).to_owned()
-    };
-    let look = |error| failed(format!("look at {path}"), error);
-    let mut real = tree.real(path).map_err(look)?;
-    // A link that was named is the file it leads to.
-    for _ in 0..40 {
-        let (parent, last) = real.rsplit_once('/').unwrap_or(("", &real));
-        if last.is_empty() {
-            break;
-        }
-        let folder = tree
-            .at(parent, OFlags::PATH | OFlags::DIRECTORY)
-            .map_err(look)?;
-        match rustix::fs::readlinkat(&folder, last, Vec::new()) {
-            Ok(target) => {
-                let target = target.to_string_lossy();
-                let next = if target.starts_with('/') {
-                    target.into_owned()
-                } else {
-                    format!("/{parent}/{target}")
-                };
-                real = tree.real(&ignore::clean(&next)).map_err(look)?;
-            }
-            Err(_) => break,
-        }
-    }
-    Ok(SelectedSource {
-        path: real,
-        name,
-        is_folder,
-    })
-}
-
-fn expand(
-    tree: &Tree,
-    pattern: &str,
-    pivot: &str,
-    what: &CopyFrom,
-    found: &mut Vec<SelectedSource>,
-) -> Result<(), BuildFilesError> {
-    let pattern =
-        PathPattern::new(pattern).map_err(|error| BuildFilesError::Invalid(error.to_string()))?;
-    let mut paths = Vec::new();
-    let root = tree
-        .at("", OFlags::RDONLY | OFlags::DIRECTORY)
-        .map_err(|error| failed("read the context", error))?;
-    walk(root.as_fd(), &mut |entry| {
-        let Ok(path) = std::str::from_utf8(entry.path) else {
-            return Ok(Descend::No);
-        };
-        if pattern.matches(path) && !what.ignore.leaves_out(path) {
-            paths.push((path.to_owned(), entry.kind() == FileType::Directory));
-            return Ok(Descend::No);
-        }
-        let may = pattern.may_match_below(path) && !what.ignore.leaves_out_all_below(path);
-        Ok(if may { Descend::Yes } else { Descend::No })
-    })
-    .map_err(|error| failed("read the context", error))?;
-    for (path, is_folder) in paths {
-        found.push(selected(tree, &path, pivot, is_folder, what.parents)?);
-    }
-    Ok(())
-}
-
-/// Something that is copied.
-struct Entry<'a> {
-    folder: BorrowedFd<'a>,
-    name: &'a OsStr,
-    /// At the destination.
-    path: Vec<u8>,
-    facts: &'a Stat,
-}
-
-/// Visits everything that a source selects.
-fn visit(
-    tree: &Tree,
-    source: &SelectedSource,
-    what: &CopyFrom,
-    act: &mut dyn FnMut(&Entry<'_>) -> io::Result<()>,
-) -> io::Result<()> {
-    if !source.is_folder {
-        let (parent, name) = source.path.rsplit_once('/').unwrap_or(("", &source.path));
-        let folder = tree.at(parent, OFlags::PATH | OFlags::DIRECTORY)?;
-        let facts = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        return act(&Entry {
-            folder: folder.as_fd(),
-            name: OsStr::new(name),
-            path: source.name.clone().into_bytes(),
-            facts: &facts,
-        });
-    }
-    let root = tree.at(&source.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-    walk(root.as_fd(), &mut |found| {
-        // Names that are no text cannot be in a pattern either.
-        let inner = String::from_utf8_lossy(found.path);
-        let whole = match source.path.as_str() {
-            "" => inner.clone().into_owned(),
-            above => format!("{above}/{inner}"),
-        };
-        if what.ignore.leaves_out_all_below(&whole) || what.exclude.leaves_out_all_below(&inner) {
-            return Ok(Descend::No);
-        }
-        // A folder that is left out is there all the same where something in it is taken back in.
-        let is_folder = found.kind() == FileType::Directory;
-        if !is_folder && (what.ignore.leaves_out(&whole) || what.exclude.leaves_out(&inner)) {
-            return Ok(Descend::No);
-        }
-        act(&Entry {
-            folder: found.folder,
-            name: found.name,
-            path: [source.name.as_bytes(), found.path].concat(),
-            facts: found.facts,
-        })?;
-        Ok(Descend::Yes)
-    })
-}
-
-fn open_file(entry: &Entry<'_>) -> io::Result<File> {
-    let opened = rustix::fs::openat(
-        entry.folder,
-        entry.name,
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    Ok(File::from(opened))
-}
-
-fn hash_entry(digest: &mut Sha256, entry: &Entry<'_>, with_owners: bool) -> io::Result<()> {
-    let mut field = |bytes: &[u8]| {
-        digest.update((bytes.len() as u64).to_le_bytes());
-        digest.update(bytes);
-    };
-    field(&entry.path);
-    field(&entry.facts.st_mode.to_le_bytes());
-    if with_owners {
-        field(&entry.facts.st_uid.to_le_bytes());
-        field(&entry.facts.st_gid.to_le_bytes());
-    }
-    match FileType::from_raw_mode(entry.facts.st_mode) {
-        FileType::Symlink => {
-            field(rustix::fs::readlinkat(entry.folder, entry.name, Vec::new())?.as_bytes());
-        }
-        FileType::CharacterDevice | FileType::BlockDevice => {
-            field(&entry.facts.st_rdev.to_le_bytes())
-        }
-        FileType::RegularFile => {
-            let mut file = open_file(entry)?;
-            for (name, value) in xattrs(file.as_fd())? {
-                field(&name);
-                field(&value);
-            }
-            field(&entry.facts.st_size.to_le_bytes());
-            let mut buffer = vec![0u8; 64 * 1024];
-            loop {
-                match file.read(&mut buffer)? {
-                    0 => break,
-                    count => digest.update(&buffer[..count]),
-                }
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-fn write_archive(parts: &[ArchivePart], writer: &mut PieceWriter) -> io::Result<()> {
-    let mut tar = TarWriter::new(writer);
-    // Folders that several parts name.
-    let mut made: BTreeSet<Vec<u8>> = BTreeSet::new();
-    for part in parts {
-        let tree = Tree::open(&part.tree).map_err(io::Error::other)?;
-        write_part(&tree, part, &mut tar, &mut made)?;
-    }
-    tar.finish().map(|_| ())
-}
-
-fn write_part(
-    tree: &Tree,
-    part: &ArchivePart,
-    tar: &mut TarWriter<&mut PieceWriter>,
-    made: &mut BTreeSet<Vec<u8>>,
-) -> io::Result<()> {
-    let ArchivePart {
-        selection, form, ..
-    } = part;
-    let clamped = |time: i64| form.latest.map_or(time, |latest| time.min(latest));
-    let (new_uid, new_gid) = form.owner.unwrap_or((0, 0));
-    for folder in &form.new_folders {
-        let path = format!("{folder}/").into_bytes();
-        if !made.insert(path.clone()) {
-            continue;
-        }
-        tar.entry(&NewEntry {
-            kind: EntryKind::Folder,
-            path,
-            link: Vec::new(),
-            mode: 0o755,
-            uid: new_uid,
-            gid: new_gid,
-            size: 0,
-            mtime: clamped(form.new_folders_time),
-            device: (0, 0),
-            xattrs: Vec::new(),
-        })?;
-    }
-    for source in &selection.sources {
-        visit(tree, source, &selection.from.0, &mut |entry| {
-            let mut path = form.prefix.clone().into_bytes();
-            match &form.rename {
-                Some(name) => path.extend_from_slice(name.as_bytes()),
-                None => path.extend_from_slice(&entry.path),
-            }
-            let kind = match FileType::from_raw_mode(entry.facts.st_mode) {
-                FileType::RegularFile => EntryKind::File,
-                FileType::Directory => EntryKind::Folder,
-                FileType::Symlink => EntryKind::Symlink,
-                FileType::CharacterDevice => EntryKind::CharacterDevice,
-                FileType::BlockDevice => EntryKind::BlockDevice,
-                FileType::Fifo => EntryKind::Fifo,
-                // No archive has sockets.
-                _ => return Ok(()),
-            };
-            let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(&path);
-            if name.starts_with(b".wh.") {
-                // In a layer it would hide another file instead of being one.
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    format!(
-                        "{:?}: names that begin with .wh. mark deleted files in images and cannot be copied",
-                        String::from_utf8_lossy(&path)
-                    ),
-                ));
-            }
-            if kind == EntryKind::Folder {
-                path.push(b'/');
-                if !made.insert(path.clone()) {
-                    return Ok(());
-                }
-            }
-            let (uid, gid) = match form.owner {
-                Some(owner) => owner,
-                None if form.keep_owners => (entry.facts.st_uid, entry.facts.st_gid),
-                None => (0, 0),
-            };
-            let mut new = NewEntry {
-                kind,
-                path,
-                link: Vec::new(),
-                mode: form.mode.unwrap_or(entry.facts.st_mode & 0o7777),
-                uid,
-                gid,
-                size: 0,
-                mtime: clamped(entry.facts.st_mtime),
-                device: (0, 0),
-                xattrs: Vec::new(),
-            };
-            match kind {
-                EntryKind::File => {
-                    let file = open_file(entry)?;
-                    let facts = rustix::fs::fstat(&file)?;
-                    new.size = u64::try_from(facts.st_size).unwrap_or(0);
-                    new.xattrs = xattrs(file.as_fd())?;
-                    return tar.file(&new, file);
-                }
-                EntryKind::Symlink => {
-                    new.mode = 0o777;
-                    new.link =
-                        rustix::fs::readlinkat(entry.folder, entry.name, Vec::new())?.into_bytes();
-                }
-                EntryKind::CharacterDevice | EntryKind::BlockDevice => {
-                    new.device = (
-                        rustix::fs::major(entry.facts.st_rdev),
-                        rustix::fs::minor(entry.facts.st_rdev),
-                    );
-                }
-                _ => {}
-            }
-            tar.entry(&new)
-        })?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

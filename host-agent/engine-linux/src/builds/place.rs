@@ -1,7 +1,8 @@
 //! Where a destination leads in an image's files. The image is a stranger's: every link is followed here, one after the
 //! other, and can only lead to the image's own files.
 
-use super::{Tree, failed};
+use super::failed;
+use super::tree::Tree;
 use engine::builds::files::{BuildFilesError, Missing, Place};
 use engine::builds::ignore;
 use engine::runtime::RuntimeError;

@@ -1,7 +1,6 @@
 use super::*;
-use engine::builds::files::ArchiveForm;
+use engine::builds::files::FillForm;
 use engine::builds::ignore::Ignore;
-use futures_util::TryStreamExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 struct Bench {
@@ -36,49 +35,98 @@ impl Bench {
         self.files.select(self.tree.clone(), what).await
     }
 
-    async fn names(&self, selection: Selection, form: ArchiveForm) -> Vec<String> {
-        let part = ArchivePart {
+    /// Fills an empty folder; what `take` says is moved.
+    async fn fill(
+        &self,
+        selection: Selection,
+        form: FillForm,
+        take: bool,
+    ) -> Result<tempfile::TempDir, BuildFilesError> {
+        let below = tempfile::tempdir().unwrap();
+        let below = Arc::new(BorrowedRoot::new(below.path().to_owned(), below));
+        let folder = tempfile::tempdir_in(self._data.path()).unwrap();
+        let part = FillPart {
             tree: self.tree.clone(),
             selection,
             form,
+            take,
         };
-        let stream = self.files.archive(vec![part]).await.unwrap();
-        let bytes: Vec<bytes::Bytes> = stream.try_collect().await.unwrap();
-        let bytes = bytes.concat();
-        let mut archive = tar::Archive::new(&bytes[..]);
-        let entries = archive.entries().unwrap();
-        entries
-            .map(|entry| entry.unwrap().path().unwrap().display().to_string())
-            .collect()
+        let filled = self.files.fill(folder.path(), Some(below), vec![part]);
+        filled.await.map(|()| folder)
     }
+
+    /// What comes of it, folders with a slash. Moved or copied, it is the same.
+    async fn names(&self, selection: Selection, form: FillForm) -> Vec<String> {
+        let folder = self.fill(selection, form, false).await.unwrap();
+        listing(folder.path())
+    }
+}
+
+fn listing(root: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    let root = File::open(root).unwrap();
+    walk(root.as_fd(), &mut |found| {
+        let name = String::from_utf8_lossy(found.path);
+        let slash = match found.kind() {
+            rustix::fs::FileType::Directory => "/",
+            _ => "",
+        };
+        names.push(format!("{name}{slash}"));
+        Ok(Descend::Yes)
+    })
+    .unwrap();
+    names
+}
+
+/// Name, mode, owner, time and content or target of everything.
+fn facts_of(root: &Path) -> Vec<String> {
+    use std::os::unix::fs::MetadataExt;
+    listing(root)
+        .iter()
+        .map(|name| {
+            let path = root.join(name.trim_end_matches('/'));
+            let facts = std::fs::symlink_metadata(&path).unwrap();
+            let content = match facts.is_file() {
+                true => std::fs::read_to_string(&path).unwrap(),
+                false => std::fs::read_link(&path)
+                    .map(|target| target.display().to_string())
+                    .unwrap_or_default(),
+            };
+            let (mode, owner) = (facts.mode(), (facts.uid(), facts.gid()));
+            format!("{name} {mode:o} {owner:?} {} {content}", facts.mtime())
+        })
+        .collect()
 }
 
 #[tokio::test]
 async fn files_folders_and_patterns_are_selected_as_docker_does() {
     let bench = bench(&[("a.txt", "1"), ("b.txt", "2"), ("d/x", "3"), ("d/e/y", "4")]).await;
-    let form = || ArchiveForm {
+    let form = || FillForm {
         prefix: "to/".into(),
-        ..ArchiveForm::default()
+        ..FillForm::default()
     };
     let one = bench.select(&["a.txt"], "").await.unwrap();
-    assert_eq!(bench.names(one, form()).await, ["to/a.txt"]);
+    assert_eq!(bench.names(one, form()).await, ["to/", "to/a.txt"]);
     let folder = bench.select(&["d"], "").await.unwrap();
     assert_eq!(
         bench.names(folder, form()).await,
-        ["to/e/", "to/e/y", "to/x"]
+        ["to/", "to/e/", "to/e/y", "to/x"]
     );
     let several = bench.select(&["*.txt", "d"], "b.txt\nd/e").await.unwrap();
-    assert_eq!(bench.names(several, form()).await, ["to/a.txt", "to/x"]);
+    assert_eq!(
+        bench.names(several, form()).await,
+        ["to/", "to/a.txt", "to/x"]
+    );
     let all = bench.select(&["."], "**\n!d/e/y").await.unwrap();
     assert_eq!(
-        bench.names(all, ArchiveForm::default()).await,
+        bench.names(all, FillForm::default()).await,
         ["d/", "d/e/", "d/e/y"]
     );
     let renamed = bench.select(&["/a.txt"], "").await.unwrap();
-    let form = ArchiveForm {
+    let form = FillForm {
         rename: Some("c".into()),
         mode: Some(0o700),
-        ..ArchiveForm::default()
+        ..FillForm::default()
     };
     assert_eq!(bench.names(renamed, form).await, ["c"]);
 }
@@ -135,23 +183,10 @@ async fn links_lead_to_the_contexts_own_files() {
     symlink("../../../../etc", bench.tree.path.join("folder")).unwrap();
     for source in ["link", "folder/passwd", "../../../etc/passwd"] {
         let selection = bench.select(&[source], "").await.unwrap();
-        let part = ArchivePart {
-            tree: bench.tree.clone(),
-            selection,
-            form: ArchiveForm::default(),
-        };
-        let stream = bench.files.archive(vec![part]).await.unwrap();
-        let bytes = stream.try_collect::<Vec<_>>().await.unwrap().concat();
-        let mut archive = tar::Archive::new(&bytes[..]);
-        let mut content = String::new();
-        archive
-            .entries()
-            .unwrap()
-            .next()
-            .unwrap()
-            .unwrap()
-            .read_to_string(&mut content)
-            .unwrap();
+        let folder = bench.fill(selection, FillForm::default(), false).await;
+        let folder = folder.unwrap();
+        let name = &listing(folder.path())[0];
+        let content = std::fs::read_to_string(folder.path().join(name)).unwrap();
         assert_eq!(content, "inside", "{source}");
     }
     assert_eq!(
@@ -300,14 +335,97 @@ async fn cache_mounts_are_kept_until_they_are_removed() {
 async fn names_that_would_hide_files_are_refused() {
     let bench = bench(&[("d/.wh.x", "1")]).await;
     let selection = bench.select(&["d"], "").await.unwrap();
-    let part = ArchivePart {
+    let outcome = bench.fill(selection, FillForm::default(), true).await;
+    let error = engine::error::full_message(&outcome.unwrap_err());
+    assert!(error.contains(".wh."), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_moved_is_what_would_be_copied() {
+    let files = [("d/a", "1"), ("d/e/b", "2"), ("d/e/f/c", "3"), ("x/y", "4")];
+    let forms = [
+        FillForm::default(),
+        FillForm {
+            prefix: "srv/in/".into(),
+            new_folders: vec!["srv".into(), "srv/in".into()],
+            new_folders_time: 1_000,
+            ..FillForm::default()
+        },
+        FillForm {
+            owner: Some((3, 4)),
+            ..FillForm::default()
+        },
+        FillForm {
+            mode: Some(0o4711),
+            latest: Some(500_000_000),
+            ..FillForm::default()
+        },
+    ];
+    for form in forms {
+        for (sources, ignore) in [(&["d"][..], ""), (&["d", "x"], "d/e/b"), (&["."], "")] {
+            let bench = bench(&files).await;
+            symlink("../a", bench.tree.path.join("d/e/link")).unwrap();
+            for (name, mode) in [("d/e", 0o700), ("d/a", 0o4755)] {
+                let path = bench.tree.path.join(name);
+                std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+            }
+            let select = || bench.select(sources, ignore);
+            let copied = bench.fill(select().await.unwrap(), form.clone(), false);
+            let copied = copied.await.unwrap();
+            let moved = bench.fill(select().await.unwrap(), form.clone(), true);
+            let moved = moved.await.unwrap();
+            // Folders that a layer only has on the way are as old as they are.
+            let implied = |fact: &String| !fact.starts_with("srv/ ");
+            let facts = |root: &Path| -> Vec<String> {
+                facts_of(root).into_iter().filter(implied).collect()
+            };
+            assert_eq!(facts(copied.path()), facts(moved.path()), "{form:?}");
+            assert!(!bench.tree.path.join("d/a").exists());
+            assert_eq!(bench.tree.path.join("d/e/b").exists(), !ignore.is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_with_many_names_is_copied() {
+    let bench = bench(&[("d/a", "1")]).await;
+    for name in ["b", "c"] {
+        let path = bench.tree.path.join("d").join(name);
+        std::fs::hard_link(bench.tree.path.join("d/a"), path).unwrap();
+    }
+    let selection = bench.select(&["d"], "").await.unwrap();
+    assert!(!selection.sources[0].is_whole);
+    let folder = bench.fill(selection, FillForm::default(), true).await;
+    let folder = folder.unwrap();
+    assert_eq!(listing(folder.path()), ["a", "b", "c"]);
+    assert_eq!(listing(&bench.tree.path.join("d")), ["a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn folders_on_the_way_are_as_they_are_below() {
+    let bench = bench(&[("file", "1"), ("etc/old", "2")]).await;
+    let etc = bench.tree.path.join("etc");
+    std::fs::set_permissions(&etc, PermissionsExt::from_mode(0o750)).unwrap();
+    std::os::unix::fs::chown(&etc, Some(5), Some(6)).unwrap();
+    let selection = bench.select(&["file"], "").await.unwrap();
+    let folder = tempfile::tempdir_in(bench._data.path()).unwrap();
+    let part = FillPart {
         tree: bench.tree.clone(),
         selection,
-        form: ArchiveForm::default(),
+        form: FillForm {
+            prefix: "etc/new/".into(),
+            new_folders: vec!["etc/new".into()],
+            ..FillForm::default()
+        },
+        take: false,
     };
-    let stream = bench.files.archive(vec![part]).await.unwrap();
-    let error = stream.try_collect::<Vec<_>>().await.unwrap_err();
-    assert!(error.to_string().contains(".wh."), "{error}");
+    let below = Some(bench.tree.clone());
+    let filled = bench.files.fill(folder.path(), below, vec![part]);
+    filled.await.unwrap();
+    let facts = facts_of(folder.path());
+    assert!(facts[0].starts_with("etc/ 40750 (5, 6)"), "{facts:?}");
+    assert!(facts[1].starts_with("etc/new/ 40755 (0, 0) 0"), "{facts:?}");
+    assert_eq!(facts.len(), 3);
 }
 
 #[tokio::test]

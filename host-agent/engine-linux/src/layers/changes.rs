@@ -9,7 +9,7 @@
 
 use crate::archive::tree::{Descend, Found, TreeWriter, retry, walk};
 use engine::images::{Change, ChangeKind};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -272,6 +272,59 @@ impl Stack {
         Ok(())
     }
 
+    /// Takes out of the container's own layer what is no change: what the engine put there, marks that hide nothing, and
+    /// sockets, which no layer has. Nobody may use the container any more.
+    pub(super) fn strip(&self) -> io::Result<()> {
+        let (mut doomed, mut not_opaque) = (Vec::new(), Vec::new());
+        self.visit(&mut |found, below, opaque| {
+            let is_nothing = matches!(below, Below::Nothing);
+            if found.kind() == FileType::Socket || (is_whiteout(found.facts) && is_nothing) {
+                doomed.push(found.path.to_vec());
+            }
+            if opaque && is_nothing {
+                not_opaque.push(found.path.to_vec());
+            }
+            Ok(())
+        })?;
+        for path in not_opaque {
+            let folder = crate::archive::tree::open_below(self.upper.as_fd(), &path)?;
+            rustix::fs::fremovexattr(&folder, "trusted.overlay.opaque")?;
+        }
+        // What is in a folder comes after it, and has to go before.
+        doomed.extend(self.own()?);
+        doomed.sort_by(|a, b| b.cmp(a));
+        for path in doomed {
+            self.remove_own(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Removes something from the container's own layer, whose folder stays as old as it is.
+    fn remove_own(&self, path: &[u8]) -> io::Result<()> {
+        let above = parent(path);
+        let name = OsStr::from_bytes(match above.len() {
+            0 => path,
+            length => &path[length + 1..],
+        });
+        let folder = crate::archive::tree::open_below(self.upper.as_fd(), above)?;
+        let before = rustix::fs::fstat(&folder)?;
+        let facts = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let how = match FileType::from_raw_mode(facts.st_mode) {
+            FileType::Directory => AtFlags::REMOVEDIR,
+            _ => AtFlags::empty(),
+        };
+        rustix::fs::unlinkat(&folder, name, how)?;
+        let time = |seconds, nanoseconds| Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanoseconds,
+        };
+        let times = Timestamps {
+            last_access: time(before.st_atime, before.st_atime_nsec as _),
+            last_modification: time(before.st_mtime, before.st_mtime_nsec as _),
+        };
+        Ok(rustix::fs::futimens(&folder, &times)?)
+    }
+
     /// The container's own layer as the tar of an image layer.
     pub(super) fn write_diff(&self, output: &mut dyn Write) -> io::Result<()> {
         let mut tree = TreeWriter::new(output);
@@ -291,6 +344,25 @@ impl Stack {
         })?;
         tree.finish().map(|_| ())
     }
+}
+
+/// The tar of an unpacked layer; answers the bytes of its files.
+pub(super) fn write_layer(root: &OwnedFd, output: &mut dyn Write) -> io::Result<u64> {
+    let mut tree = TreeWriter::new(output);
+    walk(root.as_fd(), &mut |found| {
+        if is_whiteout(found.facts) {
+            tree.add_marker(marker(found.path, b".wh."))?;
+            return Ok(Descend::No);
+        }
+        tree.add(found.folder, found.name, found.path.to_vec(), found.facts)?;
+        if found.kind() == FileType::Directory && is_opaque_at(found)? {
+            tree.add_marker([found.path, b"/.wh..wh..opq"].concat())?;
+        }
+        Ok(Descend::Yes)
+    })?;
+    let content = tree.content();
+    tree.finish()?;
+    Ok(content)
 }
 
 /// The path with something in front of its last name.

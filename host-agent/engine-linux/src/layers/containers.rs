@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// Somebody uses a container's mounted root file system.
@@ -160,8 +160,27 @@ impl OverlayLayers {
         })
     }
 
+    /// Moves what a container has changed to `target`, without what is no change. The container can only be removed then.
+    pub(super) fn take_upper(
+        &self,
+        container: &ContainerId,
+        stack: &Stack,
+        target: &Path,
+    ) -> io::Result<()> {
+        let lock = self.lock_of(container);
+        let _guard = lock
+            .lock()
+            .expect("no code panics while it holds this lock");
+        let rw = self.rw(container);
+        if self.take_mounted(container, true) {
+            mount::unmount(&rw.join(MERGED))?;
+        }
+        stack.strip()?;
+        fs::rename(rw.join(UPPER), target)
+    }
+
     /// The container's own layer and what is below it, opened.
-    fn stack(
+    pub(super) fn stack(
         &self,
         container: &ContainerId,
         top_layer: Option<&Digest>,

@@ -3,7 +3,7 @@
 //! ```text
 //! layers/<chain id>/{layer.json, diff/}      one unpacked layer each; appears by one rename, complete and verified
 //! layers/l/<short> -> ../<chain id>/diff     short names, so that many fit into mount options
-//! layers/tmp-<random>/                       being unpacked or removed ([`collect`]); what is found at the start goes
+//! layers/tmp-<random>/                       being unpacked, made or removed ([`collect`]); what is there at the start goes
 //! layers/empty/                              stands in for the layers of an image that has none
 //! containers/<id>/rw/{upper, work, merged}   a container's own part; `merged` is where its root file system is mounted
 //! containers/<id>/rw/lower                   chain id of the image's top layer: layers below a container are kept
@@ -16,6 +16,7 @@
 mod changes;
 mod collect;
 mod containers;
+mod draft;
 mod links;
 mod lookup;
 pub(crate) mod mount;
@@ -32,7 +33,7 @@ use async_trait::async_trait;
 use collect::Removals;
 use engine::id::ContainerId;
 use engine::images::{
-    ByteStream, Digest, LayerError, LayerInfo, LayerSpec, LayerStore, StagedLayer,
+    ByteStream, Digest, DraftLayer, LayerError, LayerInfo, LayerSpec, LayerStore, StagedLayer,
 };
 use engine::record;
 use rustix::fs::{IFlags, Mode, OFlags};
@@ -566,6 +567,22 @@ impl LayerStore for OverlayLayers {
             .await
             .map_err(|error| failed("unpack a layer", error))??;
         Ok(Box::new(staged))
+    }
+
+    async fn draft(&self) -> Result<Box<dyn DraftLayer>, LayerError> {
+        self.new_draft().await
+    }
+
+    async fn draft_of(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> Result<Box<dyn DraftLayer>, LayerError> {
+        self.draft_of_container(container, top_layer).await
+    }
+
+    async fn archive(&self, chain_id: &Digest) -> Result<ByteStream, LayerError> {
+        self.archive_of(chain_id)
     }
 
     async fn collect(&self, keep: &BTreeSet<Digest>) -> Result<Vec<Digest>, LayerError> {

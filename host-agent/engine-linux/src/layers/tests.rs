@@ -1,4 +1,5 @@
 mod changes;
+mod draft;
 mod files;
 mod hostile;
 

@@ -2,22 +2,23 @@
 //!
 //! ```text
 //! sources --> Part (tree, what of it) --digest--> key --> cache?
-//!                                  '--> place in the stage's files --> tar --> layer
+//!                                  '--> place in the stage's files --> folder --> layer
 //! ```
 
 use super::error::BuildError;
-use super::files::{ArchiveForm, ArchivePart, BuildFilesError, CopyFrom, Place, Selection};
+use super::files::{BuildFilesError, CopyFrom, FillForm, FillPart, Place, Selection};
 use super::ignore::Ignore;
 use super::instruction::Source;
 use super::plan;
 use super::request::NamedContext;
 use super::root;
-use super::runner::{Runner, StepKey};
+use super::runner::{MadeLayer, Runner, StepKey};
 use super::sources::GitAddress;
 use super::stage_state::CopyWork;
 use crate::images::records::BuildLayer;
 use crate::images::{BorrowedRoot, Digest, ImageError};
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Bytes of a downloaded file, at most, where the disk has that much.
@@ -29,6 +30,17 @@ struct Part {
     selection: Selection,
     /// It was an archive: owners stay as they are in it.
     unpacked: bool,
+    whose: Whose,
+}
+
+/// Who else reads the files of a source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// They were made for this copy.
+    Ours,
+    /// The build's: nobody else, once all others are done.
+    Context,
+    Others,
 }
 
 /// Where files are copied from.
@@ -67,7 +79,7 @@ impl Runner<'_> {
             });
         }
         if let Some(NamedContext::Files(context)) = build.request.contexts.get(name) {
-            return Ok(Named::Files(context.0.clone()));
+            return Ok(Named::Files(context.files.clone()));
         }
         if name == "scratch" {
             return Ok(Named::Layers { top: None });
@@ -96,7 +108,7 @@ impl Runner<'_> {
     /// The client's files.
     pub(super) async fn context(&self) -> Result<Files, BuildError> {
         let tree = match &self.build.request.context {
-            Some(context) => context.0.clone(),
+            Some(context) => context.files.clone(),
             None => Arc::new(self.build.service.inner.files.new_folder().await?),
         };
         Ok(Files {
@@ -248,14 +260,15 @@ async fn parts(
             selection: files.select(tree.clone(), what).await?,
             tree,
             unpacked: false,
+            whose: Whose::Ours,
         });
     }
     if paths.is_empty() {
         return Ok(parts);
     }
-    let place = match named {
-        Some(named) => runner.open(named).await?,
-        None => runner.context().await?,
+    let (place, whose) = match named {
+        Some(named) => (runner.open(named).await?, Whose::Others),
+        None => (runner.context().await?, Whose::Context),
     };
     let what = CopyFrom {
         sources: paths,
@@ -272,6 +285,7 @@ async fn parts(
             tree: place.tree,
             selection,
             unpacked: false,
+            whose,
         });
         return Ok(parts);
     }
@@ -290,6 +304,7 @@ async fn parts(
                 tree: place.tree.clone(),
                 selection: one,
                 unpacked: false,
+                whose,
             });
             continue;
         };
@@ -302,6 +317,7 @@ async fn parts(
             tree: place.tree,
             selection,
             unpacked: false,
+            whose,
         });
     }
     Ok(parts)
@@ -323,6 +339,7 @@ async fn unpacked(
         selection: files.select(tree.clone(), what).await?,
         tree,
         unpacked: true,
+        whose: Whose::Ours,
     })
 }
 
@@ -356,6 +373,7 @@ async fn fetched(
             selection: files.select(tree.clone(), what).await?,
             tree,
             unpacked: false,
+            whose: Whose::Ours,
         });
     }
     let name = match file_name(address) {
@@ -401,6 +419,7 @@ async fn fetched(
         selection: files.select(tree.clone(), what).await?,
         tree,
         unpacked: false,
+        whose: Whose::Ours,
     })
 }
 
@@ -446,7 +465,7 @@ async fn make_layer(
     let files = &runner.build.service.inner.files;
     let own = runner.own_files().await?;
     let place = files
-        .place(own, &work.destination, work.files.chown.as_deref())
+        .place(own.clone(), &work.destination, work.files.chown.as_deref())
         .await
         .map_err(|error| copy_failed(work.keyword, error))?;
     let count: usize = parts.iter().map(|part| part.selection.sources.len()).sum();
@@ -473,10 +492,11 @@ async fn make_layer(
         .build
         .source_date
         .map(time::OffsetDateTime::unix_timestamp);
+    let is_last_reader = runner.is_last_reader() && !overlap(&parts);
     let parts = parts
         .into_iter()
-        .map(|part| ArchivePart {
-            form: ArchiveForm {
+        .map(|part| FillPart {
+            form: FillForm {
                 mode,
                 latest,
                 keep_owners: part.unpacked,
@@ -484,14 +504,52 @@ async fn make_layer(
             },
             tree: part.tree,
             selection: part.selection,
+            take: match part.whose {
+                Whose::Ours => true,
+                Whose::Context => is_last_reader,
+                Whose::Others => false,
+            },
         })
         .collect();
-    let content = files.archive(parts).await?;
-    runner.add_layer(content).await
+    fill(runner, own, parts).await
+}
+
+/// Whether two sources have files in common.
+fn overlap(parts: &[Part]) -> bool {
+    let sources = || parts.iter().flat_map(|part| &part.selection.sources);
+    let paths: BTreeSet<&str> = sources().map(|source| source.path.as_str()).collect();
+    let above = |path: &str| {
+        let mut path = path;
+        while let Some((parent, _)) = path.rsplit_once('/') {
+            if paths.contains(parent) {
+                return true;
+            }
+            path = parent;
+        }
+        false
+    };
+    paths.len() < sources().count()
+        || (paths.len() > 1 && paths.contains(""))
+        || paths.iter().any(|path| above(path))
+}
+
+/// Makes a layer of files.
+async fn fill(
+    runner: &Runner<'_>,
+    own: Arc<BorrowedRoot>,
+    parts: Vec<FillPart>,
+) -> Result<Option<BuildLayer>, BuildError> {
+    let inner = &runner.build.service.inner;
+    let draft = inner.images.backends().layers.draft().await?;
+    inner
+        .files
+        .fill(draft.folder(), Some(own), parts)
+        .await?;
+    runner.add_layer(MadeLayer::Draft(draft)).await
 }
 
 /// Names of what arrives at a place.
-fn form(runner: &Runner<'_>, place: &Place, into_folder: bool) -> ArchiveForm {
+fn form(runner: &Runner<'_>, place: &Place, into_folder: bool) -> FillForm {
     let mut new_folders = place.missing.clone();
     let (prefix, rename) = match into_folder {
         true => {
@@ -509,13 +567,13 @@ fn form(runner: &Runner<'_>, place: &Place, into_folder: bool) -> ArchiveForm {
             None => (String::new(), Some(place.path.clone())),
         },
     };
-    ArchiveForm {
+    FillForm {
         new_folders,
         new_folders_time: runner.build.created().unix_timestamp(),
         owner: place.owner,
         prefix,
         rename,
-        ..ArchiveForm::default()
+        ..FillForm::default()
     }
 }
 
@@ -526,7 +584,7 @@ pub(super) async fn make_folder(
 ) -> Result<Option<BuildLayer>, BuildError> {
     let files = &runner.build.service.inner.files;
     let own = runner.own_files().await?;
-    let place = files.place(own, path, None).await?;
+    let place = files.place(own.clone(), path, None).await?;
     if place.is_folder {
         return Ok(None);
     }
@@ -542,14 +600,13 @@ pub(super) async fn make_folder(
         sources: Vec::new(),
         from: Default::default(),
     };
-    let content = files
-        .archive(vec![ArchivePart {
-            tree,
-            selection,
-            form: form(runner, &place, true),
-        }])
-        .await?;
-    runner.add_layer(content).await
+    let part = FillPart {
+        tree,
+        selection,
+        form: form(runner, &place, true),
+        take: true,
+    };
+    fill(runner, own, vec![part]).await
 }
 
 #[cfg(test)]

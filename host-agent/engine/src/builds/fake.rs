@@ -1,13 +1,13 @@
 //! For tests of what stands on the build service and does not build.
 
 use super::files::{
-    ArchivePart, BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, Missing, Place,
+    BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, FillPart, Missing, Place,
     Selection,
 };
 use super::sources::{GitAddress, GitFetcher, SourceError};
 use crate::images::{BorrowedRoot, ByteStream};
 use async_trait::async_trait;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// There are no files, and none can be made.
@@ -61,7 +61,12 @@ impl BuildFiles for NoFiles {
         Err(BuildFilesError::NoMatch)
     }
 
-    async fn archive(&self, _: Vec<ArchivePart>) -> Result<ByteStream, BuildFilesError> {
+    async fn fill(
+        &self,
+        _: &Path,
+        _: Option<Arc<BorrowedRoot>>,
+        _: Vec<FillPart>,
+    ) -> Result<(), BuildFilesError> {
         none()
     }
 

@@ -3,7 +3,7 @@
 use super::ignore::Ignore;
 use crate::images::{BorrowedRoot, ByteStream};
 use async_trait::async_trait;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Reads contexts and images for a build. Implemented by `engine_linux::builds::DiskBuildFiles`. Whatever links a context
@@ -44,8 +44,14 @@ pub trait BuildFiles: Send + Sync + 'static {
         what: CopyFrom,
     ) -> Result<Selection, BuildFilesError>;
 
-    /// What was selected as one tar, named as it arrives at its destination.
-    async fn archive(&self, parts: Vec<ArchivePart>) -> Result<ByteStream, BuildFilesError>;
+    /// Puts what was selected into an empty folder, named as it arrives at its destination. With `below`, the folder is to
+    /// be a layer on top of these files.
+    async fn fill(
+        &self,
+        folder: &Path,
+        below: Option<Arc<BorrowedRoot>>,
+        parts: Vec<FillPart>,
+    ) -> Result<(), BuildFilesError>;
 
     /// Where a copy's destination leads in an image's files, links followed, and what is missing on the way. `path` is
     /// absolute; `owner` is as for `--chown`, looked up in the image.
@@ -182,6 +188,8 @@ pub struct SelectedSource {
     /// What it is called at the destination. Of a folder it is the prefix of what is in it: empty, or with a slash.
     pub name: String,
     pub is_folder: bool,
+    /// Nothing in it is left out or special, so that its folders may be moved as they are.
+    pub is_whole: bool,
 }
 
 /// Where a destination leads.
@@ -223,16 +231,18 @@ pub struct CacheFolder {
     pub last_used: i64,
 }
 
-/// A selection on its way into an archive.
-pub struct ArchivePart {
+/// A selection on its way into a folder.
+pub struct FillPart {
     pub tree: Arc<BorrowedRoot>,
     pub selection: Selection,
-    pub form: ArchiveForm,
+    pub form: FillForm,
+    /// Nobody else reads the tree any more: its files may be moved.
+    pub take: bool,
 }
 
-/// How a selection is written.
+/// How a selection arrives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ArchiveForm {
+pub struct FillForm {
     /// Folders that come first, 0755 and of the owner, as new as `new_folders_time`.
     pub new_folders: Vec<String>,
     /// Seconds since 1970.

@@ -73,6 +73,19 @@ pub fn sources_of(instruction: &Instruction) -> Vec<String> {
     }
 }
 
+/// Whether an instruction may read the context.
+pub fn may_read_context(instruction: &Instruction) -> bool {
+    match instruction {
+        Instruction::Copy(copy) | Instruction::Add(copy) => copy.from.is_none(),
+        Instruction::Run(run) => run.mounts.iter().any(|text| match Mount::parse(text) {
+            Ok(mount) => matches!(mount.kind, MountKind::Bind { from: None, .. }),
+            // With its variables known it may be one.
+            Err(_) => true,
+        }),
+        _ => false,
+    }
+}
+
 fn at_line(line: usize, shown: &str, source: impl Into<BuildError>) -> BuildError {
     BuildError::Step {
         line,
@@ -167,6 +180,25 @@ impl Plan {
             steps,
             arguments,
         })
+    }
+}
+
+impl Plan {
+    /// Steps that may read the context. `FROM` is one: what an image's triggers do is known when the image is here.
+    pub fn context_readers(&self, file: &Dockerfile) -> usize {
+        let read_in = |(index, planned): (&usize, &PlannedStage)| {
+            let steps = file.stages[*index].steps.iter();
+            let own = steps.filter(|step| may_read_context(&step.instruction));
+            own.count() + usize::from(planned.may_have_triggers())
+        };
+        self.stages.iter().map(read_in).sum()
+    }
+}
+
+impl PlannedStage {
+    /// Whether its base may have `ONBUILD` instructions.
+    pub fn may_have_triggers(&self) -> bool {
+        !matches!(self.base, Base::Scratch)
     }
 }
 

@@ -11,11 +11,15 @@ use time::OffsetDateTime;
 
 /// The files of a context. They are removed when the last clone is dropped, or at the engine's next start.
 #[derive(Clone)]
-pub struct Context(pub(crate) Arc<BorrowedRoot>);
+pub struct Context {
+    pub(crate) files: Arc<BorrowedRoot>,
+    /// They were made for this build alone, so that its last step that reads them may move them.
+    pub(crate) is_ours: bool,
+}
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Context({})", self.0.path.display())
+        write!(f, "Context({})", self.files.path.display())
     }
 }
 

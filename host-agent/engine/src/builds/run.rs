@@ -5,7 +5,7 @@ use super::event::{BuildEvent, OutputOf};
 use super::files::CopyFrom;
 use super::mount::{Mount, MountKind, Sharing};
 use super::request::RemoveContainers;
-use super::runner::{Runner, StepKey};
+use super::runner::{MadeLayer, Runner, StepKey};
 use super::service::{Build, STEP_LABEL, locked};
 use super::stage_state::{RunNetwork, RunWork};
 use crate::containers::mounts;
@@ -191,13 +191,13 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
                         };
                         let copy = Arc::new(files.new_folder().await?);
                         let selection = files.select(bound.tree.clone(), what).await?;
-                        let part = super::files::ArchivePart {
+                        let part = super::files::FillPart {
                             tree: bound.tree,
                             selection,
                             form: Default::default(),
+                            take: false,
                         };
-                        let content = files.archive(vec![part]).await?;
-                        build.service.unpack(&copy, content).await?;
+                        files.fill(&copy.path, None, vec![part]).await?;
                         copy
                     }
                 };
@@ -395,17 +395,30 @@ async fn execute(
         let root = layers.borrow(&container.id, runner.now.top()).await?;
         files.remove_missing(Arc::new(root), missing).await?;
     }
-    if let Some(date) = build.source_date {
-        let folders = layers.folders(&container.id, runner.now.top());
-        if let Some(upper) = folders.get("UpperDir") {
-            files
-                .clamp_times(upper.into(), date.unix_timestamp())
-                .await?;
-        }
-    }
-    let content = layers.diff(&container.id, runner.now.top()).await?;
-    let layer = runner.add_layer(content).await?;
     own.keep = build.request.remove == RemoveContainers::Never;
+    let made = match own.keep {
+        // The container keeps its files.
+        true => {
+            if let Some(date) = build.source_date {
+                let folders = layers.folders(&container.id, runner.now.top());
+                if let Some(upper) = folders.get("UpperDir") {
+                    let latest = date.unix_timestamp();
+                    files.clamp_times(upper.into(), latest).await?;
+                }
+            }
+            MadeLayer::Tar(layers.diff(&container.id, runner.now.top()).await?)
+        }
+        false => {
+            let store = &build.service.inner.images.backends().layers;
+            let draft = store.draft_of(&container.id, runner.now.top()).await?;
+            if let Some(date) = build.source_date {
+                let latest = date.unix_timestamp();
+                files.clamp_times(draft.folder().into(), latest).await?;
+            }
+            MadeLayer::Draft(draft)
+        }
+    };
+    let layer = runner.add_layer(made).await?;
     if !own.keep {
         build
             .tell(BuildEvent::Removed {

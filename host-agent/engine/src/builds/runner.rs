@@ -3,7 +3,7 @@
 use super::error::BuildError;
 use super::event::{BuildEvent, OutputOf};
 use super::instruction::Step;
-use super::plan::Base;
+use super::plan::{Base, may_read_context};
 use super::request::NamedContext;
 use super::service::Build;
 use super::stage_state::{Applied, StageState, Work};
@@ -12,11 +12,12 @@ use crate::containers::merge::DEFAULT_PATH;
 use crate::images::config::{ImageDetails, MadeOf, digest_of, encode};
 use crate::images::records::{BuildLayer, BuildRecord, LayerRecord};
 use crate::images::{
-    Digest, HistoryEntry, ImageConfig, ImageError, ImageView, Platform, ProgressSink, PullRequest,
+    ByteStream, Digest, DraftLayer, HistoryEntry, ImageConfig, ImageError, ImageView, Platform, ProgressSink, PullRequest,
     Reference,
 };
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use time::OffsetDateTime;
 use tokio::sync::SemaphorePermit;
 
@@ -69,6 +70,16 @@ pub(super) struct Runner<'b> {
     pub now: StageResult,
     /// Key of the step before.
     parent: Option<String>,
+    /// It is an instruction of the base image's; there may be more of them than the plan knows.
+    is_trigger: bool,
+}
+
+/// What a step has made.
+pub(super) enum MadeLayer {
+    /// The folder itself.
+    Draft(Box<dyn DraftLayer>),
+    /// A plain tar.
+    Tar(ByteStream),
 }
 
 /// Something that steps can be looked up by and are remembered by.
@@ -95,6 +106,7 @@ pub(super) async fn run(build: &Arc<Build>, stage: usize) -> Result<StageResult,
         index: first,
         now: begun,
         parent: None,
+        is_trigger: true,
     };
     if !triggers.is_empty() {
         runner.now.state.config.on_build.clear();
@@ -108,6 +120,10 @@ pub(super) async fn run(build: &Arc<Build>, stage: usize) -> Result<StageResult,
         cached: false,
     };
     build.tell(done).await;
+    if planned.may_have_triggers() {
+        build.context_readers.fetch_sub(1, Ordering::SeqCst);
+    }
+    runner.is_trigger = false;
     for (at, step) in from.steps.iter().enumerate() {
         runner.index = first + 1 + at;
         build.tell(BuildEvent::Started { step: runner.index }).await;
@@ -117,6 +133,9 @@ pub(super) async fn run(build: &Arc<Build>, stage: usize) -> Result<StageResult,
                 return Err(failed(build, runner.index, step.line, &step.text, error).await);
             }
         };
+        if may_read_context(&step.instruction) {
+            build.context_readers.fetch_sub(1, Ordering::SeqCst);
+        }
         let done = BuildEvent::Done {
             step: runner.index,
             state: runner.now.state_id(),
@@ -491,10 +510,18 @@ impl Runner<'_> {
         self.parent = Some(key.key);
     }
 
-    /// Puts a tar on top of the stage's layers; `None` where it is empty.
+    /// Whether nobody but this step reads the context any more.
+    pub(super) fn is_last_reader(&self) -> bool {
+        let is_ours = |context: &super::request::Context| context.is_ours;
+        !self.is_trigger
+            && self.build.request.context.as_ref().is_some_and(is_ours)
+            && self.build.context_readers.load(Ordering::SeqCst) == 1
+    }
+
+    /// Puts what a step has made on top of the stage's layers; `None` where that is nothing.
     pub(super) async fn add_layer(
         &self,
-        content: crate::images::ByteStream,
+        made: MadeLayer,
     ) -> Result<Option<BuildLayer>, BuildError> {
         let mut details = ImageDetails {
             diff_ids: self.now.details.diff_ids.clone(),
@@ -502,7 +529,11 @@ impl Runner<'_> {
         };
         let mut layers = self.now.layers.clone();
         let images = &self.build.service.inner.images;
-        if !images.add_layer(&mut details, &mut layers, content).await? {
+        let added = match made {
+            MadeLayer::Draft(draft) => images.add_draft(&mut details, &mut layers, draft).await?,
+            MadeLayer::Tar(tar) => images.add_layer(&mut details, &mut layers, tar).await?,
+        };
+        if !added {
             return Ok(None);
         }
         Ok(details

@@ -33,6 +33,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, watch};
@@ -109,6 +110,8 @@ pub(super) struct Build {
     made: Mutex<BTreeMap<String, BuildRecord>>,
     /// Keys of entries that were used.
     used: Mutex<BTreeSet<String>>,
+    /// Steps that may still read the context.
+    pub context_readers: AtomicUsize,
     /// Containers that are being removed.
     pub removals: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -251,7 +254,10 @@ impl BuildService {
         form: ContextForm,
     ) -> Result<Context, BuildError> {
         let folder = self.inner.files.unpack_context(content, form).await?;
-        Ok(Context(Arc::new(folder)))
+        Ok(Context {
+            files: Arc::new(folder),
+            is_ours: true,
+        })
     }
 
     /// Those of the digests (64 hex digits) whose contents a client has to send.
@@ -313,7 +319,10 @@ impl BuildService {
     pub async fn context_from_git(&self, address: &GitAddress) -> Result<Context, BuildError> {
         let commit = self.inner.git.resolve(address).await?;
         let files = self.inner.git.fetch(address, &commit, false).await?;
-        Ok(Context(Arc::new(files)))
+        Ok(Context {
+            files: Arc::new(files),
+            is_ours: true,
+        })
     }
 
     /// A tar or a Dockerfile from a web server.
@@ -328,7 +337,10 @@ impl BuildService {
 
     /// A folder of this host; it is read and stays as it is.
     pub fn context_of_folder(&self, path: PathBuf) -> Context {
-        Context(Arc::new(BorrowedRoot::new(path, ())))
+        Context {
+            files: Arc::new(BorrowedRoot::new(path, ())),
+            is_ours: false,
+        }
     }
 
     /// Builds. Dropping the future, or the receiving end of the sink, cancels: containers are killed and removed. An error
@@ -393,6 +405,7 @@ impl BuildService {
                 ((*index, sender), (*index, receiver))
             })
             .unzip();
+        let context_readers = plan.context_readers(&file);
         let build = Arc::new(Build {
             service: self.clone(),
             request,
@@ -407,6 +420,7 @@ impl BuildService {
             stages,
             made: Mutex::default(),
             used: Mutex::default(),
+            context_readers: AtomicUsize::new(context_readers),
             removals: Mutex::default(),
         });
         locked(&self.inner.running).push(Arc::downgrade(&build));
@@ -474,7 +488,7 @@ impl BuildService {
             Some(context) => {
                 self.inner
                     .files
-                    .read(context.0.clone(), path, largest)
+                    .read(context.files.clone(), path, largest)
                     .await
             }
         };

@@ -191,6 +191,17 @@ pub async fn check_layers<L: LayerStore + Layers>(layers: &L, tars: [&[u8]; 2]) 
     // Twice is once.
     let again = stage(1).await.expect("good").commit().await.expect("good");
     assert_eq!(again, upper);
+    // A draft of which nothing comes leaves nothing, and an empty one says so.
+    drop(layers.draft().await.expect("good"));
+    let empty = layers.draft().await.expect("good").seal().await;
+    let empty = empty.expect("good");
+    assert!(empty.is_empty());
+    assert_eq!(empty.diff_id().as_str(), super::make::EMPTY_TAR);
+    assert_eq!(empty.tar_size(), 1024);
+    assert!(matches!(
+        layers.archive(&digest_of(b"nowhere")).await.err(),
+        Some(LayerError::Missing { .. })
+    ));
     layers.sync().await.expect("no error");
     let (driver, data) = layers.driver_data(Some(&chain[1])).await;
     assert!(driver == "overlay2" && data.contains_key("UpperDir"));

@@ -8,7 +8,9 @@ use super::archive::{ArchiveError, ArchiveReader, StagedArchive};
 use super::blobs::{BlobError, BlobStore, ByteStream, Packed, stream_of};
 use super::config::digest_of;
 use super::download::{Download, DownloadError, Downloads};
-use super::layer_store::{LayerInfo, LayerSpec, LayerStore, StagedLayer};
+use super::layer_store::{
+    DraftLayer, LayerInfo, LayerSpec, LayerStore, SealedLayer, StagedLayer,
+};
 use super::records::{ImageRecords, ImageStore, ImageStoreError, LoadedRecords};
 use super::service::{ImageBackends, ImageOptions, ImageService};
 use super::{BorrowedRoot, Change, ContainerDiskUsage, Digest, ImageUsers, LayerError, Layers};
@@ -278,6 +280,46 @@ impl StagedLayer for StagedInMemory {
     }
 }
 
+/// Nobody can write into its folder.
+struct DraftInMemory(Digest);
+
+#[async_trait]
+impl DraftLayer for DraftInMemory {
+    fn folder(&self) -> &Path {
+        Path::new("/layers/draft")
+    }
+
+    async fn seal(self: Box<Self>) -> Result<Box<dyn SealedLayer>, LayerError> {
+        Ok(self)
+    }
+}
+
+#[async_trait]
+impl SealedLayer for DraftInMemory {
+    fn diff_id(&self) -> &Digest {
+        &self.0
+    }
+
+    fn tar_size(&self) -> u64 {
+        1024
+    }
+
+    fn is_empty(&self) -> bool {
+        true
+    }
+
+    async fn commit(
+        self: Box<Self>,
+        _: Digest,
+        _: Option<Digest>,
+    ) -> Result<LayerInfo, LayerError> {
+        Err(LayerError::Failed {
+            step: "register a layer".into(),
+            source: "nothing is in it".into(),
+        })
+    }
+}
+
 #[async_trait]
 impl LayerStore for MemoryLayers {
     async fn find(&self, chain_id: &Digest) -> Result<Option<LayerInfo>, LayerError> {
@@ -311,6 +353,24 @@ impl LayerStore for MemoryLayers {
                 size: bytes.len() as u64,
             },
         }))
+    }
+
+    async fn draft(&self) -> Result<Box<dyn DraftLayer>, LayerError> {
+        Ok(Box::new(DraftInMemory(digest_of(&[0; 1024]))))
+    }
+
+    async fn draft_of(
+        &self,
+        _: &ContainerId,
+        _: Option<&Digest>,
+    ) -> Result<Box<dyn DraftLayer>, LayerError> {
+        self.draft().await
+    }
+
+    async fn archive(&self, chain_id: &Digest) -> Result<ByteStream, LayerError> {
+        Err(LayerError::Missing {
+            chain_id: chain_id.clone(),
+        })
     }
 
     async fn collect(&self, keep: &BTreeSet<Digest>) -> Result<Vec<Digest>, LayerError> {

@@ -3,7 +3,9 @@
 use super::blobs::ByteStream;
 use super::{Digest, LayerError};
 use async_trait::async_trait;
+use crate::id::ContainerId;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// What a layer is, before it is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +42,20 @@ pub trait LayerStore: Send + Sync + 'static {
         content: ByteStream,
     ) -> Result<Box<dyn StagedLayer>, LayerError>;
 
+    /// An empty folder for a layer that is made here.
+    async fn draft(&self) -> Result<Box<dyn DraftLayer>, LayerError>;
+
+    /// What a container that has ended has changed. It is taken away from the container, which can only be removed then.
+    async fn draft_of(
+        &self,
+        container: &ContainerId,
+        top_layer: Option<&Digest>,
+    ) -> Result<Box<dyn DraftLayer>, LayerError>;
+
+    /// The plain tar of a layer that was made by a draft, byte for byte what its diff id is the digest of. Where it is not
+    /// that any more, the stream ends with an error.
+    async fn archive(&self, chain_id: &Digest) -> Result<ByteStream, LayerError>;
+
     /// Removes every layer that is neither in `keep` nor below a container; returns the chain ids removed. Their space may
     /// become free a little later.
     async fn collect(&self, keep: &BTreeSet<Digest>) -> Result<Vec<Digest>, LayerError>;
@@ -62,4 +78,34 @@ pub trait LayerStore: Send + Sync + 'static {
 pub trait StagedLayer: Send {
     /// Puts it in its place. The layer below must be in place; a layer that came there meanwhile is left as it is.
     async fn commit(self: Box<Self>) -> Result<LayerInfo, LayerError>;
+}
+
+/// A layer that is being made. When it is dropped, nothing is left.
+#[async_trait]
+pub trait DraftLayer: Send + Sync {
+    /// Where its files go, as overlayfs has them.
+    fn folder(&self) -> &Path;
+
+    /// Nothing more comes: finds the digest out.
+    async fn seal(self: Box<Self>) -> Result<Box<dyn SealedLayer>, LayerError>;
+}
+
+/// A layer that is made, but not yet in its place.
+#[async_trait]
+pub trait SealedLayer: Send + Sync {
+    /// Digest of its tar.
+    fn diff_id(&self) -> &Digest;
+
+    /// Bytes of its tar.
+    fn tar_size(&self) -> u64;
+
+    /// Nothing is in it.
+    fn is_empty(&self) -> bool;
+
+    /// Puts it in its place, as [`StagedLayer::commit`] does.
+    async fn commit(
+        self: Box<Self>,
+        chain_id: Digest,
+        parent: Option<Digest>,
+    ) -> Result<LayerInfo, LayerError>;
 }

@@ -7,8 +7,10 @@
 
 use super::blobs::stream_of;
 use super::config::{ContainerSide, ImageDetails, MadeOf, chain_ids, digest_of, encode};
-use super::layer_store::LayerSpec;
-use super::manifest::{DOCKER_CONFIG, DOCKER_MANIFEST, Descriptor, ImageManifest, LAYERS_MAX};
+use super::layer_store::{DraftLayer, LayerSpec};
+use super::manifest::{
+    DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, Descriptor, ImageManifest, LAYERS_MAX,
+};
 use super::records::{ImageRecord, LayerRecord};
 use super::service::{Catalog, ImageService};
 use super::{
@@ -225,6 +227,43 @@ impl ImageService {
             blob: packed.blob,
             media_type: packed.media_type.to_owned(),
             blob_size: packed.blob_size,
+            chain_id,
+            size: info.size,
+        });
+        Ok(true)
+    }
+
+    /// Puts a layer that was made here on top of the layers, unless nothing is in it; tells whether there is a layer more.
+    /// Its tar is not stored: it can be made again of the layer ([`super::pack`]).
+    pub(crate) async fn add_draft(
+        &self,
+        details: &mut ImageDetails,
+        layers: &mut Vec<LayerRecord>,
+        draft: Box<dyn DraftLayer>,
+    ) -> Result<bool, ImageError> {
+        let sealed = draft.seal().await?;
+        if sealed.is_empty() {
+            return Ok(false);
+        }
+        if layers.len() >= LAYERS_MAX {
+            return Err(ImageError::Invalid {
+                message: format!("an image cannot have more than {LAYERS_MAX} layers"),
+            });
+        }
+        let parent = layers.last().map(|layer| layer.chain_id.clone());
+        let (diff_id, tar_size) = (sealed.diff_id().clone(), sealed.tar_size());
+        details.diff_ids.push(diff_id.clone());
+        let chain_id = chain_ids(&details.diff_ids)
+            .pop()
+            .expect("one was just added");
+        let info = match self.backends().layers.find(&chain_id).await? {
+            Some(info) => info,
+            None => sealed.commit(chain_id.clone(), parent).await?,
+        };
+        layers.push(LayerRecord {
+            blob: diff_id,
+            media_type: DOCKER_LAYER.to_owned(),
+            blob_size: tar_size,
             chain_id,
             size: info.size,
         });

@@ -5,21 +5,22 @@
 //! manifest.json, repositories                           for `docker load` of any age
 //! ```
 //!
-//! Blobs are written as they came, so digests stay and nothing is packed anew.
+//! Blobs are written as they came, so digests stay and nothing is packed anew; layers that were made here are plain tars.
 
-use super::blobs::{BlobStore, ByteStream, stream_of};
+use super::blobs::{ByteStream, stream_of};
 use super::manifest::MANIFEST_MAX;
+use super::records::LayerRecord;
 use super::service::{ImageService, ImageView};
 use super::{Digest, ImageError, Reference};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 enum Content {
     Bytes(Bytes),
     Blob { digest: Digest, size: u64 },
+    Layer { record: LayerRecord, size: u64 },
 }
 
 impl ImageService {
@@ -69,30 +70,23 @@ impl ImageService {
                 false => manifests.extend(tags.iter().map(|tag| descriptor(Some(tag)))),
             }
             let mut layers = Vec::new();
-            let contents = image
-                .record
-                .layers
-                .iter()
-                .map(|layer| &layer.blob)
-                .chain([&image.id]);
-            for digest in contents {
-                let size = self.backends().blobs.size(digest).await?.ok_or_else(|| {
+            for record in &image.record.layers {
+                let size = self.layer_content_size(record).await?;
+                let path = blob_path(&record.blob);
+                layers.push(path.clone());
+                if known.insert(record.blob.clone()) {
+                    let record = record.clone();
+                    files.push((path, Content::Layer { record, size }));
+                }
+            }
+            if known.insert(image.id.clone()) {
+                let digest = image.id.clone();
+                let size = self.backends().blobs.size(&digest).await?.ok_or_else(|| {
                     super::BlobError::Missing {
                         digest: digest.clone(),
                     }
                 })?;
-                if digest != &image.id {
-                    layers.push(blob_path(digest));
-                }
-                if known.insert(digest.clone()) {
-                    files.push((
-                        blob_path(digest),
-                        Content::Blob {
-                            digest: digest.clone(),
-                            size,
-                        },
-                    ));
-                }
+                files.push((blob_path(&digest), Content::Blob { digest, size }));
             }
             if known.insert(image.record.manifest.clone()) {
                 files.push((blob_path(&image.record.manifest), Content::Bytes(manifest)));
@@ -129,7 +123,7 @@ impl ImageService {
         for (image, _) in &images {
             self.publish("save", image.id.as_str(), image.id.as_str());
         }
-        Ok(archive(self.backends().blobs.clone(), files))
+        Ok(archive(self.clone(), files))
     }
 
     /// The images a name stands for, each with the tags that are saved of it.
@@ -167,20 +161,26 @@ fn blob_path(digest: &Digest) -> String {
 }
 
 /// Writes files as a tar, one after the other as the reader takes them.
-fn archive(blobs: Arc<dyn BlobStore>, files: Vec<(String, Content)>) -> ByteStream {
+fn archive(images: ImageService, files: Vec<(String, Content)>) -> ByteStream {
     let parts = futures_util::stream::iter(files).then(move |(path, content)| {
-        let blobs = blobs.clone();
+        let images = images.clone();
         async move {
-            let (size, content) = match content {
-                Content::Bytes(bytes) => (bytes.len() as u64, stream_of(bytes)),
-                Content::Blob { digest, size } => (
-                    size,
-                    blobs.open(&digest).await.unwrap_or_else(|error| {
-                        let error = std::io::Error::other(error);
-                        Box::pin(futures_util::stream::once(async move { Err(error) }))
-                    }),
-                ),
+            let opened = match &content {
+                Content::Bytes(bytes) => Ok(stream_of(bytes.clone())),
+                Content::Blob { digest, .. } => {
+                    let opened = images.backends().blobs.open(digest).await;
+                    opened.map_err(ImageError::from)
+                }
+                Content::Layer { record, .. } => images.layer_content(record).await,
             };
+            let size = match content {
+                Content::Bytes(bytes) => bytes.len() as u64,
+                Content::Blob { size, .. } | Content::Layer { size, .. } => size,
+            };
+            let content: ByteStream = opened.unwrap_or_else(|error| {
+                let error = std::io::Error::other(error);
+                Box::pin(futures_util::stream::once(async move { Err(error) }))
+            });
             let padding = vec![0u8; ((512 - size % 512) % 512) as usize];
             let part: ByteStream = Box::pin(
                 stream_of(header(&path, size))

@@ -6,7 +6,7 @@ use engine::images::ChangeKind;
 use futures_util::StreamExt;
 use std::os::fd::AsFd;
 
-async fn container_on(
+pub(super) async fn container_on(
     layers: &OverlayLayers,
     tars: &[Vec<u8>],
 ) -> (ContainerId, Option<Digest>, PathBuf) {
@@ -24,7 +24,7 @@ async fn container_on(
     (container, top, merged)
 }
 
-fn image() -> Vec<Vec<u8>> {
+pub(super) fn image() -> Vec<Vec<u8>> {
     vec![
         tar_of(|tar| {
             tar.folder("etc", 0o755);
@@ -44,7 +44,7 @@ fn image() -> Vec<Vec<u8>> {
     ]
 }
 
-async fn diff_of(layers: &OverlayLayers, container: &ContainerId, top: Option<&Digest>) -> Vec<u8> {
+pub(super) async fn diff_of(layers: &OverlayLayers, container: &ContainerId, top: Option<&Digest>) -> Vec<u8> {
     let mut stream = layers.diff(container, top).await.expect("a stream");
     let mut bytes = Vec::new();
     while let Some(piece) = stream.next().await {
@@ -53,7 +53,7 @@ async fn diff_of(layers: &OverlayLayers, container: &ContainerId, top: Option<&D
     bytes
 }
 
-fn tar_names(bytes: &[u8]) -> Vec<String> {
+pub(super) fn tar_names(bytes: &[u8]) -> Vec<String> {
     let mut reader = TarReader::new(bytes, TarLimits::default());
     let mut names = Vec::new();
     while let Some(entry) = reader.next_entry().expect("our own archive") {
