@@ -27,6 +27,8 @@ pub struct Dockerfile {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
     pub line: usize,
+    /// Where the `FROM` begins in that line, in characters from 1.
+    pub column: usize,
     /// The `FROM` as it was written.
     pub text: String,
     /// An image, an earlier stage or `scratch`; variables are not expanded yet.
@@ -49,21 +51,28 @@ pub enum DockerfileError {
     TooMany { what: &'static str },
     #[error("the Dockerfile is not UTF-8 text")]
     NotText,
-    /// `shown` is the line itself.
-    #[error("dockerfile parse error on line {line}: {message}{}", quoted_line(.line, .shown))]
+    /// `shown` is the line itself, `column` counts its characters from 1.
+    #[error("dockerfile parse error on line {line}: {message}{}", quoted_line(.line, .column, .shown))]
     Line {
         line: usize,
+        column: usize,
         message: String,
         shown: String,
     },
 }
 
-fn quoted_line(line: &usize, shown: &str) -> String {
+/// The line with a mark below the place.
+fn quoted_line(line: &usize, column: &usize, shown: &str) -> String {
     if shown.is_empty() {
-        String::new()
-    } else {
-        format!("\n{line:>4} | {shown}")
+        return String::new();
     }
+    // A tab stays one, so that the mark is below what it marks.
+    let before: String = shown
+        .chars()
+        .take(column.saturating_sub(1))
+        .map(|character| if character == '\t' { '\t' } else { ' ' })
+        .collect();
+    format!("\n{line:>4} | {shown}\n     | {before}^ column {column}")
 }
 
 impl Dockerfile {
@@ -81,18 +90,34 @@ impl Dockerfile {
     }
 }
 
-/// The error for a line of a Dockerfile's text.
-fn wrong(text: &str, line: usize, message: impl Into<String>) -> DockerfileError {
-    DockerfileError::Line {
-        line,
-        message: message.into(),
-        shown: text
-            .lines()
-            .nth(line.saturating_sub(1))
-            .unwrap_or_default()
-            .trim_end()
-            .to_owned(),
+/// What is wrong with an instruction, and at which byte of the Dockerfile where that is known.
+struct Wrong {
+    at: Option<usize>,
+    message: String,
+}
+
+impl Wrong {
+    fn at(flag: &parser::Flag<'_>, message: String) -> Wrong {
+        Wrong {
+            // With its dashes.
+            at: Some(flag.name.span.start.saturating_sub(2)),
+            message,
+        }
     }
+}
+
+impl<T: Into<String>> From<T> for Wrong {
+    fn from(message: T) -> Wrong {
+        Wrong {
+            at: None,
+            message: message.into(),
+        }
+    }
+}
+
+/// Bytes of a line in front of what is written there.
+fn indentation(line: &str) -> usize {
+    line.len() - line.trim_start().len()
 }
 
 /// The escape directive. The parser refuses wrong ones.
@@ -128,8 +153,60 @@ impl<'t> Reader<'t> {
             + 1
     }
 
+    /// Line and column of a byte, both from 1.
+    fn place_of(&self, at: usize) -> (usize, usize) {
+        let start = self.line_start(at);
+        (
+            self.line_of(at),
+            self.text[start..at].chars().count() + 1,
+        )
+    }
+
+    fn line_start(&self, at: usize) -> usize {
+        self.text[..at].rfind('\n').map_or(0, |newline| newline + 1)
+    }
+
     fn wrong_at(&self, at: usize, message: impl Into<String>) -> DockerfileError {
-        wrong(self.text, self.line_of(at), message)
+        let mut at = at.min(self.text.len());
+        while !self.text.is_char_boundary(at) {
+            at -= 1;
+        }
+        let (line, column) = self.place_of(at);
+        let shown = &self.text[self.line_start(at)..];
+        DockerfileError::Line {
+            line,
+            column,
+            message: message.into(),
+            shown: shown.lines().next().unwrap_or_default().trim_end().to_owned(),
+        }
+    }
+
+    /// What the parser says. It knows the line; the column it tells is right in the first line only, so that it is asked
+    /// again about the text from that line on.
+    fn refused(&self, masked: &str, error: &parser::Error) -> DockerfileError {
+        if error.line() == 0 {
+            return match self.text.trim().is_empty() {
+                true => DockerfileError::Empty,
+                false => DockerfileError::Line {
+                    line: 0,
+                    column: 0,
+                    message: "no build stage in current context".into(),
+                    shown: String::new(),
+                },
+            };
+        }
+        let lines = masked.split_inclusive('\n').take(error.line() - 1);
+        let start: usize = lines.map(str::len).sum();
+        let message = format!("{error:#}");
+        let rest = &masked[start..];
+        let line = rest.lines().next().unwrap_or_default();
+        let within = match parser::parse(rest) {
+            Err(again) if again.line() == 1 && format!("{again:#}") == message => {
+                again.column().saturating_sub(1)
+            }
+            _ => indentation(line),
+        };
+        self.wrong_at(start + within.min(line.len()), message)
     }
 
     fn dockerfile(&self) -> Result<Dockerfile, DockerfileError> {
@@ -142,12 +219,8 @@ impl<'t> Reader<'t> {
                 ),
             )
         })?;
-        let told = |error: parser::Error| match error.line() {
-            0 if self.text.trim().is_empty() => DockerfileError::Empty,
-            0 => wrong("", 0, "no build stage in current context"),
-            line => wrong(self.text, line, format!("{error:#}")),
-        };
-        let parsed = parser::parse(&masked.text).map_err(told)?;
+        let parsed = parser::parse(&masked.text)
+            .map_err(|error| self.refused(&masked.text, &error))?;
         let mut file = Dockerfile {
             escape: self.escape,
             syntax: parsed
@@ -167,7 +240,7 @@ impl<'t> Reader<'t> {
         for (at, instruction) in parsed.instructions.iter().enumerate() {
             let end = starts.get(at + 1).copied().unwrap_or(self.text.len());
             let span = starts[at]..end;
-            let line = self.line_of(span.start);
+            let (line, column) = self.place_of(span.start);
             let documents: Vec<&HereDocument> = masked
                 .documents
                 .iter()
@@ -176,20 +249,24 @@ impl<'t> Reader<'t> {
             let text_end = documents
                 .first()
                 .map_or(end, |document| document.body.start);
+            let first_line = self.text[span.start..].lines().next().unwrap_or_default();
             let text = self.joined(&self.text[span.start..text_end]);
             if let parser::Instruction::From(from) = instruction {
-                file.stages.push(self.stage(from, line, text)?);
+                file.stages.push(self.stage(from, (line, column), text)?);
                 if file.stages.len() > STAGES_MAX {
                     return Err(DockerfileError::TooMany { what: "stages" });
                 }
                 continue;
             }
+            let read = self.instruction(instruction, &documents);
             let step = Step {
                 line,
+                column,
+                is_one_line: text == first_line.trim(),
                 text,
-                instruction: self
-                    .instruction(instruction, &documents)
-                    .map_err(|message| wrong(self.text, line, message))?,
+                instruction: read.map_err(|wrong: Wrong| {
+                    self.wrong_at(wrong.at.unwrap_or(span.start), wrong.message)
+                })?,
             };
             match file.stages.last_mut() {
                 Some(stage) => stage.steps.push(step),
@@ -202,26 +279,28 @@ impl<'t> Reader<'t> {
     fn stage(
         &self,
         from: &parser::FromInstruction<'_>,
-        line: usize,
+        (line, column): (usize, usize),
         text: String,
     ) -> Result<Stage, DockerfileError> {
         let mut platform = None;
         for flag in &from.options {
             match (&*flag.name.value, &flag.value) {
                 ("platform", Some(value)) => platform = Some(value.value.to_string()),
-                (name, _) => return Err(wrong(self.text, line, unknown_flag(name, &["platform"]))),
+                (name, _) => {
+                    let wrong = Wrong::at(flag, unknown_flag(name, &["platform"]));
+                    return Err(self.wrong_at(wrong.at.unwrap_or_default(), wrong.message));
+                }
             }
         }
         let name = from
             .as_
             .as_ref()
             .map(|(_, name)| name.value.to_ascii_lowercase());
-        if let Some(name) = &name
+        if let (Some(name), Some((_, written))) = (&name, &from.as_)
             && !is_stage_name(name)
         {
-            return Err(wrong(
-                self.text,
-                line,
+            return Err(self.wrong_at(
+                written.span.start,
                 format!(
                     "invalid name for build stage: {name:?}, name can't start with a number or contain symbols"
                 ),
@@ -229,6 +308,7 @@ impl<'t> Reader<'t> {
         }
         Ok(Stage {
             line,
+            column,
             text,
             base: from.image.value.to_string(),
             name,
@@ -241,7 +321,7 @@ impl<'t> Reader<'t> {
         &self,
         instruction: &parser::Instruction<'_>,
         documents: &[&HereDocument],
-    ) -> Result<Instruction, String> {
+    ) -> Result<Instruction, Wrong> {
         use parser::Instruction as Parsed;
         let pairs = |keyword: &str, text: &str| name_value_pairs(keyword, text, self.escape);
         Ok(match instruction {
@@ -301,7 +381,7 @@ impl<'t> Reader<'t> {
                 parser::JsonOrStringArray::String(array) => strings(array),
             }),
             Parsed::Workdir(workdir) => Instruction::Workdir(workdir.arguments.value.to_string()),
-            other => return Err(format!("this instruction is not known: {other:?}")),
+            other => return Err(format!("this instruction is not known: {other:?}").into()),
         })
     }
 
@@ -320,7 +400,7 @@ impl<'t> Reader<'t> {
         sources: &[parser::Source<'_>],
         destination: &parser::UnescapedString<'_>,
         documents: &[&HereDocument],
-    ) -> Result<CopyFiles, String> {
+    ) -> Result<CopyFiles, Wrong> {
         let add = keyword == "ADD";
         let known: &[&str] = if add {
             &[
@@ -342,17 +422,18 @@ impl<'t> Reader<'t> {
         for flag in options {
             let name = &*flag.name.value;
             if !known.contains(&name) {
-                return Err(unknown_flag(name, known));
+                return Err(Wrong::at(flag, unknown_flag(name, known)));
             }
             let text = || match &flag.value {
                 Some(value) if !value.value.is_empty() => Ok(value.value.to_string()),
-                _ => Err(format!("missing a value on flag: {name}")),
+                _ => Err(Wrong::at(flag, format!("missing a value on flag: {name}"))),
             };
             let boolean = || match flag.value.as_ref().map(|value| &*value.value) {
                 None | Some("true") => Ok(true),
                 Some("false") => Ok(false),
-                Some(value) => Err(format!(
-                    "expecting boolean value for flag {name}, not: {value}"
+                Some(value) => Err(Wrong::at(
+                    flag,
+                    format!("expecting boolean value for flag {name}, not: {value}"),
                 )),
             };
             match name {
@@ -369,7 +450,7 @@ impl<'t> Reader<'t> {
         }
         for source in sources {
             let parser::Source::Path(path) = source else {
-                return Err("a here-document could not be read".to_owned());
+                return Err("a here-document could not be read".into());
             };
             let document = documents
                 .iter()
@@ -398,7 +479,7 @@ impl<'t> Reader<'t> {
         &self,
         run: &parser::RunInstruction<'_>,
         documents: &[&HereDocument],
-    ) -> Result<Run, String> {
+    ) -> Result<Run, Wrong> {
         let known = ["mount", "network", "security"];
         let mut read = Run {
             command: self.command(&run.arguments),
@@ -410,9 +491,14 @@ impl<'t> Reader<'t> {
         for flag in &run.options {
             let name = &*flag.name.value;
             let value = match &flag.value {
-                _ if !known.contains(&name) => return Err(unknown_flag(name, &known)),
+                _ if !known.contains(&name) => {
+                    return Err(Wrong::at(flag, unknown_flag(name, &known)));
+                }
                 Some(value) if !value.value.is_empty() => value.value.to_string(),
-                _ => return Err(format!("missing a value on flag: {name}")),
+                _ => {
+                    let message = format!("missing a value on flag: {name}");
+                    return Err(Wrong::at(flag, message));
+                }
             };
             match name {
                 "mount" => read.mounts.push(value),
@@ -436,7 +522,7 @@ impl<'t> Reader<'t> {
                 }
             }
             if line.is_empty() {
-                return Err("RUN requires at least one argument".to_owned());
+                return Err("RUN requires at least one argument".into());
             }
         }
         Ok(read)
@@ -445,7 +531,7 @@ impl<'t> Reader<'t> {
     fn healthcheck(
         &self,
         check: &parser::HealthcheckInstruction<'_>,
-    ) -> Result<Healthcheck, String> {
+    ) -> Result<Healthcheck, Wrong> {
         let known = [
             "interval",
             "timeout",
@@ -457,13 +543,16 @@ impl<'t> Reader<'t> {
         for flag in &check.options {
             let name = &*flag.name.value;
             let Some(at) = known.iter().position(|known| *known == name) else {
-                return Err(unknown_flag(name, &known));
+                return Err(Wrong::at(flag, unknown_flag(name, &known)));
             };
             match &flag.value {
                 Some(value) if !value.value.is_empty() => {
                     values[at] = Some(value.value.to_string())
                 }
-                _ => return Err(format!("missing a value on flag: {name}")),
+                _ => {
+                    let message = format!("missing a value on flag: {name}");
+                    return Err(Wrong::at(flag, message));
+                }
             }
         }
         match &check.arguments {
@@ -480,7 +569,7 @@ impl<'t> Reader<'t> {
                 })
             }
             _ if values.iter().any(Option::is_some) => {
-                Err("HEALTHCHECK NONE takes no options".to_owned())
+                Err("HEALTHCHECK NONE takes no options".into())
             }
             _ => Ok(Healthcheck::None),
         }

@@ -5,6 +5,10 @@
 pub struct Step {
     /// First line in the Dockerfile, from 1.
     pub line: usize,
+    /// Where it begins in that line, in characters from 1.
+    pub column: usize,
+    /// It is all in that line.
+    pub is_one_line: bool,
     /// As it was written, on one line.
     pub text: String,
     pub instruction: Instruction,

@@ -383,6 +383,22 @@ mod tests {
             prop_assert_eq!(pattern.matches(&other), path == other);
         }
 
+        /// Patterns on which a matcher that tries everything would take for ever.
+        #[test]
+        fn a_pattern_of_many_stars_ends(pattern in "([ab]?\\*{1,2}/?){1,30}[ab]?", path in "[ab/]{0,300}") {
+            if let Ok(pattern) = PathPattern::new(&pattern) {
+                let _ = (pattern.matches(&path), pattern.covers(&path), pattern.may_match_below(&path));
+            }
+        }
+
+        #[test]
+        fn any_rules_of_a_dockerignore_end(text in "(!?[ab*?/\\[\\].\\\\#-]{0,8}\n){0,20}", path in "[ab/.]{0,20}") {
+            if let Ok(rules) = crate::ignore::Ignore::parse(&text) {
+                // What is left out with all below it is left out itself.
+                prop_assert!(!rules.leaves_out_all_below(&path) || rules.leaves_out(&path));
+            }
+        }
+
         #[test]
         fn any_pattern_ends(pattern in ".{0,30}", path in ".{0,30}") {
             if let Ok(pattern) = PathPattern::new(&pattern) {

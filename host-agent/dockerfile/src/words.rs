@@ -457,6 +457,31 @@ mod tests {
             let _ = EXPANDER.words(&text);
         }
 
+        /// Substitutions within substitutions, of variables that are long.
+        #[test]
+        fn no_expansion_is_longer_than_its_bound(
+            text in "(\\$\\{?[ab][:+#%/-]{0,3}|\\$[ab]|[}'\"\\\\ x*?]){0,60}", long in 0usize..70_000,
+        ) {
+            let value = "x".repeat(long);
+            let lookup = |name: &str| (name == "a").then(|| value.clone());
+            for raw_quotes in [false, true] {
+                let expander = Expander { escape: '\\', lookup: &lookup, raw_quotes };
+                if let Ok(word) = expander.word(&text) {
+                    prop_assert!(word.len() <= EXPANDED_MAX);
+                }
+                if let Ok(words) = expander.words(&text) {
+                    prop_assert!(words.iter().map(String::len).sum::<usize>() <= EXPANDED_MAX);
+                }
+            }
+        }
+
+        #[test]
+        fn nesting_ends(depth in 0usize..5_000, open in "\\$\\{a:-|\\$\\{b:\\+|\\$\\{a#") {
+            let text = format!("{}{}", open.repeat(depth), "}".repeat(depth));
+            let expanded = EXPANDER.word(&text);
+            prop_assert!(depth < DEPTH_MAX || matches!(expanded, Ok(_) | Err(WordError::TooDeep)), "{expanded:?}");
+        }
+
         #[test]
         fn a_quoted_text_stays_as_it_is(text in "[^']{0,50}") {
             prop_assert_eq!(EXPANDER.word(&format!("'{text}'")).unwrap(), text);

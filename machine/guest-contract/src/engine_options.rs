@@ -109,6 +109,10 @@ pub const ENGINE_OPTIONS: &[EngineOption] = &[
     single("cgroup-parent"),
     single("no-new-privileges"),
     single("default-shm-size"),
+    single("build-cache-size"),
+    single("build-cache-age"),
+    single("build-cache-entries"),
+    option("", "builder", Kind::FileOnly),
     single("experimental"),
 ];
 

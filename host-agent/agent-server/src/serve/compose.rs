@@ -76,6 +76,7 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
     });
     images.set_users(containers.clone());
     containers.recover().await?;
+    let build_cache = config.build_cache.clone();
     let build_files = DiskBuildFiles::open(&data_root, &config.exec_root)?;
     let builds = BuildService::new(
         BuildBackends {
@@ -84,7 +85,10 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
             git: Arc::new(build_files.git()),
             files: Arc::new(build_files),
         },
-        BuildOptions::default(),
+        BuildOptions {
+            limits: build_cache,
+            ..BuildOptions::default()
+        },
     );
     builds.recover().await;
     let ssh_agents = SshAgents::new(config.exec_root.join("build-ssh"));

@@ -1,7 +1,9 @@
 //! What the engine will do, made of [`Options`]: defaults put in, everything checked. Nothing is looked up on the host here,
 //! so `--validate` can run anywhere.
 
+use super::build_cache;
 use super::options::{Options, RuntimeProgram};
+use engine::builds::cache::CacheLimits;
 use engine::containers::log_drivers;
 use engine::containers::plan::names_built_in;
 use engine::containers::spec::LogSettings;
@@ -82,6 +84,8 @@ pub struct Config {
     /// Bytes; `None`: Docker's 64 MB.
     pub default_shm_size: Option<u64>,
     pub experimental: bool,
+    /// How much of the build cache is kept.
+    pub build_cache: CacheLimits,
     pub labels: Vec<String>,
     /// See [`engine::containers::Settings`].
     pub desktop_folders: Option<Vec<String>>,
@@ -188,6 +192,10 @@ impl Config {
             debug,
             live_restore: _,
             experimental,
+            build_cache_size,
+            build_cache_age,
+            build_cache_entries,
+            builder,
         } = options;
 
         if let Some(driver) = storage_driver
@@ -358,6 +366,13 @@ impl Config {
                 })
                 .transpose()?,
             experimental: experimental.unwrap_or(false),
+            build_cache: build_cache::limits(
+                build_cache_size,
+                build_cache_age,
+                build_cache_entries,
+                builder,
+            )
+            .map_err(ConfigError)?,
             labels,
             desktop_folders: desktop_folders.map(|list| {
                 let folders = list.split(':').filter(|folder| !folder.is_empty());

@@ -8,6 +8,7 @@
 //! their containers again wait in the sockets' queues instead of being turned away. Ending `serve` ends no container; only the host's
 //! own end does, told by [`ENGINE_SHUTDOWN_SIGNAL`].
 
+mod build_cache;
 pub(crate) mod claim;
 mod compose;
 pub(crate) mod config;

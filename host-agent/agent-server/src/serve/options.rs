@@ -223,6 +223,19 @@ declare_options! {
     #[arg(long, value_name = "SIZE")]
     default_shm_size: Option<String> = "default-shm-size",
 
+    /// Bytes of build cache that no image has: 20g; or unlimited [default: 20g]
+    #[arg(long, value_name = "SIZE")]
+    build_cache_size: Option<String> = "build-cache-size",
+    /// How long a step of a build stays in the cache unused: 1440h; or unlimited [default: 1440h]
+    #[arg(long, value_name = "DURATION")]
+    build_cache_age: Option<String> = "build-cache-age",
+    /// Steps of builds that are kept [default: 10000]
+    #[arg(long, value_name = "NUMBER")]
+    build_cache_entries: Option<usize> = "build-cache-entries",
+    /// The size in dockerd's form
+    #[arg(skip)]
+    builder: Option<Builder> = "builder",
+
     /// Fact about this engine, name=value, shown by `docker info`; may be repeated
     #[arg(long = "label", value_name = "LABEL")]
     labels: Vec<String> = "labels",
@@ -262,6 +275,24 @@ pub struct Proxies {
     pub no_proxy: Option<String>,
 }
 
+/// dockerd's `builder` object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Builder {
+    pub gc: Option<BuilderGc>,
+}
+
+/// What of dockerd's rules for the build cache there is here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct BuilderGc {
+    /// Without it nothing is removed but by a prune.
+    pub enabled: Option<bool>,
+    pub default_keep_storage: Option<String>,
+    /// The newer name of the same.
+    pub default_reserved_space: Option<String>,
+}
+
 /// Keys that dockerd knows and this engine does not (yet): told apart from misspelt ones.
 const DOCKERD_KEYS: &[&str] = &[
     "allow-direct-routing",
@@ -269,7 +300,6 @@ const DOCKERD_KEYS: &[&str] = &[
     "authorization-plugins",
     "bip6",
     "bridge-accept-fwmark",
-    "builder",
     "cdi-spec-dirs",
     "containerd",
     "containerd-namespace",

@@ -238,6 +238,112 @@ proptest! {
     fn any_text_is_read_or_refused(
         text in "(FROM a\n)?((RUN|COPY|ADD|ENV|ARG|CMD|HEALTHCHECK|ONBUILD|LABEL|VOLUME|SHELL|USER) |<<E|E\n|\\[\"|\"\\]|--a=|[a-z$ {}\\\\\n\"'=,-]){0,40}"
     ) {
-        let _ = Dockerfile::parse(text.as_bytes());
+        read_or_refused(text.as_bytes());
     }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        read_or_refused(&bytes);
+    }
+
+    /// As strangers write: real instructions with something odd in their middle.
+    #[test]
+    fn any_mutation_of_a_real_file_is_read_or_refused(
+        at in 0usize..400, odd in "\\PC{0,3}|[\\\\\n\t\"'$<{}\\[\\]=#`-]{1,4}", cut in 0usize..20,
+    ) {
+        let real = "# syntax=docker/dockerfile:1\nARG V=1\nFROM --platform=$X a:${V:-2} AS one\n\
+            ENV A=b C=\"d e\" \\\n  F=g\nRUN --mount=type=cache,target=/x <<EOF cat\nbody $A\nEOF\n\
+            COPY --from=one --chmod=755 [\"a\", \"b c\", \"/d\"]\nADD --checksum=sha256:0 x y /\n\
+            HEALTHCHECK --interval=1s CMD [\"x\"]\nONBUILD RUN <<E\nz\nE\nVOLUME /v\nENTRYPOINT []\n";
+        let mut text = real.to_owned();
+        let mut place = |at: usize| {
+            let mut at = at.min(text.len());
+            while !text.is_char_boundary(at) {
+                at -= 1;
+            }
+            at
+        };
+        let (start, end) = (place(at), place(at + cut));
+        text.replace_range(start..end, &odd);
+        read_or_refused(text.as_bytes());
+    }
+}
+
+/// What is refused is refused at a place of the text.
+fn read_or_refused(bytes: &[u8]) {
+    match Dockerfile::parse(bytes) {
+        Ok(file) => {
+            assert!(!file.stages.is_empty());
+            let lines = String::from_utf8_lossy(bytes).lines().count();
+            for step in file.stages.iter().flat_map(|stage| &stage.steps) {
+                assert!((1..=lines).contains(&step.line) && step.column > 0, "{step:?}");
+            }
+        }
+        Err(DockerfileError::Line {
+            line,
+            column,
+            shown,
+            ..
+        }) if line > 0 => {
+            let text = std::str::from_utf8(bytes).expect("else it says so");
+            let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+            let written = text.split('\n').nth(line - 1).expect("a line of the text");
+            assert_eq!(shown, written.lines().next().unwrap_or_default().trim_end());
+            assert!((1..=written.chars().count() + 1).contains(&column), "{text:?}");
+        }
+        Err(_) => {}
+    }
+}
+
+/// `#|` in the text marks where the error is.
+#[track_caller]
+fn wrong_at(marked: &str, message: &str) {
+    let at = marked.find("#|").expect("a mark");
+    let text = marked.replace("#|", "");
+    let before = &text[..at];
+    let expected_line = before.matches('\n').count() + 1;
+    let expected_column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let error = Dockerfile::parse(text.as_bytes()).expect_err(marked);
+    let DockerfileError::Line {
+        line,
+        column,
+        message: told,
+        shown,
+    } = &error
+    else {
+        panic!("{marked}: {error}");
+    };
+    assert!(told.contains(message), "{marked}: {error}");
+    assert_eq!((*line, *column), (expected_line, expected_column), "{marked}: {error}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(shown, lines[line - 1].trim_end());
+}
+
+#[test]
+fn errors_are_at_a_line_and_a_column() {
+    wrong_at("FROM a\n  #|FOO x\n", "unknown instruction 'FOO'");
+    wrong_at("FROM a\nRUN #|--speed=9 x\n", "unknown flag: --speed");
+    wrong_at("FROM a\nCOPY --link #|--chmod= a /b\n", "missing a value on flag: chmod");
+    wrong_at("FROM a\nCOPY #|--lnk=é a b\n", "unknown flag: --lnk");
+    wrong_at("FROM a AS #|9x\n", "invalid name for build stage");
+    wrong_at("FROM #|--arch=x a\n", "unknown flag: --arch");
+    wrong_at("FROM a\nRUN cat \\\n  #|<<EOF\nx\n", "unterminated heredoc");
+    wrong_at("FROM a\n\t#|ENV\n", "at least one argument");
+    wrong_at("#|RUN x\n", "");
+    let text = Dockerfile::parse(b"FROM a\n\tRUN --x y\n").expect_err("wrong").to_string();
+    assert!(
+        text.ends_with("\n   2 | \tRUN --x y\n     | \t    ^ column 6"),
+        "{text}"
+    );
+}
+
+#[test]
+fn instructions_know_where_they_are() {
+    let file = parse("FROM a\n  RUN b \\\n c\nENV x=1\n");
+    let places: Vec<_> = file.stages[0]
+        .steps
+        .iter()
+        .map(|step| (step.line, step.column, step.is_one_line))
+        .collect();
+    assert_eq!(places, [(2, 3, false), (4, 1, true)]);
 }

@@ -5,7 +5,7 @@
 use super::failed;
 use crate::archive::tar::TarEntry;
 use crate::layers::{Contents, times};
-use engine::builds::files::BuildFilesError;
+use engine::builds::files::{BuildFilesError, KeptContents as Kept};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// Bytes that are kept. What was used longest ago goes first.
 const KEPT_MAX: u64 = 1 << 30;
@@ -25,6 +25,13 @@ const KEPT_AFTERWARDS: u64 = KEPT_MAX / 4 * 3;
 pub(super) struct KeptContents {
     folder: PathBuf,
     bytes: AtomicU64,
+    /// Seconds since 1970.
+    last_used: AtomicI64,
+}
+
+fn seconds_of(time: std::time::SystemTime) -> i64 {
+    let since = time.duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() as i64)
 }
 
 impl KeptContents {
@@ -37,6 +44,7 @@ impl KeptContents {
         Ok(KeptContents {
             folder,
             bytes: AtomicU64::new(0),
+            last_used: AtomicI64::new(0),
         })
     }
 
@@ -52,6 +60,23 @@ impl KeptContents {
     pub(super) fn missing(&self, mut digests: Vec<String>) -> Vec<String> {
         digests.retain(|digest| self.path(digest).is_none_or(|path| !path.exists()));
         digests
+    }
+
+    /// What is kept.
+    pub(super) fn usage(&self) -> Option<Kept> {
+        let facts = std::fs::metadata(&self.folder).ok()?;
+        let size = self.bytes.load(Ordering::Relaxed);
+        (size > 0).then(|| Kept {
+            size,
+            created: facts.created().map_or(facts.mtime(), seconds_of),
+            last_used: self.last_used.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Notes that a context has come.
+    pub(super) fn used(&self) {
+        let now = seconds_of(std::time::SystemTime::now());
+        self.last_used.store(now, Ordering::Relaxed);
     }
 
     /// Removes everything; answers how many bytes it were.

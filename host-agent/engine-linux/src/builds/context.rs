@@ -53,6 +53,7 @@ pub(super) fn unpack(
         )));
     }
     if form.keep_contents {
+        kept.used();
         kept.make_room();
     }
     Ok(())

@@ -18,8 +18,8 @@ use crate::files::{BUILD_CACHES, BUILD_CONTENTS, BUILD_CONTEXTS, BUILD_SECRETS};
 use async_trait::async_trait;
 use contents::KeptContents;
 use engine::builds::files::{
-    BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, FillPart, Missing, Place,
-    Selection,
+    BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, FillPart,
+    KeptContents as Kept, Missing, Place, Selection,
 };
 use engine::builds::ignore;
 use engine::images::{BorrowedRoot, ByteStream};
@@ -145,6 +145,11 @@ impl BuildFiles for DiskBuildFiles {
     async fn missing_contents(&self, digests: Vec<String>) -> Result<Vec<String>, BuildFilesError> {
         let contents = self.contents.clone();
         blocking(move || Ok(contents.missing(digests))).await
+    }
+
+    async fn kept_contents(&self) -> Result<Option<Kept>, BuildFilesError> {
+        let contents = self.contents.clone();
+        blocking(move || Ok(contents.usage())).await
     }
 
     async fn forget_contents(&self) -> Result<u64, BuildFilesError> {

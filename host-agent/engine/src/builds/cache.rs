@@ -165,6 +165,9 @@ fn shrink(
     (removed, freed)
 }
 
+/// The id of what is kept of contexts.
+const CONTEXTS_ID: &str = "contexts";
+
 const FILTERS: [&str; 10] = [
     "until",
     "unused-for",
@@ -179,7 +182,7 @@ const FILTERS: [&str; 10] = [
 ];
 
 impl BuildService {
-    /// Every entry of the cache, and every cache mount.
+    /// Every entry of the cache, every cache mount, and what is kept of contexts.
     pub async fn disk_usage(&self) -> Result<Vec<CacheUsage>, BuildError> {
         let catalog = self.inner.images.catalog();
         let mut records = catalog.records.clone();
@@ -220,6 +223,20 @@ impl BuildService {
                 usage_count: 0,
             });
         }
+        if let Some(kept) = self.inner.files.kept_contents().await? {
+            all.push(CacheUsage {
+                id: CONTEXTS_ID.to_owned(),
+                parent: None,
+                kind: CacheKind::Contexts,
+                description: "contents of files of build contexts".into(),
+                in_use: false,
+                shared: false,
+                size: kept.size,
+                created: at(kept.created),
+                last_used: Some(at(kept.last_used)),
+                usage_count: 0,
+            });
+        }
         Ok(all)
     }
 
@@ -252,7 +269,7 @@ impl BuildService {
                 && any("type", &|kind| entry.kind.name() == kind)
                 && any("description", &|text| entry.description.contains(text))
                 && flag("inuse", false)
-                && flag("mutable", entry.kind == CacheKind::CacheMount)
+                && flag("mutable", entry.kind != CacheKind::Regular)
                 && flag("shared", entry.shared)
                 && flag("private", !entry.shared)
                 // What images have costs nothing to keep, and makes their next build quick.
@@ -263,7 +280,7 @@ impl BuildService {
         doomed.sort_by_key(|entry| entry.last_used);
         let (mounts, steps): (Vec<_>, Vec<_>) = doomed
             .into_iter()
-            .partition(|entry| entry.kind == CacheKind::CacheMount);
+            .partition(|entry| entry.kind != CacheKind::Regular);
         let mut pruned = Pruned::default();
         // Down to what may stay.
         let mut excess = request.keep_bytes.map(|keep| {
@@ -278,8 +295,14 @@ impl BuildService {
             if excess == Some(0) {
                 break;
             }
-            self.inner.files.remove_cache(&mount.id).await?;
-            pruned.reclaimed += mount.size;
+            let freed = match mount.kind {
+                CacheKind::Contexts => self.inner.files.forget_contents().await?,
+                _ => {
+                    self.inner.files.remove_cache(&mount.id).await?;
+                    mount.size
+                }
+            };
+            pruned.reclaimed += freed;
             excess = excess.map(|excess| excess.saturating_sub(mount.size));
             pruned.deleted.push(mount.id);
         }

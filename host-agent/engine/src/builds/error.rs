@@ -1,6 +1,8 @@
 //! Why a build failed.
 
+use super::dockerfile::Stage;
 use super::files::BuildFilesError;
+use super::instruction::Step;
 use super::stage_state::StepError;
 use super::{DockerfileError, sources::SourceError};
 use crate::containers::ContainerError;
@@ -18,9 +20,11 @@ pub enum BuildError {
     #[error(transparent)]
     Dockerfile(#[from] DockerfileError),
     /// A step cannot be done. `shown` is its line of the Dockerfile; the classic front door tells the source alone.
-    #[error("Dockerfile line {line}: {shown}")]
+    #[error("Dockerfile line {line}, column {column}: {shown}")]
     Step {
         line: usize,
+        /// In characters, from 1.
+        column: usize,
         shown: String,
         #[source]
         source: Box<BuildError>,
@@ -77,12 +81,41 @@ impl BuildError {
         }
     }
 
-    /// Line of the Dockerfile.
-    pub fn line(&self) -> Option<usize> {
+    /// Line and column of the Dockerfile.
+    pub fn place(&self) -> Option<(usize, usize)> {
         match self {
-            BuildError::Step { line, .. }
-            | BuildError::Dockerfile(DockerfileError::Line { line, .. }) => Some(*line),
+            BuildError::Step { line, column, .. }
+            | BuildError::Dockerfile(DockerfileError::Line { line, column, .. }) => {
+                Some((*line, *column))
+            }
             _ => None,
+        }
+    }
+
+    /// An error in a step, with its place.
+    pub(super) fn in_step(step: &Step, source: BuildError) -> BuildError {
+        let within = match &source {
+            BuildError::Instruction(StepError::Word { text, .. }) if step.is_one_line => {
+                let before = step.text.find(text).map(|at| &step.text[..at]);
+                before.map_or(0, |before| before.chars().count())
+            }
+            _ => 0,
+        };
+        BuildError::Step {
+            line: step.line,
+            column: step.column + within,
+            shown: step.text.clone(),
+            source: Box::new(source),
+        }
+    }
+
+    /// An error in a stage's `FROM`, with its place.
+    pub(super) fn in_from(stage: &Stage, source: BuildError) -> BuildError {
+        BuildError::Step {
+            line: stage.line,
+            column: stage.column,
+            shown: stage.text.clone(),
+            source: Box::new(source),
         }
     }
 }

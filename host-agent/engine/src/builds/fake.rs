@@ -1,8 +1,8 @@
 //! For tests of what stands on the build service and does not build.
 
 use super::files::{
-    BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, FillPart, Missing, Place,
-    Selection,
+    BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, FillPart, KeptContents,
+    Missing, Place, Selection,
 };
 use super::sources::{GitAddress, GitFetcher, SourceError};
 use crate::images::{BorrowedRoot, ByteStream};
@@ -34,6 +34,10 @@ impl BuildFiles for NoFiles {
 
     async fn missing_contents(&self, digests: Vec<String>) -> Result<Vec<String>, BuildFilesError> {
         Ok(digests)
+    }
+
+    async fn kept_contents(&self) -> Result<Option<KeptContents>, BuildFilesError> {
+        Ok(None)
     }
 
     async fn forget_contents(&self) -> Result<u64, BuildFilesError> {

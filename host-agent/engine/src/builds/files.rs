@@ -23,6 +23,9 @@ pub trait BuildFiles: Send + Sync + 'static {
     /// Those of the digests (64 hex digits) whose contents are not kept of earlier contexts.
     async fn missing_contents(&self, digests: Vec<String>) -> Result<Vec<String>, BuildFilesError>;
 
+    /// What is kept of earlier contexts; `None` where that is nothing.
+    async fn kept_contents(&self) -> Result<Option<KeptContents>, BuildFilesError>;
+
     /// Keeps none of them any longer; answers how many bytes they had.
     async fn forget_contents(&self) -> Result<u64, BuildFilesError>;
 
@@ -215,6 +218,16 @@ pub struct Missing {
     pub first: String,
     /// When the folder of that was changed: seconds and nanoseconds.
     pub folder_time: (i64, i64),
+}
+
+/// Contents of contexts' files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptContents {
+    /// Bytes.
+    pub size: u64,
+    /// Seconds since 1970.
+    pub created: i64,
+    pub last_used: i64,
 }
 
 /// A cache mount on the disk.

@@ -86,14 +86,6 @@ pub fn may_read_context(instruction: &Instruction) -> bool {
     }
 }
 
-fn at_line(line: usize, shown: &str, source: impl Into<BuildError>) -> BuildError {
-    BuildError::Step {
-        line,
-        shown: shown.to_owned(),
-        source: Box::new(source.into()),
-    }
-}
-
 impl Plan {
     /// `given` are the build arguments, `target` the name of the wanted stage, `labels` what is put on it.
     pub fn of(
@@ -108,6 +100,7 @@ impl Plan {
         if count == 0 {
             return Err(DockerfileError::Line {
                 line: 0,
+                column: 0,
                 message: "no build stage in current context".into(),
                 shown: String::new(),
             }
@@ -211,9 +204,8 @@ fn global_arguments(
     let mut arguments = Arguments::new(given, &platform.into(), &(&native).into());
     for step in &file.arguments {
         let Instruction::Arg(declared) = &step.instruction else {
-            return Err(at_line(
-                step.line,
-                &step.text,
+            return Err(BuildError::in_step(
+                step,
                 BuildError::Invalid("no build stage in current context".into()),
             ));
         };
@@ -222,7 +214,7 @@ fn global_arguments(
                 None => None,
                 Some(text) => Some(
                     expand(text, file.escape, &arguments)
-                        .map_err(|error| at_line(step.line, &step.text, error))?,
+                        .map_err(|error| BuildError::in_step(step, error.into()))?,
                 ),
             };
             arguments.declare_global(name.clone(), default);
@@ -251,7 +243,7 @@ fn plan_stage(
     arguments: &Arguments,
 ) -> Result<PlannedStage, BuildError> {
     let stage = &file.stages[index];
-    let wrong = |error: BuildError| at_line(stage.line, &stage.text, error);
+    let wrong = |error: BuildError| BuildError::in_from(stage, error);
     let name = expand(&stage.base, file.escape, arguments).map_err(|error| wrong(error.into()))?;
     let platform = stage
         .platform
@@ -285,7 +277,7 @@ fn plan_stage(
     }
     for step in &stage.steps {
         for name in sources_of(&step.instruction) {
-            let wrong = |text: String| at_line(step.line, &step.text, BuildError::Invalid(text));
+            let wrong = |text: String| BuildError::in_step(step, BuildError::Invalid(text));
             if name.contains('$') {
                 return Err(wrong(format!(
                     "variables are not expanded in from={name}: name a stage for it (FROM {name} AS ...) and use that"
@@ -330,6 +322,8 @@ fn label_steps(labels: &BTreeMap<String, String>, line: usize) -> Vec<Step> {
         .map(|(name, value)| (quoted(name), quoted(value)))
         .map(|(name, value)| Step {
             line,
+            column: 1,
+            is_one_line: true,
             text: format!("LABEL {name}={value}"),
             instruction: Instruction::Label(vec![(name, value)]),
         })

@@ -94,6 +94,9 @@ pub struct BuildRequest {
     /// Images whose history may stand in for the cache (`--cache-from`), local ones; a front door that takes registry
     /// names pulls them first. Names that are not here are warned of.
     pub cache_from: Vec<String>,
+    /// Nothing else stands in for a step then: Docker's classic builder does not look into its own cache where it was given
+    /// images.
+    pub only_cache_from: bool,
     /// `None`: this host's. Others than the native one are refused.
     pub platform: Option<Platform>,
     /// Of `RUN` steps.
@@ -132,6 +135,7 @@ impl Default for BuildRequest {
             no_cache: false,
             pull: false,
             cache_from: Vec::new(),
+            only_cache_from: false,
             platform: None,
             network: NetworkChoice::default(),
             shm_size: 0,
@@ -186,6 +190,8 @@ pub enum CacheKind {
     Regular,
     /// The folder of `RUN --mount=type=cache`.
     CacheMount,
+    /// Contents of contexts' files, so that they need not be sent again.
+    Contexts,
 }
 
 impl CacheKind {
@@ -194,6 +200,7 @@ impl CacheKind {
         match self {
             CacheKind::Regular => "regular",
             CacheKind::CacheMount => "exec.cachemount",
+            CacheKind::Contexts => "source.local",
         }
     }
 }

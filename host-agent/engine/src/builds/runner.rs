@@ -94,10 +94,11 @@ pub(super) async fn run(build: &Arc<Build>, stage: usize) -> Result<StageResult,
     let planned = &build.plan.stages[&stage];
     let first = planned.first_step;
     let from = &build.file.stages[stage];
+    let in_from = |error| BuildError::in_from(from, error);
     build.tell(BuildEvent::Started { step: first }).await;
     let begun = match begin(build, stage).await {
         Ok(begun) => begun,
-        Err(error) => return Err(failed(build, first, from.line, &from.text, error).await),
+        Err(error) => return Err(failed(build, first, error, in_from).await),
     };
     let triggers = begun.state.config.on_build.clone();
     let mut runner = Runner {
@@ -111,7 +112,7 @@ pub(super) async fn run(build: &Arc<Build>, stage: usize) -> Result<StageResult,
     if !triggers.is_empty() {
         runner.now.state.config.on_build.clear();
         if let Err(error) = runner.triggers(&triggers).await {
-            return Err(failed(build, first, from.line, &from.text, error).await);
+            return Err(failed(build, first, error, in_from).await);
         }
     }
     let done = BuildEvent::Done {
@@ -130,7 +131,8 @@ pub(super) async fn run(build: &Arc<Build>, stage: usize) -> Result<StageResult,
         let cached = match runner.step(step).await {
             Ok(cached) => cached,
             Err(error) => {
-                return Err(failed(build, runner.index, step.line, &step.text, error).await);
+                let in_step = |error| BuildError::in_step(step, error);
+                return Err(failed(build, runner.index, error, in_step).await);
             }
         };
         if may_read_context(&step.instruction) {
@@ -150,20 +152,15 @@ pub(super) async fn run(build: &Arc<Build>, stage: usize) -> Result<StageResult,
 async fn failed(
     build: &Build,
     step: usize,
-    line: usize,
-    text: &str,
     error: BuildError,
+    place: impl FnOnce(BuildError) -> BuildError,
 ) -> BuildError {
     if matches!(error, BuildError::Cancelled) {
         return error;
     }
     let message = crate::error::full_message(&error);
     build.tell(BuildEvent::Failed { step, message }).await;
-    BuildError::Step {
-        line,
-        shown: text.to_owned(),
-        source: Box::new(error),
-    }
+    place(error)
 }
 
 /// What a stage begins with.

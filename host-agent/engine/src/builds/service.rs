@@ -134,7 +134,7 @@ impl Build {
     pub fn find(&self, key: &str) -> Option<BuildRecord> {
         let found = match locked(&self.made).get(key) {
             Some(made) => Some(made.clone()),
-            None if self.request.no_cache => None,
+            None if self.request.no_cache || self.request.only_cache_from => None,
             None => self
                 .service
                 .inner

@@ -67,6 +67,10 @@ async fn build(
             true => take_preamble(&mut body).await?,
             false => BuildPreamble::default(),
         };
+        if is_berths(&headers) {
+            // As with BuildKit, the engine's own cache counts, too.
+            wanted.only_cache_from = false;
+        }
         wire::add_preamble(&mut wanted, &preamble)?;
         Ok::<_, ApiError>((wanted, preamble))
     };

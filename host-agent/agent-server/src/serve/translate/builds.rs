@@ -39,7 +39,10 @@ pub fn request(query: &Query) -> ApiResult<BuildRequest> {
     };
     let text = |name: &str| query.text(name).map(str::to_owned);
     let dockerfile = query.text("dockerfile").unwrap_or("Dockerfile");
+    let cache_from: Vec<String> = json_of(query, "cachefrom", "error reading cache-from")?;
     Ok(BuildRequest {
+        only_cache_from: !cache_from.is_empty(),
+        cache_from,
         dockerfile: DockerfileSource::Path(dockerfile.to_owned()),
         tags: tags(query.all("t"))?,
         target: text("target").unwrap_or_default(),
@@ -47,7 +50,6 @@ pub fn request(query: &Query) -> ApiResult<BuildRequest> {
         labels: json_of(query, "labels", "error reading labels")?,
         no_cache: query.flag("nocache"),
         pull: query.flag("pull"),
-        cache_from: json_of(query, "cachefrom", "error reading cache-from")?,
         platform: query.text("platform").map(platform).transpose()?,
         network: NetworkChoice::parse(query.text("networkmode").unwrap_or_default()),
         shm_size: positive("shmsize")?.unwrap_or(0),
@@ -249,8 +251,9 @@ pub fn refusal_with_place(error: &BuildError) -> ApiError {
 pub fn failure_with_place(error: &BuildError) -> Bytes {
     let message = full_message(error);
     let mut detail = detail(error, &message);
-    if let Some(line) = error.line() {
+    if let Some((line, column)) = error.place() {
         detail["line"] = line.into();
+        detail["column"] = column.into();
     }
     line_of(&json!({"errorDetail": detail, "error": message}))
 }
@@ -411,6 +414,7 @@ mod tests {
             BTreeMap::from([("A".into(), Some("1".into())), ("B".into(), None)])
         );
         assert_eq!(request.cache_from, ["old:1"]);
+        assert!(request.only_cache_from);
         assert_eq!(
             request.dockerfile,
             DockerfileSource::Path("sub/Dockerfile".into())
