@@ -111,6 +111,12 @@ impl Config {
             .collect()
     }
 
+    /// The proxies for an engine at `host`, or for all of them.
+    pub(crate) fn proxies(&self, host: &str) -> Option<&Value> {
+        let proxies = self.content.get("proxies")?;
+        proxies.get(host).or_else(|| proxies.get("default"))
+    }
+
     /// The helper that keeps a registry's credentials; `None`: the file itself does.
     pub(crate) fn helper(&self, registry: &str) -> Option<&str> {
         self.content

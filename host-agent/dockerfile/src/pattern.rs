@@ -3,6 +3,10 @@
 /// A shell pattern over a string: `*` any characters, `?` one, the escape character takes the next as it is.
 pub struct Wildcard(Vec<Token>);
 
+/// Characters of a text times parts of a pattern, at most.
+const WORK_MAX: usize = 32 << 20;
+
+#[derive(Clone, Copy)]
 enum Token {
     Any,
     One,
@@ -15,6 +19,8 @@ impl Wildcard {
         let mut characters = pattern.chars();
         while let Some(character) = characters.next() {
             tokens.push(match character {
+                // Two of them are one.
+                '*' if matches!(tokens.last(), Some(Token::Any)) => continue,
                 '*' => Token::Any,
                 '?' => Token::One,
                 character if character == escape => {
@@ -26,14 +32,19 @@ impl Wildcard {
         Wildcard(tokens)
     }
 
+    /// Whether it may be tried on a text: strangers choose both, and trying takes the product of both lengths.
+    pub fn may_be_tried_on(&self, text: &str) -> bool {
+        self.0.len().saturating_mul(text.len()) <= WORK_MAX
+    }
+
     /// Byte offsets in `text` at which a match that starts at its beginning may end, ascending. Time is the product
     /// of both lengths, whatever the pattern.
-    fn ends(&self, text: &str) -> Vec<usize> {
+    fn ends(&self, text: impl Iterator<Item = char>) -> Vec<usize> {
         let mut reached = vec![false; self.0.len() + 1];
         self.close(&mut reached, 0);
         let mut ends = Vec::new();
         let mut offset = 0;
-        let mut rest = text.chars();
+        let mut rest = text;
         loop {
             if reached[self.0.len()] {
                 ends.push(offset);
@@ -69,48 +80,79 @@ impl Wildcard {
         }
     }
 
+    /// The same pattern, read from its end.
+    fn reversed(&self) -> Wildcard {
+        Wildcard(self.0.iter().rev().copied().collect())
+    }
+
     /// `text` without the shortest (or longest) beginning that matches.
     pub fn without_prefix<'t>(&self, text: &'t str, longest: bool) -> &'t str {
-        let ends = self.ends(text);
+        let ends = self.ends(text.chars());
         let end = if longest { ends.last() } else { ends.first() };
         &text[end.copied().unwrap_or(0)..]
     }
 
     /// `text` without the shortest (or longest) ending that matches.
     pub fn without_suffix<'t>(&self, text: &'t str, longest: bool) -> &'t str {
-        let mut starts: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
-        starts.push(text.len());
-        if !longest {
-            starts.reverse();
-        }
-        let start = starts
-            .into_iter()
-            .find(|start| self.ends(&text[*start..]).last() == Some(&(text.len() - start)));
-        &text[..start.unwrap_or(text.len())]
+        let lengths = self.reversed().ends(text.chars().rev());
+        let length = if longest {
+            lengths.last()
+        } else {
+            lengths.first()
+        };
+        &text[..text.len() - length.copied().unwrap_or(0)]
     }
 
-    /// `text` with the first (or every) longest match replaced. Empty matches are left alone.
-    pub fn replace(&self, text: &str, replacement: &str, all: bool) -> String {
+    /// For each character of `text`, and its end: where the longest match that begins there ends, counted in characters.
+    /// Found from the end on, so that time is the product of both lengths here, too.
+    fn longest(&self, text: &[char]) -> Vec<Option<usize>> {
+        let count = self.0.len();
+        let mut longest = vec![None; text.len() + 1];
+        // What the tokens from each one on reach, from the character after.
+        let mut after: Vec<Option<usize>> = vec![None; count + 1];
+        for at in (0..=text.len()).rev() {
+            let mut here = vec![None; count + 1];
+            here[count] = Some(at);
+            for (number, token) in self.0.iter().enumerate().rev() {
+                here[number] = match token {
+                    Token::Any => here[number + 1].max(after[number]),
+                    _ if at == text.len() => None,
+                    Token::One => after[number + 1],
+                    Token::Exactly(wanted) if *wanted == text[at] => after[number + 1],
+                    Token::Exactly(_) => None,
+                };
+            }
+            longest[at] = here[0];
+            after = here;
+        }
+        longest
+    }
+
+    /// `text` with the first (or every) longest match replaced. Empty matches are left alone. `None`: it would be longer than
+    /// `limit` bytes.
+    pub fn replace(&self, text: &str, replacement: &str, all: bool, limit: usize) -> Option<String> {
+        let characters: Vec<char> = text.chars().collect();
+        let longest = self.longest(&characters);
         let mut replaced = String::new();
-        let mut rest = text;
-        while !rest.is_empty() {
-            match self.ends(rest).last() {
-                Some(&end) if end > 0 => {
+        let mut at = 0;
+        let mut may_replace = true;
+        while at < characters.len() {
+            match longest[at] {
+                Some(end) if end > at && may_replace => {
                     replaced.push_str(replacement);
-                    rest = &rest[end..];
-                    if !all {
-                        break;
-                    }
+                    at = end;
+                    may_replace = all;
                 }
                 _ => {
-                    let first = rest.chars().next().map_or(0, char::len_utf8);
-                    replaced.push_str(&rest[..first]);
-                    rest = &rest[first..];
+                    replaced.push(characters[at]);
+                    at += 1;
                 }
             }
+            if replaced.len() > limit {
+                return None;
+            }
         }
-        replaced.push_str(rest);
-        replaced
+        Some(replaced)
     }
 }
 
@@ -366,6 +408,14 @@ mod tests {
 
     #[test]
     fn hostile_patterns_take_no_longer_than_their_lengths() {
+        let long = "a".repeat(100_000);
+        let pattern = Wildcard::new("*a*b", '\\');
+        assert_eq!(pattern.without_suffix(&long, true), long);
+        assert_eq!(pattern.replace(&long, "", true, long.len()).as_deref(), Some(&*long));
+        // Neither does the memory grow beyond the bound.
+        let every = Wildcard::new("?", '\\');
+        assert_eq!(every.replace(&long, &long, true, 1 << 20), None);
+        assert!(!Wildcard::new(&"*a".repeat(50_000), '\\').may_be_tried_on(&long));
         let pattern = Wildcard::new(&"*a".repeat(200), '\\');
         assert_eq!(pattern.without_prefix(&"a".repeat(199), true).len(), 199);
         let name = PathPattern::new(&"*a".repeat(200)).unwrap();

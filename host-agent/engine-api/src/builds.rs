@@ -20,6 +20,8 @@ pub struct BuildPreamble {
     pub output: OutputBody,
     /// No image, folder or container of the build gets a time later than this: seconds since 1970.
     pub source_date: Option<i64>,
+    /// Further contexts, by name.
+    pub contexts: BTreeMap<String, ContextBody>,
     /// Contents of files are kept for later contexts, and files may be sent by digest.
     pub keep_contents: bool,
 }
@@ -30,6 +32,18 @@ impl std::fmt::Debug for BuildPreamble {
     }
 }
 
+/// `--build-context`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContextBody {
+    /// That of the `POST /build/context/{token}` which brought its files.
+    Token(String),
+    /// An image in the place of another.
+    Image(String),
+    /// A git repository or an archive.
+    Url(String),
+}
+
 /// What is made of the target stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -38,6 +52,8 @@ pub enum OutputBody {
     Image,
     /// Its files as a tar, behind the line `{"files":true}` of the answer.
     Files,
+    /// The image, and then its files.
+    ImageAndFiles,
     /// Nothing; the cache is filled.
     Nothing,
     /// Nothing is run: findings about the Dockerfile.

@@ -256,7 +256,7 @@ proptest! {
             COPY --from=one --chmod=755 [\"a\", \"b c\", \"/d\"]\nADD --checksum=sha256:0 x y /\n\
             HEALTHCHECK --interval=1s CMD [\"x\"]\nONBUILD RUN <<E\nz\nE\nVOLUME /v\nENTRYPOINT []\n";
         let mut text = real.to_owned();
-        let mut place = |at: usize| {
+        let place = |at: usize| {
             let mut at = at.min(text.len());
             while !text.is_char_boundary(at) {
                 at -= 1;

@@ -69,6 +69,8 @@ pub enum BuildOutput {
     Image,
     /// The target's files as a tar ([`BuildOutcome::files`]); no image is left.
     Files,
+    /// Both.
+    ImageAndFiles,
     /// Nothing: only the cache is filled.
     Nothing,
     /// Nothing is run: warnings about the Dockerfile are told (`--check`).

@@ -35,12 +35,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// On containers of steps.
 pub const STEP_LABEL: &str = "berth.build.step";
+
+/// Contexts that wait for their build, at most, and how long they do.
+const OFFERED_MAX: usize = 64;
+const OFFER_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What builds stand on.
 pub struct BuildBackends {
@@ -81,6 +86,8 @@ pub(super) struct Inner {
     options: BuildOptions,
     uses: Mutex<Uses>,
     running: Mutex<Vec<Weak<Build>>>,
+    /// Contexts that wait for their build, by token.
+    offered: Mutex<HashMap<String, Context>>,
     /// Cache mounts that steps have or wait for.
     pub(super) mounts: Mutex<HashMap<String, Arc<tokio::sync::RwLock<()>>>>,
 }
@@ -186,6 +193,7 @@ impl BuildService {
                 options,
                 uses: Mutex::default(),
                 running: Mutex::default(),
+                offered: Mutex::default(),
                 mounts: Mutex::default(),
             }),
         }
@@ -285,6 +293,46 @@ impl BuildService {
             .write(view, "/", options, content)
             .await
             .map_err(BuildError::Context)
+    }
+
+    /// Keeps a context for a build that is to come.
+    pub async fn offer_context(
+        &self,
+        token: String,
+        content: ByteStream,
+    ) -> Result<(), BuildError> {
+        if locked(&self.inner.offered).len() >= OFFERED_MAX {
+            return Err(BuildError::Invalid(
+                "too many build contexts wait for their build".into(),
+            ));
+        }
+        let context = self.context_from_tar(content).await?;
+        locked(&self.inner.offered).insert(token.clone(), context);
+        let service = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(OFFER_PATIENCE).await;
+            drop(service.take_offered(&token));
+        });
+        Ok(())
+    }
+
+    /// The context that was offered under a token.
+    pub fn take_offered(&self, token: &str) -> Option<Context> {
+        locked(&self.inner.offered).remove(token)
+    }
+
+    /// The files of a git repository or an archive.
+    pub async fn context_from_address(&self, address: &str) -> Result<Context, BuildError> {
+        if let Some(git) = GitAddress::parse(address) {
+            git.check()?;
+            return self.context_from_git(&git).await;
+        }
+        match self.context_from_url(address).await? {
+            (Some(context), _) => Ok(context),
+            (None, _) => Err(BuildError::Invalid(format!(
+                "{address} is neither a git repository nor an archive"
+            ))),
+        }
     }
 
     /// A tar, or a Dockerfile's text where the bytes are no archive.
@@ -576,15 +624,11 @@ impl BuildService {
         let mut outcome = BuildOutcome::default();
         match build.request.output {
             BuildOutput::Image => {}
+            BuildOutput::ImageAndFiles => outcome.files = Some(self.files_of(build, target).await?),
             BuildOutput::Files => {
                 self.keep_entries(build).await?;
-                let top = target.layers.last().map(|layer| &layer.chain_id);
-                let root = super::root::mount(build.layers(), top).await?;
-                let root = BorrowedRoot::new(root.path.clone(), root);
-                let files = &self.inner.containers.deps().container_files;
-                let files = files.export(root).await.map_err(BuildError::Context)?;
                 outcome.image = target.state_id();
-                outcome.files = Some(files);
+                outcome.files = Some(self.files_of(build, target).await?);
                 return Ok(outcome);
             }
             BuildOutput::Nothing | BuildOutput::Check => {
@@ -651,6 +695,14 @@ impl BuildService {
 }
 
 impl BuildService {
+    /// The target's files as a tar.
+    async fn files_of(&self, build: &Build, target: &StageResult) -> Result<ByteStream, BuildError> {
+        let root = super::root::mount(build.layers(), target.top()).await?;
+        let root = BorrowedRoot::new(root.path.clone(), root);
+        let files = &self.inner.containers.deps().container_files;
+        files.export(root).await.map_err(BuildError::Context)
+    }
+
     fn collect_later_if(&self, collect: bool) {
         if collect {
             self.inner.images.collect_later();

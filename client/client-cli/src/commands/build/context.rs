@@ -106,6 +106,20 @@ impl Recipe {
     }
 }
 
+impl Recipe {
+    /// Of a folder that has no Dockerfile for us: its `.dockerignore` alone.
+    pub(super) fn rules_alone(folder: &Path) -> Result<Recipe> {
+        let rules = read_small(&folder.join(".dockerignore"))?.unwrap_or_default();
+        let rules = String::from_utf8_lossy(&rules);
+        Ok(Recipe {
+            text: Vec::new(),
+            path: String::new(),
+            ignore: Ignore::parse(&rules).context("error reading .dockerignore")?,
+            extra: Extra::default(),
+        })
+    }
+}
+
 /// As Docker, a lower-case name counts where the usual one is not there.
 fn default_dockerfile(folder: &Path) -> PathBuf {
     let usual = folder.join("Dockerfile");
@@ -165,11 +179,15 @@ impl Context {
     pub(super) fn collect(folder: &Path, recipe: Recipe, taken: &Taken) -> Result<Context> {
         let folder = std::fs::canonicalize(folder)
             .with_context(|| format!("cannot find {}", folder.display()))?;
-        let always = [
-            recipe.path.clone(),
-            ".dockerignore".to_owned(),
-            format!("{}.dockerignore", recipe.path),
-        ];
+        let always = match recipe.path.as_str() {
+            // It has no Dockerfile.
+            "" => Vec::new(),
+            path => vec![
+                path.to_owned(),
+                ".dockerignore".to_owned(),
+                format!("{path}.dockerignore"),
+            ],
+        };
         let walk = Walk {
             folder: &folder,
             ignore: &recipe.ignore,

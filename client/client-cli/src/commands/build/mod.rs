@@ -2,8 +2,11 @@
 
 mod cache;
 mod context;
+mod contexts;
 mod outputs;
+mod proxies;
 mod secrets;
+mod ssh;
 mod upload;
 
 use crate::engine::Engine;
@@ -11,7 +14,6 @@ use crate::show::build::{Form, Wish};
 use crate::{archive, parse, show};
 use anyhow::{Context as _, Result, bail};
 use cache::{CacheFrom, CacheTo};
-use outputs::Output;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use upload::Source;
@@ -59,9 +61,10 @@ pub(crate) struct Options {
     /// Leave steps at: type=inline, type=registry,ref=NAME or type=local,dest=FOLDER
     #[arg(long)]
     cache_to: Vec<String>,
-    /// What becomes of the result: FOLDER, - (a tar), or type=local|tar|oci|docker|image|registry|cacheonly[,dest=..]
+    /// What becomes of the result: FOLDER, - (a tar), or type=local|tar|oci|docker|image|registry|cacheonly[,dest=..];
+    /// may be repeated
     #[arg(short, long)]
-    output: Option<String>,
+    output: Vec<String>,
     /// Write the image's id to a file
     #[arg(long)]
     iidfile: Option<PathBuf>,
@@ -71,9 +74,12 @@ pub(crate) struct Options {
     /// What RUN --mount=type=secret may use: id=ID,src=FILE or id=ID,env=VARIABLE
     #[arg(long)]
     secret: Vec<String>,
-    /// Agent that RUN --mount=type=ssh may use: default or ID=SOCKET
+    /// Agent or keys that RUN --mount=type=ssh may use: default, ID=SOCKET or ID=KEY[,KEY]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "default")]
     ssh: Vec<String>,
+    /// More files, or an image instead of another: NAME=FOLDER, NAME=docker-image://IMAGE or NAME=URL
+    #[arg(long)]
+    build_context: Vec<String>,
     /// How it is shown, on standard error
     #[arg(long, value_enum, default_value_t = Form::Auto)]
     progress: Form,
@@ -100,17 +106,12 @@ pub(crate) struct Options {
 
 pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     // Everything is looked at before anything is done.
-    let output = match &options.output {
-        None => Output::Image {
-            names: Vec::new(),
-            push: false,
-        },
-        Some(text) => Output::parse(text)?,
-    };
+    let outputs = outputs::parse_all(&options.output)?;
+    let contexts = contexts::parse(&options.build_context)?;
     let cache_from = all(&options.cache_from, CacheFrom::parse)?;
     let cache_to = all(&options.cache_to, CacheTo::parse)?;
     let secrets = secrets::secrets(&options.secret)?;
-    let agents = secrets::ssh_agents(&options.ssh)?;
+    let agents = ssh::agents(&options.ssh)?;
     let source = Source::of(&options.context, options.file.as_deref())?;
     let mut pairs = parameters(options)?;
     if options
@@ -131,7 +132,7 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     let kind = if options.check {
         "check"
     } else {
-        output.kind()
+        outputs::kind(&outputs)
     };
     let body = upload::send(
         engine,
@@ -141,7 +142,8 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
             pairs,
             kind,
             secrets,
-            agents,
+            agents: agents.sockets(),
+            contexts,
         },
     )
     .await?;
@@ -159,22 +161,21 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
         return Ok(u8::from(outcome.findings > 0));
     }
     if let Some((first, rest)) = outcome.files {
-        let output = output.clone();
-        return archive::read_rest(first, rest, move |input| match &output {
-            Output::Local(folder) => outputs::unpack_files(input, folder),
-            Output::Tar(place) => outputs::write_to(input, place),
-            _ => bail!("the engine sent files that nobody asked for"),
+        let outputs = outputs.clone();
+        archive::read_rest(first, rest, move |input| {
+            outputs::write_files(input, &outputs)
         })
-        .await
-        .map(|()| 0);
+        .await?;
     }
     let Some(image) = outcome.image else {
-        if output == Output::Nothing {
+        if matches!(kind, "files" | "nothing") {
             return Ok(0);
         }
         bail!("the engine did not say which image it has built");
     };
-    output.finish(engine, &image, &options.tag).await?;
+    for output in &outputs {
+        output.finish(engine, &image, &options.tag).await?;
+    }
     for place in &cache_to {
         place.store(engine, &image).await?;
     }
@@ -229,6 +230,7 @@ fn parameters(options: &Options) -> Result<Vec<(&'static str, String)>> {
         }
         labels.insert(name.to_owned(), value.into());
     }
+    proxies::add(&mut arguments)?;
     for (name, map) in [("buildargs", arguments), ("labels", labels)] {
         if !map.is_empty() {
             pairs.push((name, Value::Object(map).to_string()));

@@ -5,7 +5,7 @@ use crate::engine::{Engine, escape};
 use crate::{archive, commands};
 use anyhow::{Context, Result, bail};
 use http::Method;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 /// Where something is written.
@@ -94,13 +94,16 @@ impl Output {
         })
     }
 
-    /// As the preamble of the build names it.
-    pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Output::Local(_) | Output::Tar(_) => "files",
-            Output::Nothing => "nothing",
-            Output::Image { .. } | Output::Archive(_) | Output::Layout(_) => "image",
-        }
+    /// It is made of the target's files, which come with the engine's answer.
+    fn is_files(&self) -> bool {
+        matches!(self, Output::Local(_) | Output::Tar(_))
+    }
+
+    fn is_stdout(&self) -> bool {
+        matches!(
+            self,
+            Output::Tar(Place::Stdout) | Output::Archive(Place::Stdout)
+        )
     }
 
     /// Does with the image what is left to be done. `tags` are those of `-t`.
@@ -130,6 +133,93 @@ impl Output {
             Output::Layout(folder) => save_as_folder(engine, &named, folder).await,
             Output::Local(_) | Output::Tar(_) | Output::Nothing => Ok(()),
         }
+    }
+}
+
+/// Every `-o`; without one an image is made.
+pub(super) fn parse_all(texts: &[String]) -> Result<Vec<Output>> {
+    let outputs: Vec<Output> = match texts {
+        [] => vec![Output::Image {
+            names: Vec::new(),
+            push: false,
+        }],
+        texts => texts
+            .iter()
+            .map(|text| Output::parse(text))
+            .collect::<Result<_>>()?,
+    };
+    if outputs.iter().filter(|output| output.is_stdout()).count() > 1 {
+        bail!("only one --output can go to standard output");
+    }
+    Ok(outputs)
+}
+
+/// What all of them need, as the preamble of the build names it.
+pub(super) fn kind(outputs: &[Output]) -> &'static str {
+    let files = outputs.iter().any(Output::is_files);
+    let image = outputs
+        .iter()
+        .any(|output| !output.is_files() && *output != Output::Nothing);
+    match (image, files) {
+        (true, true) => "imageandfiles",
+        (true, false) => "image",
+        (false, true) => "files",
+        (false, false) => "nothing",
+    }
+}
+
+/// Writes the target's files to everywhere they are wanted.
+pub(super) fn write_files(input: &mut dyn Read, outputs: &[Output]) -> Result<()> {
+    let wanted: Vec<&Output> = outputs.iter().filter(|output| output.is_files()).collect();
+    let write = |input: &mut dyn Read, output: &Output| match output {
+        Output::Local(folder) => unpack_files(input, folder),
+        Output::Tar(place) => write_to(input, place),
+        _ => Ok(()),
+    };
+    match wanted.as_slice() {
+        [] => bail!("the engine sent files that nobody asked for"),
+        [one] => write(input, one),
+        several => {
+            // They come once.
+            let mut aside = Aside::new()?;
+            let step = "cannot keep the files aside";
+            std::io::copy(input, &mut aside.file).context(step)?;
+            for output in several {
+                aside.file.rewind().context(step)?;
+                write(&mut aside.file, output)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A file for a while.
+struct Aside {
+    file: std::fs::File,
+    path: PathBuf,
+}
+
+impl Aside {
+    fn new() -> Result<Aside> {
+        let mut random = [0u8; 8];
+        getrandom::fill(&mut random)
+            .map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
+        let name = format!("berth-build-{}", super::context::hex(&random));
+        let path = std::env::temp_dir().join(name);
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options
+            .open(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Aside { file, path })
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -243,6 +333,35 @@ mod tests {
         check("type=image,name=a:1,push=true", image(&["a:1"], true));
         check("type=registry", image(&[], true));
         check("type=cacheonly", Output::Nothing);
+    }
+
+    #[test]
+    fn several_outputs_are_one_build() {
+        let all = |texts: &[&str]| {
+            let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+            parse_all(&texts)
+        };
+        for (texts, expected) in [
+            (&[][..], "image"),
+            (&["out", "type=tar,dest=x"], "files"),
+            (&["out", "type=oci,dest=x", "type=cacheonly"], "imageandfiles"),
+            (&["type=cacheonly"], "nothing"),
+        ] {
+            assert_eq!(kind(&all(texts).expect("good")), expected, "{texts:?}");
+        }
+        assert!(all(&["-", "type=docker,dest=-"]).is_err());
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, "file", &b"x"[..]).expect("memory");
+        let tar = tar.into_inner().expect("memory");
+        let place = tempfile::tempdir().expect("a folder");
+        let (one, two) = (place.path().join("one"), place.path().join("two.tar"));
+        let outputs = [Output::Local(one.clone()), Output::Tar(Place::Path(two.clone()))];
+        write_files(&mut &tar[..], &outputs).expect("written");
+        assert_eq!(std::fs::read(one.join("file")).expect("there"), b"x");
+        assert_eq!(std::fs::read(two).expect("there"), tar);
     }
 
     #[test]

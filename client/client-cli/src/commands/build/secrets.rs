@@ -1,8 +1,7 @@
-//! `--secret` and `--ssh`: what a build may use and an image never has.
+//! `--secret`: what a build may use and an image never has.
 
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 /// BuildKit's bound, bytes.
 const SECRET_MAX: usize = 500 * 1024;
@@ -83,48 +82,6 @@ fn of_variable(name: &str) -> Result<Vec<u8>> {
     Ok(value.into_bytes())
 }
 
-/// Reads every `--ssh default|ID[=SOCKET]`: where the agents listen.
-pub(super) fn ssh_agents(options: &[String]) -> Result<BTreeMap<String, PathBuf>> {
-    let mut agents = BTreeMap::new();
-    for text in options {
-        let (id, place) = text.split_once('=').unwrap_or((text, ""));
-        if id.is_empty() {
-            bail!("invalid --ssh '{text}': expected default or ID=SOCKET");
-        }
-        let place = match place {
-            "" => std::env::var_os("SSH_AUTH_SOCK")
-                .filter(|place| !place.is_empty())
-                .map(PathBuf::from)
-                .with_context(|| {
-                    format!("--ssh {id}: SSH_AUTH_SOCK names no agent; start one with ssh-agent")
-                })?,
-            place => PathBuf::from(place),
-        };
-        if !is_socket(&place)? {
-            bail!(
-                "--ssh {id}: {} is a key, not the socket of an agent: add it to an agent with 'ssh-add {}' and give --ssh {id}",
-                place.display(),
-                place.display()
-            );
-        }
-        agents.insert(id.to_owned(), place);
-    }
-    Ok(agents)
-}
-
-#[cfg(unix)]
-fn is_socket(path: &std::path::Path) -> Result<bool> {
-    use std::os::unix::fs::FileTypeExt;
-    let facts = std::fs::metadata(path)
-        .with_context(|| format!("cannot find the ssh agent {}", path.display()))?;
-    Ok(facts.file_type().is_socket())
-}
-
-#[cfg(not(unix))]
-fn is_socket(_: &std::path::Path) -> Result<bool> {
-    bail!("--ssh needs a unix socket of an agent, which this system does not have")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,22 +134,5 @@ mod tests {
             let error = format!("{:#}", one(bad).expect_err(bad));
             assert!(error.contains(why), "{bad}: {error}");
         }
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn agents_are_sockets() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let socket = folder.path().join("agent");
-        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
-        let key = folder.path().join("id_ed25519");
-        std::fs::write(&key, "key").expect("written");
-        let read = |text: String| ssh_agents(&[text]);
-        let agents = read(format!("default={}", socket.display())).expect("good");
-        assert_eq!(agents["default"], socket);
-        let error = read(format!("default={}", key.display())).expect_err("a key");
-        assert!(error.to_string().contains("ssh-add"), "{error}");
-        assert!(read("default=/nowhere/at/all".into()).is_err());
-        assert!(read("=x".into()).is_err());
     }
 }

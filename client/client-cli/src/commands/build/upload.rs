@@ -1,11 +1,12 @@
 //! Puts the request of a build together and sends it.
 
 use super::Options;
+use super::contexts::{self, Named};
 use super::context::{Context, DockerfileFrom, Recipe};
 use super::secrets::Secret;
 use crate::engine::{Engine, EngineError, query};
 use crate::show::build::Form;
-use crate::show::progress::Place;
+use crate::show::progress::Place as Shown;
 use crate::{commands, credentials};
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
@@ -89,6 +90,7 @@ pub(super) struct Build<'a> {
     pub(super) kind: &'static str,
     pub(super) secrets: BTreeMap<String, Secret>,
     pub(super) agents: BTreeMap<String, PathBuf>,
+    pub(super) contexts: BTreeMap<String, Named>,
 }
 
 /// Sends it and answers what the engine says.
@@ -98,6 +100,7 @@ pub(super) async fn send(engine: &Engine, build: Build<'_>) -> Result<Incoming> 
         for (given, what) in [
             (!build.secrets.is_empty(), "--secret"),
             (!build.agents.is_empty(), "--ssh"),
+            (!build.contexts.is_empty(), "--build-context"),
             (build.kind == "check", "--check"),
             (build.kind != "image", "this --output"),
         ] {
@@ -122,6 +125,7 @@ pub(super) async fn send(engine: &Engine, build: Build<'_>) -> Result<Incoming> 
                 .iter()
                 .map(|(id, secret)| (id.clone(), Value::from(STANDARD.encode(&secret.0))))
                 .collect::<Map<_, _>>(),
+            "contexts": contexts::send(engine, &build.contexts).await?,
             "sourceDate": source_date()?,
             "keepContents": false,
         }),
@@ -144,18 +148,29 @@ pub(super) async fn send(engine: &Engine, build: Build<'_>) -> Result<Incoming> 
             request.send(body).await
         }
         Source::Folder { path, dockerfile } => {
-            send_folder(request, build.options, build.kind, &path, dockerfile).await
+            let place = Place {
+                folder: &path,
+                contexts: &build.contexts,
+            };
+            send_folder(request, build.options, build.kind, place, dockerfile).await
         }
     }
+}
+
+/// A folder, and what is beside it.
+struct Place<'a> {
+    folder: &'a Path,
+    contexts: &'a BTreeMap<String, Named>,
 }
 
 async fn send_folder(
     mut request: Request<'_>,
     options: &Options,
     kind: &str,
-    folder: &Path,
+    place: Place<'_>,
     from: Dockerfiles,
 ) -> Result<Incoming> {
+    let folder = place.folder;
     let recipe = match from {
         Dockerfiles::Usual => Recipe::read(folder, DockerfileFrom::File(None))?,
         Dockerfiles::File(file) => Recipe::read(folder, DockerfileFrom::File(Some(&file)))?,
@@ -172,7 +187,7 @@ async fn send_folder(
     request.pairs.push(("dockerfile", recipe.path.clone()));
     let taken = match kind {
         "check" => Taken::Paths(BTreeSet::new()),
-        _ => taken(&mut request, options, &file).await?,
+        _ => taken(&mut request, options, &file, place.contexts).await?,
     };
     let folder = folder.to_owned();
     let asks = request.is_berth;
@@ -225,19 +240,33 @@ async fn known(engine: &Engine, digests: Vec<String>) -> Result<HashSet<String>>
 
 /// What the Dockerfile takes of the folder. Base images are looked at for it, and downloaded where they are not there: the
 /// build would do that anyway.
-async fn taken(request: &mut Request<'_>, options: &Options, file: &Dockerfile) -> Result<Taken> {
+async fn taken(
+    request: &mut Request<'_>,
+    options: &Options,
+    file: &Dockerfile,
+    contexts: &BTreeMap<String, Named>,
+) -> Result<Taken> {
     let engine = request.engine;
     let arguments = arguments(engine, request).await?;
     let images = needs::base_images(file, &options.target, &arguments)?;
     let mut bases = BTreeMap::new();
-    for image in &images {
+    for name in &images {
+        let image = match contexts.get(name) {
+            None => name,
+            Some(Named::Image(other)) => other,
+            // Files, of which none are the main context's.
+            Some(Named::Folder(_) | Named::Url(_)) => {
+                bases.insert(name.clone(), Base::default());
+                continue;
+            }
+        };
         let registry = credentials::registry_of(image);
         if let Some(found) = credentials::Config::load()?.get(&registry)? {
             let body = found.to_body(&registry);
             request.registries.insert(registry, body);
         }
         if let Some(base) = base(engine, options, image).await {
-            bases.insert(image.clone(), base);
+            bases.insert(name.clone(), base);
         }
     }
     Ok(needs::taken(file, &options.target, &arguments, &bases)?)
@@ -274,7 +303,7 @@ async fn base(engine: &Engine, options: &Options, image: &str) -> Option<Base> {
     let quiet = options.quiet || options.progress == Form::Rawjson;
     let pull = async || {
         let named = commands::pull::with_tag(image);
-        let pulled = commands::pull::download(engine, &named, None, quiet, Place::Errors).await;
+        let pulled = commands::pull::download(engine, &named, None, quiet, Shown::Errors).await;
         pulled.ok()?;
         engine.get(&path).await.ok()
     };

@@ -21,14 +21,16 @@ use engine::builds::BuildService;
 use engine::builds::classic::Classic;
 use engine::builds::error::BuildError;
 use engine::builds::event::{BuildEvent, BuildSink};
-use engine::builds::request::{BuildOutcome, BuildRequest, DockerfileSource};
+use engine::builds::request::{BuildOutcome, BuildRequest, DockerfileSource, NamedContext};
 use engine::builds::sources::GitAddress;
 use engine::error::Class;
 use engine::images::ByteStream;
 use engine_api::ApiVersion;
-use engine_api::builds::{BUILD_CONTENT_TYPE, BuildPreamble, ContentsBody, PREAMBLE_MAX};
+use engine_api::builds::{
+    BUILD_CONTENT_TYPE, BuildPreamble, ContentsBody, ContextBody, PREAMBLE_MAX,
+};
 use futures_util::StreamExt;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,6 +41,7 @@ pub fn router() -> Router<AppState> {
         .route("/build", post(build))
         .route("/build/prune", post(prune))
         .route("/build/contents", post(missing_contents))
+        .route("/build/context/{token}", post(offer_context))
         .route("/build/ssh/{id}", post(offer_ssh_agent))
 }
 
@@ -81,6 +84,10 @@ async fn build(
             return Err(error);
         }
     };
+    if let Err(error) = add_named_contexts(&builds, &mut wanted, &preamble).await {
+        drain(body).await;
+        return Err(error);
+    }
     let sockets = agents.sockets(&preamble.ssh).await?;
     wanted.ssh = sockets.paths();
     let form = match is_berths(&headers) {
@@ -357,18 +364,63 @@ async fn missing_contents(
     Ok(Json(json!({ "Missing": missing })))
 }
 
+async fn add_named_contexts(
+    builds: &BuildService,
+    wanted: &mut BuildRequest,
+    preamble: &BuildPreamble,
+) -> ApiResult<()> {
+    for (name, body) in &preamble.contexts {
+        let named = match body {
+            ContextBody::Image(image) => NamedContext::Image(image.clone()),
+            ContextBody::Token(token) => {
+                let context = builds.take_offered(token).ok_or_else(|| {
+                    ApiError::invalid(format!("the files of the context {name:?} have not come"))
+                })?;
+                NamedContext::Files(context)
+            }
+            ContextBody::Url(url) => {
+                let context = builds.context_from_address(url).await;
+                NamedContext::Files(context.map_err(|error| wire::refusal(&error))?)
+            }
+        };
+        wanted.contexts.insert(name.clone(), named);
+    }
+    Ok(())
+}
+
+/// The files of a further context, for a build that is to come.
+async fn offer_context(
+    State(builds): State<BuildService>,
+    Path(token): Path<String>,
+    request: Request,
+) -> ApiResult<StatusCode> {
+    check_token(&token)?;
+    let body = request.into_body().into_data_stream();
+    let body: ByteStream = Box::pin(body.map(|piece| piece.map_err(std::io::Error::other)));
+    builds
+        .offer_context(token, body)
+        .await
+        .map_err(|error| wire::refusal(&error))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn check_token(token: &str) -> ApiResult<()> {
+    match token.len() >= 16 && token.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        true => Ok(()),
+        false => Err(ApiError::new(
+            Class::Invalid,
+            "a token has at least 16 letters and digits",
+        )),
+    }
+}
+
 /// A connection that leads to the client's ssh agent, for a build that is to come.
 async fn offer_ssh_agent(
     State(agents): State<Arc<SshAgents>>,
     Path(token): Path<String>,
     request: Request,
 ) -> ApiResult<Response> {
-    if token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err(ApiError::new(
-            Class::Invalid,
-            "the token of an ssh agent has at least 16 letters and digits",
-        ));
-    }
+    check_token(&token)?;
     agents.expect(&token)?;
     let kind = HeaderValue::from_static("application/vnd.docker.raw-stream");
     let (response, connection) = hijack::upgrade(request, kind);

@@ -198,6 +198,7 @@ pub fn add_preamble(request: &mut BuildRequest, preamble: &BuildPreamble) -> Api
     request.output = match preamble.output {
         OutputBody::Image => BuildOutput::Image,
         OutputBody::Files => BuildOutput::Files,
+        OutputBody::ImageAndFiles => BuildOutput::ImageAndFiles,
         OutputBody::Nothing => BuildOutput::Nothing,
         OutputBody::Check => BuildOutput::Check,
     };

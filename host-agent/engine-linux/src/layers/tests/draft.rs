@@ -66,7 +66,14 @@ async fn what_a_container_changed_becomes_a_layer_without_a_copy() {
     fs::remove_dir_all(merged.join("data")).expect("removed");
     fs::create_dir(merged.join("data")).expect("made");
     fs::write(merged.join("data/one"), "another").expect("written");
-    let _socket = std::os::unix::net::UnixListener::bind(merged.join("socket")).expect("bound");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        merged.join("socket"),
+        rustix::fs::FileType::Socket,
+        Mode::from_raw_mode(0o600),
+        0,
+    )
+    .expect("made");
     let expected = tar_names(&diff_of(&layers, &container, top.as_ref()).await);
 
     let draft = layers.draft_of(&container, top.as_ref()).await;
