@@ -156,10 +156,7 @@ impl<'t> Reader<'t> {
     /// Line and column of a byte, both from 1.
     fn place_of(&self, at: usize) -> (usize, usize) {
         let start = self.line_start(at);
-        (
-            self.line_of(at),
-            self.text[start..at].chars().count() + 1,
-        )
+        (self.line_of(at), self.text[start..at].chars().count() + 1)
     }
 
     fn line_start(&self, at: usize) -> usize {
@@ -177,7 +174,12 @@ impl<'t> Reader<'t> {
             line,
             column,
             message: message.into(),
-            shown: shown.lines().next().unwrap_or_default().trim_end().to_owned(),
+            shown: shown
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .trim_end()
+                .to_owned(),
         }
     }
 
@@ -219,8 +221,8 @@ impl<'t> Reader<'t> {
                 ),
             )
         })?;
-        let parsed = parser::parse(&masked.text)
-            .map_err(|error| self.refused(&masked.text, &error))?;
+        let parsed =
+            parser::parse(&masked.text).map_err(|error| self.refused(&masked.text, &error))?;
         let mut file = Dockerfile {
             escape: self.escape,
             syntax: parsed

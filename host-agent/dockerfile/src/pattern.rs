@@ -130,7 +130,13 @@ impl Wildcard {
 
     /// `text` with the first (or every) longest match replaced. Empty matches are left alone. `None`: it would be longer than
     /// `limit` bytes.
-    pub fn replace(&self, text: &str, replacement: &str, all: bool, limit: usize) -> Option<String> {
+    pub fn replace(
+        &self,
+        text: &str,
+        replacement: &str,
+        all: bool,
+        limit: usize,
+    ) -> Option<String> {
         let characters: Vec<char> = text.chars().collect();
         let longest = self.longest(&characters);
         let mut replaced = String::new();
@@ -411,7 +417,10 @@ mod tests {
         let long = "a".repeat(100_000);
         let pattern = Wildcard::new("*a*b", '\\');
         assert_eq!(pattern.without_suffix(&long, true), long);
-        assert_eq!(pattern.replace(&long, "", true, long.len()).as_deref(), Some(&*long));
+        assert_eq!(
+            pattern.replace(&long, "", true, long.len()).as_deref(),
+            Some(&*long)
+        );
         // Neither does the memory grow beyond the bound.
         let every = Wildcard::new("?", '\\');
         assert_eq!(every.replace(&long, &long, true, 1 << 20), None);

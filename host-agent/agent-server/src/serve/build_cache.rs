@@ -58,7 +58,12 @@ mod tests {
 
     fn of(size: &str, age: &str, gc: BuilderGc) -> Result<CacheLimits, String> {
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        limits(given(size), given(age), None, Some(Builder { gc: Some(gc) }))
+        limits(
+            given(size),
+            given(age),
+            None,
+            Some(Builder { gc: Some(gc) }),
+        )
     }
 
     #[test]

@@ -276,7 +276,10 @@ fn read_or_refused(bytes: &[u8]) {
             assert!(!file.stages.is_empty());
             let lines = String::from_utf8_lossy(bytes).lines().count();
             for step in file.stages.iter().flat_map(|stage| &stage.steps) {
-                assert!((1..=lines).contains(&step.line) && step.column > 0, "{step:?}");
+                assert!(
+                    (1..=lines).contains(&step.line) && step.column > 0,
+                    "{step:?}"
+                );
             }
         }
         Err(DockerfileError::Line {
@@ -289,7 +292,10 @@ fn read_or_refused(bytes: &[u8]) {
             let text = text.strip_prefix('\u{feff}').unwrap_or(text);
             let written = text.split('\n').nth(line - 1).expect("a line of the text");
             assert_eq!(shown, written.lines().next().unwrap_or_default().trim_end());
-            assert!((1..=written.chars().count() + 1).contains(&column), "{text:?}");
+            assert!(
+                (1..=written.chars().count() + 1).contains(&column),
+                "{text:?}"
+            );
         }
         Err(_) => {}
     }
@@ -302,7 +308,13 @@ fn wrong_at(marked: &str, message: &str) {
     let text = marked.replace("#|", "");
     let before = &text[..at];
     let expected_line = before.matches('\n').count() + 1;
-    let expected_column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let expected_column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        + 1;
     let error = Dockerfile::parse(text.as_bytes()).expect_err(marked);
     let DockerfileError::Line {
         line,
@@ -314,7 +326,11 @@ fn wrong_at(marked: &str, message: &str) {
         panic!("{marked}: {error}");
     };
     assert!(told.contains(message), "{marked}: {error}");
-    assert_eq!((*line, *column), (expected_line, expected_column), "{marked}: {error}");
+    assert_eq!(
+        (*line, *column),
+        (expected_line, expected_column),
+        "{marked}: {error}"
+    );
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(shown, lines[line - 1].trim_end());
 }
@@ -323,14 +339,19 @@ fn wrong_at(marked: &str, message: &str) {
 fn errors_are_at_a_line_and_a_column() {
     wrong_at("FROM a\n  #|FOO x\n", "unknown instruction 'FOO'");
     wrong_at("FROM a\nRUN #|--speed=9 x\n", "unknown flag: --speed");
-    wrong_at("FROM a\nCOPY --link #|--chmod= a /b\n", "missing a value on flag: chmod");
+    wrong_at(
+        "FROM a\nCOPY --link #|--chmod= a /b\n",
+        "missing a value on flag: chmod",
+    );
     wrong_at("FROM a\nCOPY #|--lnk=é a b\n", "unknown flag: --lnk");
     wrong_at("FROM a AS #|9x\n", "invalid name for build stage");
     wrong_at("FROM #|--arch=x a\n", "unknown flag: --arch");
     wrong_at("FROM a\nRUN cat \\\n  #|<<EOF\nx\n", "unterminated heredoc");
     wrong_at("FROM a\n\t#|ENV\n", "at least one argument");
     wrong_at("#|RUN x\n", "");
-    let text = Dockerfile::parse(b"FROM a\n\tRUN --x y\n").expect_err("wrong").to_string();
+    let text = Dockerfile::parse(b"FROM a\n\tRUN --x y\n")
+        .expect_err("wrong")
+        .to_string();
     assert!(
         text.ends_with("\n   2 | \tRUN --x y\n     | \t    ^ column 6"),
         "{text}"

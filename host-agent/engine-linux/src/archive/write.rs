@@ -357,7 +357,10 @@ mod tests {
         };
         writer.entry(&device).expect("memory");
         let bytes = writer.finish().expect("memory");
-        assert_eq!(hex::encode(Sha256::digest(&bytes)), "93faac62073d2eaafc2610fee0979bca2aca762167755df4bf7fbdfea822d672");
+        assert_eq!(
+            hex::encode(Sha256::digest(&bytes)),
+            "93faac62073d2eaafc2610fee0979bca2aca762167755df4bf7fbdfea822d672"
+        );
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //! Files of a tree that nobody else reads are moved. So a context is written once, when it is received, and a folder that
 //! is taken as it is costs one rename, however many files it has. All others are copied.
 
+use super::failed;
 use super::select::{Entry, hides, open_file, visit};
 use super::tree::Tree;
-use super::failed;
 use crate::archive::tree::{Descend, xattrs};
 use crate::layers::remove_tree;
 use engine::builds::files::{BuildFilesError, FillForm, FillPart, SelectedSource, Selection};
@@ -191,7 +191,9 @@ impl<'a> Fill<'a> {
         if is_layer && (hides(split(path).1) || is_mark) {
             let why = match is_mark {
                 true => "the device 0:0 marks deleted files in images and cannot be copied",
-                false => "names that begin with .wh. mark deleted files in images and cannot be copied",
+                false => {
+                    "names that begin with .wh. mark deleted files in images and cannot be copied"
+                }
             };
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -237,9 +239,8 @@ impl<'a> Fill<'a> {
             Into::Layer(tree) => tree.facts_of(&String::from_utf8_lossy(path)).ok(),
             Into::Folder => None,
         };
-        let below = below.filter(|facts| {
-            FileType::from_raw_mode(facts.st_mode) == FileType::Directory
-        });
+        let below =
+            below.filter(|facts| FileType::from_raw_mode(facts.st_mode) == FileType::Directory);
         if let Some(below) = below {
             let facts = Facts {
                 uid: below.st_uid,

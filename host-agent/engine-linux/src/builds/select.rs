@@ -1,12 +1,9 @@
 //! What a copy takes of a tree, and the digest of it.
 
-
 use super::failed;
 use super::tree::Tree;
 use crate::archive::tree::{Descend, walk, xattrs};
-use engine::builds::files::{
-    BuildFilesError, CopyFrom, SelectedFrom, SelectedSource, Selection,
-};
+use engine::builds::files::{BuildFilesError, CopyFrom, SelectedFrom, SelectedSource, Selection};
 use engine::builds::ignore;
 use engine::builds::pattern::PathPattern;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};

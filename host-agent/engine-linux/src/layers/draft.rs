@@ -3,9 +3,7 @@
 //! so that what [`crate::archive::write`] writes must stay as it is, byte for byte.
 
 use super::changes::write_layer;
-use super::{
-    LAYER_DIFF, OverlayLayers, Staged, TemporaryFolder, Unpacked, failed, open_path,
-};
+use super::{LAYER_DIFF, OverlayLayers, Staged, TemporaryFolder, Unpacked, failed, open_path};
 use crate::archive::write::PieceWriter;
 use async_trait::async_trait;
 use engine::id::ContainerId;

@@ -541,10 +541,7 @@ async fn fill(
 ) -> Result<Option<BuildLayer>, BuildError> {
     let inner = &runner.build.service.inner;
     let draft = inner.images.backends().layers.draft().await?;
-    inner
-        .files
-        .fill(draft.folder(), Some(own), parts)
-        .await?;
+    inner.files.fill(draft.folder(), Some(own), parts).await?;
     runner.add_layer(MadeLayer::Draft(draft)).await
 }
 

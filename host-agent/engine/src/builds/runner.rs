@@ -12,8 +12,8 @@ use crate::containers::merge::DEFAULT_PATH;
 use crate::images::config::{ImageDetails, MadeOf, digest_of, encode};
 use crate::images::records::{BuildLayer, BuildRecord, LayerRecord};
 use crate::images::{
-    ByteStream, Digest, DraftLayer, HistoryEntry, ImageConfig, ImageError, ImageView, Platform, ProgressSink, PullRequest,
-    Reference,
+    ByteStream, Digest, DraftLayer, HistoryEntry, ImageConfig, ImageError, ImageView, Platform,
+    ProgressSink, PullRequest, Reference,
 };
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;

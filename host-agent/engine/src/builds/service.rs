@@ -696,7 +696,11 @@ impl BuildService {
 
 impl BuildService {
     /// The target's files as a tar.
-    async fn files_of(&self, build: &Build, target: &StageResult) -> Result<ByteStream, BuildError> {
+    async fn files_of(
+        &self,
+        build: &Build,
+        target: &StageResult,
+    ) -> Result<ByteStream, BuildError> {
         let root = super::root::mount(build.layers(), target.top()).await?;
         let root = BorrowedRoot::new(root.path.clone(), root);
         let files = &self.inner.containers.deps().container_files;

@@ -8,9 +8,7 @@ use super::archive::{ArchiveError, ArchiveReader, StagedArchive};
 use super::blobs::{BlobError, BlobStore, ByteStream, Packed, stream_of};
 use super::config::digest_of;
 use super::download::{Download, DownloadError, Downloads};
-use super::layer_store::{
-    DraftLayer, LayerInfo, LayerSpec, LayerStore, SealedLayer, StagedLayer,
-};
+use super::layer_store::{DraftLayer, LayerInfo, LayerSpec, LayerStore, SealedLayer, StagedLayer};
 use super::records::{ImageRecords, ImageStore, ImageStoreError, LoadedRecords};
 use super::service::{ImageBackends, ImageOptions, ImageService};
 use super::{BorrowedRoot, Change, ContainerDiskUsage, Digest, ImageUsers, LayerError, Layers};

@@ -2,8 +2,8 @@
 
 use super::blobs::ByteStream;
 use super::{Digest, LayerError};
-use async_trait::async_trait;
 use crate::id::ContainerId;
+use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 

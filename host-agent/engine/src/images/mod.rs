@@ -38,9 +38,7 @@ pub mod service;
 pub use blobs::{BlobError, BlobStore, ByteStream, Packed};
 pub use config::HistoryEntry;
 pub use error::ImageError;
-pub use layer_store::{
-    DraftLayer, LayerInfo, LayerSpec, LayerStore, SealedLayer, StagedLayer,
-};
+pub use layer_store::{DraftLayer, LayerInfo, LayerSpec, LayerStore, SealedLayer, StagedLayer};
 pub use list::{HistoryLine, ImageFilter};
 pub use platform::Platform;
 pub use progress::{Progress, ProgressSink};

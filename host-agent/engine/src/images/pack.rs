@@ -6,9 +6,7 @@
 
 use super::blobs::stream_of;
 use super::config::digest_of;
-use super::manifest::{
-    DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, MANIFEST_MAX, Manifest,
-};
+use super::manifest::{DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, MANIFEST_MAX, Manifest};
 use super::records::LayerRecord;
 use super::service::{Catalog, ImageService, ImageView};
 use super::{BlobError, ByteStream, Digest, ImageError, ImageLookupError, Packed};
@@ -32,7 +30,10 @@ fn packed_before(catalog: &Catalog, layer: &LayerRecord, diff_id: &Digest) -> Op
 
 impl ImageService {
     /// A layer's content in the form that its record names: its blob, or the tar of a layer that was made here.
-    pub(super) async fn layer_content(&self, layer: &LayerRecord) -> Result<ByteStream, ImageError> {
+    pub(super) async fn layer_content(
+        &self,
+        layer: &LayerRecord,
+    ) -> Result<ByteStream, ImageError> {
         let backends = self.backends();
         match backends.blobs.open(&layer.blob).await {
             Err(BlobError::Missing { .. }) if layer.media_type == DOCKER_LAYER => {

@@ -4,6 +4,7 @@ mod bad_input;
 mod builds_clients;
 mod builds_compared;
 mod builds_engine;
+mod builds_front;
 mod compat;
 mod compat_compose;
 mod compat_shapes;

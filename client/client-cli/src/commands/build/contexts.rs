@@ -41,7 +41,9 @@ pub(super) fn parse(texts: &[String]) -> Result<BTreeMap<String, Named>> {
         } else if schemes.iter().any(|scheme| value.starts_with(scheme)) {
             Named::Url(value.to_owned())
         } else if let Some((scheme, _)) = value.split_once("://") {
-            bail!("--build-context '{text}': {scheme}:// is not supported; there are folders, docker-image:// and addresses of git repositories and archives")
+            bail!(
+                "--build-context '{text}': {scheme}:// is not supported; there are folders, docker-image:// and addresses of git repositories and archives"
+            )
         } else {
             let folder = PathBuf::from(value);
             if !folder.is_dir() {
@@ -102,7 +104,10 @@ mod tests {
         assert_eq!(named, Some(Named::Folder(folder.path().to_owned())));
         for (text, expected) in [
             ("a=docker-image://b:1", Named::Image("b:1".into())),
-            ("a=https://h/x.git#v1", Named::Url("https://h/x.git#v1".into())),
+            (
+                "a=https://h/x.git#v1",
+                Named::Url("https://h/x.git#v1".into()),
+            ),
         ] {
             assert_eq!(one(text).expect(text), Some(expected));
         }

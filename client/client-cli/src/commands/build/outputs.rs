@@ -344,7 +344,10 @@ mod tests {
         for (texts, expected) in [
             (&[][..], "image"),
             (&["out", "type=tar,dest=x"], "files"),
-            (&["out", "type=oci,dest=x", "type=cacheonly"], "imageandfiles"),
+            (
+                &["out", "type=oci,dest=x", "type=cacheonly"],
+                "imageandfiles",
+            ),
             (&["type=cacheonly"], "nothing"),
         ] {
             assert_eq!(kind(&all(texts).expect("good")), expected, "{texts:?}");
@@ -354,11 +357,15 @@ mod tests {
         let mut header = tar::Header::new_gnu();
         header.set_size(1);
         header.set_mode(0o644);
-        tar.append_data(&mut header, "file", &b"x"[..]).expect("memory");
+        tar.append_data(&mut header, "file", &b"x"[..])
+            .expect("memory");
         let tar = tar.into_inner().expect("memory");
         let place = tempfile::tempdir().expect("a folder");
         let (one, two) = (place.path().join("one"), place.path().join("two.tar"));
-        let outputs = [Output::Local(one.clone()), Output::Tar(Place::Path(two.clone()))];
+        let outputs = [
+            Output::Local(one.clone()),
+            Output::Tar(Place::Path(two.clone())),
+        ];
         write_files(&mut &tar[..], &outputs).expect("written");
         assert_eq!(std::fs::read(one.join("file")).expect("there"), b"x");
         assert_eq!(std::fs::read(two).expect("there"), tar);

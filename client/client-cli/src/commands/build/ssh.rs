@@ -203,7 +203,12 @@ mod tests {
         assert!(!socket.exists());
         let nothing = folder.path().join("no-key");
         std::fs::write(&nothing, "no key").expect("written");
-        let error = read(format!("x={}", nothing.display())).err().expect("no key");
-        assert!(format!("{error:#}").contains("does not take the key"), "{error:#}");
+        let error = read(format!("x={}", nothing.display()))
+            .err()
+            .expect("no key");
+        assert!(
+            format!("{error:#}").contains("does not take the key"),
+            "{error:#}"
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! Puts the request of a build together and sends it.
 
 use super::Options;
-use super::contexts::{self, Named};
 use super::context::{Context, DockerfileFrom, Recipe};
+use super::contexts::{self, Named};
 use super::secrets::Secret;
 use crate::engine::{Engine, EngineError, query};
 use crate::show::build::Form;

@@ -44,7 +44,11 @@ pub(super) fn image() -> Vec<Vec<u8>> {
     ]
 }
 
-pub(super) async fn diff_of(layers: &OverlayLayers, container: &ContainerId, top: Option<&Digest>) -> Vec<u8> {
+pub(super) async fn diff_of(
+    layers: &OverlayLayers,
+    container: &ContainerId,
+    top: Option<&Digest>,
+) -> Vec<u8> {
     let mut stream = layers.diff(container, top).await.expect("a stream");
     let mut bytes = Vec::new();
     while let Some(piece) = stream.next().await {

@@ -28,7 +28,10 @@ async fn a_filled_folder_becomes_a_layer_whose_tar_can_be_had_again() {
     assert!(!sealed.is_empty());
     let (diff_id, size) = (sealed.diff_id().clone(), sealed.tar_size());
     let chain_id = chain_ids(std::slice::from_ref(&diff_id)).remove(0);
-    let info = sealed.commit(chain_id.clone(), None).await.expect("in place");
+    let info = sealed
+        .commit(chain_id.clone(), None)
+        .await
+        .expect("in place");
     assert_eq!((info.diff_id.clone(), info.size), (diff_id.clone(), 7));
     // As it is told by the next engine, too.
     drop(layers);
@@ -83,16 +86,28 @@ async fn what_a_container_changed_becomes_a_layer_without_a_copy() {
     let mut diff_ids: Vec<Digest> = image().iter().map(|tar| digest_of(tar)).collect();
     diff_ids.push(diff_id.clone());
     let chain_id = chain_ids(&diff_ids).pop().expect("three");
-    sealed.commit(chain_id.clone(), parent).await.expect("in place");
+    sealed
+        .commit(chain_id.clone(), parent)
+        .await
+        .expect("in place");
     let tar = archive_of(&layers, &chain_id).await.expect("as it was");
     assert_eq!(digest_of(&tar), diff_id);
     assert_eq!(tar_names(&tar), expected);
-    assert!(expected.contains(&"data/.wh..wh..opq".to_owned()), "{expected:?}");
-    assert!(!expected.iter().any(|name| name.contains("hosts")), "{expected:?}");
+    assert!(
+        expected.contains(&"data/.wh..wh..opq".to_owned()),
+        "{expected:?}"
+    );
+    assert!(
+        !expected.iter().any(|name| name.contains("hosts")),
+        "{expected:?}"
+    );
 
     // The next container sees it so, and so does one on the same tar that came from elsewhere.
     let next = ContainerId::random();
-    layers.prepare(&next, Some(&chain_id)).await.expect("prepared");
+    layers
+        .prepare(&next, Some(&chain_id))
+        .await
+        .expect("prepared");
     let here = names(&layers.mount(&next, Some(&chain_id)).await.expect("mounted"));
     let other_root = Root::new();
     let elsewhere = other_root.open();
@@ -114,5 +129,12 @@ async fn a_container_that_changed_nothing_makes_no_layer() {
         fs::write(merged.join(file), "").expect("made");
     }
     let draft = layers.draft_of(&container, top.as_ref()).await;
-    assert!(draft.expect("taken").seal().await.expect("sealed").is_empty());
+    assert!(
+        draft
+            .expect("taken")
+            .seal()
+            .await
+            .expect("sealed")
+            .is_empty()
+    );
 }
