@@ -327,7 +327,7 @@ fn same_words(agent: &Agent, dockerd: &Dockerd, source: &str) {
         assert_eq!(ours, theirs, "{arguments:?}");
         ours
     };
-    agent.run(&["rmi", source]);
+    all_gone(agent);
     let told = both(&["pull", source]);
     if told.is_empty() {
         return;
