@@ -321,6 +321,18 @@ mod tests {
             ManifestError::MediaType { .. }
         ));
         assert!(matches!(refuse("["), ManifestError::Invalid { .. }));
+        // A digest names a file: it can be nothing else than one.
+        for hostile in [
+            "",
+            "sha256:",
+            "sha256:../../../../etc/passwd",
+            "../x",
+            "sha512:00",
+        ] {
+            let bad = image.replace(digest('a').as_str(), hostile);
+            let error = refuse(&bad).to_string();
+            assert!(error.contains("unsupported digest"), "{hostile}: {error}");
+        }
         let helm = image.replace(DOCKER_CONFIG, "application/vnd.cncf.helm.config.v1+json");
         assert!(matches!(refuse(&helm), ManifestError::NotAnImage { .. }));
         let secret = image.replace(

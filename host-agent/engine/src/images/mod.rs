@@ -56,10 +56,31 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use time::OffsetDateTime;
 
-/// `sha256:` and 64 hex digits.
+/// `sha256:` and 64 hex digits. Nothing else can be one, wherever it was read: digests become names of files.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct Digest(String);
+
+/// A text that is no digest, or one of another kind.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid or unsupported digest {text:?}")]
+pub struct DigestError {
+    text: String,
+}
+
+impl TryFrom<String> for Digest {
+    type Error = DigestError;
+
+    fn try_from(text: String) -> Result<Digest, DigestError> {
+        Digest::parse(&text).ok_or(DigestError { text })
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> String {
+        digest.0
+    }
+}
 
 impl Digest {
     /// Takes `sha256:<64 lower-case hex digits>`.
