@@ -114,6 +114,10 @@ async fn a_network_is_made_shown_and_removed() {
         (&json!({"l": "1"}), &json!("y"))
     );
     assert!(shown["IPAM"]["Options"].is_null());
+    assert_eq!(shown["Services"], json!({}), "verbose");
+    assert_eq!(shown["Scope"], "local");
+    let swarm = get(&state, "/networks/front?scope=swarm").await;
+    check(&swarm, 404, "network front not found");
     check(
         &post(&state, "/networks/create", r#"{"Name":"front"}"#).await,
         409,
