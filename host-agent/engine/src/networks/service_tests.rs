@@ -296,12 +296,20 @@ async fn filters_and_prune() {
         "until",
     );
     let by_label = Filters::of([("label", "a=2")]);
-    assert!(service.prune(&by_label, |_| false).await.unwrap().is_empty());
+    assert!(
+        service
+            .prune(&by_label, |_| false)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let without = Filters::of([("label!", "a=1")]);
     let nobody_uses = service.prune(&without, |network| network.name == "plain");
     assert!(nobody_uses.await.unwrap().is_empty());
     refused(
-        service.prune(&Filters::of([("name", "plain")]), |_| false).await,
+        service
+            .prune(&Filters::of([("name", "plain")]), |_| false)
+            .await,
         Class::Invalid,
         "invalid filter 'name'",
     );

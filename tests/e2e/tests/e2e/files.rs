@@ -237,8 +237,45 @@ fn a_container_that_swaps_links_reaches_nothing_of_the_host() {
         assert_eq!(text(&trap.join("secret")), "the host's secret");
     }
     println!("{came_out} of 25 copies met the folder");
-    // A device in the container is a device in the tar, not what it would read.
     agent.run(&["rm", "-f", "mean"]).success();
+}
+
+/// A device and a pipe are copied as what they are, not what they would read, and back into a container.
+#[test]
+fn devices_are_copied_as_devices() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let script = "mkdir /odd && mknod /odd/null c 1 3 && mknod /odd/pipe p && exec sleep 1000";
+    let arguments = ["run", "-d", "--name", "odd", "busybox", "sh", "-c", script];
+    agent.run(&arguments).success();
+    let tar = harness::run::eventually("the script is through", LIMIT, || {
+        let copied = run(&mut agent.berth(&["cp", "odd:/odd", "-"]), LIMIT);
+        let tar = copied.stdout.into_bytes();
+        // Type flags of tar: 3 is a device of characters, 6 a pipe.
+        let kinds: Vec<u8> = tar
+            .chunks(512)
+            .filter_map(|block| (block.get(257..262) == Some(b"ustar")).then(|| block[156]))
+            .collect();
+        (kinds.contains(&b'3') && kinds.contains(&b'6')).then_some(tar)
+    });
+    assert!(tar.len() < 20_000, "nothing was read from them");
+    let mut back = agent.berth(&["cp", "-", "odd:/tmp"]);
+    run_with_input(&mut back, &tar, LIMIT).success();
+    let stat = [
+        "exec",
+        "odd",
+        "stat",
+        "-c",
+        "%F %t %T",
+        "/tmp/odd/null",
+        "/tmp/odd/pipe",
+    ];
+    assert_eq!(
+        agent.run(&stat).success(),
+        "character special file 1 3\nfifo 0 0\n"
+    );
+    agent.run(&["rm", "-f", "odd"]).success();
 }
 
 #[test]

@@ -588,7 +588,11 @@ fn beside_podman() {
     let folder = agent.folder().join("podman");
     let podman = |words: &[&str]| {
         let mut command = hosts.host.command(&program);
-        for (flag, name) in [("--root", "data"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+        for (flag, name) in [
+            ("--root", "data"),
+            ("--runroot", "run"),
+            ("--tmpdir", "tmp"),
+        ] {
             command.arg(flag).arg(folder.join(name));
         }
         // Its storage can lie on any file system so; crun refuses hosts with both kinds of control groups.
@@ -628,7 +632,10 @@ fn beside_podman() {
         hosts.fetched(port)
     });
     let ours = agent.run(&[&["exec", "after"][..], &ping].concat());
-    let also = run(&mut podman(&[&["exec", "theirs"][..], &ping].concat()), LIMIT);
+    let also = run(
+        &mut podman(&[&["exec", "theirs"][..], &ping].concat()),
+        LIMIT,
+    );
     // Before anything is judged: nothing of it is to stay.
     run(&mut podman(&["rm", "-f", "-t", "0", "theirs"]), LIMIT);
     assert_eq!(reached, [Some(()); 3], "ours before, podman's, ours after");
@@ -659,18 +666,39 @@ fn every_form_of_publishing() {
     };
     told.success();
     let docker = |arguments: &[&str]| docker(&agent, arguments).expect("it was there a moment ago");
-    let script = format!("for port in 81 82 53; do mkdir -p /www; httpd -p $port -h /www; done; {PAGE}");
+    let script =
+        format!("for port in 81 82 53; do mkdir -p /www; httpd -p $port -h /www; done; {PAGE}");
     // Below the ports that the kernel gives away by itself.
     let own = std::process::id() % 500 * 16;
     let base = (0..500)
         .map(|step| 20_000 + ((own + step * 16) % 8_000) as u16)
-        .find(|base| (0..4).all(|more| std::net::TcpListener::bind(("127.0.0.1", base + more)).is_ok()))
+        .find(|base| {
+            (0..4).all(|more| std::net::TcpListener::bind(("127.0.0.1", base + more)).is_ok())
+        })
         .expect("four free ports");
     let range = format!("127.0.0.1:{base}-{}:80-82", base + 2);
     docker(&[
-        "run", "-d", "--name", "web", "--network", "local", "--expose", "90", "-P",
-        "-p", &range, "-p", "127.0.0.1::80", "-p", "83", "-p", "127.0.0.1::53/udp",
-        "busybox", "sh", "-c", &script,
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "--network",
+        "local",
+        "--expose",
+        "90",
+        "-P",
+        "-p",
+        &range,
+        "-p",
+        "127.0.0.1::80",
+        "-p",
+        "83",
+        "-p",
+        "127.0.0.1::53/udp",
+        "busybox",
+        "sh",
+        "-c",
+        &script,
     ])
     .success();
     let of = |port: &str| -> Vec<String> {
@@ -684,7 +712,10 @@ fn every_form_of_publishing() {
     // Named without an address, or only exposed: where the network says.
     for port in ["83", "90"] {
         let at = of(port);
-        assert!(at.len() == 1 && at[0].starts_with("127.0.0.1:"), "{port}: {at:?}");
+        assert!(
+            at.len() == 1 && at[0].starts_with("127.0.0.1:"),
+            "{port}: {at:?}"
+        );
     }
     assert!(of("53/udp")[0].starts_with("127.0.0.1:"));
     docker(&["port", "web", "53/tcp"]).fails_with(1);
@@ -699,7 +730,10 @@ fn every_form_of_publishing() {
     let wanted = format!("Bind for 127.0.0.1:{base} failed: port is already allocated");
     assert!(refused.contains(&wanted), "{refused}");
     let some = format!("127.0.0.1:{base}-{}:80", base + 3);
-    docker(&["run", "-d", "--name", "other", "-p", &some, "busybox", "sleep", "1000"]).success();
+    docker(&[
+        "run", "-d", "--name", "other", "-p", &some, "busybox", "sleep", "1000",
+    ])
+    .success();
     let at = docker(&["port", "other", "80"]).success();
     assert_eq!(at.trim(), format!("127.0.0.1:{}", base + 3));
     let unequal = format!("127.0.0.1:{base}-{}:80-81", base + 3);

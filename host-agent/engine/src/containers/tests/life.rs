@@ -197,6 +197,14 @@ async fn after_the_hosts_start_containers_start_in_order_and_what_they_need_firs
     let mut joined = with_restart("joined", &["sleep"], RestartPolicy::Always);
     joined.host.network = NetworkChoice::Container(owner.id.to_string());
     create(&service, joined).await;
+    let store = create(
+        &service,
+        with_restart("store", &["sleep"], RestartPolicy::Always),
+    )
+    .await;
+    let mut linked = with_restart("linked", &["sleep"], RestartPolicy::Always);
+    linked.host.links = vec!["store:db".into()];
+    create(&service, linked).await;
     for name in ["one", "two", "three"] {
         create(
             &service,
@@ -204,16 +212,16 @@ async fn after_the_hosts_start_containers_start_in_order_and_what_they_need_firs
         )
         .await;
     }
-    for name in ["owner", "joined", "three", "one", "two"] {
+    for name in ["owner", "joined", "store", "linked", "three", "one", "two"] {
         service.start(name).await.expect("start");
     }
     service.stop("two", &STOP_NOW).await.expect("stop");
     drop(service);
     world.runtime.power_off();
     world.runtime.plans.lock().unwrap().clear();
-    // "owner" is now the youngest of all.
+    // "owner" and "store" are now the youngest of all.
     for mut record in world.store.load().await.expect("load") {
-        if record.id == owner.id {
+        if record.id == owner.id || record.id == store.id {
             record.created += time::Duration::hours(1);
             let durability = crate::containers::store::Durability::Written;
             world.store.save(&record, durability).await.expect("save");
@@ -221,7 +229,7 @@ async fn after_the_hosts_start_containers_start_in_order_and_what_they_need_firs
     }
     let service = world.service();
     service.recover().await.expect("recover");
-    for name in ["owner", "joined", "one", "three"] {
+    for name in ["owner", "joined", "store", "linked", "one", "three"] {
         reaches(&service, name, "running").await;
     }
     assert_eq!(state(&service, "two").name(), "exited");
@@ -230,7 +238,10 @@ async fn after_the_hosts_start_containers_start_in_order_and_what_they_need_firs
         .iter()
         .map(|plan| service.find(plan.id.as_str()).expect("there").name())
         .collect();
-    assert_eq!(order, ["owner", "joined", "one", "three"]);
+    assert_eq!(
+        order,
+        ["owner", "joined", "store", "linked", "one", "three"]
+    );
 }
 
 #[tokio::test]
