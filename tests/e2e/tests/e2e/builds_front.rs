@@ -280,7 +280,8 @@ fn proxies_of_the_configuration_reach_steps_and_stay_out_of_the_image() {
     let history = agent.run(&["history", "--no-trunc", "proxied"]).success();
     assert!(!history.contains("proxy.invalid"), "{history}");
     // Another proxy is no reason to do it again.
-    let again = build(&agent, folder.path(), &["-t", "proxied"]);
+    let other = ["--build-arg", "http_proxy=http://other.invalid:2"];
+    let again = build(&agent, folder.path(), &other);
     assert!(again.stderr.contains("CACHED"), "{}", again.report());
 }
 
