@@ -611,8 +611,20 @@ fn beside_podman() {
     publish("before", "8080:80");
     let archive = crate::busybox_archive("busybox:latest");
     let loaded = harness::run::run_with_input(&mut podman(&["load"]), &archive, LIMIT);
-    let words = ["run", "-d", "--name", "theirs", "-p", "8081:80"];
-    let theirs = [&words[..], &["busybox", "sh", "-c", PAGE]].concat();
+    // Its own limits are more than a host without CAP_SYS_RESOURCE lets it have.
+    let limits = ["--ulimit", "nofile=500:500", "--ulimit", "nproc=500:500"];
+    // And without that capability nobody pings.
+    let words = [
+        "run",
+        "-d",
+        "--name",
+        "theirs",
+        "--cap-add",
+        "NET_RAW",
+        "-p",
+        "8081:80",
+    ];
+    let theirs = [&words[..], &limits, &["busybox", "sh", "-c", PAGE]].concat();
     let ran = run(&mut podman(&theirs), LIMIT);
     if loaded.code != Some(0) || ran.code != Some(0) {
         println!(
