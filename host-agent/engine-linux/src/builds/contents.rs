@@ -6,7 +6,7 @@ use super::failed;
 use crate::archive::tar::TarEntry;
 use crate::layers::{Contents, times};
 use engine::builds::files::{BuildFilesError, KeptContents as Kept};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -169,8 +169,15 @@ impl Contents for KeptContents {
     }
 
     /// What cannot be kept is sent again.
-    fn keep(&self, digest: &[u8], size: u64, folder: BorrowedFd<'_>, name: &OsStr) {
-        let Some(path) = self.path(&hex::encode(digest)) else {
+    fn keep(
+        &self,
+        digest: Option<&[u8; 32]>,
+        entry: &TarEntry,
+        _: &Stat,
+        folder: BorrowedFd<'_>,
+        name: &OsStr,
+    ) {
+        let Some(path) = digest.and_then(|digest| self.path(&hex::encode(digest))) else {
             return;
         };
         let link = || rustix::fs::linkat(folder, name, CWD, &path, AtFlags::empty());
@@ -184,7 +191,7 @@ impl Contents for KeptContents {
         };
         match linked {
             Ok(()) => {
-                self.bytes.fetch_add(size, Ordering::Relaxed);
+                self.bytes.fetch_add(entry.size, Ordering::Relaxed);
             }
             Err(Errno::EXIST) => {}
             Err(error) => tracing::debug!(%error, "a content of a context is not kept"),

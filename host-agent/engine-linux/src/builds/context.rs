@@ -4,11 +4,15 @@
 use super::contents::KeptContents;
 use super::failed;
 use crate::archive::decode::{StreamReader, decoded};
+use crate::archive::tar::TarEntry;
 use crate::layers::{Contents, UnpackAs, UnpackError, UnpackLimits, unpack_as};
 use engine::builds::files::{BuildFilesError, ContextForm};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{self, BufReader, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// Bytes that a compressed context may grow to, and how many entries it may have.
@@ -20,13 +24,69 @@ fn limits(folder: &Path) -> UnpackLimits {
     limits
 }
 
+/// Digests of the contents of a context's files by their inode numbers, as they were received: they need not be read again
+/// for a step's key. Files with attributes of their own are not among them.
+pub(super) type Digests = HashMap<u64, [u8; 32]>;
+
+/// So many are remembered of one context (some 50 bytes each).
+const DIGESTS_MAX: usize = 200_000;
+
+/// What is learnt of a context while it is unpacked.
+struct Received<'a> {
+    kept: Option<&'a KeptContents>,
+    digests: RefCell<Digests>,
+}
+
+impl Contents for Received<'_> {
+    fn place(
+        &self,
+        digest: &str,
+        entry: &TarEntry,
+        folder: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> io::Result<Option<u64>> {
+        let Some(kept) = self.kept else {
+            return Ok(None);
+        };
+        let placed = kept.place(digest, entry, folder, name)?;
+        if placed.is_some() {
+            // Its number may be that of a file which was here before.
+            let facts = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            self.digests.borrow_mut().remove(&facts.st_ino);
+        }
+        Ok(placed)
+    }
+
+    fn keep(
+        &self,
+        digest: Option<&[u8; 32]>,
+        entry: &TarEntry,
+        facts: &Stat,
+        folder: BorrowedFd<'_>,
+        name: &OsStr,
+    ) {
+        let mut digests = self.digests.borrow_mut();
+        match digest {
+            Some(digest) if entry.xattrs.is_empty() && digests.len() < DIGESTS_MAX => {
+                digests.insert(facts.st_ino, *digest);
+            }
+            // Numbers are used again when an archive has a name twice.
+            _ => drop(digests.remove(&facts.st_ino)),
+        }
+        drop(digests);
+        if let Some(kept) = self.kept {
+            kept.keep(digest, entry, facts, folder, name);
+        }
+    }
+}
+
 /// Unpacks into the empty folder. On a blocking thread.
 pub(super) fn unpack(
     input: StreamReader,
     folder: &Path,
     form: ContextForm,
     kept: &KeptContents,
-) -> Result<(), BuildFilesError> {
+) -> Result<Digests, BuildFilesError> {
     let root: OwnedFd = rustix::fs::openat(
         CWD,
         folder,
@@ -35,14 +95,14 @@ pub(super) fn unpack(
     )
     .map_err(|error| failed("open the folder of the context", error))?;
     let limits = limits(folder);
-    let contents: Option<&dyn Contents> = match form.keep_contents {
-        true => Some(kept),
-        false => None,
+    let received = Received {
+        kept: form.keep_contents.then_some(kept),
+        digests: RefCell::default(),
     };
     let plain = decoded(input).map_err(unreadable)?;
     let mut plain = BufReader::with_capacity(BUFFER, plain);
     let unpacked =
-        unpack_as(UnpackAs::Files(contents), &mut plain, &root, &limits).map_err(refusal)?;
+        unpack_as(UnpackAs::Files(Some(&received)), &mut plain, &root, &limits).map_err(refusal)?;
     // To the end, or the sender would see a broken connection.
     io::copy(&mut plain.take(TRAILER_MAX), &mut io::sink()).map_err(unreadable)?;
     if let Some(link) = unpacked.links_below.first() {
@@ -56,7 +116,7 @@ pub(super) fn unpack(
         kept.used();
         kept.make_room();
     }
-    Ok(())
+    Ok(received.digests.into_inner())
 }
 
 /// Bytes that are read at once.
@@ -103,7 +163,7 @@ fn refusal(error: UnpackError) -> BuildFilesError {
 mod tests {
     use super::super::DiskBuildFiles;
     use bytes::Bytes;
-    use engine::builds::files::{BuildFiles, BuildFilesError, ContextForm};
+    use engine::builds::files::{BuildFiles, BuildFilesError, ContextForm, CopyFrom};
     use engine::images::{BorrowedRoot, ByteStream};
     use sha2::{Digest, Sha256};
     use std::os::unix::fs::MetadataExt;
@@ -216,6 +276,52 @@ mod tests {
             drop(root);
             assert!(!path.exists());
         }
+    }
+
+    /// What is known of contents from their arrival is what is read of them later.
+    #[tokio::test]
+    async fn a_selection_of_what_was_received_is_one_of_what_is_there() {
+        let place = place();
+        let form = ContextForm {
+            keep_contents: true,
+        };
+        let mut builder = tar::Builder::new(tar_of(&[
+            (Regular, "a", "first"),
+            (Regular, "a", "second"),
+            (Regular, "b", "bb"),
+            (Link, "c", "b"),
+        ]));
+        // The two blocks of the first archive's end go.
+        let length = builder.get_ref().len() - 1024;
+        builder.get_mut().truncate(length);
+        known(&mut builder, "b", 0o600, "second");
+        let tar = builder.into_inner().expect("memory");
+        let root = place.files.unpack_context(stream(tar), form).await;
+        let root = Arc::new(root.expect("good"));
+        let select = async |root: Arc<BorrowedRoot>| {
+            let what = CopyFrom {
+                sources: vec![".".to_owned()],
+                ..CopyFrom::default()
+            };
+            place.files.select(root, what).await.expect("read").digest
+        };
+        let received = select(root.clone()).await;
+        // The same files under a path that nothing is known of.
+        let copy = tempfile::tempdir().expect("a folder");
+        for (name, content) in [("a", "second"), ("b", "second"), ("c", "bb")] {
+            let path = copy.path().join(name);
+            std::fs::write(&path, content).expect("written");
+            let mode = std::fs::metadata(root.path.join(name))
+                .expect("there")
+                .permissions();
+            std::fs::set_permissions(&path, mode).expect("set");
+            assert_eq!(
+                std::fs::read_to_string(root.path.join(name)).expect("there"),
+                content
+            );
+        }
+        let copy = Arc::new(BorrowedRoot::new(copy.path().to_owned(), copy));
+        assert_eq!(received, select(copy).await);
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use crate::archive::tree::{Descend, walk};
 use crate::files::{BUILD_CACHES, BUILD_CONTENTS, BUILD_CONTEXTS, BUILD_SECRETS};
 use async_trait::async_trait;
 use contents::KeptContents;
+use context::Digests;
 use engine::builds::files::{
     BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, FillPart,
     KeptContents as Kept, Missing, Place, Selection,
@@ -26,12 +27,13 @@ use engine::images::{BorrowedRoot, ByteStream};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tree::Tree;
 
 /// Bytes of a context's files, at most.
@@ -44,6 +46,14 @@ pub struct DiskBuildFiles {
     caches: PathBuf,
     secrets: PathBuf,
     contents: Arc<KeptContents>,
+    received: Received,
+}
+
+/// What is known of the contexts that are here, by their folders.
+type Received = Arc<Mutex<HashMap<PathBuf, Arc<Digests>>>>;
+
+fn locked(received: &Received) -> MutexGuard<'_, HashMap<PathBuf, Arc<Digests>>> {
+    received.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl DiskBuildFiles {
@@ -61,6 +71,7 @@ impl DiskBuildFiles {
             .recursive(true)
             .mode(0o700)
             .create(&folder)?;
+        crate::layers::spread(&folder);
         let caches = data_root.join(BUILD_CACHES);
         caches::open(&caches)?;
         Ok(DiskBuildFiles {
@@ -68,6 +79,7 @@ impl DiskBuildFiles {
             caches,
             secrets,
             contents: Arc::new(KeptContents::open(data_root.join(BUILD_CONTENTS))?),
+            received: Received::default(),
         })
     }
 }
@@ -99,6 +111,18 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(error) => Err(failed("work on files", io::Error::other(error))),
+    }
+}
+
+/// Forgets what was known of a context; before its folder goes, whose name another one might get.
+struct Forget {
+    received: Received,
+    path: PathBuf,
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        locked(&self.received).remove(&self.path);
     }
 }
 
@@ -135,9 +159,13 @@ impl BuildFiles for DiskBuildFiles {
         let folder = self.new_folder().await?;
         let input = StreamReader::new(content);
         let contents = self.contents.clone();
+        let received = self.received.clone();
         blocking(move || {
-            context::unpack(input, &folder.path, form, &contents)?;
-            Ok(folder)
+            let digests = context::unpack(input, &folder.path, form, &contents)?;
+            let path = folder.path.clone();
+            locked(&received).insert(path.clone(), Arc::new(digests));
+            let forget = Forget { received, path };
+            Ok(BorrowedRoot::new(folder.path.clone(), (forget, folder)))
         })
         .await
     }
@@ -209,7 +237,12 @@ impl BuildFiles for DiskBuildFiles {
         tree: Arc<BorrowedRoot>,
         what: CopyFrom,
     ) -> Result<Selection, BuildFilesError> {
-        blocking(move || select::select(&Tree::open(&tree)?, what)).await
+        let received = locked(&self.received).get(&tree.path).cloned();
+        blocking(move || {
+            let received = received.unwrap_or_default();
+            select::select(&Tree::open(&tree)?, what, &received)
+        })
+        .await
     }
 
     async fn fill(

@@ -1,5 +1,6 @@
 //! What a copy takes of a tree, and the digest of it.
 
+use super::context::Digests;
 use super::failed;
 use super::tree::Tree;
 use crate::archive::tree::{Descend, walk, xattrs};
@@ -19,11 +20,16 @@ use std::os::unix::ffi::OsStrExt;
 const NAMES_MAX: u64 = 2;
 
 /// Finds everything and reads it for its digest.
-pub(super) fn select(tree: &Tree, what: CopyFrom) -> Result<Selection, BuildFilesError> {
+pub(super) fn select(
+    tree: &Tree,
+    what: CopyFrom,
+    received: &Digests,
+) -> Result<Selection, BuildFilesError> {
     let mut sources = find(tree, &what)?;
     let mut hasher = Hasher {
         digest: Sha256::new(),
         with_owners: what.with_owners,
+        received,
         buffer: vec![0; 64 * 1024],
     };
     for source in &mut sources {
@@ -265,13 +271,15 @@ pub(super) fn open_file(entry: &Entry<'_>) -> io::Result<File> {
     Ok(File::from(opened))
 }
 
-struct Hasher {
+struct Hasher<'a> {
     digest: Sha256,
     with_owners: bool,
+    /// Contents that are known.
+    received: &'a Digests,
     buffer: Vec<u8>,
 }
 
-impl Hasher {
+impl Hasher<'_> {
     fn field(&mut self, bytes: &[u8]) {
         self.digest.update((bytes.len() as u64).to_le_bytes());
         self.digest.update(bytes);
@@ -299,12 +307,16 @@ impl Hasher {
     }
 
     fn add_content(&mut self, entry: &Entry<'_>) -> io::Result<()> {
+        if let Some(content) = self.received.get(&entry.facts.st_ino) {
+            self.field(content);
+            return Ok(());
+        }
         let mut file = open_file(entry)?;
         for (name, value) in xattrs(file.as_fd())? {
             self.field(&name);
             self.field(&value);
         }
-        self.field(&entry.facts.st_size.to_le_bytes());
+        let mut content = Sha256::new();
         let mut left = u64::try_from(entry.facts.st_size).unwrap_or(0);
         // Nobody changes these files: what comes after their size need not be asked for.
         while left > 0 {
@@ -312,9 +324,11 @@ impl Hasher {
             if count == 0 {
                 break;
             }
-            self.digest.update(&self.buffer[..count]);
+            content.update(&self.buffer[..count]);
             left = left.saturating_sub(count as u64);
         }
+        let content: [u8; 32] = content.finalize().into();
+        self.field(&content);
         Ok(())
     }
 }

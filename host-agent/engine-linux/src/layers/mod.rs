@@ -291,7 +291,7 @@ fn open(data_root: &Path, limits: UnpackLimits) -> io::Result<OverlayLayers> {
 /// disk of its own. Else all layers crowd into one block group: those that are unpacked side by side wait for each other
 /// there, and after a removal every new file walks over all inodes that were freed in the last minutes
 /// (`recently_deleted`, fs/ext4/ialloc.c): a pull after an rmi took three times the CPU.
-fn spread(folder: &Path) {
+pub(crate) fn spread(folder: &Path) {
     let set = || -> io::Result<()> {
         let folder = fs::File::open(folder)?;
         let flags = rustix::fs::ioctl_getflags(&folder)?;

@@ -16,7 +16,7 @@ use super::lookup::{
 use super::remove::remove_tree;
 use crate::archive::tar::{TarEntry, TarLimits, TarReader};
 use copy::{CopyError, copy, copy_hashed, copy_parts};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
@@ -73,8 +73,16 @@ pub trait Contents {
         name: &OsStr,
     ) -> io::Result<Option<u64>>;
 
-    /// Told of a file that is complete.
-    fn keep(&self, digest: &[u8], size: u64, folder: BorrowedFd<'_>, name: &OsStr);
+    /// Told of a file that is complete: its digest where that is known, what it was in the archive, and what it is on the
+    /// disk.
+    fn keep(
+        &self,
+        digest: Option<&[u8; 32]>,
+        entry: &TarEntry,
+        facts: &Stat,
+        folder: BorrowedFd<'_>,
+        name: &OsStr,
+    );
 }
 
 /// What was unpacked.
@@ -469,9 +477,12 @@ impl Unpacker<'_> {
         })?;
         rustix::fs::futimens(&file, &times(entry.mtime))
             .map_err(|error| failed("set the time of", entry, error))?;
-        if let (Some(contents), None) = (contents, &entry.sparse) {
-            let digest = hash.finalize();
-            contents.keep(&digest, size, self.folder_fd(), OsStr::from_bytes(name));
+        if let Some(contents) = contents {
+            let digest: [u8; 32] = hash.finalize().into();
+            // Of one with holes only the parts have come by.
+            let digest = entry.sparse.is_none().then_some(&digest);
+            let name = OsStr::from_bytes(name);
+            contents.keep(digest, entry, &facts, self.folder_fd(), name);
         }
         Ok(())
     }
