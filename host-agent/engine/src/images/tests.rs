@@ -1,5 +1,6 @@
 //! The service over fakes: what users see.
 
+mod choosing;
 mod damage;
 mod parents;
 
