@@ -115,12 +115,15 @@ impl ContainerService {
                 continue;
             }
             let spec = &container.spec;
-            let name = container.name();
+            let named = || {
+                let name = container.name();
+                names.fit(&[&name, &format!("/{name}")])
+            };
             let in_any = |name: &str, fits: &dyn Fn(&str) -> bool| {
                 !filters.has(name) || filters.values(name).any(fits)
             };
             let fits = ids.fit(&[container.id.as_str()])
-                && names.fit(&[&name, &format!("/{name}")])
+                && (names.0.is_none() || named())
                 && filters.labels(&spec.config.labels)
                 && filters.exact("status", status.state.name())
                 && (exit_codes.is_empty()

@@ -182,7 +182,7 @@ pub(super) fn plan(
         name,
         image_id: spec.image.as_str(),
         image: &spec.config.image,
-        args: &spec.args(),
+        args: &spec.args().cloned().collect::<Vec<_>>(),
         created: "",
     };
     let mut attributes = attributes(log, spec);

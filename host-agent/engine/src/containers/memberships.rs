@@ -36,7 +36,7 @@ pub(super) fn of_mode(spec: &ContainerSpec) -> Memberships {
                 .settings
                 .mac_address
                 .clone_from(&spec.host.mac_address);
-            [(choice.text(), membership)].into()
+            [(choice.text().into_owned(), membership)].into()
         }
     }
 }
@@ -59,7 +59,7 @@ pub(super) fn resolve(
             Some(_) => Err(shared_network()),
         };
     }
-    let main = host.network.text();
+    let main = host.network.text().into_owned();
     let mut memberships = Memberships::new();
     for (name, settings) in asked {
         let network = networks.find(&name)?;

@@ -135,7 +135,7 @@ fn first_process(
     let config = &spec.config;
     environment.extend(config.env.iter().cloned());
     ProcessPlan {
-        args: spec.args(),
+        args: spec.args().cloned().collect(),
         env: merge::process_env(hostname, config.tty, &environment),
         working_directory: working_directory(&config.working_directory),
         user: config.user.clone(),

@@ -4,6 +4,7 @@ use crate::images::{Digest, Healthcheck, Image};
 use crate::networks::{EndpointSettings, PortRequest};
 use crate::runtime::{DevicePlan, ResourcePlan, Rlimit, TtySize};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -23,12 +24,9 @@ pub struct ContainerSpec {
 
 impl ContainerSpec {
     /// Program and arguments: entry point, then command.
-    pub fn args(&self) -> Vec<String> {
+    pub fn args(&self) -> impl Iterator<Item = &String> {
         let entrypoint = self.config.entrypoint.iter().flatten();
-        entrypoint
-            .chain(self.config.cmd.iter().flatten())
-            .cloned()
-            .collect()
+        entrypoint.chain(self.config.cmd.iter().flatten())
     }
 }
 
@@ -164,13 +162,13 @@ impl NetworkChoice {
     }
 
     /// Docker's `NetworkMode`.
-    pub fn text(&self) -> String {
+    pub fn text(&self) -> Cow<'_, str> {
         match self {
             NetworkChoice::Bridge => "bridge".into(),
             NetworkChoice::Host => "host".into(),
             NetworkChoice::None => "none".into(),
-            NetworkChoice::Container(id) => format!("container:{id}"),
-            NetworkChoice::Named(name) => name.clone(),
+            NetworkChoice::Container(id) => format!("container:{id}").into(),
+            NetworkChoice::Named(name) => name.into(),
         }
     }
 }

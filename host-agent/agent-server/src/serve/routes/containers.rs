@@ -18,6 +18,7 @@ use engine::networks::NetworkService;
 use engine::runtime::TtySize;
 use engine_api::containers::{ContainerCreate, HostConfigBody};
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -61,6 +62,9 @@ async fn create(
     ))
 }
 
+/// What one container takes in a list, about.
+const SUMMARY_BYTES: usize = 1024;
+
 async fn list(State(containers): Containers, query: Query) -> ApiResult<Response> {
     let limit = query
         .number::<i64>("limit")?
@@ -82,7 +86,10 @@ async fn list(State(containers): Containers, query: Query) -> ApiResult<Response
         };
         shown.push(container_views::summary(container, status, now, size));
     }
-    Ok(Json(shown).into_response())
+    // A list may have hundreds: its text is not to be moved each time it has become longer.
+    let mut text = Vec::with_capacity(shown.len() * SUMMARY_BYTES);
+    serde_json::to_writer(&mut text, &shown).expect("plain data, written to memory");
+    Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
 }
 
 async fn inspect(

@@ -24,6 +24,7 @@ use engine::networks::Endpoint;
 use engine::runtime::AppArmor;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use time::OffsetDateTime;
@@ -57,10 +58,9 @@ pub fn inspect(
     size: Option<ContainerDiskUsage>,
 ) -> Value {
     let spec = &*container.latest_spec();
-    let args = spec.args();
-    let (path, args) = args
-        .split_first()
-        .map_or(("", &[][..]), |(path, args)| (path.as_str(), args));
+    let mut args = spec.args();
+    let path = args.next().map_or("", String::as_str);
+    let args: Vec<&String> = args.collect();
     let log = match spec.host.log.driver.as_str() {
         // The file of the driver `local` is nobody else's business, in Docker as well.
         "none" | "local" => String::new(),
@@ -484,12 +484,9 @@ fn network_settings(spec: &ContainerSpec, id: &str, status: &Status) -> Value {
     })
 }
 
-/// `Networks`: those the container is (or will be) in.
 /// A list says nothing of names and options, as Docker's.
-fn of_list<'a>(
-    mut networks: BTreeMap<&'a str, EndpointView<'a>>,
-) -> BTreeMap<&'a str, EndpointView<'a>> {
-    for network in networks.values_mut() {
+fn of_list<'a>(mut networks: Networks<'a>) -> Networks<'a> {
+    for (_, network) in &mut networks.0 {
         network.links = None;
         network.aliases = None;
         network.driver_opts = None;
@@ -498,14 +495,23 @@ fn of_list<'a>(
     networks
 }
 
-fn networks(status: &Status) -> BTreeMap<&str, EndpointView<'_>> {
+/// `Networks`: those the container is (or will be) in, by name. Not a tree, whose smallest node takes eleven.
+struct Networks<'a>(Vec<(&'a str, EndpointView<'a>)>);
+
+impl Serialize for Networks<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, network)| (name, network)))
+    }
+}
+
+fn networks(status: &Status) -> Networks<'_> {
     let attached = status.network.as_deref();
     let shown = status.memberships.iter().map(|(name, membership)| {
         let mut endpoints = attached.iter().flat_map(|attached| &attached.endpoints);
         let endpoint = endpoints.find(|endpoint| endpoint.network_name == *name);
         (name.as_str(), endpoint_settings(membership, endpoint))
     });
-    shown.collect()
+    Networks(shown.collect())
 }
 
 /// A container's place in one network.
@@ -612,7 +618,7 @@ pub struct Summary<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct SummaryHost<'a> {
-    network_mode: String,
+    network_mode: Cow<'a, str>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: &'a BTreeMap<String, String>,
 }
@@ -620,7 +626,7 @@ struct SummaryHost<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct SummaryNetworks<'a> {
-    networks: BTreeMap<&'a str, EndpointView<'a>>,
+    networks: Networks<'a>,
 }
 
 pub fn summary<'a>(
@@ -635,14 +641,14 @@ pub fn summary<'a>(
         names: [format!("/{}", container.name())],
         image: &spec.config.image,
         image_id: spec.image.as_str(),
-        command: command(&spec.args()),
+        command: command(spec.args()),
         created: container.created.unix_timestamp(),
         ports: ports(spec, status),
         labels: &spec.config.labels,
         state: status.state.name(),
         status: status_text(status, now),
         host_config: SummaryHost {
-            network_mode: spec.host.network.text().to_string(),
+            network_mode: spec.host.network.text(),
             annotations: &spec.host.annotations,
         },
         network_settings: SummaryNetworks {
@@ -655,15 +661,18 @@ pub fn summary<'a>(
 }
 
 /// The command line, with words that need it quoted as Docker does.
-fn command(args: &[String]) -> String {
-    let words = args.iter().enumerate().map(|(index, word)| {
-        if index > 0 && word.contains(' ') {
-            format!("'{word}'")
+fn command<'a>(args: impl Iterator<Item = &'a String>) -> String {
+    let mut line = String::new();
+    for (index, word) in args.enumerate() {
+        if index == 0 {
+            line.push_str(word);
+        } else if word.contains(' ') {
+            line.extend([" '", word, "'"]);
         } else {
-            word.clone()
+            line.extend([" ", word]);
         }
-    });
-    words.collect::<Vec<_>>().join(" ")
+    }
+    line
 }
 
 fn ports(spec: &ContainerSpec, status: &Status) -> Vec<Value> {
@@ -808,6 +817,6 @@ mod tests {
     #[test]
     fn commands_are_quoted_where_they_have_spaces() {
         let words = ["sh", "-c", "echo hi"].map(String::from);
-        assert_eq!(command(&words), "sh -c 'echo hi'");
+        assert_eq!(command(words.iter()), "sh -c 'echo hi'");
     }
 }
