@@ -9,6 +9,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
+/// How long a keeper that lives may not listen.
+const LISTENS_WITHIN: Duration = Duration::from_secs(20);
 
 pub(super) fn finish(files: &Files) -> Result<(), DriverError> {
     if boot::end(files, None) {
@@ -47,24 +49,33 @@ pub(super) fn ask(files: &Files) -> Asked {
 
 /// The same; a machine whose keeper was killed gets another one first, which is `keeper`'s program.
 pub(super) fn ask_or_adopt(files: &Files, keeper: &Path) -> Result<Asked, DriverError> {
-    let asked = ask(files);
-    if !matches!(asked, Asked::Nobody) {
-        return Ok(asked);
-    }
-    // Usually the machine is just off.
-    let Some(record) = KeeperRecord::load(files) else {
-        return Ok(Asked::Nobody);
-    };
-    // A keeper that has just been started may not listen yet.
-    if record.keeper.is_some_and(ProcessId::is_alive) {
-        return Ok(Asked::Nobody);
-    }
-    if record.vm.is_some_and(ProcessId::is_alive) {
-        boot::note(files, "keeper: was gone; another takes its QEMU over");
-        match boot::adopt(files, keeper) {
-            Ok(()) => return Ok(ask(files)),
-            // Without ports, clock and anyone to stop it in order it is of no use.
-            Err(why) => boot::note(files, &format!("keeper: QEMU is ended: {why}")),
+    let deadline = Instant::now() + LISTENS_WITHIN;
+    loop {
+        let asked = ask(files);
+        if !matches!(asked, Asked::Nobody | Asked::End) {
+            return Ok(asked);
+        }
+        // Usually the machine is just off.
+        let Some(record) = KeeperRecord::load(files) else {
+            return Ok(asked);
+        };
+        let lives = |process: Option<ProcessId>| process.is_some_and(ProcessId::is_alive);
+        match (lives(record.keeper), lives(record.vm)) {
+            // It has just been started by another verb, or was killed this very moment.
+            (true, true) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            (true, _) => return Ok(asked),
+            (false, false) => break,
+            (false, true) => {
+                boot::note(files, "keeper: was gone; another takes its QEMU over");
+                match boot::adopt(files, keeper) {
+                    Ok(()) => return Ok(ask(files)),
+                    // Without ports, clock and anyone to stop it in order it is of no use.
+                    Err(why) => boot::note(files, &format!("keeper: QEMU is ended: {why}")),
+                }
+                break;
+            }
         }
     }
     finish(files)?;

@@ -1,8 +1,8 @@
 //! From a plan to a machine whose engine answers: starts the keeper and follows the guest's own account of its boot.
 
 use super::files::Files;
-use super::keeper::status::{Conversation, Heard, KeeperRecord, Phase, Request, Status};
-use super::keeper::{ADOPT, VERB, VmPlan};
+use super::keeper::status::{Conversation, Heard, KeeperRecord, Request, Status};
+use super::keeper::{ADOPT, TAKEN, VERB, VmPlan};
 use guest_contract::readiness::Stage;
 use machine_core::driver::{DriverError, Progress, SeedFiles};
 use machine_core::store::atomic;
@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 /// How long the keeper may take to answer its socket.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 /// How long a keeper may take that takes over from another, until the guest has told how it is.
-const ADOPTS_WITHIN: Duration = Duration::from_secs(20);
+const ADOPTS_WITHIN: Duration = Duration::from_secs(30);
+/// Then another is started; one too many sees that it is not needed and ends.
+const ATTEMPT: Duration = Duration::from_secs(6);
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// How often Ctrl-C is looked for.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -111,32 +113,46 @@ fn start_keeper(files: &Files, keeper: &Path, adopts: bool) -> Result<Child, Dri
         .map_err(failed)
 }
 
-/// Starts a keeper for a machine that has lost its own, and returns when the guest has told it how it is.
+/// Starts a keeper for a machine that has lost its own, and returns when that one knows how the guest is. Somebody may kill it as
+/// well, and QEMU may still be busy with the connections of the last one: then another is started.
 pub fn adopt(files: &Files, keeper: &Path) -> Result<(), DriverError> {
-    let failed = |why: String| DriverError::failed("take the machine over", why);
-    let mut child = start_keeper(files, keeper, true)?;
     let deadline = Instant::now() + ADOPTS_WITHIN;
-    let mut ended = false;
+    let mut last = "nothing came of it".to_owned();
+    while Instant::now() < deadline {
+        let mut child = start_keeper(files, keeper, true)?;
+        let patience = deadline.min(Instant::now() + ATTEMPT);
+        match follow_adoption(files, &mut child, patience) {
+            Ok(()) => return Ok(()),
+            Err(why) => last = why,
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Err(DriverError::failed("take the machine over", last))
+}
+
+fn follow_adoption(files: &Files, child: &mut Child, deadline: Instant) -> Result<(), String> {
     while Instant::now() < deadline {
         // Another verb may have been faster with a keeper of its own.
-        if let Ok(mut conversation) = Conversation::open(&files.keeper_socket(), Request::Watch) {
+        let socket = files.keeper_socket();
+        if let Ok(mut conversation) = Conversation::open(&socket, Request::Status) {
             while Instant::now() < deadline {
                 match conversation.listen(GLANCE) {
-                    Heard::Status(status) if status.phase != Phase::Booting => return Ok(()),
+                    // A guest that boots may take long, and is told as it is.
+                    Heard::Status(_) => return Ok(()),
                     Heard::End => break,
-                    _ => {}
+                    Heard::Nothing => {}
                 }
             }
-            // It boots; that may take long and is told as it is.
-            return Ok(());
         }
-        if ended {
-            return Err(failed(why_it_ended(files, &mut child)));
+        match child.try_wait() {
+            // The faster one's is about to listen.
+            Ok(Some(status)) if status.code() == Some(TAKEN.into()) => {}
+            Ok(Some(_)) => return Err(why_it_ended(files, child)),
+            _ => {}
         }
-        ended = matches!(child.try_wait(), Ok(Some(_)));
         std::thread::sleep(Duration::from_millis(20));
     }
-    Err(failed("nothing came of it".into()))
+    Err("its keeper does not answer".to_owned())
 }
 
 fn connect(

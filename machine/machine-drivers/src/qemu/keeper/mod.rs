@@ -47,6 +47,9 @@ pub const VERB: &str = "keeper";
 /// Before the folder: take over the machine that a killed keeper left running.
 pub const ADOPT: &str = "--adopt";
 
+/// The exit code of a keeper that is not needed: another one keeps the machine.
+pub const TAKEN: u8 = 3;
+
 /// How long a guest that is stopped in order may say nothing: while it waits for containers it speaks every few seconds.
 const SILENT_WITHIN: Duration = Duration::from_secs(30);
 /// How long it may wait for them, with all that comes after.
@@ -147,7 +150,10 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
             }
             // Read by `machine` when it finds nobody to talk to.
             eprintln!("keeper: {text}");
-            ExitCode::FAILURE
+            match error {
+                KeeperError::Taken => ExitCode::from(TAKEN),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -248,7 +254,7 @@ fn keep_machine(
         .map_err(io("duplicate the control port"))?;
     let shared = Arc::new(Shared {
         files: files.clone(),
-        board: Board::new(),
+        board: Board::of(earlier.map_or_else(status::Status::new, status::Status::taken_over)),
         qmp,
         control: Mutex::new(control),
         vm: vm.id,
@@ -561,10 +567,13 @@ fn welcome_back(shared: &Arc<Shared>) {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    while shared.board.now().phase == Phase::Booting {
+    loop {
         let unix_ms = clock::wall().as_millis() as u64;
         shared.tell_guest(ControlRequest::SetTime { unix_ms });
         shared.tell_guest(ControlRequest::Report);
+        if shared.board.now().phase != Phase::Booting {
+            return;
+        }
         std::thread::sleep(Duration::from_millis(300));
     }
 }

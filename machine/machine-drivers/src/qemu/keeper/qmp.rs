@@ -39,9 +39,12 @@ impl Qmp {
             .map_err(QmpError::Talk)?;
         let mut lines = Lines {
             reader: BufReader::new(stream),
-            next: 1,
+            // Answers to a keeper that was killed may still come: their numbers are other ones.
+            next: std::time::UNIX_EPOCH
+                .elapsed()
+                .map_or(1, |since| since.as_micros() as u64),
         };
-        lines.read().map_err(QmpError::Talk)?;
+        while lines.read().map_err(QmpError::Talk)?.get("QMP").is_none() {}
         let stream = lines.reader.get_ref();
         stream
             .set_read_timeout(Some(ANSWER_WITHIN))

@@ -67,6 +67,17 @@ impl Status {
         }
     }
 
+    /// What a killed keeper knew, for the one that takes over: the guest does not say it twice by itself. A stop or suspend that
+    /// was cut off is no more.
+    pub fn taken_over(&self) -> Status {
+        let mut status = self.clone();
+        if status.phase != Phase::Booting {
+            status.phase = Phase::Running;
+        }
+        status.ended = None;
+        status
+    }
+
     /// Adds what the guest said; a repeated event (the answer to `Report`) counts once.
     pub fn learn(&mut self, event: ReadinessEvent) {
         if self.events.contains(&event) {
@@ -140,8 +151,12 @@ impl Default for Board {
 
 impl Board {
     pub fn new() -> Board {
+        Board::of(Status::new())
+    }
+
+    pub fn of(status: Status) -> Board {
         Board {
-            inner: Mutex::new((0, Status::new())),
+            inner: Mutex::new((0, status)),
             changed: Condvar::new(),
         }
     }
