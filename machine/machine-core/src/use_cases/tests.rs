@@ -509,7 +509,11 @@ fn an_address_that_changed_gets_a_certificate() {
     let elsewhere = certs::SubjectAlternativeName::Address([192, 0, 2, 7].into());
     let old = shared
         .authority
-        .issue_server("dev", &[elsewhere.clone()], certs::Validity::days(300))
+        .issue_server(
+            "dev",
+            std::slice::from_ref(&elsewhere),
+            certs::Validity::days(300),
+        )
         .unwrap();
     let folder = &machine.place.folder;
     certs::files::write_pair(folder, &old, layout::SERVER_CERT, layout::SERVER_KEY).unwrap();
