@@ -255,7 +255,8 @@ fn devices_are_copied_as_devices() {
         // Type flags of tar: 3 is a device of characters, 6 a pipe.
         let kinds: Vec<u8> = tar
             .chunks(512)
-            .filter_map(|block| (block.get(257..262) == Some(b"ustar")).then(|| block[156]))
+            .filter(|block| block.get(257..262) == Some(b"ustar"))
+            .map(|block| block[156])
             .collect();
         (kinds.contains(&b'3') && kinds.contains(&b'6')).then_some(tar)
     });
