@@ -62,6 +62,9 @@ impl Dockerd {
     }
 
     fn stop(&mut self) {
+        if let Ok(Some(_)) = self.process.try_wait() {
+            return;
+        }
         let pid = self.process.id().to_string();
         let _ = Command::new("kill").arg(pid).status();
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -89,7 +92,8 @@ fn installed(program: &str) -> bool {
 
 #[test]
 fn a_docker_host_is_adopted_as_it_is() {
-    if !installed("dockerd") || !installed("docker") || !installed("busybox") {
+    let busybox = std::path::Path::new("/usr/bin/busybox");
+    if !installed("dockerd") || !installed("docker") || !busybox.exists() {
         println!("skipped: dockerd, docker or busybox is not installed");
         return;
     }
