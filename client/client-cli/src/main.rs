@@ -139,6 +139,8 @@ enum Command {
     Info(commands::info::Options),
     /// Print a completion script
     Completion { shell: clap_complete::Shell },
+    /// Write manual pages
+    Man(commands::man::Options),
 }
 
 #[derive(Subcommand)]
@@ -221,6 +223,9 @@ async fn perform(arguments: Arguments) -> anyhow::Result<u8> {
         );
         return Ok(0);
     }
+    if let Command::Man(options) = &arguments.command {
+        return commands::man::perform(options, Arguments::command());
+    }
     let engine = Engine::new(environment::endpoint(arguments.host.as_deref())?);
     match arguments.command {
         Command::Run(options) => commands::run::perform(&engine, options).await,
@@ -269,6 +274,6 @@ async fn perform(arguments: Arguments) -> anyhow::Result<u8> {
         Command::Network(verb) => commands::network::perform(&engine, &verb).await,
         Command::Version(options) => commands::version::perform(&engine, &options).await,
         Command::Info(options) => commands::info::perform(&engine, &options).await,
-        Command::Completion { .. } => unreachable!("answered above"),
+        Command::Completion { .. } | Command::Man(_) => unreachable!("answered above"),
     }
 }

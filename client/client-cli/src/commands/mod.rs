@@ -23,6 +23,7 @@ pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod logs;
+pub(crate) mod man;
 pub(crate) mod network;
 pub(crate) mod pause;
 pub(crate) mod port;
