@@ -84,7 +84,8 @@ fn path_of(file: &File) -> String {
 #[cfg(target_os = "linux")]
 fn empty(file: &File) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
-    let all = file.metadata()?.len();
+    // The last page as a whole, too.
+    let all = file.metadata()?.len().next_multiple_of(1 << 20);
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     Ok(fallocate(file, hole, 0, all)?)
 }
