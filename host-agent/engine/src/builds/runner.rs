@@ -364,7 +364,8 @@ impl Runner<'_> {
         match work {
             Work::Nothing => {
                 let key = StepKey::of(&before, &created_by, []);
-                let found = self.build.find(&key.key);
+                let found = self.look_up(&key, &created_by).await?;
+                let found = found.filter(|found| found.layer.is_none());
                 let cached = found.is_some();
                 self.done(found, key, created_by, command, None);
                 Ok(cached)

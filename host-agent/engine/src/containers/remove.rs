@@ -17,44 +17,59 @@ pub struct RemoveOptions {
     pub volumes: bool,
 }
 
+/// How often a container is killed that is started again and again while it is to be removed.
+const ATTEMPTS: usize = 5;
+
 impl ContainerService {
     /// Removes a container with all it has written.
     pub async fn remove(&self, asked: &str, options: RemoveOptions) -> Result<(), ContainerError> {
-        let (container, step) = self.decide(
-            asked,
-            Request::Remove {
-                force: options.force,
-            },
-        )?;
-        if step == Step::KillThenRemove {
-            let exits = container.status.borrow().exits;
-            if matches!(
-                container.status.borrow().state,
-                super::lifecycle::ContainerState::Restarting { .. }
-            ) {
-                container.ask(Command::CancelRestart).await?;
-            } else {
-                stop::signal_container(&container, signals::KILL, true).await?;
-                if !stop::ended(&container, exits, Some(Duration::from_secs(10))).await {
-                    return Err(ContainerError::Conflict {
-                        why: format!(
-                            "cannot remove container \"/{}\": could not kill: tried to kill container, but did not receive an exit event",
-                            container.name()
-                        ),
-                    });
+        let mut attempts = 0;
+        loop {
+            let (container, step) = self.decide(
+                asked,
+                Request::Remove {
+                    force: options.force,
+                },
+            )?;
+            if step == Step::KillThenRemove {
+                let exits = container.status.borrow().exits;
+                if matches!(
+                    container.status.borrow().state,
+                    super::lifecycle::ContainerState::Restarting { .. }
+                ) {
+                    container.ask(Command::CancelRestart).await?;
+                } else {
+                    stop::signal_container(&container, signals::KILL, true).await?;
+                    if !stop::ended(&container, exits, Some(Duration::from_secs(10))).await {
+                        return Err(ContainerError::Conflict {
+                            why: format!(
+                                "cannot remove container \"/{}\": could not kill: tried to kill container, but did not receive an exit event",
+                                container.name()
+                            ),
+                        });
+                    }
                 }
             }
-        }
-        let removal = container
-            .ask(|reply| Command::Remove {
-                volumes: options.volumes,
-                reply,
-            })
-            .await;
-        match removal {
-            // It was removed by somebody else (`--rm`) between the question and the deed.
-            Err(ContainerError::Gone { .. }) if container.status.borrow().removed => Ok(()),
-            result => result,
+            let removal = container
+                .ask(|reply| Command::Remove {
+                    volumes: options.volumes,
+                    reply,
+                })
+                .await;
+            match removal {
+                // It was removed by somebody else (`--rm`) between the question and the deed.
+                Err(ContainerError::Gone { .. }) if container.status.borrow().removed => {
+                    return Ok(());
+                }
+                // A start that was under way came first.
+                Err(_) if options.force && container.status.borrow().state.is_running() => {
+                    attempts += 1;
+                    if attempts == ATTEMPTS {
+                        return removal;
+                    }
+                }
+                result => return result,
+            }
         }
     }
 }

@@ -427,6 +427,17 @@ async fn restart_policies_start_again_until_told_otherwise() {
 }
 
 #[tokio::test]
+async fn who_is_being_started_is_removed_by_force() {
+    let world = World::default();
+    let service = world.service();
+    create(&service, request("web", &["sleep"])).await;
+    let (started, removed) = tokio::join!(service.start("web"), service.remove("web", FORCE));
+    started.expect("the start came first");
+    removed.expect("removed all the same");
+    assert!(service.find("web").is_err());
+}
+
+#[tokio::test]
 async fn pausing() {
     let world = World::default();
     let service = world.service();
