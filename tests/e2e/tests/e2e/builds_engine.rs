@@ -3,6 +3,7 @@
 
 use crate::engine_with_busybox;
 use harness::agent::{Agent, LIMIT};
+use harness::http::request;
 use harness::image::LayerTar;
 use harness::run::{Output, eventually, run, run_with_input};
 use std::io::{BufRead, BufReader, Write};
@@ -375,7 +376,11 @@ fn files_come_from_repositories_and_web_servers() {
     // A repository that plain files of a web server are enough for.
     let served = context(&[("file.txt", "from the web")]);
     let repository = served.path().join("r.git");
-    let work = context(&[("in/side", "from git")]);
+    let work = context(&[
+        ("in/side", "from git"),
+        ("built/Dockerfile", "FROM busybox\nCOPY side /\n"),
+        ("built/side", "remote"),
+    ]);
     git(work.path(), &["init", "--quiet", "-b", "main"]);
     git(work.path(), &["add", "."]);
     git(work.path(), &["commit", "--quiet", "-m", "x"]);
@@ -399,6 +404,21 @@ fn files_come_from_repositories_and_web_servers() {
     );
     let text = build_text(&agent, "wrong", &wrong, &[]).fails_with(1);
     assert!(text.contains("digest mismatch"), "{text}");
+    // Whole contexts, fetched by the engine: a folder of a repository, and an archive.
+    let mut tar = LayerTar::new();
+    tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY side /\n");
+    tar.file("side", 0o644, b"archived");
+    std::fs::write(served.path().join("context.tar"), tar.finish()).expect("a file");
+    for (remote, content) in [
+        ("r.git%23main:built", "remote"),
+        ("context.tar", "archived"),
+    ] {
+        let path = format!("/build?t=remote&networkmode=none&remote=http://{address}/{remote}");
+        let reply = request(&agent.socket(), "POST", &path, b"").expect("an answer");
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        assert!(!reply.body.contains("errorDetail"), "{}", reply.body);
+        assert_eq!(in_image(&agent, "remote", "cat /side"), content);
+    }
 }
 
 fn begin(agent: &Agent, folder: &Path) -> Child {
@@ -508,10 +528,28 @@ fn climbing(mut tar: Vec<u8>) -> Vec<u8> {
             header[at..at + 2].copy_from_slice(b"..");
             at += 3;
         }
-        header[148..156].fill(b' ');
-        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        sign(header);
     }
+    tar
+}
+
+/// Writes the checksum of a tar's header.
+fn sign(header: &mut [u8]) {
+    header[148..156].fill(b' ');
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}
+
+/// An archive whose first file says it has an exbibyte.
+fn bomb() -> Vec<u8> {
+    let mut tar = LayerTar::new();
+    tar.file("big", 0o644, b"x");
+    let mut tar = tar.finish();
+    let header = &mut tar[..512];
+    header[124..136].fill(0);
+    header[124] = 0x80;
+    header[128..136].copy_from_slice(&(1u64 << 60).to_be_bytes());
+    sign(header);
     tar
 }
 
@@ -545,6 +583,13 @@ fn hostile_contexts_reach_nothing_outside() {
     tar.link("Dockerfile", &file.display().to_string());
     let text = build_archive(&agent, tar.finish()).fails_with(1);
     assert!(text.contains("Dockerfile"), "{text}");
+    // An archive that is unpacked to more than there is room for.
+    let mut tar = LayerTar::new();
+    tar.file("Dockerfile", 0o644, b"FROM busybox\nADD bomb.tar /\n");
+    tar.file("bomb.tar", 0o644, &bomb());
+    let text = build_archive(&agent, tar.finish()).fails_with(1);
+    assert!(text.contains("bytes that there is room for"), "{text}");
+    assert!(!in_image(&agent, "busybox", "ls /").contains("big"));
     // Names that mean deleted files, and names in no encoding.
     let mut tar = LayerTar::new();
     tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY . /all\n");
