@@ -583,6 +583,18 @@ fn hostile_contexts_reach_nothing_outside() {
     tar.link("Dockerfile", &file.display().to_string());
     let text = build_archive(&agent, tar.finish()).fails_with(1);
     assert!(text.contains("Dockerfile"), "{text}");
+    // One that never ends, /dev/zero: also what says which files are read.
+    for name in ["Dockerfile", ".dockerignore"] {
+        let mut tar = LayerTar::new();
+        if name != "Dockerfile" {
+            tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY . /all\n");
+        }
+        tar.device(name, 1, 5);
+        let reply = request(&agent.socket(), "POST", "/build", &tar.finish()).expect("an answer");
+        assert_eq!(reply.status, 400, "{}", reply.body);
+        let expected = format!("{name} is not a regular file");
+        assert!(reply.body.contains(&expected), "{}", reply.body);
+    }
     // An archive that is unpacked to more than there is room for.
     let mut tar = LayerTar::new();
     tar.file("Dockerfile", 0o644, b"FROM busybox\nADD bomb.tar /\n");
