@@ -143,6 +143,16 @@ fn file_system(path: &Path) -> &'static str {
     }
 }
 
+/// Whether a test may do what only root may; if not, it says so.
+#[cfg(test)]
+pub(crate) fn lets_tests(what: &str) -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        println!("skipped: {what} needs root");
+    }
+    is_root
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

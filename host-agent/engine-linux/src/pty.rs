@@ -73,7 +73,7 @@ mod tests {
         };
         let (master, slave) = open(size).unwrap();
         let mut command = Command::new("sh");
-        command.args(["-c", "stty size; tty < /dev/tty; ps -o tty= -p $$"]);
+        command.args(["-c", "stty size; tty < /dev/tty"]);
         attach(&mut command, slave).unwrap();
         let mut child = command.spawn().unwrap();
         drop(command);

@@ -211,14 +211,15 @@ mod tests {
         for record in &records {
             store.save(record, Durability::Synced).await.unwrap();
         }
-        store.save(&records[3], Durability::Written).await.unwrap();
+        for record in &records[1..4] {
+            store.save(record, Durability::Written).await.unwrap();
+        }
         let path = |record: &ContainerRecord| store.folder(&record.id).join(CONTAINER_RECORD);
         fs::write(path(&records[1]), b"{\"version\":1,\"record\":{").unwrap();
         fs::write(path(&records[2]), record::encode(99, &records[2])).unwrap();
-        for torn in &records[3..] {
-            let record = fs::File::options().write(true).open(path(torn)).unwrap();
-            record.set_len(0).unwrap();
-        }
+        fs::write(path(&records[3]), "").unwrap();
+        fs::remove_file(path(&records[4])).unwrap();
+        files::write_aside(&path(&records[4]), b"", FIRST).unwrap();
         let unfinished = store.folder(&ContainerId::random());
         fs::create_dir(&unfinished).unwrap();
         for _ in 0..2 {

@@ -17,7 +17,9 @@ fn record(store: &Store) -> serde_json::Value {
 
 fn kill_keeper(store: &Store) {
     let pid = record(store)["keeper"]["pid"].to_string();
-    let killed = Command::new("kill").args(["-9", &pid]).status();
+    let killed = Command::new("sh")
+        .args(["-c", &format!("kill -9 {pid}")])
+        .status();
     assert!(killed.expect("kill runs").success());
     eventually("the keeper is gone", PATIENCE, || {
         let processes = store.processes();
