@@ -140,6 +140,11 @@ fn what_cannot_be_copied_is_said_in_docker_s_words() {
     let file = agent.folder().join("file");
     fs::write(&file, "x").expect("written");
     let file = file.display().to_string();
+    // A refusal comes while the client is still sending: it must be read all the same.
+    let large = agent.folder().join("large");
+    let content = fs::File::create(&large).expect("made");
+    content.set_len(32 << 20).expect("lengthened");
+    let large = large.display().to_string();
     let folder = agent.folder().join("folder");
     fs::create_dir(&folder).expect("made");
     let folder = folder.display().to_string();
@@ -170,6 +175,10 @@ fn what_cannot_be_copied_is_said_in_docker_s_words() {
         ),
         (
             ["cp", &file, "web:/tmp"],
+            "container rootfs is marked read-only",
+        ),
+        (
+            ["cp", &large, "web:/tmp"],
             "container rootfs is marked read-only",
         ),
         (

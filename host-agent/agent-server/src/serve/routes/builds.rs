@@ -45,8 +45,7 @@ pub fn router() -> Router<AppState> {
         .route("/build/ssh/{id}", post(offer_ssh_agent))
 }
 
-/// What is refused is read to its end as far as this, bytes: many clients do not look for an answer before they have
-/// sent everything.
+/// A body beside a remote context is read to its end as far as this, bytes.
 const DRAIN_MAX: usize = 32 * 1024 * 1024;
 
 async fn build(
@@ -63,31 +62,18 @@ async fn build(
             .into_data_stream()
             .map(|piece| piece.map_err(std::io::Error::other)),
     );
-    let prepared = async {
-        let mut wanted = wire::request(&query)?;
-        wanted.credentials = wire::credentials(&headers);
-        let preamble = match is_berths(&headers) {
-            true => take_preamble(&mut body).await?,
-            false => BuildPreamble::default(),
-        };
-        if is_berths(&headers) {
-            // As with BuildKit, the engine's own cache counts, too.
-            wanted.only_cache_from = false;
-        }
-        wire::add_preamble(&mut wanted, &preamble)?;
-        Ok::<_, ApiError>((wanted, preamble))
+    let mut wanted = wire::request(&query)?;
+    wanted.credentials = wire::credentials(&headers);
+    let preamble = match is_berths(&headers) {
+        true => take_preamble(&mut body).await?,
+        false => BuildPreamble::default(),
     };
-    let (mut wanted, preamble) = match prepared.await {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            drain(body).await;
-            return Err(error);
-        }
-    };
-    if let Err(error) = add_named_contexts(&builds, &mut wanted, &preamble).await {
-        drain(body).await;
-        return Err(error);
+    if is_berths(&headers) {
+        // As with BuildKit, the engine's own cache counts, too.
+        wanted.only_cache_from = false;
     }
+    wire::add_preamble(&mut wanted, &preamble)?;
+    add_named_contexts(&builds, &mut wanted, &preamble).await?;
     let sockets = agents.sockets(&preamble.ssh).await?;
     wanted.ssh = sockets.paths();
     let form = match is_berths(&headers) {

@@ -1,8 +1,7 @@
 //! `/images/...`: pull, push, list, inspect, history, tag, remove, prune, save and load. What only asks a registry is in
 //! `registries`.
 
-mod drained;
-
+use super::drained;
 use crate::serve::error::{ApiError, ApiResult};
 use crate::serve::extract::{Json, Query};
 use crate::serve::state::AppState;

@@ -14,6 +14,7 @@ mod container_streams;
 mod container_tests;
 pub mod containers;
 mod disk_usage;
+mod drained;
 mod events;
 pub mod exec;
 pub mod images;
@@ -65,6 +66,7 @@ pub fn router(state: AppState) -> Router {
     let versioned = middleware::from_fn(take_version).layer(routes);
     Router::new()
         .fallback_service(versioned)
+        .layer(middleware::from_fn(drained::before_errors))
         .layer(middleware::map_response(common_headers))
 }
 

@@ -1,6 +1,10 @@
 //! Bodies that are refused before they were read. A client that is still sending when the connection closes sees "broken
 //! pipe" and not the answer; so what is left is read and forgotten first, as Go's servers do it, but more of it.
 
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
 use engine::images::ByteStream;
 use futures_util::StreamExt;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,6 +15,26 @@ use std::time::Duration;
 const BYTES_MAX: usize = 256 << 20;
 /// How long a client may take for them.
 const TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Around every route: an error is answered when the request's body is at its end. An error in a stream that has begun
+/// is the handler's own to hold back.
+pub(super) async fn before_errors(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    if body.is_end_stream() {
+        return next.run(Request::from_parts(parts, body)).await;
+    }
+    let pieces = body
+        .into_data_stream()
+        .map(|piece| piece.map_err(std::io::Error::other));
+    let (content, rest) = split(Box::pin(pieces));
+    let response = next
+        .run(Request::from_parts(parts, Body::from_stream(content)))
+        .await;
+    if response.status().is_client_error() || response.status().is_server_error() {
+        rest.drain().await;
+    }
+    response
+}
 
 /// What nobody has read of a body.
 pub(super) struct Rest(Arc<Mutex<ByteStream>>);
