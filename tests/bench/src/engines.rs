@@ -54,6 +54,8 @@ pub(crate) fn podman_obstacle() -> Option<String> {
         .map(|program| format!("there is no {program} here"))
 }
 
+/// Folder of an engine for what a restart of the host ends.
+const RUN: &str = "run";
 const AGENT: &str = "x86_64-unknown-linux-musl/release/host-agent";
 
 impl Engine {
@@ -69,6 +71,11 @@ impl Engine {
         run(Command::new("ip").args(["netns", "add", &namespace]))?;
         run(Command::new("ip").args(["-n", &namespace, "link", "set", "lo", "up"]))?;
         let path = |file: &str| folder.path().join(file);
+        // As /run is on every host with systemd.
+        std::fs::create_dir(path(RUN))?;
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "berth-bench"])
+            .arg(path(RUN)))?;
         let log = File::create(path("log"))?;
         let socket = format!("unix://{}", path("sock").display());
         let words = match kind {
@@ -155,7 +162,7 @@ fn daemon_words(kind: Kind, socket: &str, path: &dyn Fn(&str) -> PathBuf) -> Res
     words.extend(["--host".into(), socket.to_owned()]);
     for (flag, file) in [
         ("--data-root", "data"),
-        ("--exec-root", "run"),
+        ("--exec-root", RUN),
         ("--pidfile", "pid"),
     ] {
         words.extend([flag.into(), path(file).display().to_string()]);
@@ -169,8 +176,8 @@ fn podman_words(socket: &str, path: &dyn Fn(&str) -> PathBuf) -> Result<Vec<Stri
     let mut words = vec![find("podman").context("no podman")?.display().to_string()];
     for (flag, file) in [
         ("--root", "data"),
-        ("--runroot", "run"),
-        ("--tmpdir", "tmp"),
+        ("--runroot", RUN),
+        ("--tmpdir", "run/tmp"),
     ] {
         words.extend([flag.into(), path(file).display().to_string()]);
     }
@@ -200,6 +207,11 @@ impl Drop for Engine {
             }
         }
         harness::agent::terminate(&mut self.child);
+        // With whatever an engine that ends leaves mounted in it.
+        let _ = Command::new("umount")
+            .arg("--lazy")
+            .arg(self.folder.path().join(RUN))
+            .status();
         let _ = Command::new("ip")
             .args(["netns", "delete", &self.namespace])
             .status();

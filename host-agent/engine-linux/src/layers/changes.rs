@@ -5,7 +5,8 @@
 //! overlayfs does it, one after the other from the top down, without following any link.
 //!
 //! Docker keeps what the engine itself puts into a container in a layer of its own between image and container, so that
-//! nobody sees it as a change. Here it is in the container's layer and is left out by name.
+//! nobody sees it as a change. Here most of it is in a layer below the image (`PLACES`); what is in the container's own
+//! layer is left out by name.
 
 use crate::archive::tree::{Descend, Found, TreeWriter, retry, walk};
 use engine::images::{Change, ChangeKind};

@@ -10,7 +10,8 @@
 use super::changes::Stack;
 use super::mount::Overlay;
 use super::{
-    EMPTY, LINKS, LOWER, MERGED, OverlayLayers, UPPER, WORK, failed, mount, open_path, remove_path,
+    EMPTY, LINKS, LOWER, MERGED, OverlayLayers, PLACES, UPPER, WORK, failed, mount, open_path,
+    remove_path,
 };
 use crate::archive::write::PieceWriter;
 use crate::{files, quota};
@@ -260,7 +261,8 @@ impl Layers for OverlayLayers {
             }
         }
         self.claim(container, top_layer)?;
-        let links = self.links(top_layer)?;
+        let mut links = self.links(top_layer)?;
+        links.push(format!("../{PLACES}"));
         let (id, top) = (container.clone(), top_layer.cloned());
         self.blocking(
             || {

@@ -43,7 +43,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -53,6 +53,19 @@ const TEMPORARY: &str = "tmp-";
 const LINKS: &str = "l";
 /// The empty layer.
 const EMPTY: &str = "empty";
+/// The layer below all others of a container that runs: places for the mounts that every container has.
+const PLACES: &str = "places";
+/// What is in it; folders end with a slash. A start need not make them in the container's own layer then, where each costs
+/// several writes, and most images lack some.
+const PLACES_WITHIN: [&str; 7] = [
+    "dev/",
+    "proc/",
+    "sys/",
+    "etc/",
+    "etc/hostname",
+    "etc/hosts",
+    "etc/resolv.conf",
+];
 /// Within a container's `rw`.
 const UPPER: &str = "upper";
 const WORK: &str = "work";
@@ -215,6 +228,22 @@ fn unpack_failed(step: String, error: UnpackError) -> LayerError {
     }
 }
 
+fn make_places(folder: &Path) -> io::Result<()> {
+    for name in PLACES_WITHIN {
+        let path = folder.join(name);
+        let (made, mode) = match name.ends_with('/') {
+            true => (fs::create_dir(&path), 0o755),
+            false => (fs::File::create_new(&path).map(drop), 0o644),
+        };
+        match made {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            // Whatever the umask says.
+            _ => fs::set_permissions(&path, fs::Permissions::from_mode(mode))?,
+        }
+    }
+    Ok(())
+}
+
 fn open(data_root: &Path, limits: UnpackLimits) -> io::Result<OverlayLayers> {
     fs::create_dir_all(data_root)?;
     let data_root = data_root.canonicalize()?;
@@ -224,10 +253,12 @@ fn open(data_root: &Path, limits: UnpackLimits) -> io::Result<OverlayLayers> {
         (folder.clone(), 0o700),
         (folder.join(LINKS), 0o700),
         (folder.join(EMPTY), 0o755),
+        (folder.join(PLACES), 0o755),
         (containers.clone(), 0o701),
     ] {
         DirBuilder::new().recursive(true).mode(mode).create(path)?;
     }
+    make_places(&folder.join(PLACES))?;
     spread(&folder);
     let mut state = State::default();
     for entry in fs::read_dir(&folder)? {

@@ -99,6 +99,13 @@ fn names(folder: &Path) -> Vec<String> {
     found
 }
 
+/// The names in a container's root file system without the places that every one has.
+fn names_of_image(merged: &Path) -> Vec<String> {
+    let mut found = names(merged);
+    found.retain(|name| !PLACES_WITHIN.contains(&name.as_str()));
+    found
+}
+
 /// What is in `layers/` besides its fixed parts.
 fn debris(root: &Root) -> Vec<String> {
     fs::read_dir(root.path().join("layers"))
@@ -110,7 +117,7 @@ fn debris(root: &Root) -> Vec<String> {
                 .into_string()
                 .expect("UTF-8")
         })
-        .filter(|name| name != "l" && name != "empty")
+        .filter(|name| ![LINKS, EMPTY, PLACES].contains(&name.as_str()))
         .collect()
 }
 
@@ -166,7 +173,7 @@ async fn layers_are_merged_with_whiteouts_and_opaque_folders() {
         .await
         .expect("mounted");
     assert_eq!(
-        names(&merged),
+        names_of_image(&merged),
         [
             "again/",
             "again/new",
@@ -247,6 +254,48 @@ async fn layers_are_merged_with_whiteouts_and_opaque_folders() {
 }
 
 #[tokio::test]
+async fn who_runs_finds_places_for_mounts_and_nobody_else_does() {
+    if !is_possible() {
+        return;
+    }
+    let root = Root::new();
+    let layers = root.open();
+    let tar = tar_of(|tar| {
+        tar.folder("etc/", 0o750);
+        tar.file("etc/hosts", 0o644, b"the image's");
+    });
+    let chain = put(&layers, &[tar]).await.expect("unpacked");
+    let id = ContainerId::random();
+    layers.prepare(&id, chain.last()).await.expect("prepared");
+    let borrowed = layers.borrow(&id, chain.last()).await.expect("mounted");
+    assert_eq!(names(&borrowed.path), ["etc/", "etc/hosts"]);
+    drop(borrowed);
+    while layers.state().mounted.contains(&id) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+
+    let merged = layers.mount(&id, chain.last()).await.expect("mounted");
+    assert_eq!(
+        names(&merged),
+        [
+            "dev/",
+            "etc/",
+            "etc/hostname",
+            "etc/hosts",
+            "etc/resolv.conf",
+            "proc/",
+            "sys/"
+        ]
+    );
+    let hosts = fs::read_to_string(merged.join("etc/hosts")).expect("read");
+    assert_eq!(hosts, "the image's");
+    let mode = fs::metadata(merged.join("etc")).expect("there").mode();
+    assert_eq!(mode & 0o777, 0o750, "the image's");
+    assert_eq!(names(&layers.rw(&id).join(UPPER)), [""; 0]);
+    assert_eq!(layers.changes(&id, chain.last()).await.expect("read"), []);
+}
+
+#[tokio::test]
 async fn an_image_without_layers_and_one_of_very_many_can_be_mounted() {
     if !is_possible() {
         return;
@@ -269,7 +318,7 @@ async fn an_image_without_layers_and_one_of_very_many_can_be_mounted() {
     let top = chain.last();
     let container = ContainerId::random();
     let merged = layers.mount(&container, top).await.expect("mounted");
-    assert_eq!(names(&merged).len(), 130);
+    assert_eq!(names_of_image(&merged).len(), 130);
     layers.unmount(&container).await.expect("unmounted");
     // And as older kernels take it.
     let links = layers.links(top).expect("there");
@@ -283,7 +332,7 @@ async fn an_image_without_layers_and_one_of_very_many_can_be_mounted() {
     }
     .mount_by_options()
     .expect("mounted by one option string");
-    assert_eq!(names(&merged).len(), 130);
+    assert_eq!(names_of_image(&merged).len(), 130);
     mount::unmount(&rw.join(MERGED)).expect("unmounted");
 }
 
@@ -310,7 +359,7 @@ async fn what_a_crash_left_is_removed_at_the_start_and_layers_are_found_again() 
         .mount(&container, Some(&chain[0]))
         .await
         .expect("mounted");
-    assert_eq!(names(&merged), ["a"]);
+    assert_eq!(names_of_image(&merged), ["a"]);
     // A container that is there keeps its layers after a restart, too.
     let layers = root.open();
     assert!(
@@ -370,7 +419,7 @@ async fn a_layer_whose_record_was_lost_is_replaced_or_goes() {
     put(&layers, &tars).await.expect("good");
     let container = ContainerId::random();
     let merged = layers.mount(&container, chain.last()).await.expect("whole");
-    assert_eq!(names(&merged), ["a", "b"]);
+    assert_eq!(names_of_image(&merged), ["a", "b"]);
     layers.unmount(&container).await.expect("unmounted");
     // A container may stand on it: then it stays, whatever nobody else needs.
     lose(0);

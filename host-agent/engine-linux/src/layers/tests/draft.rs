@@ -59,7 +59,7 @@ async fn what_a_container_changed_becomes_a_layer_without_a_copy() {
     let layers = root.open();
     let (container, top, merged) = container_on(&layers, &image()).await;
     // What a start makes.
-    fs::create_dir(merged.join("proc")).expect("made");
+    fs::create_dir_all(merged.join("dev/shm")).expect("made");
     fs::write(merged.join("etc/hosts"), "").expect("made");
     fs::create_dir_all(merged.join("new/deep")).expect("made");
     fs::write(merged.join("new/deep/file"), "new").expect("written");
