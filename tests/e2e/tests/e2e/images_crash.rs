@@ -78,7 +78,7 @@ pub(crate) fn content(agent: &Agent) -> Vec<String> {
     let root = agent.data_root();
     let mut found: Vec<String> = names(&root.join("layers"))
         .into_iter()
-        .filter(|name| name != "l" && name != "empty")
+        .filter(|name| !["l", "empty", "places"].contains(&name.as_str()))
         .collect();
     for folder in [
         "content/blobs/sha256",
