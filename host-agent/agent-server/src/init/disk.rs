@@ -27,6 +27,9 @@ pub struct Superblock {
     pub block_bytes: u64,
     /// The kernel found errors, or a file system without journal was not unmounted.
     pub needs_repair: bool,
+    /// It keeps account by project, so containers can be limited (`docker run --storage-opt size=`). Disks of earlier
+    /// versions do not.
+    pub keeps_account: bool,
 }
 
 /// Looks at the first and last part of a disk.
@@ -48,6 +51,9 @@ fn superblock(head: &[u8]) -> Option<Superblock> {
     const MAGIC: u16 = 0xef53;
     const STATE_ERRORS: u16 = 2;
     const INCOMPATIBLE_64BIT: u32 = 0x80;
+    const READ_ONLY_QUOTA: u32 = 0x100;
+    const READ_ONLY_PROJECT: u32 = 0x2000;
+    const ACCOUNT: u32 = READ_ONLY_QUOTA | READ_ONLY_PROJECT;
     if short(0x38) != MAGIC {
         return None;
     }
@@ -61,6 +67,7 @@ fn superblock(head: &[u8]) -> Option<Superblock> {
             .checked_shl(long(0x18))
             .filter(|bytes| *bytes <= 65536)?,
         needs_repair: short(0x3a) & STATE_ERRORS != 0,
+        keeps_account: long(0x64) & ACCOUNT == ACCOUNT,
     })
 }
 
@@ -69,7 +76,7 @@ pub fn prepare(device: &Path, children: &Children) -> Result<String> {
     let (contents, bytes) =
         look(device).with_context(|| format!("cannot read {}", device.display()))?;
     let mut done = String::new();
-    let known_blocks = match contents {
+    let known = match contents {
         Holds::Nothing => {
             format(device, children)?;
             done.push_str("formatted, ");
@@ -88,15 +95,19 @@ pub fn prepare(device: &Path, children: &Children) -> Result<String> {
     };
     fs::create_dir_all(DATA_ROOT)?;
     // Discard: what containers delete is given back to the desktop's sparse file.
+    let options = match &known {
+        Some(superblock) if !superblock.keeps_account => c"discard",
+        _ => c"discard,prjquota",
+    };
     mount(
         device,
         DATA_ROOT,
         "ext4",
         MountFlags::NOATIME | MountFlags::NODEV,
-        Some(c"discard"),
+        Some(options),
     )
     .with_context(|| format!("cannot mount {} as ext4", device.display()))?;
-    if let Some(superblock) = known_blocks {
+    if let Some(superblock) = known {
         let possible = bytes / superblock.block_bytes;
         // Less than one block group of growth is not worth it, and may only be rounding.
         if possible > superblock.blocks + 32768 {
@@ -132,7 +143,11 @@ fn format(device: &Path, children: &Children) -> Result<()> {
         children,
         Command::new("mke2fs")
             .args(["-q", "-F", "-t", "ext4", "-L", DATA_DISK_LABEL, "-m", "0"])
-            .args(["-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"])
+            .args(["-O", "quota,project"])
+            .args([
+                "-E",
+                "lazy_itable_init=1,lazy_journal_init=1,nodiscard,quotatype=prjquota",
+            ])
             .arg(device),
         0,
     )
@@ -183,8 +198,17 @@ mod tests {
             blocks: 5000,
             block_bytes: 4096,
             needs_repair: false,
+            keeps_account: false,
         };
         assert_eq!(holds(&head, &[]), Holds::Ext4(good));
+        head[1024 + 0x64..1024 + 0x68].copy_from_slice(&0x2100u32.to_le_bytes());
+        assert!(matches!(
+            holds(&head, &[]),
+            Holds::Ext4(Superblock {
+                keeps_account: true,
+                ..
+            })
+        ));
         head[1024 + 0x3a] = 3;
         assert!(matches!(
             holds(&head, &[]),

@@ -14,7 +14,14 @@ const COMPRESSED_FILE: i32 = 4;
 /// What must be there before anything else can be: the bus, and the port that tells the desktop how far we are.
 pub const BUS: &[&str] = &["virtio_pci", "virtio_console"];
 /// The disks.
-pub const DISK: &[&str] = &["virtio_blk", "crc32c_generic", "crc32c_intel", "ext4"];
+pub const DISK: &[&str] = &[
+    "virtio_blk",
+    "crc32c_generic",
+    "crc32c_intel",
+    "ext4",
+    // ext4 asks for it by another name, `quota-format-4`, when it keeps account.
+    "quota_v2",
+];
 /// The network card.
 pub const NETWORK: &[&str] = &["virtio_net"];
 /// What nobody waits for.

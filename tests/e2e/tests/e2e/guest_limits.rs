@@ -59,4 +59,10 @@ pub fn check(store: &Store, name: &str, docker: &Path) {
     let words = ["inspect", "-f", "{{.State.OOMKilled}}", "greedy"];
     assert_eq!(docker(&words).success(), "true\n");
     docker(&["rm", "greedy"]).success();
+    // The data disk keeps account by project.
+    let fill = "dd if=/dev/zero of=/large bs=1M count=12 2>&1; rm -f /large; echo x > /small";
+    let large = ["run", "--rm", "--storage-opt", "size=8m", "busybox"];
+    let large: Vec<&str> = large.into_iter().chain(["sh", "-c", fill]).collect();
+    let told = docker(&large).success();
+    assert!(told.contains("uota exceeded"), "{told}");
 }
