@@ -14,6 +14,7 @@ use engine::runtime::{
     LaunchPlan, MountPlan, MountSource, NetworkNamespace, ProcessPlan, ResourcePlan, Rlimit,
     SharedNamespace, TtySize,
 };
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -240,11 +241,15 @@ fn mounts(plan: &LaunchPlan, cgroups: bool) -> Value {
     if !cgroups {
         defaults.retain(|mount| mount["type"] != "cgroup");
     }
-    defaults.extend(plan.mounts.iter().map(plan_mount));
+    defaults.extend(
+        plan.mounts
+            .iter()
+            .map(|mount| plan_mount(mount, &plan.rootfs)),
+    );
     Value::Array(defaults)
 }
 
-fn plan_mount(mount: &MountPlan) -> Value {
+fn plan_mount(mount: &MountPlan, rootfs: &Path) -> Value {
     match &mount.source {
         MountSource::Bind {
             path,
@@ -271,9 +276,23 @@ fn plan_mount(mount: &MountPlan) -> Value {
             if mount.read_only {
                 all.push("ro");
             }
+            // As runc: what covers a folder is as open as it.
+            let mode = mode_below(rootfs, &mount.target).map(|mode| format!("mode={mode:04o}"));
+            if !options.iter().any(|option| option.starts_with("mode=")) {
+                all.extend(mode.as_deref());
+            }
             json!({ "destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": all })
         }
     }
+}
+
+/// The mode of the folder that an image has at `target`; the image's links end inside it.
+fn mode_below(rootfs: &Path, target: &str) -> Option<u32> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let rootfs = rustix::fs::open(rootfs, flags, Mode::empty()).ok()?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let folder = rustix::fs::openat2(rootfs, target, flags, Mode::empty(), resolve).ok()?;
+    Some(rustix::fs::fstat(folder).ok()?.st_mode & 0o7777)
 }
 
 /// A volume that shares mounts with the host needs a root that does.

@@ -77,7 +77,11 @@ impl Waiting {
         // An error means that the supervisor is gone without another word: the last status is all there is to say.
         let answer = |status: &Status| WaitAnswer {
             exit_code: status.exit_code,
-            error: status.error.clone(),
+            // As in Docker, a removal that went well clears the reason why the container did not start.
+            error: match condition {
+                WaitCondition::Removed => String::new(),
+                _ => status.error.clone(),
+            },
         };
         if let Ok(status) = reached.await {
             return answer(&status);

@@ -3,6 +3,7 @@
 use crate::engine_with_busybox;
 use harness::agent::{Agent, LIMIT};
 use harness::run::{Output, eventually, run};
+use std::fs;
 use std::time::Duration;
 
 /// Runs the stock client; `None` where there is none.
@@ -36,7 +37,7 @@ fn names_limits_and_settings_are_seen_inside() {
     let Some(agent) = engine_with_busybox(&[]) else {
         return;
     };
-    let cases: [(&[&str], &str, &str); 14] = [
+    let cases: [(&[&str], &str, &str); 15] = [
         (
             &["--ulimit", "nofile=123:456", "--ulimit", "core=0"],
             "ulimit -n; ulimit -Hn; ulimit -c",
@@ -101,6 +102,18 @@ fn names_limits_and_settings_are_seen_inside() {
             &["--read-only", "--tmpfs", "/run:size=1m,mode=750,exec"],
             "touch /x 2>/dev/null || echo no; df -k /run | tail -1 | awk '{print $2}'; stat -c %a /run; grep -c ' /run .*noexec' /proc/mounts || true",
             "no\n1024\n750\n0\n",
+        ),
+        (
+            &[
+                "--tmpfs",
+                "/root",
+                "--mount",
+                "type=tmpfs,dst=/etc,tmpfs-mode=711",
+                "--tmpfs",
+                "/new",
+            ],
+            "stat -c %a /root /etc /new",
+            "700\n711\n1777\n",
         ),
         (
             &[
@@ -405,6 +418,18 @@ fn logs_are_read_over_rotation_and_compression() {
             .success();
         assert_eq!(follow, expected, "{driver}");
         if driver == "json-file" {
+            let id = agent.run(&["inspect", "-f", "{{.Id}}", &name]).success();
+            let folder = agent.data_root().join("containers").join(id.trim());
+            let rotated = eventually("rotated files are compressed", LIMIT, || {
+                let names = fs::read_dir(&folder).expect("there").flatten();
+                let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+                let names: Vec<String> = names.filter(|name| name.contains("-json.log.")).collect();
+                names
+                    .iter()
+                    .all(|name| name.ends_with(".gz"))
+                    .then_some(names)
+            });
+            assert!(rotated.len() >= 3, "{rotated:?}");
             let details = docker(&agent, &["logs", "--details", "--tail", "1", &name])
                 .expect("there is docker")
                 .success();

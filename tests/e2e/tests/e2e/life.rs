@@ -255,6 +255,109 @@ fn restart_policies_count_and_give_up() {
 }
 
 #[test]
+fn containers_are_stopped_with_their_signal_and_after_their_time() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let run = |flags: &[&str], script: &str| {
+        let words: Vec<&str> = [&["run", "-d"], flags, &["busybox", "sh", "-c", script]].concat();
+        docker(&agent, &words).success();
+    };
+    let asked = "trap 'echo told; exit 3' USR1; echo ready; while :; do sleep 0.1; done";
+    run(&["--name", "asked", "--stop-signal", "USR1"], asked);
+    let deaf = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
+    run(&["--name", "deaf", "--stop-timeout", "1"], deaf);
+    for name in ["asked", "deaf"] {
+        eventually("it runs", SOON, || {
+            let said = docker(&agent, &["logs", name]).success();
+            said.contains("ready").then_some(())
+        });
+        docker(&agent, &["stop", name]).success();
+    }
+    assert_eq!(shown(&agent, "asked", "{{.State.ExitCode}}"), "3");
+    let said = docker(&agent, &["logs", "asked"]).success();
+    assert_eq!(said, "ready\ntold\n");
+    assert_eq!(shown(&agent, "deaf", "{{.State.ExitCode}}"), "137");
+    // Between the signal and the end there was the time it asked for, and not the ten seconds of all others.
+    let format = "{{.Action}} {{.TimeNano}}";
+    let words = [
+        "events",
+        "--since",
+        "0",
+        "--until",
+        &soon(),
+        "--filter",
+        "container=deaf",
+    ];
+    let words = [&words[..], &["--format", format]].concat();
+    let events = docker(&agent, &words).success();
+    let nanos = |action: &str| -> u64 {
+        let line = events.lines().find(|line| line.starts_with(action));
+        let number = line.and_then(|line| line.rsplit_once(' ')).expect("told").1;
+        number.parse().expect("a number")
+    };
+    let waited = Duration::from_nanos(nanos("die ") - nanos("kill "));
+    assert!(waited >= Duration::from_secs(1), "{waited:?}");
+    assert!(waited < Duration::from_secs(9), "{waited:?}");
+}
+
+#[test]
+fn a_slow_start_is_looked_at_often_and_counts_no_failure() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let health = [
+        "--health-cmd",
+        "test -e /up",
+        "--health-interval",
+        "1h",
+        "--health-retries",
+        "1",
+    ];
+    let start = [
+        "--health-start-period",
+        "1h",
+        "--health-start-interval",
+        "100ms",
+    ];
+    let words = [&["run", "-d", "--name", "slow"][..], &health, &start].concat();
+    let words = [&words[..], &["busybox", "sleep", "1000"]].concat();
+    docker(&agent, &words).success();
+    eventually("it was looked at three times", SOON, || {
+        let looks = shown(&agent, "slow", "{{len .State.Health.Log}}");
+        (looks.parse::<u32>().ok()? >= 3).then_some(())
+    });
+    let format = "{{.State.Health.Status}} {{.State.Health.FailingStreak}}";
+    assert_eq!(shown(&agent, "slow", format), "starting 0");
+    docker(&agent, &["exec", "slow", "touch", "/up"]).success();
+    becomes(&agent, "slow", format, "healthy 0");
+}
+
+#[test]
+fn a_start_takes_no_settings_and_one_that_fails_says_so_once() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    docker(&agent, &["create", "--name", "plain", "busybox", "true"]).success();
+    let start = |body: &[u8]| {
+        let path = "/v1.44/containers/plain/start";
+        request(&agent.socket(), "POST", path, body).expect("an answer")
+    };
+    let refused = start(br#"{"Binds":["/:/host"]}"#);
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    assert!(
+        refused.body.contains("non-empty request body"),
+        "{}",
+        refused.body
+    );
+    assert_eq!(start(b"{}").status, 204);
+    let failed = docker(&agent, &["run", "--rm", "busybox", "nosuchprogram"]);
+    assert_eq!(failed.code, Some(127));
+    let told = failed.stderr.matches("nosuchprogram").count();
+    assert_eq!(told, 1, "{}", failed.stderr);
+}
+
+#[test]
 fn execs_end_as_dockers_do() {
     let Some(agent) = engine_with_busybox(&[]) else {
         return;

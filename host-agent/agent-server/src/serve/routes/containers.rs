@@ -17,8 +17,8 @@ use engine::execs::ExecService;
 use engine::networks::NetworkService;
 use engine::runtime::TtySize;
 use engine_api::containers::{ContainerCreate, HostConfigBody};
-use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -138,7 +138,17 @@ async fn start(
     State(containers): Containers,
     Path(id): Path<String>,
     query: Query,
+    headers: HeaderMap,
 ) -> ApiResult<StatusCode> {
+    // moby: an empty object is let through, and the settings of old clients are more than seven bytes.
+    let length = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|text| text.to_str().ok()?.parse::<u64>().ok());
+    if length.unwrap_or(0) > 7 || headers.contains_key(TRANSFER_ENCODING) {
+        return Err(ApiError::invalid(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
+    }
     if query.text("checkpoint").is_some() {
         return Err(ApiError::unsupported(
             "checkpoints are not implemented in this version of the engine",
