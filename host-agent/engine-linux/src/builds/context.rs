@@ -363,13 +363,17 @@ mod tests {
         assert_eq!(text, "inside");
         for bytes in [
             b"not a tar at all".repeat(100),
-            tar_of(&[(Regular, "a", "x")])[..700].to_vec(),
+            tar_of(&[(Regular, "a", "xyz")])[..514].to_vec(),
         ] {
             let error = unpack(&place, bytes).await.err().expect("no tar");
             let text = engine::error::full_message(&error);
             assert!(text.contains("cannot read the build context"), "{text}");
         }
-        drop(root);
+        // The stock client's, whose last entry has no padding, nor anything behind it.
+        let cut = tar_of(&[(Regular, "a", "A"), (Regular, "b", "B")])[..512 * 3 + 1].to_vec();
+        let cut = unpack(&place, cut).await.expect("as Docker takes it");
+        assert_eq!(std::fs::read(cut.path.join("b")).expect("there"), b"B");
+        drop((root, cut));
         let left = std::fs::read_dir(place._folder.path().join("builds/contexts"));
         assert_eq!(left.expect("there").count(), 0);
     }
