@@ -75,7 +75,7 @@ pub(crate) struct Options {
     #[arg(long)]
     secret: Vec<String>,
     /// Agent or keys that RUN --mount=type=ssh may use: default, ID=SOCKET or ID=KEY[,KEY]
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "default")]
+    #[arg(long)]
     ssh: Vec<String>,
     /// More files, or an image instead of another: NAME=FOLDER, NAME=docker-image://IMAGE or NAME=URL
     #[arg(long)]
@@ -276,6 +276,21 @@ mod tests {
     struct Line {
         #[command(flatten)]
         options: Options,
+    }
+
+    /// Everything that the help and the documentation show, as it is written there.
+    #[test]
+    fn options_take_their_values_behind_a_blank() {
+        for words in [
+            "--ssh default .",
+            "--ssh=default .",
+            "--ssh id=/socket -t a .",
+        ] {
+            let line = Line::try_parse_from(std::iter::once("build").chain(words.split(' ')))
+                .expect(words);
+            assert_eq!(line.options.context, ".", "{words}");
+            assert_eq!(line.options.ssh.len(), 1, "{words}");
+        }
     }
 
     fn read(words: &str) -> Result<Vec<(&'static str, String)>> {

@@ -39,9 +39,17 @@ pub(super) enum Output {
     /// Its files as a tar.
     Tar(Place),
     /// The image as an archive, which is an OCI layout and Docker's own form at once.
-    Archive(Place),
+    Archive {
+        place: Place,
+        /// More names.
+        names: Vec<String>,
+    },
     /// The image as a folder in OCI's layout.
-    Layout(PathBuf),
+    Layout {
+        folder: PathBuf,
+        /// More names.
+        names: Vec<String>,
+    },
     /// Only the cache is filled.
     Nothing,
 }
@@ -57,12 +65,12 @@ impl Output {
         }
         let (mut kind, mut place, mut names, mut push, mut packed) =
             (None, None, Vec::new(), false, true);
-        // Names of an image may be several, in quotes with commas: `"name=a,b"`.
-        for (key, value) in fields("output", text.trim_matches('"'))? {
+        for (key, value) in fields("output", text)? {
             match key.as_str() {
                 "type" => kind = Some(value),
                 "dest" => place = Some(Place::of(&value)),
-                "name" => names.push(value),
+                // There may be several: `"name=a,b"`.
+                "name" => names.extend(value.split(',').map(str::to_owned)),
                 "push" => push = truth(text, &value)?,
                 "tar" => packed = truth(text, &value)?,
                 other => bail!("invalid --output '{text}': there is no field '{other}' here"),
@@ -79,9 +87,15 @@ impl Output {
         Ok(match (kind.as_str(), place) {
             ("local", place) => Output::Local(folder(place)?),
             ("tar", place) => Output::Tar(place.unwrap_or(Place::Stdout)),
-            ("oci" | "docker", place) if !packed => Output::Layout(folder(place)?),
-            ("oci", place) => Output::Archive(needed(place)?),
-            ("docker", Some(place)) => Output::Archive(place),
+            ("oci" | "docker", place) if !packed => Output::Layout {
+                folder: folder(place)?,
+                names,
+            },
+            ("oci", place) => Output::Archive {
+                place: needed(place)?,
+                names,
+            },
+            ("docker", Some(place)) => Output::Archive { place, names },
             ("docker" | "image", None) => Output::Image { names, push },
             ("registry", None) => Output::Image { names, push: true },
             ("cacheonly", None) => Output::Nothing,
@@ -102,22 +116,28 @@ impl Output {
     fn is_stdout(&self) -> bool {
         matches!(
             self,
-            Output::Tar(Place::Stdout) | Output::Archive(Place::Stdout)
+            Output::Tar(Place::Stdout)
+                | Output::Archive {
+                    place: Place::Stdout,
+                    ..
+                }
         )
     }
 
     /// Does with the image what is left to be done. `tags` are those of `-t`.
     pub(super) async fn finish(&self, engine: &Engine, image: &str, tags: &[String]) -> Result<()> {
-        // By its names, where it has some: they are in the archive then.
-        let named: Vec<String> = match tags {
-            [] => vec![image.to_owned()],
-            tags => tags.to_vec(),
+        let names = match self {
+            Output::Image { names, .. }
+            | Output::Archive { names, .. }
+            | Output::Layout { names, .. } => names.as_slice(),
+            Output::Local(_) | Output::Tar(_) | Output::Nothing => &[],
         };
+        for name in names {
+            tag(engine, image, name).await?;
+        }
+        let named = saved_names(image, tags, names);
         match self {
-            Output::Image { names, push } => {
-                for name in names {
-                    tag(engine, image, name).await?;
-                }
+            Output::Image { push, .. } => {
                 if *push {
                     let all: Vec<&String> = tags.iter().chain(names).collect();
                     if all.is_empty() {
@@ -129,10 +149,18 @@ impl Output {
                 }
                 Ok(())
             }
-            Output::Archive(place) => save(engine, &named, place).await,
-            Output::Layout(folder) => save_as_folder(engine, &named, folder).await,
+            Output::Archive { place, .. } => save(engine, &named, place).await,
+            Output::Layout { folder, .. } => save_as_folder(engine, &named, folder).await,
             Output::Local(_) | Output::Tar(_) | Output::Nothing => Ok(()),
         }
+    }
+}
+
+/// What an image is called in an archive: by all its names, where it has some.
+fn saved_names(image: &str, tags: &[String], names: &[String]) -> Vec<String> {
+    match (tags, names) {
+        ([], []) => vec![image.to_owned()],
+        (tags, names) => [tags, names].concat(),
     }
 }
 
@@ -319,12 +347,27 @@ mod tests {
         check("type=local,dest=out", Output::Local("out".into()));
         check("type=tar,dest=-", Output::Tar(Place::Stdout));
         check("type=tar", Output::Tar(Place::Stdout));
+        let archive = |place, names: &[&str]| Output::Archive {
+            place,
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let file = || Place::Path("x.tar".into());
+        check("type=oci,dest=x.tar", archive(file(), &[]));
         check(
-            "type=oci,dest=x.tar",
-            Output::Archive(Place::Path("x.tar".into())),
+            "type=docker,dest=x.tar,name=nn/x:3",
+            archive(file(), &["nn/x:3"]),
         );
-        check("type=oci,tar=false,dest=x", Output::Layout("x".into()));
-        check("type=docker,dest=-", Output::Archive(Place::Stdout));
+        check(
+            "type=oci,dest=x.tar,\"name=a,b:2\"",
+            archive(file(), &["a", "b:2"]),
+        );
+        let folder = "x".into();
+        let names = vec!["a".to_owned()];
+        check(
+            "type=oci,tar=false,dest=x,name=a",
+            Output::Layout { folder, names },
+        );
+        check("type=docker,dest=-", archive(Place::Stdout, &[]));
         let image = |names: &[&str], push| Output::Image {
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             push,
@@ -333,6 +376,20 @@ mod tests {
         check("type=image,name=a:1,push=true", image(&["a:1"], true));
         check("type=registry", image(&[], true));
         check("type=cacheonly", Output::Nothing);
+    }
+
+    #[test]
+    fn archives_have_every_name() {
+        let names = |tags: &[&str], names: &[&str]| {
+            let owned = |names: &[&str]| -> Vec<String> {
+                names.iter().map(|name| (*name).to_owned()).collect()
+            };
+            saved_names("sha256:1", &owned(tags), &owned(names)).join(" ")
+        };
+        assert_eq!(names(&[], &[]), "sha256:1");
+        assert_eq!(names(&["t"], &[]), "t");
+        assert_eq!(names(&[], &["a"]), "a");
+        assert_eq!(names(&["t"], &["a", "b"]), "t a b");
     }
 
     #[test]

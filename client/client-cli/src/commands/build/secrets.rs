@@ -16,9 +16,12 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// The `key=value` pairs of an option; commas part them.
+/// The `key=value` pairs of an option, as CSV: `"key=a,b"` has a comma in its value.
 pub(super) fn fields(option: &str, text: &str) -> Result<Vec<(String, String)>> {
-    text.split(',')
+    let split = dockerfile::fields::split(text);
+    split
+        .with_context(|| format!("invalid --{option} '{text}'"))?
+        .into_iter()
         .map(|field| {
             let (key, value) = field.split_once('=').with_context(|| {
                 format!("invalid --{option} '{text}': '{field}' is not key=value")
