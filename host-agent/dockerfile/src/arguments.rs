@@ -138,14 +138,25 @@ impl Arguments {
         (all, recorded)
     }
 
-    /// Names given by `--build-arg` that `is_known` does not know: a spelling mistake, most often.
-    pub fn unused<'a>(&'a self, is_known: &'a BTreeSet<String>) -> Vec<&'a str> {
-        self.given
-            .keys()
-            .map(String::as_str)
-            .filter(|name| !is_known.contains(*name) && !PROXIES.contains(name))
-            .collect()
+    /// Names that this stage and those it goes on from have declared.
+    pub fn declared(&self) -> impl Iterator<Item = &str> {
+        self.declared.keys().map(String::as_str)
     }
+}
+
+/// Names given by `--build-arg` that nothing declares: a spelling mistake, most often. Proxies and what the builder itself
+/// reads need no `ARG`.
+pub fn unused<'a>(
+    given: impl IntoIterator<Item = &'a str>,
+    declared: &BTreeSet<&str>,
+) -> Vec<&'a str> {
+    let needs_none = |name: &str| {
+        PROXIES.contains(&name) || name == "SOURCE_DATE_EPOCH" || name.starts_with("BUILDKIT_")
+    };
+    given
+        .into_iter()
+        .filter(|name| !declared.contains(name) && !needs_none(name))
+        .collect()
 }
 
 #[cfg(test)]
@@ -187,7 +198,8 @@ mod tests {
         stage.declare("BUILDPLATFORM".into(), None);
         assert_eq!(stage.get("BUILDPLATFORM").as_deref(), Some("linux/arm/v7"));
         assert_eq!(stage.get("HTTP_PROXY").as_deref(), Some("p"));
-        assert_eq!(arguments.unused(&BTreeSet::from(["B".to_owned()])), [""; 0]);
-        assert_eq!(arguments.unused(&BTreeSet::new()), ["B"]);
+        let given = ["B", "C", "no_proxy", "SOURCE_DATE_EPOCH"];
+        assert_eq!(unused(given, &stage.declared().collect()), ["C"]);
+        assert_eq!(unused(given, &BTreeSet::new()), ["B", "C"]);
     }
 }

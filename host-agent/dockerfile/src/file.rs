@@ -86,7 +86,7 @@ impl Dockerfile {
             text,
             escape: escape(text),
         }
-        .dockerfile()
+        .checked()
     }
 }
 
@@ -120,20 +120,28 @@ fn indentation(line: &str) -> usize {
     line.len() - line.trim_start().len()
 }
 
+/// The name of a parser directive.
+fn directive(line: &str) -> Option<&'static str> {
+    let (name, value) = line.trim().strip_prefix('#')?.split_once('=')?;
+    if value.trim().is_empty() {
+        return None;
+    }
+    let known = ["syntax", "escape", "check"];
+    known
+        .into_iter()
+        .find(|known| name.trim().eq_ignore_ascii_case(known))
+}
+
 /// The escape directive. The parser refuses wrong ones.
 fn escape(text: &str) -> char {
     for line in text.lines() {
-        let Some((name, value)) = line
-            .trim()
-            .strip_prefix('#')
-            .and_then(|rest| rest.split_once('='))
-        else {
-            break;
-        };
-        match name.trim().to_ascii_lowercase().as_str() {
-            "escape" => return if value.trim() == "`" { '`' } else { '\\' },
-            "syntax" | "check" => {}
-            _ => break,
+        match directive(line) {
+            Some("escape") => {
+                let (_, value) = line.split_once('=').unwrap_or_default();
+                return if value.trim() == "`" { '`' } else { '\\' };
+            }
+            Some(_) => {}
+            None => break,
         }
     }
     '\\'
@@ -199,9 +207,13 @@ impl<'t> Reader<'t> {
         }
         let lines = masked.split_inclusive('\n').take(error.line() - 1);
         let start: usize = lines.map(str::len).sum();
-        let message = format!("{error:#}");
         let rest = &masked[start..];
         let line = rest.lines().next().unwrap_or_default();
+        if line.trim().eq_ignore_ascii_case("ONBUILD") {
+            let message = "ONBUILD requires at least one argument";
+            return self.wrong_at(start + indentation(line), message);
+        }
+        let message = format!("{error:#}");
         let within = match parser::parse(rest) {
             Err(again) if again.line() == 1 && format!("{again:#}") == message => {
                 again.column().saturating_sub(1)
@@ -209,6 +221,22 @@ impl<'t> Reader<'t> {
             _ => indentation(line),
         };
         self.wrong_at(start + within.min(line.len()), message)
+    }
+
+    /// The parser forgets all directives where one comes twice.
+    fn checked(&self) -> Result<Dockerfile, DockerfileError> {
+        let mut seen = Vec::new();
+        let mut at = 0;
+        for line in self.text.split_inclusive('\n') {
+            let Some(name) = directive(line) else { break };
+            if seen.contains(&name) {
+                let message = format!("only one {name} parser directive can be used");
+                return Err(self.wrong_at(at + indentation(line), message));
+            }
+            seen.push(name);
+            at += line.len();
+        }
+        self.dockerfile()
     }
 
     fn dockerfile(&self) -> Result<Dockerfile, DockerfileError> {
@@ -287,7 +315,7 @@ impl<'t> Reader<'t> {
         let mut platform = None;
         for flag in &from.options {
             match (&*flag.name.value, &flag.value) {
-                ("platform", Some(value)) => platform = Some(value.value.to_string()),
+                ("platform", Some(value)) => platform = Some(self.value_of(value)),
                 (name, _) => {
                     let wrong = Wrong::at(flag, unknown_flag(name, &["platform"]));
                     return Err(self.wrong_at(wrong.at.unwrap_or_default(), wrong.message));
@@ -379,6 +407,9 @@ impl<'t> Reader<'t> {
             }
             Parsed::User(user) => Instruction::User(user.arguments.value.to_string()),
             Parsed::Volume(volume) => Instruction::Volume(match &volume.arguments {
+                parser::JsonOrStringArray::Json(array) if array.value.is_empty() => {
+                    return Err("VOLUME requires at least one argument".into());
+                }
                 parser::JsonOrStringArray::Json(array) => strings(&array.value),
                 parser::JsonOrStringArray::String(array) => strings(array),
             }),
@@ -427,10 +458,12 @@ impl<'t> Reader<'t> {
                 return Err(Wrong::at(flag, unknown_flag(name, known)));
             }
             let text = || match &flag.value {
-                Some(value) if !value.value.is_empty() => Ok(value.value.to_string()),
+                Some(value) if !value.value.is_empty() => Ok(self.value_of(value)),
                 _ => Err(Wrong::at(flag, format!("missing a value on flag: {name}"))),
             };
-            let boolean = || match flag.value.as_ref().map(|value| &*value.value) {
+            let word = flag.value.as_ref().map(|value| self.value_of(value));
+            let word = word.map(|word| word.to_ascii_lowercase());
+            let boolean = || match word.as_deref() {
                 None | Some("true") => Ok(true),
                 Some("false") => Ok(false),
                 Some(value) => Err(Wrong::at(
@@ -496,7 +529,7 @@ impl<'t> Reader<'t> {
                 _ if !known.contains(&name) => {
                     return Err(Wrong::at(flag, unknown_flag(name, &known)));
                 }
-                Some(value) if !value.value.is_empty() => value.value.to_string(),
+                Some(value) if !value.value.is_empty() => self.value_of(value),
                 _ => {
                     let message = format!("missing a value on flag: {name}");
                     return Err(Wrong::at(flag, message));
@@ -548,9 +581,7 @@ impl<'t> Reader<'t> {
                 return Err(Wrong::at(flag, unknown_flag(name, &known)));
             };
             match &flag.value {
-                Some(value) if !value.value.is_empty() => {
-                    values[at] = Some(value.value.to_string())
-                }
+                Some(value) if !value.value.is_empty() => values[at] = Some(self.value_of(value)),
                 _ => {
                     let message = format!("missing a value on flag: {name}");
                     return Err(Wrong::at(flag, message));
@@ -560,6 +591,9 @@ impl<'t> Reader<'t> {
         match &check.arguments {
             parser::HealthcheckArguments::Cmd { arguments, .. } => {
                 let command = self.command(arguments);
+                if matches!(&command, Command::Shell(line) if line.is_empty()) {
+                    return Err("Missing command after HEALTHCHECK CMD".into());
+                }
                 let [interval, timeout, start_period, start_interval, retries] = values;
                 Ok(Healthcheck::Command {
                     command,
@@ -575,6 +609,24 @@ impl<'t> Reader<'t> {
             }
             _ => Ok(Healthcheck::None),
         }
+    }
+
+    /// A flag's value without its quotes, as BuildKit reads it: a backslash takes the next character as it is, whatever the
+    /// escape character of the Dockerfile is.
+    fn value_of(&self, value: &parser::UnescapedString<'_>) -> String {
+        let written = self.joined(&self.text[value.span.clone()]);
+        let mut text = String::new();
+        let mut quote = None;
+        let mut characters = written.chars();
+        while let Some(character) = characters.next() {
+            match (quote, character) {
+                (_, '\\') => text.extend(characters.next()),
+                (None, '"' | '\'') => quote = Some(character),
+                (Some(open), character) if character == open => quote = None,
+                _ => text.push(character),
+            }
+        }
+        text
     }
 
     /// The first logical line of some text as one line: continued lines are joined, comments between them go.

@@ -3,7 +3,7 @@
 //! The Dockerfile parser reads only those that begin a command. They are taken out of the text before it sees it: the
 //! bodies are blanked and the markers made plain words, byte for byte as long as before, so that every span it reports
 //! is also one of the original text. So it goes with `ENTRYPOINT []`, which takes an image's entry point away and which
-//! the parser refuses.
+//! the parser refuses, and with quoted blanks in flags, which the parser takes for their ends.
 
 use std::ops::Range;
 
@@ -48,6 +48,9 @@ pub fn mask(text: &str, escape: char) -> Result<Masked, Unterminated> {
         at = next;
         if let Some(brackets) = empty_entrypoint(text, line.clone()) {
             bytes[brackets].fill(b'_');
+        }
+        for blank in blanks_in_flags(text, line.clone(), escape) {
+            bytes[blank] = b'_';
         }
         for marker in markers(text, line) {
             let mut content = String::new();
@@ -112,6 +115,62 @@ fn logical_line(text: &str, at: usize, escape: char) -> (Range<usize>, usize) {
         if !goes_on || end >= text.len() {
             return (at..end, end);
         }
+    }
+}
+
+/// Where blanks belong to the value of a flag, because they are quoted or escaped (moby/buildkit, `split_command.go`).
+fn blanks_in_flags(text: &str, line: Range<usize>, escape: char) -> Vec<usize> {
+    let bytes = text[line.clone()].as_bytes();
+    let mut at = 0;
+    let skip = |at: &mut usize, fits: &dyn Fn(u8) -> bool| {
+        while bytes.get(*at).is_some_and(|byte| fits(*byte)) {
+            *at += 1;
+        }
+    };
+    let is_blank = |byte: u8| byte.is_ascii_whitespace();
+    // Lines go on only behind an escape character.
+    let is_gap = |byte: u8| is_blank(byte) || char::from(byte) == escape;
+    for _ in 0..2 {
+        skip(&mut at, &is_gap);
+        let start = at;
+        skip(&mut at, &|byte| byte.is_ascii_alphabetic());
+        let keyword = &bytes[start..at];
+        let is = |name: &str| keyword.eq_ignore_ascii_case(name.as_bytes());
+        if is("ONBUILD") {
+            continue;
+        }
+        if !["RUN", "COPY", "ADD", "HEALTHCHECK", "FROM"]
+            .into_iter()
+            .any(is)
+        {
+            return Vec::new();
+        }
+        break;
+    }
+    let mut found = Vec::new();
+    loop {
+        skip(&mut at, &is_gap);
+        if !bytes[at..].starts_with(b"--") {
+            return found;
+        }
+        let mut quote = None;
+        while let Some(byte) = bytes.get(at) {
+            match (quote, *byte) {
+                (Some(open), byte) if byte == open => quote = None,
+                (None, byte @ (b'"' | b'\'')) => quote = Some(byte),
+                (_, b'\\') => {
+                    at += 1;
+                    if matches!(bytes.get(at), Some(b' ' | b'\t')) {
+                        found.push(line.start + at);
+                    }
+                }
+                (Some(_), b' ' | b'\t') => found.push(line.start + at),
+                (None, byte) if is_blank(byte) => break,
+                _ => {}
+            }
+            at += 1;
+        }
+        at = at.min(bytes.len());
     }
 }
 
@@ -289,6 +348,25 @@ mod tests {
             masked.text,
             "FROM x\nRUN cat __EOF | sh\n            \n   \nCMD y\n"
         );
+    }
+
+    #[test]
+    fn quoted_blanks_of_flags_are_no_ends() {
+        for (text, expected) in [
+            ("RUN --a=\"b c\" 'd e'\n", "RUN --a=\"b_c\" 'd e'\n"),
+            (
+                "run --a='b  c' --d=e\\ f g h\n",
+                "run --a='b__c' --d=e\\_f g h\n",
+            ),
+            (
+                "ONBUILD COPY --a \\\n --b=\"\\\" c\" d e\n",
+                "ONBUILD COPY --a \\\n --b=\"\\\"_c\" d e\n",
+            ),
+            ("CMD --a=\"b c\"\n", "CMD --a=\"b c\"\n"),
+            ("RUN --a=\"b \\", "RUN --a=\"b_\\"),
+        ] {
+            assert_eq!(mask(text, '\\').unwrap().text, expected, "{text}");
+        }
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Ignore {
                 continue;
             }
             rules.push(Rule {
-                pattern: PathPattern::new(&pattern)?,
+                pattern: PathPattern::new(&with_whole_stars(&pattern))?,
                 takes_back,
             });
         }
@@ -83,6 +83,24 @@ impl Ignore {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// `**` in front of a name, as moby's pattern matcher reads it: any folders, and where the pattern is nothing but that and
+/// plain text, any beginning of the name, too.
+fn with_whole_stars(pattern: &str) -> String {
+    let is_ending = pattern
+        .strip_prefix("**")
+        .is_some_and(|rest| !rest.starts_with('/') && !rest.contains(['*', '?', '[', '\\']));
+    if is_ending && pattern != "**" {
+        return format!("**/*{}", &pattern[2..]);
+    }
+    let names = pattern
+        .split('/')
+        .map(|name| match name.strip_prefix("**") {
+            Some(rest) if !rest.trim_matches('*').is_empty() => format!("**/{rest}"),
+            _ => name.to_owned(),
+        });
+    names.collect::<Vec<_>>().join("/")
 }
 
 /// Go's `filepath.Clean` without the leading slash: no empty names, no `.`; `..` takes the name before it away.
@@ -134,6 +152,16 @@ mod tests {
             "README-secret.md",
             false,
         );
+        check("**.txt", "a/b/c.txt", true);
+        check("**.txt", "c.txt", true);
+        check("**.txt", "c.txt.gz", false);
+        check("**.txt", "a.txt/below", true);
+        check("**b/c", "a/bb/c", true);
+        check("a/**.txt", "a/b/c.txt", false);
+        check("a/**.txt", "a/b/.txt", true);
+        check("***.txt", "a/b/c.txt", true);
+        check("**.t?t", "a/b.txt", false);
+        check("**", "a/b", true);
         check("/foo/bar", "foo/bar", true);
         check("foo/bar/", "foo/bar/x", true);
         check("./a//b/../c", "a/c", true);

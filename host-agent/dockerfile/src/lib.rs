@@ -3,6 +3,7 @@
 
 pub mod arguments;
 pub mod duration;
+pub mod fields;
 pub mod file;
 mod here;
 pub mod ignore;

@@ -1,5 +1,7 @@
 //! `RUN --mount=type=...`
 
+use crate::fields::{self, FieldsError};
+
 /// A mount for one `RUN`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -72,6 +74,8 @@ pub enum MountError {
     Target(&'static str),
     #[error("a mount of type 'secret' needs an id or a target")]
     Secret,
+    #[error("failed to parse csv mounts: {0}")]
+    Fields(#[from] FieldsError),
 }
 
 /// Every key, before it is known which ones the type has.
@@ -99,9 +103,10 @@ impl Fields {
         match self.take(names) {
             None => Ok(None),
             Some((_, None)) => Ok(Some(true)),
+            // As Go's `ParseBool` has them.
             Some((key, Some(value))) => match value.as_str() {
-                "true" | "1" => Ok(Some(true)),
-                "false" | "0" => Ok(Some(false)),
+                "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+                "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
                 _ => Err(MountError::Value { key, value }),
             },
         }
@@ -125,21 +130,35 @@ impl Fields {
 impl Mount {
     /// Reads `type=cache,target=/x,...`. Without a type it is a bind mount.
     pub fn parse(text: &str) -> Result<Mount, MountError> {
-        let mut fields = Fields::default();
-        for field in text.split(',').filter(|field| !field.is_empty()) {
+        Mount::parse_with(text, |value| Ok(value.to_owned()))
+    }
+
+    /// The same with variables in its values: what they stand for parts no fields.
+    pub fn parse_with<E: From<MountError>>(
+        text: &str,
+        expand: impl Fn(&str) -> Result<String, E>,
+    ) -> Result<Mount, E> {
+        let mut read = Fields::default();
+        for field in fields::split(text).map_err(MountError::from)? {
             match field.split_once('=') {
-                Some((key, value)) => fields
+                Some((key, value)) => read
                     .0
-                    .push((key.to_ascii_lowercase(), Some(value.to_owned()))),
-                None => fields.0.push((field.to_ascii_lowercase(), None)),
+                    .push((key.to_ascii_lowercase(), Some(expand(value)?))),
+                None if field.is_empty() => {}
+                None => read.0.push((field.to_ascii_lowercase(), None)),
             }
         }
+        Ok(Mount::of(read)?)
+    }
+
+    fn of(mut fields: Fields) -> Result<Mount, MountError> {
         let kind = fields.text(&["type"])?.unwrap_or_else(|| "bind".to_owned());
         let target = fields.text(&["target", "dst", "destination"])?;
         let read_only = fields.flag(&["readonly", "ro"])?;
         let writable = fields.flag(&["readwrite", "rw"])?;
         let chosen = read_only.or(writable.map(|writable| !writable));
-        let (name, kind, default_read_only, needs_target) = match kind.as_str() {
+        let (name, kind, default_read_only, needs_target) = match kind.to_ascii_lowercase().as_str()
+        {
             "bind" => {
                 let kind = MountKind::Bind {
                     from: fields.text(&["from"])?,
@@ -152,14 +171,15 @@ impl Mount {
                     .text(&["id"])?
                     .or_else(|| target.clone())
                     .unwrap_or_default();
-                let sharing = match fields.text(&["sharing"])?.as_deref() {
+                let value = fields.text(&["sharing"])?;
+                let sharing = match value.as_deref().map(str::to_ascii_lowercase).as_deref() {
                     None | Some("shared") => Sharing::Shared,
                     Some("private") => Sharing::Private,
                     Some("locked") => Sharing::Locked,
-                    Some(value) => {
+                    Some(_) => {
                         return Err(MountError::Value {
                             key: "sharing".into(),
-                            value: value.into(),
+                            value: value.unwrap_or_default(),
                         });
                     }
                 };
@@ -221,7 +241,7 @@ impl Mount {
                 };
                 ("ssh", kind, true, false)
             }
-            other => return Err(MountError::Type(other.to_owned())),
+            _ => return Err(MountError::Type(kind)),
         };
         if let Some((key, _)) = fields.0.pop() {
             return Err(MountError::Key { key, kind: name });
@@ -267,6 +287,17 @@ mod tests {
         );
         assert!(bind.read_only);
         assert!(!Mount::parse("type=bind,target=/s,rw").unwrap().read_only);
+        assert!(
+            Mount::parse("type=Cache,target=/s,ro=TRUE")
+                .unwrap()
+                .read_only
+        );
+        assert!(!Mount::parse("target=/s,ro=F").unwrap().read_only);
+        let with_comma = Mount::parse("\"source=a,b\",target=/s").unwrap();
+        assert!(matches!(with_comma.kind, MountKind::Bind { source, .. } if source == "a,b"));
+        let expanded = |value: &str| Ok::<_, MountError>(value.replace("$x", "c,d"));
+        let expanded = Mount::parse_with("source=$x,target=/s", expanded).unwrap();
+        assert!(matches!(expanded.kind, MountKind::Bind { source, .. } if source == "c,d"));
         let cache = Mount::parse("type=cache,target=/c,sharing=locked,mode=0700,uid=5").unwrap();
         assert!(
             matches!(&cache.kind, MountKind::Cache { id, sharing: Sharing::Locked, mode: 0o700, uid: 5, gid: 0, .. } if id == "/c")
@@ -309,6 +340,10 @@ mod tests {
             (
                 "type=bind,target",
                 "invalid field 'target' must be a key=value pair",
+            ),
+            (
+                "type=bind,target=\"/x\"",
+                "failed to parse csv mounts: bare \" in non-quoted-field",
             ),
             (
                 "type=bind,target=/x,ro=maybe",

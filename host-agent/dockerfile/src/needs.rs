@@ -9,7 +9,7 @@ use crate::arguments::Arguments;
 use crate::file::{Dockerfile, Stage};
 use crate::ignore::clean;
 use crate::instruction::{CopyFiles, Instruction, Source};
-use crate::mount::{Mount, MountKind};
+use crate::mount::{Mount, MountError, MountKind};
 use crate::words::Expander;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -245,12 +245,11 @@ impl<'a> Reader<'a> {
             Instruction::Copy(copy) | Instruction::Add(copy) => self.copy(copy, scope, stage),
             Instruction::Run(run) => {
                 for mount in &run.mounts {
-                    match scope
-                        .expand(escape, mount)
-                        .and_then(|text| Mount::parse(&text).ok())
-                    {
-                        Some(mount) => self.mount(&mount.kind, stage),
-                        None => self.everything = true,
+                    let wrong = || MountError::Type(mount.clone());
+                    let expand = |value: &str| scope.expand(escape, value).ok_or_else(wrong);
+                    match Mount::parse_with(mount, expand) {
+                        Ok(mount) => self.mount(&mount.kind, stage),
+                        Err(_) => self.everything = true,
                     }
                 }
             }

@@ -101,6 +101,36 @@ fn here_documents_reach_the_shell_or_are_the_script() {
 }
 
 #[test]
+fn values_of_flags_lose_their_quotes() {
+    let Instruction::Run(run) = only(
+        "RUN --network=\"none\" --mount=type=bind,\"source=sp ace/f\",target=/q --mount='type=tmpfs',target=/a\\ b \\\n  cat \"/q x\"\n",
+    ) else {
+        panic!()
+    };
+    assert_eq!(run.network.as_deref(), Some("none"));
+    assert_eq!(
+        run.mounts,
+        [
+            "type=bind,source=sp ace/f,target=/q",
+            "type=tmpfs,target=/a b"
+        ]
+    );
+    assert_eq!(run.command, shell("cat \"/q x\""));
+    let Instruction::Healthcheck(Healthcheck::Command { interval, .. }) =
+        only("HEALTHCHECK --interval=\"5m\" CMD x")
+    else {
+        panic!()
+    };
+    assert_eq!(interval.as_deref(), Some("5m"));
+    let Instruction::Copy(copy) = only("COPY --chown='a b' --link=\"TRUE\" c /d") else {
+        panic!()
+    };
+    assert_eq!((copy.chown.as_deref(), copy.link), (Some("a b"), true));
+    let file = parse("FROM --platform=\"linux/amd64\" a\n");
+    assert_eq!(file.stages[0].platform.as_deref(), Some("linux/amd64"));
+}
+
+#[test]
 fn every_instruction_is_read() {
     assert_eq!(
         only("ENV a=1 b=\"x y\""),
@@ -215,6 +245,26 @@ fn what_is_wrong_names_its_line_and_shows_it() {
             "HEALTHCHECK NONE takes no options",
         ),
         ("FROM --what=b a\n", "unknown flag: --what"),
+        (
+            "FROM a\nVOLUME []\n",
+            "VOLUME requires at least one argument",
+        ),
+        (
+            "FROM a\nHEALTHCHECK CMD\n",
+            "Missing command after HEALTHCHECK CMD",
+        ),
+        (
+            "FROM a\nONBUILD\nRUN x\n",
+            "line 2: ONBUILD requires at least one argument",
+        ),
+        (
+            "FROM a\n ONBUILD",
+            "line 2: ONBUILD requires at least one argument",
+        ),
+        (
+            "# escape=`\n# syntax=x\n# Escape = \\\nFROM a\n",
+            "line 3: only one escape parser directive can be used",
+        ),
         ("# escape=x\nFROM a\n", "invalid escape"),
     ] {
         let error = Dockerfile::parse(text.as_bytes()).unwrap_err().to_string();

@@ -20,7 +20,7 @@ use contents::KeptContents;
 use context::Digests;
 use engine::builds::files::{
     BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, FillPart,
-    KeptContents as Kept, Missing, Place, Selection,
+    KeptContents as Kept, Links, Missing, Place, Selection,
 };
 use engine::builds::ignore;
 use engine::images::{BorrowedRoot, ByteStream};
@@ -263,10 +263,11 @@ impl BuildFiles for DiskBuildFiles {
         &self,
         root: Arc<BorrowedRoot>,
         path: &str,
+        links: Links,
         owner: Option<&str>,
     ) -> Result<Place, BuildFilesError> {
         let (path, owner) = (path.to_owned(), owner.map(str::to_owned));
-        blocking(move || place::place(&Tree::open(&root)?, &path, owner.as_deref())).await
+        blocking(move || place::place(&Tree::open(&root)?, &path, links, owner.as_deref())).await
     }
 
     async fn write_files(

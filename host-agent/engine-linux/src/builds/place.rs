@@ -3,7 +3,7 @@
 
 use super::failed;
 use super::tree::Tree;
-use engine::builds::files::{BuildFilesError, Missing, Place};
+use engine::builds::files::{BuildFilesError, Links, Missing, Place};
 use engine::builds::ignore;
 use engine::runtime::RuntimeError;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
@@ -31,6 +31,30 @@ impl Tree {
         let folder = self.at(parent, OFlags::PATH | OFlags::DIRECTORY)?;
         let target = rustix::fs::readlinkat(&folder, name, Vec::new())?;
         Ok(target.to_string_lossy().into_owned())
+    }
+
+    /// The path as it is named. Where it meets something that is no folder, nothing is there.
+    fn plain(&self, path: &str) -> rustix::io::Result<Followed> {
+        let path = ignore::clean(&format!("/{path}"));
+        let names = path.split('/').filter(|name| !name.is_empty());
+        let mut followed = Followed {
+            path: names.map(str::to_owned).collect(),
+            first_missing: None,
+            is_folder: true,
+        };
+        for count in 1..=followed.path.len() {
+            let is_folder = match self.facts_of(&followed.path[..count].join("/")) {
+                Ok(facts) => FileType::from_raw_mode(facts.st_mode) == FileType::Directory,
+                Err(Errno::NOENT) => false,
+                Err(error) => return Err(error),
+            };
+            if !is_folder {
+                followed.first_missing = Some(count - 1);
+                followed.is_folder = false;
+                break;
+            }
+        }
+        Ok(followed)
     }
 
     /// The path without links, as far as there is something; what is not there is taken as it is named.
@@ -121,10 +145,15 @@ impl Followed {
 pub(super) fn place(
     tree: &Tree,
     path: &str,
+    links: Links,
     owner: Option<&str>,
 ) -> Result<Place, BuildFilesError> {
     let owner = owner.map(|owner| identity(tree, owner)).transpose()?;
-    let followed = tree.follow(path).map_err(|error| match error {
+    let followed = match links {
+        Links::Followed => tree.follow(path),
+        Links::Replaced => tree.plain(path),
+    };
+    let followed = followed.map_err(|error| match error {
         Errno::NOTDIR => BuildFilesError::Invalid(format!("{path}: not a directory")),
         Errno::LOOP => {
             BuildFilesError::Invalid(format!("{path}: too many levels of symbolic links"))

@@ -233,7 +233,10 @@ async fn destinations_are_followed_inside_of_the_image() {
     symlink("../../../../run/new/deep", bench.tree.path.join("dangling")).unwrap();
     symlink("loop", bench.tree.path.join("loop")).unwrap();
     let place = async |path: &str, owner: Option<&str>| {
-        bench.files.place(bench.tree.clone(), path, owner).await
+        bench
+            .files
+            .place(bench.tree.clone(), path, Links::Followed, owner)
+            .await
     };
     let check = async |path: &str, real: &str, is_folder: bool, missing: &[&str]| {
         let found = place(path, None).await.unwrap();
@@ -273,6 +276,34 @@ async fn destinations_are_followed_inside_of_the_image() {
         );
     }
     assert!(place("/x", Some("nobody-here")).await.is_err());
+}
+
+#[tokio::test]
+async fn links_make_room_for_what_is_copied_beside_them() {
+    let bench = bench(&[("run/there", "1"), ("a", "2")]).await;
+    symlink("/run", bench.tree.path.join("sym")).unwrap();
+    let check = async |path: &str, is: (bool, bool), missing: &[&str]| {
+        let place = bench
+            .files
+            .place(bench.tree.clone(), path, Links::Replaced, None);
+        let found = place.await.unwrap();
+        assert_eq!(found.path, path.trim_matches('/'));
+        assert_eq!((found.is_there, found.is_folder), is, "{path}");
+        assert_eq!(found.missing, missing, "{path}");
+    };
+    check("/sym/", (false, false), &[]).await;
+    check("/sym/a/b", (false, false), &["sym", "sym/a"]).await;
+    check("/run/", (true, true), &[]).await;
+    check("/run/there", (false, false), &[]).await;
+    check("/", (true, true), &[]).await;
+    // The folder comes where the link is.
+    let selection = bench.select(&["a"], "").await.unwrap();
+    let form = FillForm {
+        new_folders: vec!["sym".into()],
+        prefix: "sym/".into(),
+        ..FillForm::default()
+    };
+    assert_eq!(bench.names(selection, form).await, ["sym/", "sym/a"]);
 }
 
 #[tokio::test]

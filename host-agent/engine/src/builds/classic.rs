@@ -165,6 +165,7 @@ impl Classic {
                 }
                 return is_last;
             }
+            BuildEvent::Warning { step: None, text } => line(format!("[Warning] {text}\n")),
             BuildEvent::Warning { text, .. } => line(format!(" ---> [Warning] {text}\n")),
             BuildEvent::Built { image } => {
                 line(format!("Successfully built {}\n", short(&image)));
@@ -257,6 +258,10 @@ mod tests {
                 container: "0123456789abcdef".into(),
             },
             done(1, true),
+            BuildEvent::Warning {
+                step: None,
+                text: "of the build".into(),
+            },
             BuildEvent::Built { image: id.clone() },
             BuildEvent::Tagged {
                 name: "t:latest".into(),
@@ -270,7 +275,7 @@ mod tests {
             format!(
                 "Step 1/3 : FROM a\n ---> {id}\nStep 2/3 : RUN x\n ---> Running in 0123456789ab\nh\u{f6}h\n\
                  Removing intermediate container 0123456789ab\n ---> Using cache\n ---> {id}\naux {id}\n\
-                 Step 3/3 : FROM b\n ---> {id}\naux {id}\nSuccessfully built {id}\nSuccessfully tagged t:latest\n"
+                 Step 3/3 : FROM b\n ---> {id}\naux {id}\n[Warning] of the build\nSuccessfully built {id}\nSuccessfully tagged t:latest\n"
             )
         );
         assert!(classic.finish().is_empty());

@@ -6,7 +6,7 @@
 //! ```
 
 use super::error::BuildError;
-use super::files::{BuildFilesError, CopyFrom, FillForm, FillPart, Place, Selection};
+use super::files::{BuildFilesError, CopyFrom, FillForm, FillPart, Links, Place, Selection};
 use super::ignore::Ignore;
 use super::instruction::Source;
 use super::plan;
@@ -231,6 +231,7 @@ async fn parts(
 ) -> Result<Vec<Part>, BuildError> {
     let files = &runner.build.service.inner.files;
     let is_add = work.keyword == "ADD";
+    check_checksum(work)?;
     let exclude = Ignore::of(work.files.exclude.iter().map(String::as_str))
         .map_err(|error| BuildError::Invalid(format!("--exclude: {error}")))?;
     let exclude = Arc::new(exclude);
@@ -345,6 +346,19 @@ async fn unpacked(
 
 fn is_address(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://") || GitAddress::parse(text).is_some()
+}
+
+/// Only what is fetched has a digest that somebody else vouches for. The sentences are BuildKit's.
+fn check_checksum(work: &CopyWork) -> Result<(), BuildError> {
+    if work.files.checksum.is_none() {
+        return Ok(());
+    }
+    let why = match work.files.sources.as_slice() {
+        [Source::Path(path)] if is_address(path) => return Ok(()),
+        [_] => "checksum requires HTTP(S) or Git sources",
+        _ => "checksum can't be specified for multiple sources",
+    };
+    Err(BuildError::Invalid(why.to_owned()))
 }
 
 /// A repository or a file of a web server.
@@ -464,8 +478,18 @@ async fn make_layer(
 ) -> Result<Option<BuildLayer>, BuildError> {
     let files = &runner.build.service.inner.files;
     let own = runner.own_files().await?;
+    let links = match work.files.link {
+        // As if what is below was not known: the layer is good on any other.
+        true => Links::Replaced,
+        false => Links::Followed,
+    };
     let place = files
-        .place(own.clone(), &work.destination, work.files.chown.as_deref())
+        .place(
+            own.clone(),
+            &work.destination,
+            links,
+            work.files.chown.as_deref(),
+        )
         .await
         .map_err(|error| copy_failed(work.keyword, error))?;
     let count: usize = parts.iter().map(|part| part.selection.sources.len()).sum();
@@ -581,7 +605,9 @@ pub(super) async fn make_folder(
 ) -> Result<Option<BuildLayer>, BuildError> {
     let files = &runner.build.service.inner.files;
     let own = runner.own_files().await?;
-    let place = files.place(own.clone(), path, None).await?;
+    let place = files
+        .place(own.clone(), path, Links::Followed, None)
+        .await?;
     if place.is_folder {
         return Ok(None);
     }
@@ -622,6 +648,36 @@ mod tests {
             assert_eq!(file_name(address).as_deref(), expected, "{address}");
         }
         assert_eq!(escaped("a*[b"), "a\\*\\[b");
+    }
+
+    #[test]
+    fn checksums_are_of_one_fetched_source() {
+        let checked = |sources: &[&str]| {
+            let work = CopyWork {
+                keyword: "ADD",
+                files: crate::builds::instruction::CopyFiles {
+                    sources: sources
+                        .iter()
+                        .map(|path| Source::Path((*path).to_owned()))
+                        .collect(),
+                    checksum: Some("sha256:0".into()),
+                    ..Default::default()
+                },
+                destination: "/".into(),
+            };
+            check_checksum(&work).map_err(|error| error.to_string())
+        };
+        assert_eq!(checked(&["https://h.example/x"]), Ok(()));
+        assert_eq!(checked(&["https://h.example/x.git"]), Ok(()));
+        for (sources, why) in [
+            (&["local"][..], "checksum requires HTTP(S) or Git sources"),
+            (
+                &["http://h.example/x", "http://h.example/y"],
+                "checksum can't be specified for multiple sources",
+            ),
+        ] {
+            assert_eq!(checked(sources), Err(why.to_owned()));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! For tests of what stands on the build service and does not build.
 
 use super::files::{
-    BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, FillPart, KeptContents,
+    BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, FillPart, KeptContents, Links,
     Missing, Place, Selection,
 };
 use super::sources::{GitAddress, GitFetcher, SourceError};
@@ -78,6 +78,7 @@ impl BuildFiles for NoFiles {
         &self,
         _: Arc<BorrowedRoot>,
         _: &str,
+        _: Links,
         _: Option<&str>,
     ) -> Result<Place, BuildFilesError> {
         none()

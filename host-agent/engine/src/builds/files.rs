@@ -56,12 +56,13 @@ pub trait BuildFiles: Send + Sync + 'static {
         parts: Vec<FillPart>,
     ) -> Result<(), BuildFilesError>;
 
-    /// Where a copy's destination leads in an image's files, links followed, and what is missing on the way. `path` is
-    /// absolute; `owner` is as for `--chown`, looked up in the image.
+    /// Where a copy's destination leads in an image's files, and what is missing on the way. `path` is absolute; `owner` is
+    /// as for `--chown`, looked up in the image.
     async fn place(
         &self,
         root: Arc<BorrowedRoot>,
         path: &str,
+        links: Links,
         owner: Option<&str>,
     ) -> Result<Place, BuildFilesError>;
 
@@ -193,6 +194,14 @@ pub struct SelectedSource {
     pub is_folder: bool,
     /// Nothing in it is left out or special, so that its folders may be moved as they are.
     pub is_whole: bool,
+}
+
+/// What becomes of links on the way to a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    Followed,
+    /// Whatever is there and is no folder makes room for one (`COPY --link`).
+    Replaced,
 }
 
 /// Where a destination leads.

@@ -213,13 +213,14 @@ fn keyword(text: &str) -> &str {
 fn variables(text: &str, escape: char) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = text.char_indices().peekable();
-    let mut single = false;
+    let (mut single, mut double) = (false, false);
     while let Some((at, character)) = rest.next() {
         match character {
-            c if c == escape => {
+            c if c == escape && !single => {
                 rest.next();
             }
-            '\'' => single = !single,
+            '\'' if !double => single = !single,
+            '"' if !single => double = !double,
             '$' if !single => {
                 let after = &text[at + 1..];
                 let (braces, after) = match after.strip_prefix('{') {
@@ -665,6 +666,10 @@ mod tests {
             &[("UndefinedVar", 2)],
         );
         finds("FROM unknown\nCOPY $X /", &[]);
+        finds(
+            "FROM busybox\nLABEL m=\"it's $QQ\" n='\"$X'\nLABEL o='a\\' p=$P",
+            &[("UndefinedVar", 2), ("UndefinedVar", 3)],
+        );
         finds("FROM busybox AS a\nENV X=1\nFROM a\nLABEL x=$X", &[]);
         finds(
             "FROM busybox\nCMD [\"a\"]\nCMD [\"b\"]",

@@ -1,7 +1,9 @@
 //! Building images from Dockerfiles. The text itself is read by the crate `dockerfile`.
 
 pub mod cache;
+mod caches;
 pub mod classic;
+mod contexts;
 mod copy;
 pub mod error;
 pub mod event;

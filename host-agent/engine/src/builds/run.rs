@@ -1,9 +1,10 @@
 //! `RUN`: a container for one step, whose changes become a layer.
 
+use super::copy::Named;
 use super::error::BuildError;
 use super::event::{BuildEvent, OutputOf};
 use super::files::CopyFrom;
-use super::mount::{Mount, MountKind, Sharing};
+use super::mount::{Mount, MountKind};
 use super::request::RemoveContainers;
 use super::runner::{MadeLayer, Runner, StepKey};
 use super::service::{Build, STEP_LABEL, locked};
@@ -18,7 +19,7 @@ use crate::containers::wait::WaitCondition;
 use crate::error::full_message;
 use crate::images::config::digest_of;
 use crate::images::records::BuildLayer;
-use crate::images::{Image, ImageConfig};
+use crate::images::{BorrowedRoot, Image, ImageConfig};
 use crate::runtime::StreamKind;
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -80,6 +81,8 @@ pub(super) async fn run(
         RunNetwork::Host => "host".into(),
     };
     let mut reads = vec![format!("network {network}")];
+    let hosts = runner.build.request.extra_hosts.iter();
+    reads.extend(hosts.map(|host| format!("host {host}")));
     if let Some((name, content)) = &work.script {
         reads.push(format!("script {name} {content}"));
     }
@@ -133,10 +136,10 @@ async fn reads_of(runner: &Runner<'_>, mount: &Mount) -> Result<String, BuildErr
     })
 }
 
-/// A mount's source is one path and no pattern.
+/// A mount's source is one path and no pattern; as with BuildKit, nothing is above the files it is of.
 fn escaped_source(source: &str) -> String {
     let mut path = String::new();
-    for character in source.chars() {
+    for character in inside(source).chars() {
         if "*?[\\".contains(character) {
             path.push('\\');
         }
@@ -149,12 +152,22 @@ fn escaped_source(source: &str) -> String {
     }
 }
 
+/// The path as one in some files: `..` leads to their root and no further.
+fn inside(path: &str) -> String {
+    super::ignore::clean(&format!("/{path}"))
+}
+
 fn point(target: String, source: PathBuf, subpath: &str, writable: bool) -> MountPoint {
     let mut point = mounts::plain(PointKind::Bind, target);
     point.source = source;
-    point.subpath = super::ignore::clean(subpath);
+    point.subpath = inside(subpath);
     point.read_write = writable;
     point
+}
+
+/// Whether what a step writes into files goes to a layer of nobody's, and away. Contexts are folders that every step reads.
+fn is_written_apart(files: Option<&Named>) -> bool {
+    matches!(files, Some(Named::Layers { .. }))
 }
 
 async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, BuildError> {
@@ -167,6 +180,12 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
     };
     let mut all = Mounts::default();
     let mut sockets = 0;
+    let contents = contents(runner, &work.mounts).await?;
+    let wanted = work.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Cache { id, sharing, .. } => Some((id.as_str(), *sharing)),
+        _ => None,
+    });
+    let caches = build.service.inner.mounts.hold(wanted).await;
     for mount in &work.mounts {
         let target = absolute(&mount.target);
         if target == "/" && !matches!(mount.kind, MountKind::Secret { .. } | MountKind::Ssh { .. })
@@ -175,15 +194,18 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
         }
         match &mount.kind {
             MountKind::Bind { from, source } => {
-                let bound = match from {
-                    Some(name) => runner.open(runner.named(name).await?).await?,
+                let named = match from {
+                    Some(name) => Some(runner.named(name).await?),
+                    None => None,
+                };
+                let is_private = mount.read_only || is_written_apart(named.as_ref());
+                let bound = match named {
+                    Some(named) => runner.open(named).await?,
                     None => runner.context().await?,
                 };
-                let is_layers = from.is_some();
-                let tree = match mount.read_only || is_layers {
-                    // What is written into a stage's files goes to a layer of nobody's, and away.
+                let tree = match is_private {
                     true => bound.tree,
-                    // The context is everybody's: the step gets its own copy.
+                    // A context is everybody's: the step gets its own copy.
                     false => {
                         let what = CopyFrom {
                             sources: vec![".".to_owned()],
@@ -205,7 +227,14 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
                     .push(point(target, tree.path.clone(), source, !mount.read_only));
                 all.held.push(Box::new(tree));
             }
-            MountKind::Cache { .. } => cache_mount(runner, mount, target, &mut all).await?,
+            MountKind::Cache {
+                id, mode, uid, gid, ..
+            } => {
+                let content = contents.get(&mount.target).cloned().flatten();
+                let name = caches.name(id);
+                let path = files.cache(name, content, *mode, (*uid, *gid)).await?;
+                all.points.push(point(target, path, "", !mount.read_only));
+            }
             MountKind::Tmpfs { size } => {
                 let options = size.map_or_else(String::new, |size| format!("size={size}"));
                 all.tmpfs.insert(target, options);
@@ -270,61 +299,34 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
         all.points.push(point(target, file.path.clone(), "", false));
         all.held.push(Box::new(file));
     }
+    all.held.push(Box::new(caches));
     Ok(all)
 }
 
-async fn cache_mount(
+/// Files that a cache mount begins with, and the folder of them.
+type Content = Option<(Arc<BorrowedRoot>, String)>;
+
+/// Opens what the cache mounts of a step begin with, by target. That may take until another stage is done, so that it comes
+/// before the locks: that stage may want them, too.
+async fn contents(
     runner: &Runner<'_>,
-    mount: &Mount,
-    target: String,
-    all: &mut Mounts,
-) -> Result<(), BuildError> {
-    let MountKind::Cache {
-        id,
-        sharing,
-        from,
-        source,
-        mode,
-        uid,
-        gid,
-    } = &mount.kind
-    else {
-        return Ok(());
-    };
-    let inner = &runner.build.service.inner;
-    let lock_of = |id: &str| {
-        let mut locks = locked(&inner.mounts);
-        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-        locks.entry(id.to_owned()).or_default().clone()
-    };
-    let (id, guard): (String, Box<dyn Any + Send + Sync>) = match sharing {
-        Sharing::Shared => (id.clone(), Box::new(lock_of(id).read_owned().await)),
-        Sharing::Locked => (id.clone(), Box::new(lock_of(id).write_owned().await)),
-        Sharing::Private => {
-            let mut number = 1;
-            loop {
-                let own = match number {
-                    1 => id.clone(),
-                    number => format!("{id} (private {number})"),
-                };
-                match lock_of(&own).try_write_owned() {
-                    Ok(guard) => break (own, Box::new(guard) as _),
-                    Err(_) => number += 1,
-                }
+    mounts: &[Mount],
+) -> Result<BTreeMap<String, Content>, BuildError> {
+    let mut contents = BTreeMap::new();
+    for mount in mounts {
+        let MountKind::Cache { from, source, .. } = &mount.kind else {
+            continue;
+        };
+        let content = match from {
+            Some(name) => {
+                let files = runner.open(runner.named(name).await?).await?;
+                Some((files.tree, source.clone()))
             }
-        }
-    };
-    let content = match from {
-        Some(name) => {
-            let files = runner.open(runner.named(name).await?).await?;
-            Some((files.tree, source.clone()))
-        }
-        None => None,
-    };
-    let path = inner.files.cache(&id, content, *mode, (*uid, *gid)).await?;
-    all.points.push(point(target, path, "", !mount.read_only));
-    all.held.push(guard);
-    Ok(())
+            None => None,
+        };
+        contents.insert(mount.target.clone(), content);
+    }
+    Ok(contents)
 }
 
 async fn execute(
@@ -486,5 +488,35 @@ fn request(runner: &Runner<'_>, work: &RunWork, mounts: &mut Mounts) -> CreateRe
             mounts: std::mem::take(&mut mounts.points),
         }),
         ..CreateRequest::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_of_mounts_stay_in_their_files() {
+        for (source, path) in [
+            ("", "."),
+            ("../..", "."),
+            ("../a*", "a\\*"),
+            ("a/../../b", "b"),
+            ("/a/", "a"),
+        ] {
+            assert_eq!(escaped_source(source), path, "{source}");
+        }
+        assert_eq!(
+            point("/t".into(), "/s".into(), "../../x", false).subpath,
+            "x"
+        );
+    }
+
+    #[test]
+    fn only_layers_may_be_written_to() {
+        let folder = std::sync::Arc::new(BorrowedRoot::new("/f".into(), ()));
+        assert!(is_written_apart(Some(&Named::Layers { top: None })));
+        assert!(!is_written_apart(Some(&Named::Files(folder))));
+        assert!(!is_written_apart(None));
     }
 }

@@ -14,38 +14,31 @@
 //! [`BuildService::recover`] removes.
 
 use super::cache::{self, CacheLimits, Uses};
+use super::caches::CacheLocks;
 use super::error::BuildError;
 use super::event::{BuildEvent, BuildSink, Finding};
-use super::files::{BuildFiles, ContextForm};
+use super::files::BuildFiles;
 use super::ignore::Ignore;
+use super::instruction::Instruction;
 use super::plan::Plan;
 use super::request::{BuildOutcome, BuildOutput, BuildRequest, Context, DockerfileSource};
 use super::runner::{self, StageResult};
-use super::sources::{GitAddress, GitFetcher};
-use super::{Dockerfile, dockerfile, lint};
+use super::sources::GitFetcher;
+use super::{Dockerfile, arguments, dockerfile, lint};
 use crate::containers::ContainerService;
-use crate::containers::files::{FileView, WriteOptions};
 use crate::containers::remove::RemoveOptions;
 use crate::error::full_message;
 use crate::images::records::{BuildRecord, ImageRecords};
 use crate::images::{BorrowedRoot, ByteStream, ImageService, Layers, Platform};
-use bytes::Bytes;
-use futures_util::StreamExt;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// On containers of steps.
 pub const STEP_LABEL: &str = "berth.build.step";
-
-/// Contexts that wait for their build, at most, and how long they do.
-const OFFERED_MAX: usize = 64;
-const OFFER_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What builds stand on.
 pub struct BuildBackends {
@@ -87,9 +80,8 @@ pub(super) struct Inner {
     uses: Mutex<Uses>,
     running: Mutex<Vec<Weak<Build>>>,
     /// Contexts that wait for their build, by token.
-    offered: Mutex<HashMap<String, Context>>,
-    /// Cache mounts that steps have or wait for.
-    pub(super) mounts: Mutex<HashMap<String, Arc<tokio::sync::RwLock<()>>>>,
+    pub(super) offered: Mutex<HashMap<String, Context>>,
+    pub(super) mounts: CacheLocks,
 }
 
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -167,6 +159,34 @@ impl Build {
         locked(&self.made).insert(key, entry);
     }
 
+    /// What is told of build arguments that nothing declares, in Docker's words. Stages below the target do not count, nor
+    /// do those above it that were not needed lack anything.
+    fn unused_arguments(&self) -> Option<String> {
+        let stages = &self.file.stages[..=self.plan.target];
+        let steps = stages.iter().flat_map(|stage| &stage.steps);
+        let mut declared: BTreeSet<&str> = BTreeSet::new();
+        for step in self.file.arguments.iter().chain(steps) {
+            if let Instruction::Arg(names) = &step.instruction {
+                declared.extend(names.iter().map(|(name, _)| name.as_str()));
+            }
+        }
+        // Triggers of base images declare some, too.
+        let done: Vec<_> = self
+            .stages
+            .values()
+            .filter_map(|stage| stage.borrow().clone())
+            .collect();
+        declared.extend(done.iter().flat_map(|done| done.state.arguments.declared()));
+        let given = self.request.arguments.keys().map(String::as_str);
+        let unused = arguments::unused(given, &declared);
+        (!unused.is_empty()).then(|| {
+            format!(
+                "One or more build-args [{}] were not consumed",
+                unused.join(" ")
+            )
+        })
+    }
+
     pub fn layers(&self) -> &Arc<dyn Layers> {
         &self.service.inner.containers.deps().layers
     }
@@ -194,7 +214,7 @@ impl BuildService {
                 uses: Mutex::default(),
                 running: Mutex::default(),
                 offered: Mutex::default(),
-                mounts: Mutex::default(),
+                mounts: CacheLocks::default(),
             }),
         }
     }
@@ -235,160 +255,7 @@ impl BuildService {
     }
 
     pub(super) fn is_cache_in_use(&self, id: &str) -> bool {
-        locked(&self.inner.mounts)
-            .get(id)
-            .is_some_and(|lock| Arc::strong_count(lock) > 1)
-    }
-
-    /// What a tar (plain, gzip, xz or zstd) brings, unpacked into a folder of its own.
-    pub async fn context_from_tar(&self, content: ByteStream) -> Result<Context, BuildError> {
-        self.context_of_tar(content, ContextForm::default()).await
-    }
-
-    /// The same for a client that sends only what has changed.
-    pub async fn context_from_tar_keeping(
-        &self,
-        content: ByteStream,
-    ) -> Result<Context, BuildError> {
-        let form = ContextForm {
-            keep_contents: true,
-        };
-        self.context_of_tar(content, form).await
-    }
-
-    async fn context_of_tar(
-        &self,
-        content: ByteStream,
-        form: ContextForm,
-    ) -> Result<Context, BuildError> {
-        let folder = self.inner.files.unpack_context(content, form).await?;
-        Ok(Context {
-            files: Arc::new(folder),
-            is_ours: true,
-        })
-    }
-
-    /// Those of the digests (64 hex digits) whose contents a client has to send.
-    pub async fn missing_contents(&self, digests: Vec<String>) -> Result<Vec<String>, BuildError> {
-        Ok(self.inner.files.missing_contents(digests).await?)
-    }
-
-    /// Unpacks an archive into a folder of the build's.
-    pub(super) async fn unpack(
-        &self,
-        folder: &Arc<BorrowedRoot>,
-        content: ByteStream,
-    ) -> Result<(), BuildError> {
-        let view = FileView {
-            root: BorrowedRoot::new(folder.path.clone(), folder.clone()),
-            mounts: Vec::new(),
-            read_only_root: false,
-        };
-        let files = &self.inner.containers.deps().container_files;
-        let options = WriteOptions {
-            largest: Some(self.inner.files.free_bytes().await?),
-            ..WriteOptions::default()
-        };
-        files
-            .write(view, "/", options, content)
-            .await
-            .map_err(BuildError::Context)
-    }
-
-    /// Keeps a context for a build that is to come.
-    pub async fn offer_context(
-        &self,
-        token: String,
-        content: ByteStream,
-    ) -> Result<(), BuildError> {
-        if locked(&self.inner.offered).len() >= OFFERED_MAX {
-            return Err(BuildError::Invalid(
-                "too many build contexts wait for their build".into(),
-            ));
-        }
-        let context = self.context_from_tar(content).await?;
-        locked(&self.inner.offered).insert(token.clone(), context);
-        let service = self.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(OFFER_PATIENCE).await;
-            drop(service.take_offered(&token));
-        });
-        Ok(())
-    }
-
-    /// The context that was offered under a token.
-    pub fn take_offered(&self, token: &str) -> Option<Context> {
-        locked(&self.inner.offered).remove(token)
-    }
-
-    /// The files of a git repository or an archive.
-    pub async fn context_from_address(&self, address: &str) -> Result<Context, BuildError> {
-        if let Some(git) = GitAddress::parse(address) {
-            git.check()?;
-            return self.context_from_git(&git).await;
-        }
-        match self.context_from_url(address).await? {
-            (Some(context), _) => Ok(context),
-            (None, _) => Err(BuildError::Invalid(format!(
-                "{address} is neither a git repository nor an archive"
-            ))),
-        }
-    }
-
-    /// A tar, or a Dockerfile's text where the bytes are no archive.
-    pub async fn context_or_dockerfile(
-        &self,
-        mut content: ByteStream,
-    ) -> Result<(Option<Context>, Option<Vec<u8>>), BuildError> {
-        let mut start = Vec::new();
-        while start.len() < 512 {
-            match content.next().await {
-                Some(piece) => start.extend_from_slice(&piece.map_err(BuildError::Read)?),
-                None => break,
-            }
-        }
-        if is_archive(&start) {
-            let start = futures_util::stream::once(async move { Ok(Bytes::from(start)) });
-            let context = self
-                .context_from_tar(Box::pin(start.chain(content)))
-                .await?;
-            return Ok((Some(context), None));
-        }
-        while let Some(piece) = content.next().await {
-            start.extend_from_slice(&piece.map_err(BuildError::Read)?);
-            if start.len() > dockerfile::TEXT_MAX {
-                return Err(dockerfile::DockerfileError::TooLarge.into());
-            }
-        }
-        Ok((None, Some(start)))
-    }
-
-    /// The files of a repository.
-    pub async fn context_from_git(&self, address: &GitAddress) -> Result<Context, BuildError> {
-        let commit = self.inner.git.resolve(address).await?;
-        let files = self.inner.git.fetch(address, &commit, false).await?;
-        Ok(Context {
-            files: Arc::new(files),
-            is_ours: true,
-        })
-    }
-
-    /// A tar or a Dockerfile from a web server.
-    pub async fn context_from_url(
-        &self,
-        url: &str,
-    ) -> Result<(Option<Context>, Option<Vec<u8>>), BuildError> {
-        let download = self.inner.images.backends().downloads.fetch(url).await;
-        let download = download.map_err(crate::images::ImageError::from)?;
-        self.context_or_dockerfile(download.content).await
-    }
-
-    /// A folder of this host; it is read and stays as it is.
-    pub fn context_of_folder(&self, path: PathBuf) -> Context {
-        Context {
-            files: Arc::new(BorrowedRoot::new(path, ())),
-            is_ours: false,
-        }
+        self.inner.mounts.is_in_use(id)
     }
 
     /// Builds. Dropping the future, or the receiving end of the sink, cancels: containers are killed and removed. An error
@@ -482,7 +349,12 @@ impl BuildService {
         }
         let outcome = self.run_stages(&build, senders, gone).await;
         let outcome = match outcome {
-            Ok(target) => self.finish(&build, &target).await,
+            Ok(target) => {
+                if let Some(text) = build.unused_arguments() {
+                    build.tell(BuildEvent::Warning { step: None, text }).await;
+                }
+                self.finish(&build, &target).await
+            }
             Err(error) => {
                 // What was done is kept all the same.
                 if let Err(error) = self.keep_entries(&build).await {
@@ -784,17 +656,4 @@ fn source_date(given: &BTreeMap<String, String>) -> Result<Option<OffsetDateTime
             "invalid SOURCE_DATE_EPOCH: {text:?} is no number of seconds since 1970"
         ))),
     }
-}
-
-/// By the first bytes: compressed, or a tar.
-fn is_archive(start: &[u8]) -> bool {
-    let compressed: [&[u8]; 4] = [
-        &[0x1f, 0x8b],
-        &[0xfd, b'7', b'z', b'X', b'Z', 0],
-        &[0x28, 0xb5, 0x2f, 0xfd],
-        b"BZh",
-    ];
-    compressed.iter().any(|magic| start.starts_with(magic))
-        || start.get(257..262) == Some(b"ustar")
-        || start.contains(&0)
 }

@@ -13,6 +13,7 @@ use super::words::{Expander, WordError};
 use crate::containers::{ports, signals};
 use crate::images::{Healthcheck, ImageConfig};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 /// A stage between two of its instructions.
 #[derive(Debug, Clone)]
@@ -232,8 +233,9 @@ impl StageState {
                     words.extend(self.words(port)?);
                 }
                 words.sort();
-                let exposed =
-                    ports::normalize_exposed(words.iter().cloned()).map_err(StepError::Invalid)?;
+                let of_container = words.iter().map(|word| port_of_container(word));
+                let of_container = of_container.collect::<Result<Vec<_>, _>>()?;
+                let exposed = ports::normalize_exposed(of_container).map_err(StepError::Invalid)?;
                 let mut all: BTreeSet<String> = self.config.exposed_ports.drain(..).collect();
                 all.extend(exposed);
                 self.config.exposed_ports = all.into_iter().collect();
@@ -454,7 +456,7 @@ impl StageState {
         let mounts = run
             .mounts
             .iter()
-            .map(|mount| Ok(Mount::parse(&self.word(mount)?)?))
+            .map(|mount| Mount::parse_with(mount, |value| self.word(value)))
             .collect::<Result<_, StepError>>()?;
         let taken: BTreeSet<&str> = self
             .config
@@ -540,6 +542,44 @@ impl StageState {
             destination,
         })
     }
+}
+
+/// `127.0.0.1:80:8080/tcp` -> `8080/tcp`: Docker takes what is for publishing in an `EXPOSE`, and lets it be. The sentences
+/// are Docker's (go-connections, `nat.ParsePortSpec`).
+fn port_of_container(text: &str) -> Result<String, StepError> {
+    let invalid = |what: &str| Err(StepError::Invalid(what.to_owned()));
+    let (host, port) = match text.rsplit_once(':') {
+        None => return Ok(text.to_owned()),
+        Some((host, port)) => (host, port),
+    };
+    if port.is_empty() || port.starts_with('/') {
+        return invalid(&format!("no port specified: {text}<empty>"));
+    }
+    let (address, host_port) = host.rsplit_once(':').unwrap_or(("", host));
+    let bare = address
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    if !address.is_empty() && bare.unwrap_or(address).parse::<IpAddr>().is_err() {
+        return invalid(&format!("invalid IP address: {address}"));
+    }
+    let range = port.split('/').next().unwrap_or_default();
+    let width = |text: &str| {
+        ports::parse_container_port(text)
+            .ok()
+            .map(|(first, last, _)| last - first)
+    };
+    match (host_port, width(host_port), width(range)) {
+        ("" | "0", _, _) => {}
+        (_, None, _) => return invalid(&format!("invalid hostPort: {host_port}")),
+        // One port of the container may come of any of a range.
+        (_, Some(of_host), Some(own)) if own != 0 && own != of_host => {
+            return invalid(&format!(
+                "invalid ranges specified for container and host Ports: {range} and {host_port}"
+            ));
+        }
+        _ => {}
+    }
+    Ok(port.to_owned())
 }
 
 fn health_duration(name: &str, text: &Option<String>) -> Result<i64, StepError> {

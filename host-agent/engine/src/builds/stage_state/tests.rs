@@ -173,3 +173,30 @@ fn what_is_wrong_is_told() {
         assert!(error.contains(expected), "{text}: {error}");
     }
 }
+
+#[test]
+fn of_published_ports_the_containers_counts() {
+    for (text, port) in [
+        ("80", "80"),
+        ("80:81", "81"),
+        ("127.0.0.1:80:8080/udp", "8080/udp"),
+        ("[::1]:80:81", "81"),
+        ("127.0.0.1::81", "81"),
+        ("8000-8001:80-81", "80-81"),
+        ("8000-8001:80", "80"),
+    ] {
+        assert_eq!(port_of_container(text).as_deref(), Ok(port), "{text}");
+    }
+    for (text, why) in [
+        ("80:", "no port specified: 80:<empty>"),
+        ("x:80", "invalid hostPort: x"),
+        ("1.2.3:80:80", "invalid IP address: 1.2.3"),
+        (
+            "80-82:80-81",
+            "invalid ranges specified for container and host Ports: 80-81 and 80-82",
+        ),
+    ] {
+        let error = port_of_container(text).expect_err(text);
+        assert_eq!(error.to_string(), why, "{text}");
+    }
+}
