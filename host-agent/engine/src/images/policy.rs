@@ -4,6 +4,10 @@
 //! A pattern is a full name `registry/repository` in which `*` stands for any characters and `?` for one; a pattern without
 //! a slash is a registry: all it has. What a block pattern fits is refused; where there are allow patterns, what none of
 //! them fits is refused, too.
+//!
+//! What counts is where a name leads and not how it is written: port 443 is the same as none, `10.1` is 10.0.0.1, and
+//! Docker Hub is `docker.io` by each of its host names. Names are not resolved: another name in the DNS is another
+//! registry here.
 
 use super::Repository;
 use crate::error::{Class, Classify};
@@ -121,14 +125,15 @@ impl Policy {
             Direction::Pull => &self.pull,
             Direction::Push => &self.push,
         };
-        if let Some(pattern) = rules.block.iter().find(|pattern| fits(pattern, repository)) {
+        let names = Names::of(repository);
+        if let Some(pattern) = rules.block.iter().find(|pattern| names.fit(pattern, true)) {
             return Err(Forbidden::Blocked {
                 direction,
                 repository: repository.to_string(),
                 pattern: pattern.clone(),
             });
         }
-        if !rules.allow.is_empty() && !rules.allow.iter().any(|pattern| fits(pattern, repository)) {
+        if !rules.allow.is_empty() && !rules.allow.iter().any(|pattern| names.fit(pattern, false)) {
             return Err(Forbidden::NotAllowed {
                 direction,
                 repository: repository.to_string(),
@@ -139,20 +144,80 @@ impl Policy {
     }
 }
 
-fn fits(pattern: &str, repository: &Repository) -> bool {
-    let name = repository.to_string().to_ascii_lowercase();
-    let pattern = pattern.to_ascii_lowercase();
-    // Docker Hub's other name.
-    let pattern = match pattern.strip_prefix("index.docker.io") {
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("docker.io{rest}"),
-        _ => pattern,
+/// Docker Hub's registry and its other host names.
+const HUB: [&str; 5] = [
+    "docker.io",
+    "index.docker.io",
+    "registry-1.docker.io",
+    "registry.hub.docker.com",
+    "registry.docker.io",
+];
+
+/// A registry as it may be written, its first spelling the shortest.
+fn spellings(registry: &str) -> Vec<String> {
+    // What the client makes of it, for example of `0x0a.99.1` or of a port with zeros before it.
+    let Some(url) = url::Url::parse(&format!("https://{registry}/")).ok() else {
+        return vec![registry.to_ascii_lowercase()];
     };
-    match pattern.contains('/') {
-        true => matches(pattern.as_bytes(), name.as_bytes()),
-        false => matches(
-            pattern.as_bytes(),
-            repository.domain().to_ascii_lowercase().as_bytes(),
-        ),
+    let host = match url.host() {
+        Some(url::Host::Ipv6(address)) => match address.to_ipv4_mapped() {
+            Some(address) => address.to_string(),
+            None => format!("[{address}]"),
+        },
+        Some(other) => other.to_string(),
+        None => return vec![registry.to_ascii_lowercase()],
+    };
+    match url.port() {
+        Some(port) => vec![format!("{host}:{port}")],
+        None if HUB.contains(&host.as_str()) => {
+            let mut all = vec![HUB[0].to_owned(), format!("{}:443", HUB[0])];
+            all.extend((host != HUB[0]).then_some(host));
+            all
+        }
+        None => vec![host.clone(), format!("{host}:443")],
+    }
+}
+
+/// A repository as it may be written.
+struct Names {
+    registries: Vec<String>,
+    /// An insecure registry is also asked at port 80: one that must not be asked must not be asked there.
+    without_port: Option<String>,
+    path: String,
+}
+
+impl Names {
+    fn of(repository: &Repository) -> Names {
+        let registries = spellings(repository.domain());
+        let is_hub = registries[0] == HUB[0];
+        Names {
+            without_port: registries[0].strip_suffix(":80").map(str::to_owned),
+            // By another of its names the Hub's official images may be asked for without their folder.
+            path: match repository.path() {
+                path if is_hub && !path.contains('/') => format!("library/{path}"),
+                path => path.to_owned(),
+            },
+            registries,
+        }
+    }
+
+    fn fit(&self, pattern: &str, is_block: bool) -> bool {
+        let (registry, path) = match pattern.split_once('/') {
+            Some((registry, path)) => (registry, Some(path)),
+            None => (pattern, None),
+        };
+        let registry = match registry.contains(['*', '?']) {
+            true => registry.to_ascii_lowercase(),
+            false => spellings(registry).swap_remove(0),
+        };
+        let other = self.without_port.as_ref().filter(|_| is_block);
+        self.registries.iter().chain(other).any(|ours| match path {
+            Some(path) => matches(
+                format!("{registry}/{path}").as_bytes(),
+                format!("{ours}/{}", self.path).as_bytes(),
+            ),
+            None => matches(registry.as_bytes(), ours.as_bytes()),
+        })
     }
 }
 
@@ -220,6 +285,56 @@ mod tests {
         check(&["*"], &["*/secret*"], "ghcr.io/a/secret-thing", false);
         check(&[], &["GHCR.io"], "ghcr.io/a", false);
         check(&[], &["ghcr.io/a?c"], "ghcr.io/abc", false);
+    }
+
+    #[test]
+    fn another_spelling_of_a_registry_is_the_same_registry() {
+        for name in [
+            "registry-1.docker.io/me/x",
+            "registry-1.docker.io:443/me/x",
+            "docker.io:443/me/x",
+            "index.docker.io:0443/me/x",
+            "registry.hub.docker.com/me/x",
+            "Docker.IO/me/x",
+        ] {
+            check(&[], &["docker.io"], name, false);
+            check(&[], &["docker.io/me/*"], name, false);
+            check(&[], &["registry-1.docker.io"], name, false);
+            check(&["docker.io"], &[], name, true);
+        }
+        check(
+            &[],
+            &["docker.io/library/*"],
+            "registry-1.docker.io/alpine",
+            false,
+        );
+        for name in [
+            "secret.example:443/a",
+            "secret.example:80/a",
+            "SECRET.example/a",
+        ] {
+            check(&[], &["secret.example"], name, false);
+        }
+        check(&[], &["secret.example:443"], "secret.example/a", false);
+        check(&["secret.example"], &[], "secret.example:443/a", true);
+        // Another port may be another registry.
+        check(&["secret.example"], &[], "secret.example:80/a", false);
+        check(&[], &["secret.example"], "secret.example:5000/a", true);
+        check(&[], &["*:5000"], "secret.example/a", true);
+        check(&[], &["*:443"], "secret.example/a", false);
+        for name in [
+            "10.99.0.1:5443/r",
+            "10.99.1:5443/r",
+            "10.99.1:05443/r",
+            "012.99.1:5443/r",
+            "0x0a.0x630001:5443/r",
+            "[::ffff:a63:1]:5443/r",
+        ] {
+            check(&[], &["10.99.0.1:5443"], name, false);
+            check(&[], &["10.99.1:5443"], name, false);
+            check(&["10.99.0.1:5443/r"], &[], name, true);
+        }
+        check(&[], &["[::1]:5000"], "[0:0:0::1]:5000/r", false);
     }
 
     #[test]
