@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! content/blobs/sha256/<digest>   appears by one rename, complete and verified
-//! content/ingest/<digest>         being written; found at the start, it is the beginning of that blob if the host was
-//!                                 not interrupted ([`Leftovers`]), else it goes
+//! content/ingest/<digest>         being written, or given up by who sent it; found at the start, it is the beginning of
+//!                                 that blob if the host was not interrupted ([`Leftovers`]), else it goes
 //! content/ingest/<digest>.<random> the same, when two write one blob at once
 //! images.json                     see `records`
 //! ```
@@ -27,9 +27,13 @@ use std::io::{self, BufRead, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 /// Bytes of a blob handed on at a time.
 const PIECE: usize = 128 * 1024;
+
+/// How long to wait for somebody who writes a blob that nobody else should be writing.
+const LAST_PIECES: Duration = Duration::from_secs(2);
 
 /// What becomes of blobs that an engine which was killed had begun to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,12 +121,20 @@ impl DiskBlobs {
                 engine::id::ContainerId::random().short()
             ),
         };
-        let temporary =
+        let mut temporary =
             Temporary::new(self.ingest.join(name)).map_err(|source| failed(step(), source))?;
         let mut hash = Sha256::new();
         let mut size = 0u64;
         loop {
-            let piece = content.fill_buf().map_err(BlobError::Source)?;
+            let piece = match content.fill_buf() {
+                Ok(piece) => piece,
+                Err(error) => {
+                    if claim.is_some() && error.kind() == io::ErrorKind::ConnectionAborted {
+                        temporary.keep();
+                    }
+                    return Err(BlobError::Source(error));
+                }
+            };
             if piece.is_empty() {
                 break;
             }
@@ -215,6 +227,7 @@ impl DiskBlobs {
 struct Temporary {
     path: PathBuf,
     file: File,
+    is_kept: bool,
 }
 
 impl Temporary {
@@ -225,14 +238,25 @@ impl Temporary {
             .truncate(true)
             .mode(0o600)
             .open(&path)?;
-        Ok(Temporary { path, file })
+        Ok(Temporary {
+            path,
+            file,
+            is_kept: false,
+        })
+    }
+
+    /// Leaves the file where it is.
+    fn keep(&mut self) {
+        self.is_kept = true;
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
         // After the rename it is not there any more.
-        let _ = fs::remove_file(&self.path);
+        if !self.is_kept {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -323,6 +347,11 @@ impl BlobStore for DiskBlobs {
 
     async fn take_partial(&self, digest: &Digest) -> Result<Option<(u64, ByteStream)>, BlobError> {
         let digest = digest.clone();
+        // Who wrote it a moment ago may have been given up, and have the last pieces in hand.
+        let begin = Instant::now();
+        while lock(&self.active).contains(&digest) && begin.elapsed() < LAST_PIECES {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let found = self
             .blocking(move |this| {
                 // Held until it is opened and has no name any more.

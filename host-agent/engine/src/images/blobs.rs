@@ -35,16 +35,19 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Bytes of the blob, `None` where it is not here.
     async fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError>;
 
-    /// Stores what the stream brings if it has this digest; otherwise, and after any error, nothing is left of it.
-    /// Returns its size. A blob that is here already is not written again, but the stream is still read.
+    /// Stores what the stream brings if it has this digest; otherwise, and after any error, nothing is left of it: but what
+    /// came before an error of the kind `ConnectionAborted` is kept for [`take_partial`](Self::take_partial), because whoever
+    /// sent it gave up and somebody else may go on. Returns its size. A blob that is here already is not written again,
+    /// but the stream is still read.
     async fn put(&self, digest: &Digest, content: ByteStream) -> Result<u64, BlobError>;
 
     /// Takes a file of the same file system whose digest the caller has found out itself. The file may lose its old name
     /// afterwards, but must not change.
     async fn adopt(&self, digest: &Digest, file: &Path) -> Result<(), BlobError>;
 
-    /// The beginning of a blob that an engine which was killed had begun to store: its size and content, no longer kept
-    /// here. `None` where there is none, or where the blob is being stored right now.
+    /// The beginning of a blob that an engine which was killed had begun to store, or that a sender gave up: its size and
+    /// content, no longer kept here. `None` where there is none, or where the blob is being stored right now by somebody
+    /// who does not come to an end soon.
     async fn take_partial(&self, digest: &Digest) -> Result<Option<(u64, ByteStream)>, BlobError>;
 
     /// Forgets every such beginning. Nothing may be being stored.

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
+use tokio::sync::{SemaphorePermit, mpsc, watch};
 
 /// How often a bar moves.
 const BAR_PERIOD: Duration = Duration::from_millis(100);
@@ -32,7 +32,6 @@ pub(super) enum LayerSource {
     Registry {
         repository: Repository,
         credentials: Option<Credentials>,
-        permits: Arc<Semaphore>,
     },
     /// An archive that is being loaded.
     Archive {
@@ -147,7 +146,8 @@ impl LayerJob {
         }
     }
 
-    /// Opens the layer's bytes wherever they come from; what an engine that was killed had of them is not fetched again.
+    /// Opens the layer's bytes wherever they come from; what an engine that was killed, or a pull that was given up,
+    /// had of them is not fetched again.
     async fn content<'a>(
         &'a self,
         name: &str,
@@ -156,8 +156,8 @@ impl LayerJob {
             LayerSource::Registry {
                 repository,
                 credentials,
-                permits,
             } => {
+                let permits = &self.service.inner.downloads;
                 if permits.available_permits() == 0 {
                     self.progress.status(name, "Waiting").await;
                 }
@@ -197,19 +197,47 @@ impl LayerJob {
         }
     }
 
+    /// Whether to fetch once more: what came was damaged, and there is somebody else who may have it whole.
+    fn is_worth_another<T>(&self, outcome: &Result<T, ImageError>) -> bool {
+        let Err(ImageError::Blob(error)) = outcome else {
+            return false;
+        };
+        let is_damaged = matches!(
+            error,
+            BlobError::Mismatch { .. } | BlobError::TooLarge { .. }
+        );
+        let is_worth_it = is_damaged
+            && matches!(self.source, LayerSource::Registry { .. })
+            && self
+                .service
+                .backends()
+                .registry
+                .distrust(&self.descriptor.digest);
+        if is_worth_it {
+            tracing::warn!(digest = %self.descriptor.digest, error = %crate::error::full_message(error),
+                "a mirror sent a damaged blob; asking another");
+        }
+        is_worth_it
+    }
+
     /// Brings the blob alone.
     async fn fetch_blob(&self, name: &str) -> Result<(), ImageError> {
+        loop {
+            let outcome = self.fetch_blob_once(name).await;
+            if !self.is_worth_another(&outcome) {
+                return outcome;
+            }
+        }
+    }
+
+    async fn fetch_blob_once(&self, name: &str) -> Result<(), ImageError> {
         let blobs = &self.service.backends().blobs;
         if let Some(file) = self.file_of_archive()? {
             return Ok(blobs.adopt(&self.descriptor.digest, &file).await?);
         }
         let (permit, content) = self.content(name).await?;
         let (to_blob, blob_content) = channel();
-        let forward = async move {
-            let outcome = self.forward(name, content, to_blob, None).await;
-            drop(permit);
-            outcome
-        };
+        let forward = self.forward(name, permit, content, to_blob, None);
         let (forwarded, blob) =
             tokio::join!(forward, blobs.put(&self.descriptor.digest, blob_content));
         forwarded?;
@@ -219,14 +247,19 @@ impl LayerJob {
 
     /// Feeds the blob store and the unpacking from one stream.
     async fn fetch_and_stage(&self, name: &str) -> Result<Box<dyn StagedLayer>, ImageError> {
+        loop {
+            let outcome = self.fetch_and_stage_once(name).await;
+            if !self.is_worth_another(&outcome) {
+                return outcome;
+            }
+        }
+    }
+
+    async fn fetch_and_stage_once(&self, name: &str) -> Result<Box<dyn StagedLayer>, ImageError> {
         let (permit, content) = self.content(name).await?;
         let (to_blob, blob_content) = channel();
         let (to_layer, layer_content) = channel();
-        let forward = async move {
-            let outcome = self.forward(name, content, to_blob, Some(to_layer)).await;
-            drop(permit);
-            outcome
-        };
+        let forward = self.forward(name, permit, content, to_blob, Some(to_layer));
         let backends = self.service.backends();
         let (forwarded, blob, staged) = tokio::join!(
             forward,
@@ -244,9 +277,10 @@ impl LayerJob {
     async fn forward(
         &self,
         name: &str,
+        permit: Option<SemaphorePermit<'_>>,
         mut content: ByteStream,
-        to_blob: mpsc::Sender<std::io::Result<Bytes>>,
-        to_layer: Option<mpsc::Sender<std::io::Result<Bytes>>>,
+        to_blob: mpsc::Sender<Piece>,
+        to_layer: Option<mpsc::Sender<Piece>>,
     ) -> Result<(), ImageError> {
         let total = self.descriptor.size;
         let mut current = 0u64;
@@ -255,7 +289,7 @@ impl LayerJob {
             let piece = match piece {
                 Ok(piece) => piece,
                 Err(error) => {
-                    let failed = || Err(std::io::Error::other("the download failed"));
+                    let failed = || Some(Err(std::io::Error::other("the download failed")));
                     let _ = to_blob.send(failed()).await;
                     if let Some(to_layer) = &to_layer {
                         let _ = to_layer.send(failed()).await;
@@ -265,33 +299,56 @@ impl LayerJob {
             };
             current += piece.len() as u64;
             if current > total {
-                return Err(BlobError::TooLarge {
+                let error = BlobError::TooLarge {
                     digest: self.descriptor.digest.clone(),
                     size: current,
                     limit: total,
-                }
-                .into());
+                };
+                // Nothing of it is worth keeping.
+                let _ = to_blob
+                    .send(Some(Err(std::io::Error::other(error.to_string()))))
+                    .await;
+                return Err(error.into());
             }
-            if to_blob.send(Ok(piece.clone())).await.is_err() {
+            if to_blob.send(Some(Ok(piece.clone()))).await.is_err() {
                 // The blob store gave up and tells why itself.
                 return Ok(());
             }
             if let Some(to_layer) = &to_layer {
-                let _ = to_layer.send(Ok(piece)).await;
+                let _ = to_layer.send(Some(Ok(piece))).await;
             }
             if last_shown.is_none_or(|shown| shown.elapsed() >= BAR_PERIOD) {
                 last_shown = Some(Instant::now());
                 self.progress.amount(name, "Downloading", current, total);
             }
         }
+        let _ = to_blob.send(None).await;
+        if let Some(to_layer) = &to_layer {
+            let _ = to_layer.send(None).await;
+        }
+        // A client that does not read what it is told holds up its own pull only.
+        drop(permit);
         self.progress.status(name, "Verifying Checksum").await;
         self.progress.status(name, "Download complete").await;
         Ok(())
     }
 }
 
-fn channel() -> (mpsc::Sender<std::io::Result<Bytes>>, ByteStream) {
-    let (sender, mut receiver) = mpsc::channel(PIECES_IN_FLIGHT);
-    let stream = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
+/// A piece, the error that ended the stream, or its end.
+type Piece = Option<std::io::Result<Bytes>>;
+
+/// Where the sender goes without a word about the end, the pull was given up: whoever reads must not take what came for
+/// the whole, and the blob store keeps it as a beginning (`BlobStore::put`).
+fn channel() -> (mpsc::Sender<Piece>, ByteStream) {
+    let (sender, receiver) = mpsc::channel::<Piece>(PIECES_IN_FLIGHT);
+    let stream = futures_util::stream::unfold(Some(receiver), |receiver| async move {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(Some(Ok(piece))) => Some((Ok(piece), Some(receiver))),
+            Some(Some(Err(error))) => Some((Err(error), None)),
+            Some(None) => None,
+            None => Some((Err(std::io::ErrorKind::ConnectionAborted.into()), None)),
+        }
+    });
     (sender, Box::pin(stream))
 }

@@ -92,6 +92,24 @@ pub async fn check_blobs(store: &dyn BlobStore) {
             .expect("no error")
             .is_none()
     );
+    // What a sender gave up may be gone on with, once; what broke is not kept.
+    for (kind, kept) in [
+        (std::io::ErrorKind::ConnectionAborted, true),
+        (std::io::ErrorKind::Other, false),
+    ] {
+        let beginning =
+            futures_util::stream::iter([Ok(bytes::Bytes::from_static(b"what ")), Err(kind.into())]);
+        assert!(store.put(&digest, Box::pin(beginning)).await.is_err());
+        let partial = store.take_partial(&digest).await.expect("no error");
+        assert_eq!(partial.map(|(size, _)| size), kept.then_some(5), "{kind}");
+    }
+    assert!(
+        store
+            .take_partial(&digest)
+            .await
+            .expect("no error")
+            .is_none()
+    );
     store.remove_partials().await.expect("no error");
     // A layer gets a blob whose digest nobody knew.
     assert!(store.pack(broken()).await.is_err());

@@ -199,6 +199,7 @@ fn check_layer_media_type(media_type: &str) -> Result<(), ManifestError> {
             "" | DOCKER_LAYER
                 | DOCKER_LAYER_GZIP
                 | "application/vnd.docker.image.rootfs.diff.tar.zstd"
+                | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
                 | "application/octet-stream"
         ),
     };

@@ -23,7 +23,7 @@ use super::{BlobError, Digest, ImageError, Platform, Reference};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Lists inside lists that are followed.
@@ -38,6 +38,17 @@ pub struct PullRequest {
     pub credentials: Option<Credentials>,
 }
 
+/// A pull whose client leaves is dropped on its way: what it has stored goes when the next one has not used it.
+struct GivenUp<'a>(Option<&'a ImageService>);
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        if let Some(service) = self.0 {
+            service.collect_later();
+        }
+    }
+}
+
 impl ImageService {
     /// Pulls. Messages are those of `docker pull`; an error before the first one is the request's answer.
     pub async fn pull(
@@ -49,7 +60,9 @@ impl ImageService {
             .options
             .policy
             .permit(Direction::Pull, &request.reference.repository)?;
+        let mut given_up = GivenUp(Some(self));
         let outcome = self.pull_all(&request, progress).await;
+        given_up.0 = None;
         self.clear_up(&outcome).await;
         outcome
     }
@@ -221,22 +234,27 @@ impl ImageService {
         let bytes = if let Some(bytes) = kept.filter(|bytes| digest_of(bytes) == id) {
             bytes
         } else {
-            let stream = backends
-                .registry
-                .blob(
-                    &reference.repository,
-                    &id,
-                    manifest.config.size,
-                    0,
-                    credentials,
-                )
-                .await
-                .map_err(|error| ImageError::from_pull(error, reference))?;
-            let bytes = collect_limited(stream, &id, CONFIG_MAX).await?;
-            let actual = digest_of(&bytes);
-            if actual != id {
-                return Err(BlobError::Mismatch { digest: id, actual }.into());
-            }
+            let bytes = loop {
+                let stream = backends
+                    .registry
+                    .blob(
+                        &reference.repository,
+                        &id,
+                        manifest.config.size,
+                        0,
+                        credentials,
+                    )
+                    .await
+                    .map_err(|error| ImageError::from_pull(error, reference))?;
+                let bytes = collect_limited(stream, &id, CONFIG_MAX).await?;
+                let actual = digest_of(&bytes);
+                if actual == id {
+                    break bytes;
+                }
+                if !backends.registry.distrust(&id) {
+                    return Err(BlobError::Mismatch { digest: id, actual }.into());
+                }
+            };
             backends
                 .blobs
                 .put(&id, super::blobs::stream_of(bytes.clone()))
@@ -280,9 +298,6 @@ impl ImageService {
             };
             progress.status(short(&layer.digest), status).await;
         }
-        let permits = Arc::new(Semaphore::new(
-            self.inner.options.concurrent_downloads.max(1),
-        ));
         let mut tasks = JoinSet::new();
         let mut parent: Option<(Digest, watch::Receiver<bool>)> = here
             .last()
@@ -302,7 +317,6 @@ impl ImageService {
                 source: LayerSource::Registry {
                     repository: reference.repository.clone(),
                     credentials: credentials.cloned(),
-                    permits: permits.clone(),
                 },
                 spec: LayerSpec {
                     chain_id,

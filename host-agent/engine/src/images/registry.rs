@@ -99,6 +99,12 @@ pub trait Registry: Send + Sync + 'static {
         credentials: Option<&Credentials>,
     ) -> Result<ByteStream, RegistryError>;
 
+    /// Tells that what [`blob`](Self::blob) brought was not what its digest says. Whether there is somebody else to ask:
+    /// the next [`blob`](Self::blob) does, for then it was a mirror that sent it.
+    fn distrust(&self, _digest: &Digest) -> bool {
+        false
+    }
+
     /// Every tag of a repository.
     async fn tags(
         &self,

@@ -28,6 +28,7 @@ use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use tokio::sync::Semaphore;
 
 /// What the service is made of.
 pub struct ImageBackends {
@@ -44,7 +45,7 @@ pub struct ImageBackends {
 /// Choices of the administrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageOptions {
-    /// Layers of one pull that are downloaded at the same time (`max-concurrent-downloads`).
+    /// Layers that are downloaded at the same time, by all pulls together (`max-concurrent-downloads`).
     pub concurrent_downloads: usize,
     /// The same for pushes (`max-concurrent-uploads`).
     pub concurrent_uploads: usize,
@@ -84,6 +85,8 @@ pub(super) struct Inner {
     /// Read-held by operations that store content before they record it, write-held by the collection.
     activity: tokio::sync::RwLock<()>,
     collection_is_due: AtomicBool,
+    /// Held by downloads of layers.
+    pub(super) downloads: Semaphore,
     /// Held by the one who makes images durable.
     pub(super) syncing: tokio::sync::Mutex<()>,
     /// Some record was unreadable: we do not know everything that is in use.
@@ -261,6 +264,7 @@ impl ImageService {
     ) -> ImageService {
         ImageService {
             inner: Arc::new(Inner {
+                downloads: Semaphore::new(options.concurrent_downloads.max(1)),
                 backends,
                 options,
                 catalog: RwLock::new(Arc::new(catalog)),

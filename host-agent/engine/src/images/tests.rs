@@ -3,6 +3,7 @@
 mod choosing;
 mod damage;
 mod parents;
+mod shared;
 
 use super::blobs::stream_of;
 use super::fake::{FakeImages, FakeUsers};

@@ -9,6 +9,7 @@ use crate::images::registry::{
 use crate::images::{Digest, Platform, Reference, Repository, manifest};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
@@ -27,6 +28,11 @@ struct RegistryState {
     shown: BTreeSet<(String, Digest)>,
     blob_fetches: usize,
     bytes_fetched: BTreeMap<Digest, usize>,
+    /// The next fetch of a blob stops after so many bytes and never goes on.
+    stalled: BTreeMap<Digest, usize>,
+    /// What the next fetch of a blob brings instead, as a mirror may.
+    damaged: BTreeMap<Digest, Bytes>,
+    distrusted: usize,
 }
 
 impl MemoryRegistry {
@@ -94,6 +100,23 @@ impl MemoryRegistry {
         id
     }
 
+    /// The next fetch of a blob stops after so many bytes and never goes on.
+    pub fn stall(&self, digest: &Digest, bytes: usize) {
+        lock(&self.state).stalled.insert(digest.clone(), bytes);
+    }
+
+    /// The next fetch of a blob brings this; [`distrust`](Registry::distrust) says that somebody else has it whole.
+    pub fn damage_once(&self, digest: &Digest, bytes: impl Into<Bytes>) {
+        lock(&self.state)
+            .damaged
+            .insert(digest.clone(), bytes.into());
+    }
+
+    /// A blob that is not what its digest says.
+    pub fn damage(&self, digest: &Digest, bytes: impl Into<Bytes>) {
+        lock(&self.state).blobs.insert(digest.clone(), bytes.into());
+    }
+
     /// How many bytes of a blob were fetched so far.
     pub fn bytes_fetched(&self, digest: &Digest) -> usize {
         lock(&self.state)
@@ -146,14 +169,32 @@ impl Registry for MemoryRegistry {
         state.blob_fetches += 1;
         match state.blobs.get(digest).cloned() {
             Some(bytes) => {
+                if let Some(damaged) = state.damaged.remove(digest) {
+                    state.distrusted += 1;
+                    return Ok(stream_of(damaged));
+                }
                 let rest = bytes.slice(start as usize..);
-                *state.bytes_fetched.entry(digest.clone()).or_default() += rest.len();
-                Ok(stream_of(rest))
+                let stalled = state.stalled.remove(digest);
+                let brought = stalled.unwrap_or(rest.len());
+                *state.bytes_fetched.entry(digest.clone()).or_default() += brought;
+                Ok(match stalled {
+                    Some(count) => Box::pin(
+                        stream_of(rest.slice(..count)).chain(futures_util::stream::pending()),
+                    ),
+                    None => stream_of(rest),
+                })
             }
             None => Err(RegistryError::BlobUnknown {
                 digest: digest.clone(),
             }),
         }
+    }
+
+    fn distrust(&self, _digest: &Digest) -> bool {
+        let mut state = lock(&self.state);
+        let was_damaged = state.distrusted > 0;
+        state.distrusted = state.distrusted.saturating_sub(1);
+        was_damaged
     }
 
     async fn tags(
