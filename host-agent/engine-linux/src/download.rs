@@ -1,5 +1,6 @@
 //! [`Downloads`] over http and https.
 
+use crate::registry::ProxyRules;
 use async_trait::async_trait;
 use engine::images::download::{Download, DownloadError, Downloads};
 use futures_util::StreamExt;
@@ -12,8 +13,17 @@ use time::format_description::well_known::Rfc2822;
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Fetches files; a client is made for each, because this happens seldom and an idle engine should hold no memory for it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HttpDownloads;
+#[derive(Debug, Clone, Default)]
+pub struct HttpDownloads {
+    proxies: ProxyRules,
+}
+
+impl HttpDownloads {
+    /// Fetches through these proxies.
+    pub fn new(proxies: ProxyRules) -> HttpDownloads {
+        HttpDownloads { proxies }
+    }
+}
 
 #[async_trait]
 impl Downloads for HttpDownloads {
@@ -32,7 +42,9 @@ impl Downloads for HttpDownloads {
         };
         // The same provider everywhere: a second installation is refused and harmless.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
+        let client = self
+            .proxies
+            .apply(Client::builder())
             .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(30))
             .read_timeout(SILENCE)
@@ -70,6 +82,7 @@ impl Downloads for HttpDownloads {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::Proxies;
     use std::io::{Read, Write};
 
     /// A server for one request; its answer's head is given.
@@ -88,7 +101,7 @@ mod tests {
     #[tokio::test]
     async fn files_are_fetched_and_refusals_are_told() {
         let url = serve_once("HTTP/1.1 200 OK");
-        let mut download = HttpDownloads.fetch(&url).await.expect("served");
+        let mut download = HttpDownloads::default().fetch(&url).await.expect("served");
         assert_eq!(download.size, Some(4));
         let mut content = Vec::new();
         while let Some(piece) = download.content.next().await {
@@ -96,13 +109,31 @@ mod tests {
         }
         assert_eq!(content, b"file");
         let url = serve_once("HTTP/1.1 404 Not Found");
-        let error = HttpDownloads.fetch(&url).await.err().expect("refused");
+        let error = HttpDownloads::default()
+            .fetch(&url)
+            .await
+            .err()
+            .expect("refused");
         assert_eq!(
             error.to_string(),
             format!("failed to GET {url} with status 404 Not Found")
         );
+        // Through the proxy that was chosen: nobody else knows this host.
+        let proxy = serve_once("HTTP/1.1 200 OK");
+        let chosen = Proxies {
+            http: Some(proxy.trim_end_matches("file.tar").to_owned()),
+            ..Proxies::default()
+        };
+        HttpDownloads::new(ProxyRules::new(chosen).expect("a good proxy"))
+            .fetch("http://files.invalid/file.tar")
+            .await
+            .expect("served");
         for url in ["file:///etc/passwd", "not a url"] {
-            let error = HttpDownloads.fetch(url).await.err().expect("refused");
+            let error = HttpDownloads::default()
+                .fetch(url)
+                .await
+                .err()
+                .expect("refused");
             assert!(matches!(error, DownloadError::Url { .. }), "{error}");
         }
     }

@@ -51,7 +51,7 @@ async fn service(root: &Path, mirrors: &[String]) -> (ImageService, OverlayLayer
         store: Arc::new(DiskImages::new(root)),
         registry: Arc::new(registry),
         archives: Arc::new(DiskArchives::open(root).expect("a data root")),
-        downloads: Arc::new(HttpDownloads),
+        downloads: Arc::new(HttpDownloads::default()),
         clock: Arc::new(SystemClock),
         events: EventBus::new(),
     };

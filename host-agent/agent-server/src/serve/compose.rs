@@ -27,7 +27,7 @@ use engine_linux::host::{self, HostFacts};
 use engine_linux::layers::OverlayLayers;
 use engine_linux::logs::JsonFileReader;
 use engine_linux::network::{DiskNetworks, LinuxNetwork, NetworkConfig};
-use engine_linux::registry::{HttpRegistry, RegistryOptions};
+use engine_linux::registry::{HttpRegistry, ProxyRules, RegistryOptions};
 use engine_linux::runtime::{LinuxRuntime, Program, RuntimeConfig};
 use engine_linux::volumes::DiskVolumeStore;
 use std::sync::Arc;
@@ -133,7 +133,7 @@ async fn images(
         store: Arc::new(DiskImages::new(&config.data_root)),
         registry: Arc::new(registry),
         archives: Arc::new(DiskArchives::open(&config.data_root)?),
-        downloads: Arc::new(HttpDownloads),
+        downloads: Arc::new(HttpDownloads::new(ProxyRules::new(config.proxies.clone())?)),
         clock: Arc::new(SystemClock),
         events,
     };

@@ -132,10 +132,10 @@ declare_options! {
     /// Registry to ask before docker.io; may be repeated
     #[arg(long = "registry-mirror", value_name = "URL")]
     registry_mirrors: Vec<String> = "registry-mirrors",
-    /// Registry that may be spoken to without TLS: host, host:port or CIDR; may be repeated
+    /// Registry that may be spoken to without TLS: host, host:port (exactly as in references) or CIDR; may be repeated
     #[arg(long = "insecure-registry", value_name = "REGISTRY")]
     insecure_registries: Vec<String> = "insecure-registries",
-    /// Layers of one pull fetched at the same time [default: 3]
+    /// Layers fetched at the same time, by all pulls together [default: 3]
     #[arg(long, value_name = "NUMBER")]
     max_concurrent_downloads: Option<usize> = "max-concurrent-downloads",
     /// Layers of one push sent at the same time [default: 5]

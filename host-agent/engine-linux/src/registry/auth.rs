@@ -1,5 +1,6 @@
 //! Signing in: Basic, and Bearer with a token from the realm the registry names (distribution's token specification).
 
+use super::asking::is_wrong_way;
 use super::client::Clients;
 use super::endpoint::Endpoint;
 use super::{protocol, read_limited, unreachable};
@@ -44,10 +45,16 @@ impl From<RegistryError> for SignInError {
     }
 }
 
-/// What was got, by endpoint, scope and user.
+/// How to sign in, by endpoint, scope and user.
 #[derive(Default)]
 pub(super) struct TokenCache {
-    headers: Mutex<HashMap<Key, (HeaderValue, Instant)>>,
+    known: Mutex<HashMap<Key, (Known, Instant)>>,
+}
+
+enum Known {
+    /// The password is not kept: each request brings it.
+    Basic,
+    Token(HeaderValue),
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -89,14 +96,17 @@ impl TokenCache {
         {
             return secret(&format!("Bearer {}", credentials.registry_token));
         }
-        let headers = self
-            .headers
+        let known = self
+            .known
             .lock()
             .expect("no code panics while it holds this lock");
-        headers
+        known
             .get(&Key::new(endpoint, scope, credentials))
             .filter(|(_, until)| *until > Instant::now())
-            .map(|(header, _)| header.clone())
+            .and_then(|(known, _)| match known {
+                Known::Basic => credentials.and_then(basic),
+                Known::Token(header) => Some(header.clone()),
+            })
     }
 
     /// Answers a challenge; afterwards [`authorization`](Self::authorization) knows the header.
@@ -113,16 +123,16 @@ impl TokenCache {
         let bearer = challenges
             .iter()
             .find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
-        let (header, life) = match bearer.or(challenges.first()) {
+        let unsendable = "the token it gave cannot be sent";
+        let (known, life) = match bearer.or(challenges.first()) {
             None => return Err(SignInError::NoChallenge),
             Some(Challenge::Basic) => {
-                let credentials = credentials
-                    .filter(|credentials| !credentials.username.is_empty())
-                    .ok_or_else(|| RegistryError::Denied {
-                        // Docker's words.
-                        message: "no basic auth credentials".into(),
-                    })?;
-                (basic(credentials), Duration::from_secs(3600))
+                if credentials.is_none_or(|credentials| credentials.username.is_empty()) {
+                    // Docker's words.
+                    let message = "no basic auth credentials".into();
+                    return Err(RegistryError::Denied { message }.into());
+                }
+                (Known::Basic, Duration::from_secs(3600))
             }
             Some(Challenge::Bearer {
                 realm,
@@ -140,21 +150,21 @@ impl TokenCache {
                     TokenKind::Access,
                 )
                 .await?;
-                (token.header, token.life)
+                let header = token
+                    .header
+                    .ok_or_else(|| protocol(&endpoint.base, unsendable))?;
+                (Known::Token(header), token.life)
             }
         };
-        let Some(header) = header else {
-            return Err(protocol(&endpoint.base, "the token it gave cannot be sent").into());
-        };
         let mut headers = self
-            .headers
+            .known
             .lock()
             .expect("no code panics while it holds this lock");
         let now = Instant::now();
         headers.retain(|_, (_, until)| *until > now);
         headers.insert(
             Key::new(endpoint, scope, credentials),
-            (header, now + life.saturating_sub(TOKEN_SLACK)),
+            (known, now + life.saturating_sub(TOKEN_SLACK)),
         );
         Ok(())
     }
@@ -229,7 +239,7 @@ async fn fetch_token(
             format!("its token realm {realm} would send passwords without TLS"),
         ));
     }
-    let client = clients.for_url(&url, endpoint.is_insecure)?;
+    let client = clients.for_url(&url, endpoint)?;
     let request = match credentials {
         Some(credentials) if !credentials.identity_token.is_empty() => {
             let form = [
@@ -331,7 +341,12 @@ pub(super) async fn login(
     let mut last = None;
     for endpoint in endpoints {
         match login_at(clients, endpoint, credentials).await {
-            Err(error @ RegistryError::Unreachable { .. }) => last = Some(error),
+            Err(error)
+                if matches!(error, RegistryError::Unreachable { .. })
+                    || is_wrong_way(endpoint, &error) =>
+            {
+                last.get_or_insert(error);
+            }
             outcome => return outcome,
         }
     }
@@ -344,14 +359,21 @@ async fn login_at(
     credentials: &Credentials,
 ) -> Result<Option<String>, RegistryError> {
     let url = endpoint.url("")?;
-    let client = clients.for_url(&url, endpoint.is_insecure)?;
+    let client = clients.for_url(&url, endpoint)?;
     let response = client
         .get(url.clone())
         .send()
         .await
         .map_err(|error| unreachable(&url, error))?;
-    if response.status() != StatusCode::UNAUTHORIZED {
-        return Ok(None);
+    let failed = |status: StatusCode| RegistryError::Status {
+        url: url.to_string(),
+        status: status.as_u16(),
+        message: "login attempt failed".into(),
+    };
+    match response.status() {
+        StatusCode::UNAUTHORIZED => {}
+        status if status.is_success() => return Ok(None),
+        status => return Err(failed(status)),
     }
     let refused = |message: &str| RegistryError::Unauthorized {
         message: message.to_owned(),
@@ -396,7 +418,8 @@ async fn login_at(
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             Err(refused("incorrect username or password"))
         }
-        _ => Ok(refresh),
+        status if status.is_success() => Ok(refresh),
+        status => Err(failed(status)),
     }
 }
 

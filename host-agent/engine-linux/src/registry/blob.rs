@@ -1,5 +1,6 @@
 //! A blob as one stream over as many connections as it takes.
 
+use super::asking::{Answer, Asking};
 use super::exchange::Exchange;
 use super::{HttpRegistry, protocol, unreachable};
 use bytes::Bytes;
@@ -83,21 +84,37 @@ impl Download {
                 self.credentials.as_ref(),
             )
         };
-        let mut response = self
-            .registry
-            .ask(self.repository.domain(), &request)
-            .await?
-            .response;
-        if self.done > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
-            // No ranges here: read again what we have, and throw it away.
-            self.leftover = skip(&mut response, self.done).await?;
-        } else if self.done > 0 && range_start(&response) != Some(self.done) {
-            return Err(protocol(
-                response.url(),
-                "it answered with another range than asked for",
-            ));
-        }
+        let mut asking = Asking::new(&self.registry, self.repository.domain(), &request).await;
+        let (response, leftover) = loop {
+            let Answer { response, endpoint } = match asking.next().await {
+                // Nothing is there where we want to go on: it is shorter than it should be.
+                Err(RegistryError::Status {
+                    url, status: 416, ..
+                }) => {
+                    return Err(RegistryError::Protocol {
+                        url,
+                        why: format!(
+                            "the blob ends before byte {}, but its manifest says {} bytes",
+                            self.done, self.size
+                        ),
+                    });
+                }
+                outcome => outcome?,
+            };
+            match begin(response, self.done, self.size).await {
+                Ok(begun) => {
+                    if endpoint.is_mirror {
+                        let doubts = &self.registry.inner.doubts;
+                        doubts.sends(&self.digest, endpoint.base.as_str());
+                    }
+                    break begun;
+                }
+                Err(error) => asking.reject(endpoint, error),
+            }
+        };
+        drop(asking);
         self.response = Some(response);
+        self.leftover = leftover;
         Ok(())
     }
 
@@ -153,6 +170,37 @@ impl Download {
         tokio::time::sleep(self.registry.inner.first_wait * 2u32.pow(self.failures - 1)).await;
         Ok(())
     }
+}
+
+/// Looks whether an answer is the blob from byte `done` on, and gets there.
+async fn begin(
+    mut response: Response,
+    done: u64,
+    size: u64,
+) -> Result<(Response, Option<Bytes>), RegistryError> {
+    let is_part = done > 0 && response.status() == StatusCode::PARTIAL_CONTENT;
+    if is_part && range_start(&response) != Some(done) {
+        return Err(protocol(
+            response.url(),
+            "it answered with another range than asked for",
+        ));
+    }
+    let before = if is_part { done } else { 0 };
+    if let Some(length) = response.content_length()
+        && before + length != size
+    {
+        let why = format!(
+            "the blob has {} bytes, but its manifest says {size}",
+            before + length
+        );
+        return Err(protocol(response.url(), why));
+    }
+    let leftover = match done > 0 && !is_part {
+        // No ranges here: read again what we have, and throw it away.
+        true => skip(&mut response, done).await?,
+        false => None,
+    };
+    Ok((response, leftover))
 }
 
 /// `Content-Range: bytes 100-199/200` -> 100.

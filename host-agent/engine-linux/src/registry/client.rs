@@ -1,80 +1,80 @@
 //! HTTP clients: by how much they trust, through which proxy they go, and which certificates they show.
 
-use super::endpoint::{EndpointError, RegistryOptions, authority, is_loopback};
+use super::endpoint::{Endpoint, EndpointError, RegistryOptions, authority};
+use super::proxies::ProxyRules;
 use super::{RegistryError, protocol};
-use reqwest::{Certificate, Client, ClientBuilder, Identity, NoProxy, Proxy, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Url};
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// To connect, with TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Without a single byte.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The administrator's choice of proxies; what is not given comes from `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` of the
-/// engine's environment. Loopback is always reached without one, as Go's clients do it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Proxies {
-    pub http: Option<String>,
-    pub https: Option<String>,
-    /// Hosts, domains and networks reached without a proxy, separated by commas.
-    pub none: Option<String>,
-}
-
 /// All clients. Each is made when it is first needed: it holds the host's root certificates, which an idle agent has no
 /// use for.
 pub(super) struct Clients {
     certificates: Vec<PathBuf>,
-    proxies: Proxies,
-    made: Mutex<HashMap<Kind, (Client, Option<SystemTime>)>>,
+    proxies: ProxyRules,
+    made: Mutex<HashMap<Kind, (Client, Vec<FileMark>)>>,
 }
+
+/// A file of certificates as it was read: name, inode, bytes, and when it was changed.
+type FileMark = (OsString, u64, u64, (i64, i64), (i64, i64));
 
 /// What tells clients apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Kind {
     /// Certificates are not checked.
     is_insecure: bool,
-    /// Without any proxy.
-    is_direct: bool,
     /// The folder of the registry's own certificates.
     certificates: Option<PathBuf>,
+    /// The host whose addresses were looked up already, because it is by them that it is insecure.
+    resolved: Option<(String, Vec<SocketAddr>)>,
 }
 
 impl Clients {
     pub fn new(options: &RegistryOptions) -> Result<Clients, EndpointError> {
-        let clients = Clients {
+        Ok(Clients {
             certificates: options.certificates.clone(),
-            proxies: options.proxies.clone(),
+            proxies: ProxyRules::new(options.proxies.clone())?,
             made: Mutex::default(),
-        };
-        // A proxy with a slip in its address must be told now and not at the first pull.
-        for url in [&clients.proxies.http, &clients.proxies.https]
-            .into_iter()
-            .flatten()
-        {
-            Proxy::all(url.as_str()).map_err(|error| EndpointError::Proxy {
-                url: without_password(url),
-                why: engine::error::full_message(&error),
-            })?;
-        }
-        Ok(clients)
+        })
     }
 
-    /// The client for an address.
-    pub fn for_url(&self, url: &Url, is_insecure: bool) -> Result<Client, RegistryError> {
+    /// The client for an address that an endpoint has led to: its own, its token server's, or where it redirects. What the
+    /// administrator has laid down for the registry counts for those, too, as with dockerd; and so does what they have
+    /// laid down for the other host.
+    pub fn for_url(&self, url: &Url, endpoint: &Endpoint) -> Result<Client, RegistryError> {
         let kind = Kind {
-            is_insecure,
-            is_direct: is_loopback(url),
-            certificates: self.folder_of(url),
+            is_insecure: endpoint.is_insecure,
+            certificates: match url.scheme() {
+                "https" => self
+                    .folder_of(url)
+                    .or_else(|| self.folder_of(&endpoint.base)),
+                _ => None,
+            },
+            resolved: match endpoint.addresses.is_empty() {
+                true => None,
+                false => endpoint.base.host_str().map(|host| {
+                    // Their ports count for nothing: the address' own does.
+                    let sockets = endpoint.addresses.iter();
+                    let sockets = sockets
+                        .map(|address| SocketAddr::new(*address, 0))
+                        .collect();
+                    (host.to_owned(), sockets)
+                }),
+            },
         };
         // Certificates that were renewed meanwhile are read again.
-        let changed = kind
-            .certificates
-            .as_deref()
-            .and_then(|folder| folder.metadata().ok()?.modified().ok());
+        let changed = kind.certificates.as_deref().map_or_else(Vec::new, marks_of);
         let mut made = self
             .made
             .lock()
@@ -93,9 +93,6 @@ impl Clients {
 
     /// The folder of an address's own certificates.
     fn folder_of(&self, url: &Url) -> Option<PathBuf> {
-        if url.scheme() != "https" {
-            return None;
-        }
         let mut names = vec![authority(url)];
         if url.port().is_none() {
             names.push(format!("{}:443", names[0]));
@@ -120,10 +117,10 @@ impl Clients {
         if kind.is_insecure {
             builder = builder.tls_danger_accept_invalid_certs(true);
         }
-        builder = match kind.is_direct {
-            true => builder.no_proxy(),
-            false => self.with_proxies(builder)?,
-        };
+        builder = self.proxies.apply(builder);
+        if let Some((host, addresses)) = &kind.resolved {
+            builder = builder.resolve_to_addrs(host, addresses);
+        }
         if let Some(folder) = &kind.certificates {
             builder = with_certificates(builder, folder)?;
         }
@@ -131,33 +128,31 @@ impl Clients {
             .build()
             .map_err(|error| engine::error::full_message(&error))
     }
-
-    fn with_proxies(&self, mut builder: ClientBuilder) -> Result<ClientBuilder, String> {
-        let text = |error: reqwest::Error| engine::error::full_message(&error);
-        let none = match &self.proxies.none {
-            Some(list) => NoProxy::from_string(list),
-            None => NoProxy::from_env(),
-        };
-        // Given ones come before those of the environment, which reqwest adds itself.
-        if let Some(url) = &self.proxies.http {
-            builder = builder.proxy(Proxy::http(url).map_err(text)?.no_proxy(none.clone()));
-        }
-        if let Some(url) = &self.proxies.https {
-            builder = builder.proxy(Proxy::https(url).map_err(text)?.no_proxy(none));
-        }
-        Ok(builder)
-    }
 }
 
-/// An address as it may be shown.
-fn without_password(url: &str) -> String {
-    match Url::parse(url) {
-        Ok(mut url) if url.password().is_some() => {
-            let _ = url.set_password(Some("xxxxx"));
-            url.to_string()
-        }
-        _ => url.to_owned(),
-    }
+/// What tells whether certificates are still those that were read; a file may be written over in place.
+fn marks_of(folder: &Path) -> Vec<FileMark> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut marks: Vec<FileMark> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            // Of what a link leads to.
+            let facts = std::fs::metadata(entry.path()).ok()?;
+            let modified = (facts.mtime(), facts.mtime_nsec());
+            let changed = (facts.ctime(), facts.ctime_nsec());
+            Some((
+                entry.file_name(),
+                facts.ino(),
+                facts.len(),
+                modified,
+                changed,
+            ))
+        })
+        .collect();
+    marks.sort();
+    marks
 }
 
 /// Docker's rules (moby, `registry/registry.go`, `loadTLSConfig`).

@@ -1,10 +1,11 @@
 //! Where a registry is reached: mirrors, the registry itself, with TLS or without.
 
-use super::client::Proxies;
+use super::proxies::Proxies;
 use super::{RegistryError, protocol};
+use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use reqwest::Url;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -14,14 +15,16 @@ use std::time::{Duration, Instant};
 const HUB: &str = "https://registry-1.docker.io/";
 /// How long an endpoint that did not answer is asked last.
 const DOWN_FOR: Duration = Duration::from_secs(60);
+/// How long we believe where a name leads.
+const RESOLVED_FOR: Duration = Duration::from_secs(60);
 
 /// What the administrator chose (dockerd's `--registry-mirror` and `--insecure-registry`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RegistryOptions {
     /// Addresses of mirrors of Docker Hub, asked in order before it.
     pub mirrors: Vec<String>,
-    /// `host`, `host:port`, or networks as `10.0.0.0/8`: certificates are not checked, and plain HTTP is tried too.
-    /// Loopback is always so.
+    /// Names as they stand in references, `host` or `host:port`, or networks as `10.0.0.0/8` which a registry's address is
+    /// in: certificates are not checked, and plain HTTP is tried too. Loopback is always so.
     pub insecure: Vec<String>,
     /// Folders with a folder `<host[:port]>` for each registry that has certificates of its own, in Docker's form:
     /// `*.crt` authorities to trust, `NAME.cert` and `NAME.key` to show. The first that has one counts.
@@ -54,8 +57,8 @@ pub(super) struct Endpoint {
     pub is_mirror: bool,
     /// Plain HTTP and unknown certificates will do.
     pub is_insecure: bool,
-    /// Nobody knows yet whether TLS is spoken here; if not, plain HTTP comes next.
-    pub is_guess: bool,
+    /// Where its name leads, if that is why it is insecure: no other address is.
+    pub addresses: Vec<IpAddr>,
 }
 
 impl Endpoint {
@@ -81,9 +84,24 @@ pub(super) struct Endpoints {
     insecure_networks: Vec<IpNet>,
     /// Base -> until when it counts as down.
     down: Mutex<HashMap<String, Instant>>,
-    /// Domains whose registry answered without TLS.
-    plain: Mutex<HashMap<String, bool>>,
+    /// Insecure registries that answered, the last time, without TLS: asked so first.
+    plain: Mutex<HashSet<String>>,
+    /// Where names of registries led to, and since when we know.
+    resolved: Mutex<HashMap<String, (Vec<IpAddr>, Instant)>>,
+    resolve: Resolve,
     pub index: Option<String>,
+}
+
+/// Looks a name up; nothing where that fails.
+type Resolve = fn(String) -> BoxFuture<'static, Vec<IpAddr>>;
+
+fn by_the_system(name: String) -> BoxFuture<'static, Vec<IpAddr>> {
+    Box::pin(async move {
+        match tokio::net::lookup_host((name, 0)).await {
+            Ok(found) => found.map(|address| address.ip()).collect(),
+            Err(_) => Vec::new(),
+        }
+    })
 }
 
 impl Endpoints {
@@ -118,6 +136,8 @@ impl Endpoints {
             insecure_networks,
             down: Mutex::default(),
             plain: Mutex::default(),
+            resolved: Mutex::default(),
+            resolve: by_the_system,
             index: options.index.clone(),
         };
         if let Some(index) = &endpoints.index
@@ -127,12 +147,14 @@ impl Endpoints {
         }
         for text in options.mirrors {
             let base = mirror_url(&text)?;
-            let is_insecure = base.scheme() == "http" || endpoints.is_insecure(&authority(&base));
+            let is_insecure = base.scheme() == "http"
+                || endpoints.is_insecure_name(&authority(&base))
+                || endpoints.is_in_network(&addresses_in(&base));
             endpoints.mirrors.push(Endpoint {
                 base,
                 is_mirror: true,
                 is_insecure,
-                is_guess: false,
+                addresses: Vec::new(),
             });
         }
         Ok(endpoints)
@@ -144,13 +166,19 @@ impl Endpoints {
         self.insecure_networks.clear();
     }
 
+    /// For tests of names: they have no DNS.
+    #[cfg(test)]
+    pub fn resolve_with(&mut self, resolve: Resolve) {
+        self.resolve = resolve;
+    }
+
     /// Whom to ask for a repository of this domain, in order; none where it is no address (`host:99999`).
-    pub fn of(&self, domain: &str) -> Vec<Endpoint> {
+    pub async fn of(&self, domain: &str) -> Vec<Endpoint> {
         let mut list = Vec::new();
         if domain == "docker.io" {
             list.extend(self.mirrors.iter().cloned());
         }
-        list.extend(self.itself(domain));
+        list.extend(self.itself(domain).await);
         let now = Instant::now();
         let down = self
             .down
@@ -165,50 +193,53 @@ impl Endpoints {
     }
 
     /// The registry itself: with TLS, and where it is insecure also without; nothing where it is no address.
-    pub fn itself(&self, domain: &str) -> Vec<Endpoint> {
-        let at = |scheme: &str, is_insecure, is_guess| {
-            Some(Endpoint {
-                base: Url::parse(&format!("{scheme}://{domain}/")).ok()?,
-                is_mirror: false,
-                is_insecure,
-                is_guess,
-            })
+    pub async fn itself(&self, domain: &str) -> Vec<Endpoint> {
+        let hub = (domain == "docker.io").then_some(HUB);
+        let Ok(base) = Url::parse(hub.unwrap_or(&format!("https://{domain}/"))) else {
+            return Vec::new();
         };
-        if domain == "docker.io" {
-            return vec![Endpoint {
-                base: Url::parse(HUB).expect("a good address"),
-                is_mirror: false,
-                is_insecure: false,
-                is_guess: false,
-            }];
-        }
-        if !self.is_insecure(domain) {
-            return at("https", false, false).into_iter().collect();
-        }
-        let is_plain = self
-            .plain
-            .lock()
-            .expect("no code panics while it holds this lock")
-            .get(domain)
-            .copied();
-        let schemes: &[&str] = match is_plain {
-            Some(true) => &["http"],
-            Some(false) => &["https"],
-            None => &["https", "http"],
+        let mut endpoint = Endpoint {
+            base,
+            is_mirror: false,
+            is_insecure: false,
+            addresses: Vec::new(),
         };
-        schemes
-            .iter()
-            .filter_map(|scheme| at(scheme, true, is_plain.is_none() && *scheme == "https"))
-            .collect()
+        if hub.is_some() {
+            return vec![endpoint];
+        }
+        if !self.is_insecure_name(domain) && !self.is_in_network(&addresses_in(&endpoint.base)) {
+            let addresses = self.addresses_of(&endpoint.base).await;
+            if !self.is_in_network(&addresses) {
+                return vec![endpoint];
+            }
+            endpoint.addresses = addresses;
+        }
+        endpoint.is_insecure = true;
+        let Ok(plain) = Url::parse(&format!("http://{domain}/")) else {
+            return Vec::new();
+        };
+        let mut both = vec![
+            endpoint.clone(),
+            Endpoint {
+                base: plain,
+                ..endpoint
+            },
+        ];
+        if self.plain().contains(&authority(&both[1].base)) {
+            both.reverse();
+        }
+        both
     }
 
     /// Notes that an endpoint did not answer.
     pub fn is_down(&self, endpoint: &Endpoint) {
-        // A registry that only speaks plain HTTP fails our TLS each time: that is learnt in `answered`.
-        self.down
-            .lock()
-            .expect("no code panics while it holds this lock")
-            .insert(endpoint.base.to_string(), Instant::now() + DOWN_FOR);
+        // Of an insecure registry one of the two ways is always down.
+        if endpoint.is_mirror || !endpoint.is_insecure {
+            self.down
+                .lock()
+                .expect("no code panics while it holds this lock")
+                .insert(endpoint.base.to_string(), Instant::now() + DOWN_FOR);
+        }
     }
 
     /// Notes that it did.
@@ -218,34 +249,66 @@ impl Endpoints {
             .expect("no code panics while it holds this lock")
             .remove(endpoint.base.as_str());
         if endpoint.is_insecure && !endpoint.is_mirror {
-            self.plain
-                .lock()
-                .expect("no code panics while it holds this lock")
-                .insert(authority(&endpoint.base), endpoint.base.scheme() == "http");
+            let mut plain = self.plain();
+            match endpoint.base.scheme() {
+                "http" => plain.insert(authority(&endpoint.base)),
+                _ => plain.remove(&authority(&endpoint.base)),
+            };
         }
     }
 
-    fn is_insecure(&self, domain: &str) -> bool {
+    fn plain(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.plain
+            .lock()
+            .expect("no code panics while it holds this lock")
+    }
+
+    /// Whether the administrator named it so, port and all.
+    fn is_insecure_name(&self, domain: &str) -> bool {
         let lower = domain.to_ascii_lowercase();
-        let host = match lower.strip_prefix('[') {
-            Some(rest) => rest.split(']').next().unwrap_or_default(),
-            None => lower.split(':').next().unwrap_or_default(),
-        };
-        if self
-            .insecure_hosts
-            .iter()
-            .any(|name| *name == lower || *name == host)
-        {
-            return true;
-        }
-        if host == "localhost" {
-            return true;
-        }
-        host.parse::<IpAddr>().is_ok_and(|address| {
+        lower.split(':').next() == Some("localhost") || self.insecure_hosts.contains(&lower)
+    }
+
+    /// Whether addresses are all in insecure networks. dockerd is content with one of them.
+    fn is_in_network(&self, addresses: &[IpAddr]) -> bool {
+        let is_in = |address: &IpAddr| {
             self.insecure_networks
                 .iter()
-                .any(|network| network.contains(&address))
-        })
+                .any(|network| network.contains(address))
+        };
+        !addresses.is_empty() && addresses.iter().all(is_in)
+    }
+
+    /// Where a name leads.
+    async fn addresses_of(&self, base: &Url) -> Vec<IpAddr> {
+        let Some(url::Host::Domain(name)) = base.host() else {
+            return Vec::new();
+        };
+        let now = Instant::now();
+        let lock = || {
+            self.resolved
+                .lock()
+                .expect("no code panics while it holds this lock")
+        };
+        if let Some((addresses, since)) = lock().get(name)
+            && now.duration_since(*since) < RESOLVED_FOR
+        {
+            return addresses.clone();
+        }
+        let found = (self.resolve)(name.to_owned()).await;
+        let mut resolved = lock();
+        resolved.retain(|_, (_, since)| now.duration_since(*since) < RESOLVED_FOR);
+        resolved.insert(name.to_owned(), (found.clone(), now));
+        found
+    }
+}
+
+/// The address that stands in an address.
+fn addresses_in(url: &Url) -> Vec<IpAddr> {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => vec![address.into()],
+        Some(url::Host::Ipv6(address)) => vec![address.into()],
+        _ => Vec::new(),
     }
 }
 
@@ -307,39 +370,74 @@ mod tests {
         })
     }
 
-    #[track_caller]
-    fn bases(endpoints: &Endpoints, domain: &str) -> Vec<String> {
+    async fn bases(endpoints: &Endpoints, domain: &str) -> Vec<String> {
         endpoints
             .of(domain)
+            .await
             .iter()
             .map(|endpoint| endpoint.base.to_string())
             .collect()
     }
 
-    #[test]
-    fn mirrors_are_for_the_hub_only_and_loopback_is_insecure() {
-        let endpoints =
-            endpoints(&["http://m:5000", "https://n/x"], &["10.0.0.0/8", "old"]).expect("good");
+    /// `in.example` is in 10.0.0.0/8, `half.example` with one of its addresses.
+    fn fake_names(name: String) -> BoxFuture<'static, Vec<IpAddr>> {
+        let addresses: &[&str] = match name.as_str() {
+            "in.example" => &["10.1.2.3"],
+            "half.example" => &["10.1.2.3", "192.0.2.1"],
+            "home.example" => &["127.0.0.1"],
+            _ => &[],
+        };
+        let addresses = addresses.iter().map(|text| text.parse().expect("good"));
+        Box::pin(std::future::ready(addresses.collect()))
+    }
+
+    #[tokio::test]
+    async fn mirrors_are_for_the_hub_only_and_insecure_is_what_was_named_so() {
+        let mut endpoints = endpoints(
+            &["http://m:5000", "https://n/x"],
+            &["10.0.0.0/8", "old", "older:80"],
+        )
+        .expect("good");
+        endpoints.resolve_with(fake_names);
         assert_eq!(
-            bases(&endpoints, "docker.io"),
+            bases(&endpoints, "docker.io").await,
             ["http://m:5000/", "https://n/x/", HUB]
         );
-        assert_eq!(bases(&endpoints, "ghcr.io"), ["https://ghcr.io/"]);
-        for domain in [
-            "127.0.0.1:5000",
-            "localhost",
-            "[::1]:5000",
-            "10.1.2.3",
-            "old:80",
+        assert_eq!(bases(&endpoints, "ghcr.io").await, ["https://ghcr.io/"]);
+        for (domain, is_insecure) in [
+            ("127.0.0.1:5000", true),
+            ("127.1:5000", true),
+            ("localhost", true),
+            ("localhost:5000", true),
+            ("[::1]:5000", true),
+            ("10.1.2.3", true),
+            ("10.1.2.3:6443", true),
+            ("11.1.2.3", false),
+            ("old", true),
+            ("OLD", true),
+            // Another port is another registry, as with dockerd.
+            ("old:80", false),
+            ("older:80", true),
+            ("older", false),
+            ("in.example:5000", true),
+            ("home.example", true),
+            ("half.example", false),
+            ("elsewhere.example", false),
         ] {
             assert_eq!(
-                bases(&endpoints, domain).len(),
-                2,
-                "{domain} is tried with TLS, then without"
+                bases(&endpoints, domain).await.len() == 2,
+                is_insecure,
+                "{domain} is tried without TLS, too"
             );
         }
+        let found = endpoints.of("in.example").await;
         assert_eq!(
-            endpoints.of("docker.io")[1]
+            found[0].addresses,
+            ["10.1.2.3".parse::<IpAddr>().expect("good")]
+        );
+        assert!(endpoints.of("host:99999").await.is_empty());
+        assert_eq!(
+            endpoints.of("docker.io").await[1]
                 .url("a/b/manifests/c")
                 .expect("good")
                 .as_str(),
@@ -347,20 +445,25 @@ mod tests {
         );
     }
 
-    #[test]
-    fn what_is_down_is_asked_last_and_what_answered_plainly_is_remembered() {
+    #[tokio::test]
+    async fn what_is_down_is_asked_last_and_what_answered_plainly_is_asked_so_first() {
         let endpoints = endpoints(&["http://m"], &[]).expect("good");
-        let mirror = endpoints.of("docker.io")[0].clone();
+        let mirror = endpoints.of("docker.io").await[0].clone();
         endpoints.is_down(&mirror);
-        assert_eq!(bases(&endpoints, "docker.io"), [HUB, "http://m/"]);
+        assert_eq!(bases(&endpoints, "docker.io").await, [HUB, "http://m/"]);
         endpoints.answered(&mirror);
-        assert_eq!(bases(&endpoints, "docker.io"), ["http://m/", HUB]);
-        let plain = endpoints.of("127.0.0.1:5000")[1].clone();
+        assert_eq!(bases(&endpoints, "docker.io").await, ["http://m/", HUB]);
+        let both = ["https://127.0.0.1:5000/", "http://127.0.0.1:5000/"];
+        assert_eq!(bases(&endpoints, "127.0.0.1:5000").await, both);
+        let plain = endpoints.of("127.0.0.1:5000").await[1].clone();
         endpoints.answered(&plain);
         assert_eq!(
-            bases(&endpoints, "127.0.0.1:5000"),
-            ["http://127.0.0.1:5000/"]
+            bases(&endpoints, "127.0.0.1:5000").await,
+            [both[1], both[0]]
         );
+        let tls = endpoints.of("127.0.0.1:5000").await[1].clone();
+        endpoints.answered(&tls);
+        assert_eq!(bases(&endpoints, "127.0.0.1:5000").await, both);
     }
 
     #[test]

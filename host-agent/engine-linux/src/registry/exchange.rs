@@ -2,7 +2,7 @@
 
 use super::auth::SignInError;
 use super::{
-    Endpoint, HttpRegistry, LONGEST_WAIT, challenges_of, error_of, is_refusal, is_temporary,
+    Endpoint, HttpRegistry, LONGEST_WAIT, challenges_of, error_of, is_lasting, is_temporary,
     protocol, retry_after, unreachable,
 };
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Hops of one request.
 const REDIRECTS: usize = 10;
@@ -82,8 +83,33 @@ impl<'a> Exchange<'a> {
     }
 }
 
+/// A request that came to nothing.
+pub(super) struct Failed {
+    pub error: RegistryError,
+    pub again: Again,
+}
+
+impl Failed {
+    pub fn for_good(error: RegistryError) -> Failed {
+        Failed {
+            error,
+            again: Again::No,
+        }
+    }
+}
+
+/// Whether another try may do better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    No,
+    /// The server says that it cannot now; perhaps, how long to wait.
+    Busy(Option<Duration>),
+    /// The connection broke or never was.
+    Unreached,
+}
+
 impl HttpRegistry {
-    /// Sends a request to an address of an endpoint; the answer is a success.
+    /// Sends a request to an address of an endpoint, and again while that may help; the answer is a success.
     pub(super) async fn exchange(
         &self,
         endpoint: &Endpoint,
@@ -91,65 +117,82 @@ impl HttpRegistry {
         request: &Exchange<'_>,
     ) -> Result<Response, RegistryError> {
         let mut wait = self.inner.first_wait;
-        let mut has_signed_in = false;
+        let mut attempt = 1;
+        loop {
+            let failed = match self.exchange_once(endpoint, url.clone(), request).await {
+                Ok(response) => return Ok(response),
+                Err(failed) => failed,
+            };
+            let asked_wait = match failed.again {
+                Again::Busy(wait) => wait,
+                Again::Unreached => None,
+                Again::No => return Err(failed.error),
+            };
+            if attempt >= self.inner.attempts || !request.is_repeated {
+                return Err(failed.error);
+            }
+            attempt += 1;
+            tokio::time::sleep(asked_wait.unwrap_or(wait).min(LONGEST_WAIT)).await;
+            wait *= 2;
+        }
+    }
+
+    /// The same, once: with signing in, where that is asked for.
+    pub(super) async fn exchange_once(
+        &self,
+        endpoint: &Endpoint,
+        url: Url,
+        request: &Exchange<'_>,
+    ) -> Result<Response, Failed> {
         let credentials = request
             .credentials
             .filter(|_| endpoint.may_have_credentials());
-        let mut attempt = 1;
+        let again_unless_lasting = |error: RegistryError| Failed {
+            again: match error {
+                RegistryError::Unreachable { .. } if !is_lasting(&error) => Again::Unreached,
+                _ => Again::No,
+            },
+            error,
+        };
+        let mut has_signed_in = false;
         loop {
             let authorization =
                 self.inner
                     .tokens
                     .authorization(endpoint, &request.scope, credentials);
-            let outcome = self
+            let response = self
                 .send_following(endpoint, url.clone(), request, authorization)
-                .await;
-            let (error, asked_wait) = match outcome {
-                Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !has_signed_in => {
-                    has_signed_in = true;
-                    let challenges = challenges_of(&response);
-                    let refusal = error_of(response, request).await;
-                    if let Err(error) = self
-                        .inner
-                        .tokens
-                        .sign_in(
-                            &self.inner.clients,
-                            endpoint,
-                            &request.scope,
-                            &challenges,
-                            credentials,
-                        )
-                        .await
-                    {
-                        return Err(match error {
-                            SignInError::NoChallenge => refusal,
-                            SignInError::Registry(error) => error,
-                        });
-                    }
-                    continue;
-                }
-                Ok(response) if is_temporary(response.status()) => {
-                    let asked = retry_after(&response);
-                    (error_of(response, request).await, asked)
-                }
-                Ok(response) => return Err(error_of(response, request).await),
-                Err(error @ RegistryError::Unreachable { .. }) => (error, None),
-                Err(error) => return Err(error),
-            };
-            // Where there is somebody else to ask, one try is enough: a registry without TLS fails each of them, and all the
-            // waits would come before the first word with it. And a host that refuses connections will not change its mind.
-            if attempt >= self.inner.attempts
-                || !request.is_repeated
-                || endpoint.is_mirror
-                || (endpoint.is_guess && matches!(error, RegistryError::Unreachable { .. }))
-                || is_refusal(&error)
-            {
-                return Err(error);
+                .await
+                .map_err(again_unless_lasting)?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok(response);
             }
-            attempt += 1;
-            tokio::time::sleep(asked_wait.unwrap_or(wait).min(LONGEST_WAIT)).await;
-            wait *= 2;
+            if is_temporary(status) {
+                let again = Again::Busy(retry_after(&response));
+                let error = error_of(response, request).await;
+                return Err(Failed { error, again });
+            }
+            if status != StatusCode::UNAUTHORIZED || has_signed_in {
+                return Err(Failed::for_good(error_of(response, request).await));
+            }
+            has_signed_in = true;
+            let challenges = challenges_of(&response);
+            let refusal = error_of(response, request).await;
+            self.inner
+                .tokens
+                .sign_in(
+                    &self.inner.clients,
+                    endpoint,
+                    &request.scope,
+                    &challenges,
+                    credentials,
+                )
+                .await
+                .map_err(|error| match error {
+                    SignInError::NoChallenge => Failed::for_good(refusal),
+                    SignInError::Registry(error) => again_unless_lasting(error),
+                })?;
         }
     }
 
@@ -169,7 +212,7 @@ impl HttpRegistry {
             {
                 headers.insert(header::AUTHORIZATION, authorization.clone());
             }
-            let client = self.inner.clients.for_url(&url, endpoint.is_insecure)?;
+            let client = self.inner.clients.for_url(&url, endpoint)?;
             let sending = client
                 .request(request.method.clone(), url.clone())
                 .headers(headers);

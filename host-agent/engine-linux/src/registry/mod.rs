@@ -1,33 +1,38 @@
 //! A client for image registries (OCI distribution spec and Docker's own).
 //!
 //! ```text
-//! read  -> for each endpoint (mirrors in order, then the registry itself): exchange
-//! write -> the registry itself: exchange                         (`upload` has a blob's way there)
+//! read  -> the endpoints (mirrors in order, then the registry itself): asking -> exchange
+//! write -> the registry itself: asking -> exchange               (`upload` has a blob's way there)
 //! exchange: sign in if we know how -> send -> 401: read the challenge, sign in, once more
-//!                                       -> 429, 5xx, broken connection: wait, once more
 //!                                       -> redirect: follow; credentials go to the first host only
 //! ```
 //!
-//! Endpoints that did not answer are asked last for a while. What a mirror lacks, the next endpoint may have.
+//! Endpoints that did not answer are asked last for a while. What a mirror lacks, or sends damaged, the next endpoint may
+//! have.
 
+mod asking;
 mod auth;
 mod blob;
 mod client;
+mod doubts;
 mod endpoint;
 mod exchange;
+mod proxies;
 mod search;
 mod upload;
 
-pub use client::Proxies;
 pub use endpoint::{EndpointError, RegistryOptions};
+pub use proxies::{Proxies, ProxyRules};
 
+use asking::{Answer, Asking};
 use async_trait::async_trait;
 use auth::TokenCache;
 use bytes::{Bytes, BytesMut};
 use client::Clients;
+use doubts::Doubts;
 use endpoint::{Endpoint, Endpoints};
 use engine::images::config::digest_of;
-use engine::images::manifest::{ACCEPTED, MANIFEST_MAX};
+use engine::images::manifest::{ACCEPTED, MANIFEST_MAX, Manifest, ManifestError};
 use engine::images::registry::{
     BlobUpload, Credentials, FetchedManifest, Found, Registry, RegistryError, Uploaded,
 };
@@ -61,6 +66,7 @@ struct Inner {
     clients: Clients,
     attempts: u32,
     tokens: TokenCache,
+    doubts: Doubts,
     /// The first wait between attempts; doubled each time.
     first_wait: Duration,
 }
@@ -83,91 +89,56 @@ impl HttpRegistry {
                 clients,
                 attempts,
                 tokens: TokenCache::default(),
+                doubts: Doubts::default(),
                 first_wait,
             }),
         })
     }
 
-    /// Sends a request to the endpoints of a domain in order until one answers it with success.
+    /// Sends a request to the endpoints of a domain until one answers it with success.
     async fn ask(&self, domain: &str, request: &Exchange<'_>) -> Result<Answer, RegistryError> {
-        let endpoints = match request.is_read {
-            true => self.inner.endpoints.of(domain),
-            false => self.inner.endpoints.itself(domain),
-        };
-        let mut first_error: Option<RegistryError> = None;
-        for endpoint in endpoints {
-            match self.ask_at(&endpoint, request).await {
-                Ok(response) => {
-                    self.inner.endpoints.answered(&endpoint);
-                    return Ok(Answer { response, endpoint });
-                }
-                Err(error) => {
-                    if matches!(error, RegistryError::Unreachable { .. }) {
-                        self.inner.endpoints.is_down(&endpoint);
-                    }
-                    if endpoint.is_mirror {
-                        tracing::info!(mirror = %endpoint.base, error = %engine::error::full_message(&error),
-                            "a mirror could not serve a request; trying the next");
-                    }
-                    // The registry's own word counts more than a mirror's, and any more than "not reached".
-                    let replace = match &first_error {
-                        None => true,
-                        Some(RegistryError::Unreachable { .. }) => true,
-                        Some(_) => {
-                            !endpoint.is_mirror
-                                && !matches!(error, RegistryError::Unreachable { .. })
-                        }
-                    };
-                    if replace {
-                        first_error = Some(error);
-                    }
-                }
-            }
-        }
-        Err(first_error.unwrap_or_else(|| RegistryError::BadAddress {
-            address: domain.to_owned(),
-        }))
+        Asking::new(self, domain, request).await.next().await
     }
-
-    async fn ask_at(
-        &self,
-        endpoint: &Endpoint,
-        request: &Exchange<'_>,
-    ) -> Result<Response, RegistryError> {
-        let url = endpoint.url(&request.path)?;
-        self.exchange(endpoint, url, request).await
-    }
-}
-
-/// An answer and who gave it.
-struct Answer {
-    response: Response,
-    endpoint: Endpoint,
 }
 
 fn is_temporary(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// A connection that was refused, or a name that does not exist.
-fn is_refusal(error: &RegistryError) -> bool {
+/// What another try would not change: a connection that was refused, a name that does not exist, and what TLS says no to.
+fn is_lasting(error: &RegistryError) -> bool {
     let RegistryError::Unreachable { source, .. } = error else {
         return false;
     };
-    let mut source: Option<&dyn std::error::Error> = Some(&**source);
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<std::io::Error>()
-            && error.kind() == std::io::ErrorKind::ConnectionRefused
-        {
-            return true;
-        }
-        if error.to_string().contains("dns error") {
-            return true;
-        }
-        source = error.source();
-    }
-    false
+    causes(&**source).any(|error| {
+        error.is::<CertificateRequired>()
+            || error.is::<rustls::Error>()
+            || error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+            || error.to_string().contains("dns error")
+    })
 }
+
+/// An error and what is behind it. What an `io::Error` carries is not its source, but counts.
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        let carried = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        match carried {
+            Some(carried) => Some(carried),
+            None => error.source(),
+        }
+    })
+}
+
+/// Docker's words for what the administrator can do something about.
+#[derive(Debug, thiserror::Error)]
+#[error("remote error: tls: certificate required")]
+struct CertificateRequired;
 
 /// `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
 fn retry_after(response: &Response) -> Option<Duration> {
@@ -185,10 +156,28 @@ fn wait_of(text: &str, now: OffsetDateTime) -> Option<Duration> {
 }
 
 fn unreachable(url: &Url, error: reqwest::Error) -> RegistryError {
+    // Without the address, which the message has already.
+    let error = error.without_url();
+    let is_asked_for_certificate = causes(&error).any(|error| {
+        matches!(
+            error.downcast_ref(),
+            Some(rustls::Error::AlertReceived(
+                rustls::AlertDescription::CertificateRequired
+            ))
+        )
+    });
+    let is_cut_off = url.scheme() == "https"
+        && causes(&error).any(|error| error.to_string() == "operation was canceled");
     RegistryError::Unreachable {
         url: url.to_string(),
-        // Without the address, which the message has already.
-        source: Box::new(error.without_url()),
+        source: if is_asked_for_certificate {
+            Box::new(CertificateRequired)
+        } else if is_cut_off {
+            // The server's word came too early to be told with the request.
+            "the registry ended the connection before the request; perhaps it asks for a client certificate (certificate required)".into()
+        } else {
+            Box::new(error)
+        },
     }
 }
 
@@ -304,6 +293,44 @@ async fn error_of(response: Response, request: &Exchange<'_>) -> RegistryError {
     }
 }
 
+async fn read_manifest(
+    response: Response,
+    reference: &Reference,
+) -> Result<FetchedManifest, RegistryError> {
+    let media_type = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_owned();
+    let bytes = read_limited(response, MANIFEST_MAX).await?;
+    let digest = digest_of(&bytes);
+    if let Some(wanted) = &reference.digest
+        && *wanted != digest
+    {
+        return Err(RegistryError::Mismatch {
+            digest: wanted.clone(),
+        });
+    }
+    Ok(FetchedManifest {
+        media_type,
+        digest,
+        bytes,
+    })
+}
+
+/// Whether it is one at all; what we cannot use of it is told by who uses it.
+fn is_manifest(manifest: &FetchedManifest) -> bool {
+    !matches!(
+        Manifest::parse(&manifest.media_type, &manifest.bytes),
+        Err(ManifestError::Invalid { .. } | ManifestError::MediaType { .. })
+    )
+}
+
 #[async_trait]
 impl Registry for HttpRegistry {
     async fn manifest(
@@ -325,34 +352,19 @@ impl Registry for HttpRegistry {
                 credentials,
             )
         };
-        let response = self
-            .ask(reference.repository.domain(), &request)
-            .await?
-            .response;
-        let media_type = response
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_owned();
-        let bytes = read_limited(response, MANIFEST_MAX).await?;
-        let digest = digest_of(&bytes);
-        if let Some(wanted) = &reference.digest
-            && *wanted != digest
-        {
-            return Err(RegistryError::Mismatch {
-                digest: wanted.clone(),
-            });
+        let mut asking = Asking::new(self, reference.repository.domain(), &request).await;
+        loop {
+            let Answer { response, endpoint } = asking.next().await?;
+            let url = response.url().clone();
+            match read_manifest(response, reference).await {
+                // Whoever stands in for the Hub may answer everything with a page for people.
+                Ok(manifest) if endpoint.is_mirror && !is_manifest(&manifest) => {
+                    asking.reject(endpoint, protocol(&url, "it answered with no manifest"));
+                }
+                Ok(manifest) => return Ok(manifest),
+                Err(error) => asking.reject(endpoint, error),
+            }
         }
-        Ok(FetchedManifest {
-            media_type,
-            digest,
-            bytes,
-        })
     }
 
     async fn blob(
@@ -372,6 +384,10 @@ impl Registry for HttpRegistry {
             credentials.cloned(),
         )
         .await
+    }
+
+    fn distrust(&self, digest: &Digest) -> bool {
+        self.inner.doubts.damaged(digest)
     }
 
     async fn tags(
@@ -406,7 +422,7 @@ impl Registry for HttpRegistry {
         domain: &str,
         credentials: &Credentials,
     ) -> Result<Option<String>, RegistryError> {
-        let endpoints = self.inner.endpoints.itself(domain);
+        let endpoints = self.inner.endpoints.itself(domain).await;
         if endpoints.is_empty() {
             return Err(RegistryError::BadAddress {
                 address: domain.to_owned(),

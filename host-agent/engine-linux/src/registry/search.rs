@@ -48,13 +48,13 @@ pub(super) async fn search(
             )
             .expect("a good address"),
             is_mirror: false,
-            is_guess: false,
+            addresses: Vec::new(),
             is_insecure: registry.inner.endpoints.index.is_some(),
         };
         return search_index(registry, &index, term, limit, credentials).await;
     }
     // Registries of the first kind had a search of their own; some products still do.
-    for endpoint in registry.inner.endpoints.itself(domain) {
+    for endpoint in registry.inner.endpoints.itself(domain).await {
         if let Ok(found) = search_index(registry, &endpoint, term, limit, credentials).await {
             return Ok(found);
         }
@@ -90,9 +90,12 @@ async fn search_index(
     url.query_pairs_mut()
         .append_pair("q", term)
         .append_pair("n", &limit.to_string());
-    let response = registry
-        .exchange(endpoint, url.clone(), &exchange(credentials, ""))
-        .await?;
+    let request = Exchange {
+        // Where there is a catalog to look into, one try is enough.
+        is_repeated: !endpoint.is_insecure,
+        ..exchange(credentials, "")
+    };
+    let response = registry.exchange(endpoint, url.clone(), &request).await?;
     let body = read_limited(response, MANIFEST_MAX).await?;
     let results: Results = serde_json::from_slice(&body)
         .map_err(|error| protocol(&url, format!("not search results: {error}")))?;

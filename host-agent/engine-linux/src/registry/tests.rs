@@ -1,3 +1,4 @@
+mod mirrors;
 mod push;
 mod search;
 mod tls;
@@ -15,6 +16,8 @@ struct Fake {
     address: String,
     /// First lines, with the Authorization header behind them.
     seen: Arc<Mutex<Vec<String>>>,
+    /// With TLS from the next connection on, or without.
+    tls: Arc<Mutex<Option<tokio_rustls::TlsAcceptor>>>,
 }
 
 struct Asked {
@@ -47,13 +50,24 @@ impl Fake {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (log, host) = (seen.clone(), address.clone());
         let answer = Arc::new(answer);
+        let tls = Arc::new(Mutex::new(tls));
+        let has_tls = tls.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (log, host, answer) = (log.clone(), host.clone(), answer.clone());
-                let tls = tls.clone();
+                let tls = has_tls.lock().expect("not poisoned").clone();
                 tokio::spawn(async move {
+                    let mut first = [0];
+                    let _ = stream.peek(&mut first).await;
                     match tls {
                         None => serve(stream, &host, &log, &*answer).await,
+                        // As Go's server does it.
+                        Some(_) if first[0] != 0x16 => {
+                            let text = b"Client sent an HTTP request to an HTTPS server.\n";
+                            let refused =
+                                |_: &str, _: &Asked| response("400 Bad Request", "", text);
+                            serve(stream, &host, &log, &refused).await;
+                        }
                         Some(tls) => {
                             if let Ok(stream) = tls.accept(stream).await {
                                 serve(stream, &host, &log, &*answer).await;
@@ -63,7 +77,7 @@ impl Fake {
                 });
             }
         });
-        Fake { address, seen }
+        Fake { address, seen, tls }
     }
 
     fn seen(&self) -> Vec<String> {
@@ -171,7 +185,7 @@ fn user() -> Credentials {
     }
 }
 
-const MANIFEST: &[u8] = b"{\"schemaVersion\":2}";
+const MANIFEST: &[u8] = b"{\"schemaVersion\":2,\"manifests\":[]}";
 
 async fn read(mut stream: ByteStream) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();

@@ -84,6 +84,7 @@ fn checking_registry(certificates: &std::path::Path) -> HttpRegistry {
             clients,
             attempts: 1,
             tokens: TokenCache::default(),
+            doubts: Doubts::default(),
             first_wait: Duration::from_millis(1),
         }),
     }
@@ -131,7 +132,10 @@ async fn a_registry_that_asks_for_a_certificate_is_shown_its_own() {
     let own = folder.path().join(&fake.address);
     std::fs::create_dir(&own).expect("made");
     std::fs::write(own.join("ca.crt"), authority.pem()).expect("written");
-    assert!(ask(&checking_registry(folder.path()), &fake).await.is_err());
+    let error = ask(&checking_registry(folder.path()), &fake)
+        .await
+        .expect_err("it shows none");
+    assert!(error.contains("certificate required"), "{error}");
 
     let (certificate, key) = authority.signed("client");
     std::fs::write(own.join("client.cert"), certificate).expect("written");
@@ -151,4 +155,100 @@ async fn a_registry_that_asks_for_a_certificate_is_shown_its_own() {
         .await
         .expect_err("no certificate");
     assert!(error.contains("ca.crt"), "{error}");
+}
+
+#[tokio::test]
+async fn certificates_that_are_written_over_are_read_again() {
+    let authority = Authority::new();
+    let fake = Fake::start_with(Some(authority.acceptor(false)), |_, _| {
+        response("200 OK", "", MANIFEST)
+    })
+    .await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let own = folder.path().join(&fake.address);
+    std::fs::create_dir(&own).expect("made");
+    std::fs::write(own.join("ca.crt"), Authority::new().pem()).expect("written");
+    let registry = checking_registry(folder.path());
+    assert!(ask(&registry, &fake).await.is_err());
+    // In place: the folder stays as it is.
+    std::fs::write(own.join("ca.crt"), authority.pem()).expect("written");
+    ask(&registry, &fake).await.expect("known now");
+}
+
+#[tokio::test]
+async fn a_registrys_certificates_count_for_its_token_server_and_where_it_redirects() {
+    let authority = Authority::new();
+    let content = b"the blob".as_slice();
+    let other = Fake::start_with(Some(authority.acceptor(true)), move |_, asked| match asked
+        .path
+        .starts_with("/token")
+    {
+        true => response("200 OK", "", b"{\"token\":\"t0k\"}"),
+        false => response("200 OK", "", content),
+    })
+    .await;
+    let there = other.address.clone();
+    let fake = Fake::start_with(Some(authority.acceptor(false)), move |_, asked| match asked
+        .header("authorization")
+    {
+        "Bearer t0k" => response(
+            "307 Temporary Redirect",
+            &format!("Location: https://{there}/stored\r\n"),
+            b"",
+        ),
+        _ => response(
+            "401 Unauthorized",
+            &format!("WWW-Authenticate: Bearer realm=\"https://{there}/token\"\r\n"),
+            b"",
+        ),
+    })
+    .await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let own = folder.path().join(&fake.address);
+    std::fs::create_dir(&own).expect("made");
+    let (certificate, key) = authority.signed("client");
+    std::fs::write(own.join("ca.crt"), authority.pem()).expect("written");
+    std::fs::write(own.join("client.cert"), certificate).expect("written");
+    std::fs::write(own.join("client.key"), key).expect("written");
+    let name = reference(&format!("{}/a", fake.address));
+    let stream = checking_registry(folder.path())
+        .blob(
+            &name.repository,
+            &digest_of(content),
+            content.len() as u64,
+            0,
+            None,
+        )
+        .await
+        .expect("trusted");
+    assert_eq!(read(stream).await.expect("good"), content);
+}
+
+#[tokio::test]
+async fn a_registry_may_change_between_tls_and_plain_http() {
+    let authority = Authority::new();
+    let fake = Fake::start(|_, _| response("200 OK", "", MANIFEST)).await;
+    let registry = registry_with(&[]);
+    for has_tls in [false, true, false, true] {
+        *fake.tls.lock().expect("not poisoned") = has_tls.then(|| authority.acceptor(false));
+        for _ in 0..2 {
+            ask(&registry, &fake).await.expect("asked as it is now");
+        }
+        registry
+            .login(&fake.address, &user())
+            .await
+            .expect("asked as it is now");
+    }
+}
+
+#[tokio::test]
+async fn what_a_registry_answers_in_one_way_is_not_asked_in_the_other() {
+    let authority = Authority::new();
+    let fake = Fake::start_with(Some(authority.acceptor(false)), |_, _| {
+        response("404 Not Found", "", b"")
+    })
+    .await;
+    let error = ask(&registry_with(&[]), &fake).await.expect_err("missing");
+    assert!(error.starts_with("manifest unknown"), "{error}");
+    assert_eq!(fake.seen().len(), 1);
 }
