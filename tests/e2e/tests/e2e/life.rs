@@ -351,6 +351,10 @@ fn a_start_takes_no_settings_and_one_that_fails_says_so_once() {
         refused.body
     );
     assert_eq!(start(b"{}").status, 204);
+    // As people type it.
+    let typed = "/containers/json?all=1&filters={\"name\":[\"plain\"]}";
+    let listed = request(&agent.socket(), "GET", typed, b"").expect("an answer");
+    assert!(listed.body.contains("/plain"), "{}", listed.body);
     let failed = docker(&agent, &["run", "--rm", "busybox", "nosuchprogram"]);
     assert_eq!(failed.code, Some(127));
     let told = failed.stderr.matches("nosuchprogram").count();

@@ -5,6 +5,7 @@
 //! stop: no more accepts; idle connections close; busy ones get a moment (an attach or `events` never ends by itself)
 //! ```
 
+mod first_line;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tls;
@@ -13,6 +14,7 @@ mod unix;
 use super::config::{Config, Host};
 use axum::Router;
 use axum::extract::Request;
+use first_line::FirstLine;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -257,7 +259,7 @@ impl Serving {
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_WITHIN)
             .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(FirstLine::new(stream)), service)
             .with_upgrades();
         let stop = self.stop.clone();
         async move {
