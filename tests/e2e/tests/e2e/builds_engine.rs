@@ -228,11 +228,12 @@ fn copies_do_what_their_options_say() {
         (
             "Dockerfile",
             "FROM busybox\n\
-             RUN mkdir -p /real && ln -s /real /link && echo ada:x:7:8::/:/bin/sh >> /etc/passwd && echo ada:x:8: >> /etc/group\n\
+             RUN mkdir -p /real && ln -s /real /link && ln -s /real /sym && echo ada:x:7:8::/:/bin/sh >> /etc/passwd && echo ada:x:8: >> /etc/group\n\
              COPY --chown=ada:ada --chmod=640 a /link/\n\
              COPY --parents d/e/y d/./x /p/\n\
              COPY --exclude=*.md docs /docs/\n\
              COPY --link a /linked/a\n\
+             COPY --link a /sym/b\n\
              ADD https-free.tar /arch/\n\
              ADD --unpack=false https-free.tar /whole/\n\
              WORKDIR /real/w\n",
@@ -247,11 +248,11 @@ fn copies_do_what_their_options_say() {
     tar.file("in/side", 0o600, b"packed");
     std::fs::write(folder.path().join("https-free.tar"), tar.finish()).expect("a file");
     build(&agent, folder.path(), "copies", &[]).success();
-    let script = "stat -c '%U:%G %a' /real/a; [ -L /link ] && echo link; find /p /docs /arch /whole /linked -type f | sort; \
+    let script = "stat -c '%U:%G %a' /real/a; [ -L /link ] && echo link; [ -L /sym ] || cat /sym/b; ls /real; find /p /docs /arch /whole /linked -type f | sort; \
                   cat /arch/in/side; pwd";
     assert_eq!(
         in_image(&agent, "copies", script),
-        "ada:ada 640\nlink\n/arch/in/side\n/docs/a.txt\n/linked/a\n/p/d/e/y\n/p/x\n/whole/https-free.tar\npacked/real/w"
+        "ada:ada 640\nlink\naa\nw\n/arch/in/side\n/docs/a.txt\n/linked/a\n/p/d/e/y\n/p/x\n/whole/https-free.tar\npacked/real/w"
     );
 }
 
@@ -404,6 +405,9 @@ fn files_come_from_repositories_and_web_servers() {
     );
     let text = build_text(&agent, "wrong", &wrong, &[]).fails_with(1);
     assert!(text.contains("digest mismatch"), "{text}");
+    let local = wrong.replace(&format!("http://{address}/"), "");
+    let text = build_text(&agent, "wrong", &local, &[]).fails_with(1);
+    assert!(text.contains("requires HTTP(S) or Git sources"), "{text}");
     // Whole contexts, fetched by the engine: a folder of a repository, and an archive.
     let mut tar = LayerTar::new();
     tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY side /\n");
@@ -508,6 +512,35 @@ fn a_killed_engine_leaves_nothing_of_a_build() {
         .filter(|entry| entry.file_name().len() == 64)
         .count();
     assert_eq!(layers, 4);
+}
+
+/// The stock client sends such a context without the end of its last file, and it names arguments that nothing declares.
+#[test]
+fn a_dockerfile_may_come_apart_from_its_context() {
+    let Some(agent) = engine() else { return };
+    let folder = context(&[("a", "in the context")]);
+    let place = folder.path().display().to_string();
+    let flags = [
+        "build",
+        "--network",
+        "none",
+        "--build-arg",
+        "FOO=1",
+        "-t",
+        "apart",
+    ];
+    let text = b"FROM busybox\nCOPY a /\n";
+    let arguments = [&flags[..], &["-f", "-", &place]].concat();
+    let said = run_with_input(&mut docker(&agent, &arguments), text, LIMIT).success();
+    let warning = "\n[Warning] One or more build-args [FOO] were not consumed\nSuccessfully built";
+    assert!(said.contains(warning), "{said}");
+    assert_eq!(in_image(&agent, "apart", "cat /a"), "in the context");
+    let elsewhere = context(&[("Dockerfile", "FROM busybox\nARG FOO\nCOPY a /b\n")]);
+    let file = elsewhere.path().join("Dockerfile").display().to_string();
+    let arguments = [&flags[..], &["-f", &file, &place]].concat();
+    let said = run(&mut docker(&agent, &arguments), LIMIT).success();
+    assert!(!said.contains("not consumed"), "{said}");
+    assert_eq!(in_image(&agent, "apart", "cat /b"), "in the context");
 }
 
 /// Sends an archive as a context.

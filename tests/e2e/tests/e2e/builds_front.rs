@@ -47,7 +47,7 @@ fn further_contexts_are_files_and_images() {
     ]);
     let folder = context(&[(
         "Dockerfile",
-        "FROM base\nCOPY --from=lib lib /lib/\nRUN --mount=type=bind,from=lib,target=/m cat /m/lib/code > /seen\n",
+        "FROM base\nRUN --mount=type=bind,from=lib,target=/m,rw echo changed > /m/lib/code\nCOPY --from=lib lib /lib/\nRUN --mount=type=bind,from=lib,target=/m cat /m/lib/code > /seen\n",
     )]);
     let lib = format!("lib={}", text(other.path()));
     let flags = [
@@ -85,7 +85,7 @@ fn one_build_has_several_outputs() {
         "-o".to_owned(),
         format!("type=tar,dest={}", text(&tar)),
         "-o".to_owned(),
-        format!("type=oci,dest={}", text(&archive)),
+        format!("type=oci,dest={},name=nn/x:3", text(&archive)),
         "-t".to_owned(),
         "several".to_owned(),
     ];
@@ -98,6 +98,18 @@ fn one_build_has_several_outputs() {
     let names = |tar: &Path| run(Command::new("tar").arg("tf").arg(tar), LIMIT).success();
     assert!(names(&tar).contains("file"));
     assert!(names(&archive).contains("index.json"));
+    let manifest = run(
+        Command::new("tar")
+            .arg("xOf")
+            .arg(&archive)
+            .arg("manifest.json"),
+        LIMIT,
+    );
+    let manifest = manifest.success();
+    assert!(
+        manifest.contains("\"nn/x:3\"") && manifest.contains("\"several:latest\""),
+        "{manifest}"
+    );
     assert!(agent.run(&["images", "-q", "several"]).success().len() > 5);
 }
 
@@ -173,21 +185,24 @@ fn cache_mounts_are_locked_and_private() {
         return;
     };
     // Each says in the cache `meet` that it is there, and waits for the other one.
-    let stage = |own: &str, other: &str| {
+    // Then it locks two, one of them twice, in an order of its own.
+    let stage = |own: &str, other: &str, first: &str, second: &str| {
         format!(
             "FROM busybox AS {own}\n\
              RUN --mount=type=cache,target=/meet --mount=type=cache,id=own,sharing=private,target=/own \
              touch /own/{own} /meet/{own}; \
              for i in $(seq 300); do [ -e /meet/{other} ] && break; sleep 0.1; done; ls /own > /private\n\
              RUN --mount=type=cache,id=one,sharing=locked,target=/one \
-             [ ! -e /one/busy ] && touch /one/busy && sleep 0.3 && rm /one/busy && echo {own} >> /one/done\n"
+             [ ! -e /one/busy ] && touch /one/busy && sleep 0.3 && rm /one/busy && echo {own} >> /one/done\n\
+             RUN --mount=type=cache,id={first},sharing=locked,target=/1 --mount=type=cache,id={second},sharing=locked,target=/2 \
+             --mount=type=cache,id={first},sharing=locked,target=/3 touch /1/{own} && [ -e /3/{own} ]\n"
         )
     };
     let text = format!(
         "{}{}FROM busybox\nCOPY --from=a /private /a\nCOPY --from=b /private /b\n\
          RUN --mount=type=cache,id=one,sharing=locked,target=/one wc -l < /one/done > /done\n",
-        stage("a", "b"),
-        stage("b", "a")
+        stage("a", "b", "l1", "l2"),
+        stage("b", "a", "l2", "l1")
     );
     let folder = context(&[("Dockerfile", &text)]);
     build(&agent, folder.path(), &["-t", "caches"]).success();
