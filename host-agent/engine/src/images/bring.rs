@@ -222,11 +222,13 @@ impl LayerJob {
 
     /// Brings the blob alone.
     async fn fetch_blob(&self, name: &str) -> Result<(), ImageError> {
+        let mut damage = None;
         loop {
-            let outcome = self.fetch_blob_once(name).await;
+            let outcome = or_damage(self.fetch_blob_once(name).await, damage);
             if !self.is_worth_another(&outcome) {
                 return outcome;
             }
+            damage = outcome.err();
         }
     }
 
@@ -247,11 +249,13 @@ impl LayerJob {
 
     /// Feeds the blob store and the unpacking from one stream.
     async fn fetch_and_stage(&self, name: &str) -> Result<Box<dyn StagedLayer>, ImageError> {
+        let mut damage = None;
         loop {
-            let outcome = self.fetch_and_stage_once(name).await;
+            let outcome = or_damage(self.fetch_and_stage_once(name).await, damage);
             if !self.is_worth_another(&outcome) {
                 return outcome;
             }
+            damage = outcome.err();
         }
     }
 
@@ -331,6 +335,17 @@ impl LayerJob {
         self.progress.status(name, "Verifying Checksum").await;
         self.progress.status(name, "Download complete").await;
         Ok(())
+    }
+}
+
+/// Where nobody else could be asked, what was damaged is the reason.
+fn or_damage<T>(
+    outcome: Result<T, ImageError>,
+    damage: Option<ImageError>,
+) -> Result<T, ImageError> {
+    match (outcome, damage) {
+        (Err(ImageError::Registry(_)), Some(damage)) => Err(damage),
+        (outcome, _) => outcome,
     }
 }
 
