@@ -16,6 +16,8 @@ pub enum Packing {
     Plain,
     Gzip,
     Zstd,
+    /// zstd that keeps a power of two of bytes at hand, as `zstd --long=LOG` makes it.
+    ZstdLong(u32),
 }
 
 /// A layer: its tar, and the blob a registry holds.
@@ -38,6 +40,12 @@ impl Layer {
                 encoder.finish().expect("memory takes everything")
             }
             Packing::Zstd => zstd::encode_all(&tar[..], 1).expect("memory takes everything"),
+            Packing::ZstdLong(window_log) => {
+                let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("a level");
+                encoder.window_log(window_log).expect("within bounds");
+                encoder.write_all(&tar).expect("memory takes everything");
+                encoder.finish().expect("memory takes everything")
+            }
         };
         Layer { tar, blob, packing }
     }
@@ -61,7 +69,7 @@ impl Layer {
         match self.packing {
             Packing::Plain => "application/vnd.oci.image.layer.v1.tar",
             Packing::Gzip => "application/vnd.docker.image.rootfs.diff.tar.gzip",
-            Packing::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+            Packing::Zstd | Packing::ZstdLong(_) => "application/vnd.oci.image.layer.v1.tar+zstd",
         }
     }
 }

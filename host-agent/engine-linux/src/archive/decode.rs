@@ -1,5 +1,6 @@
 //! Bytes that arrive in pieces, made a reader on a blocking thread: gzip, zstd, xz, bzip2 or plain, told by the first bytes.
 
+use super::zstd_reader::{LargeMemory, ZstdReader};
 use bytes::{Buf, Bytes};
 use engine::images::ByteStream;
 use futures_util::StreamExt;
@@ -105,7 +106,7 @@ pub(super) fn read_buffered(input: &mut dyn BufRead, buffer: &mut [u8]) -> io::R
     Ok(count)
 }
 
-/// KiB that unpacking xz may take: its highest preset needs 65 MiB.
+/// KiB that unpacking xz may take: its highest preset needs 65 MiB. One stream has so much at a time.
 const XZ_MEMORY: u32 = 80 * 1024;
 
 /// The plain bytes of a gzip, zstd, xz, bzip2 or plain stream.
@@ -146,10 +147,10 @@ fn decoder<'a, R: BufRead + Send + 'a>(mut input: R) -> io::Result<Decoder<'a, R
     let whole = Read::chain(io::Cursor::new(head[..known].to_vec()), input);
     let reader: Box<dyn Read + Send + 'a> = match &head[..known] {
         [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::stream::read::Decoder::with_buffer(whole)?),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
-            Box::new(lzma_rust2::XzReader::new_mem_limit(whole, true, XZ_MEMORY))
-        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(ZstdReader::new(whole)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(
+            LargeMemory::take().hold(lzma_rust2::XzReader::new_mem_limit(whole, true, XZ_MEMORY)),
+        ),
         [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41] => {
             Box::new(bzip2::bufread::MultiBzDecoder::new(whole))
         }

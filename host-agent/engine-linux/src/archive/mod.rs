@@ -8,6 +8,7 @@ pub mod sparse;
 pub mod tar;
 pub mod tree;
 pub mod write;
+mod zstd_reader;
 
 use self::tar::{TarLimits, TarReader};
 use crate::blobs::stream_file;

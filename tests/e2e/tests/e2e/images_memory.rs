@@ -27,22 +27,29 @@ fn a_pull_takes_no_more_memory_for_a_larger_layer() {
         return;
     };
     let registry = Registry::start().expect("a registry");
-    {
-        let layer = |content: &[u8], packing| {
-            let mut tar = LayerTar::new();
-            tar.file("large", 0o644, content);
-            Layer::new(tar.finish(), packing)
-        };
-        let image = TestImage::new(
-            vec![
-                layer(&vec![0; ZEROS], Packing::Gzip),
-                layer(&crate::images_crash::noise(NOISE, 7), Packing::Plain),
-            ],
-            serde_json::json!({"Cmd": ["sh"]}),
-        );
-        registry.push("large", "1", &image).expect("pushed");
-    }
-    let name = format!("{}/large:1", registry.host());
+    let layer = |content: &[u8], packing| {
+        let mut tar = LayerTar::new();
+        tar.file("large", 0o644, content);
+        Layer::new(tar.finish(), packing)
+    };
+    let push = |name: &str, layers: Vec<Layer>| {
+        let image = TestImage::new(layers, serde_json::json!({"Cmd": ["sh"]}));
+        registry.push(name, "1", &image).expect("pushed");
+        format!("{}/{name}:1", registry.host())
+    };
+    let noise = crate::images_crash::noise;
+    let large = push(
+        "large",
+        vec![
+            layer(&vec![0; ZEROS], Packing::Gzip),
+            layer(&noise(NOISE, 7), Packing::Plain),
+        ],
+    );
+    // Windows of 8 MiB and of 32: two of those are never unpacked at a time.
+    let windows = [(23, 8), (25, 9), (25, 10)]
+        .map(|(log, seed)| layer(&noise((1 << log) + (4 << 20), seed), Packing::ZstdLong(log)));
+    let long = push("long", windows.to_vec());
+    let too_long = push("toolong", vec![layer(b"little", Packing::ZstdLong(27))]);
     // What is made once, whatever is pulled: threads, a client for the registry.
     registry
         .push_busybox("small", "1", "small")
@@ -50,12 +57,19 @@ fn a_pull_takes_no_more_memory_for_a_larger_layer() {
     let small = format!("{}/small:1", registry.host());
     agent.run(&["pull", &small]).success();
 
-    let before = status(agent.pid(), "VmRSS:");
-    // The peak is forgotten (proc(5), clear_refs).
-    std::fs::write(format!("/proc/{}/clear_refs", agent.pid()), "5").expect("ours");
-    agent.run(&["pull", &name]).success();
-    let peak = status(agent.pid(), "VmHWM:");
-    println!("{before} KiB before, {peak} KiB at most");
-    assert!(peak < before + GROWTH_MAX, "{before} KiB became {peak} KiB");
-    agent.run(&["rmi", &name, &small]).success();
+    for name in [&large, &long] {
+        let before = status(agent.pid(), "VmRSS:");
+        // The peak is forgotten (proc(5), clear_refs).
+        std::fs::write(format!("/proc/{}/clear_refs", agent.pid()), "5").expect("ours");
+        agent.run(&["pull", name]).success();
+        let peak = status(agent.pid(), "VmHWM:");
+        println!("{name}: {before} KiB before, {peak} KiB at most");
+        assert!(
+            peak < before + GROWTH_MAX,
+            "{name}: {before} KiB became {peak} KiB"
+        );
+    }
+    let refused = agent.run(&["pull", &too_long]).fails_with(1);
+    assert!(refused.contains("at most 32 MiB"), "{refused}");
+    agent.run(&["rmi", &large, &long, &small]).success();
 }
