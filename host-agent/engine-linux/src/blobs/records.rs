@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// The format we write.
 const VERSION: u32 = 1;
-/// Added to the name of a record that cannot be read.
+/// Added to the name of a record that cannot be read, and a number where such a file is there already.
 const BROKEN: &str = ".broken";
 
 /// The record under a data root.
@@ -26,10 +26,32 @@ impl DiskImages {
         }
     }
 
-    fn set_aside(&self) -> PathBuf {
+    /// The name of the broken record of that number.
+    fn aside(&self, number: u32) -> PathBuf {
         let mut aside = self.path.as_os_str().to_owned();
         aside.push(BROKEN);
+        if number > 0 {
+            aside.push(format!(".{number}"));
+        }
         aside.into()
+    }
+
+    /// Whether a broken record lies beside this one.
+    fn has_broken(&self) -> io::Result<bool> {
+        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+            return Ok(false);
+        };
+        let broken = [name.as_encoded_bytes(), BROKEN.as_bytes()].concat();
+        let entries = match std::fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            entries => entries?,
+        };
+        for entry in entries {
+            if entry?.file_name().as_encoded_bytes().starts_with(&broken) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn failed(&self, step: &'static str, source: io::Error) -> ImageStoreError {
@@ -41,9 +63,9 @@ impl DiskImages {
     }
 
     fn load_now(&self) -> Result<LoadedRecords, ImageStoreError> {
-        let aside = self.set_aside();
         // As long as a broken record lies there, what it named may be wanted back.
-        let mut complete = !aside.exists();
+        let is_broken = self.has_broken();
+        let mut complete = !is_broken.map_err(|error| self.failed("look beside", error))?;
         let records = match std::fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => ImageRecords::default(),
             Err(error) => return Err(self.failed("read", error)),
@@ -56,6 +78,10 @@ impl DiskImages {
                     });
                 }
                 Err(error @ RecordError::Damaged(_)) => {
+                    let mut numbers = (0..).map(|number| self.aside(number));
+                    let aside = numbers
+                        .find(|aside| !aside.exists())
+                        .expect("there are more numbers than files");
                     std::fs::rename(&self.path, &aside)
                         .map_err(|error| self.failed("set aside", error))?;
                     tracing::error!(

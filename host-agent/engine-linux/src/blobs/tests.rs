@@ -30,6 +30,16 @@ async fn a_broken_record_is_set_aside_and_a_newer_one_is_left() {
     assert!(!path.exists() && root.path().join("images.json.broken").exists());
     // As long as that lies there, nothing counts as unused.
     assert!(!store.load().await.expect("good").complete);
+    // A second one does not take the first one's place.
+    fs::write(&path, b"second").expect("written");
+    assert!(!store.load().await.expect("it goes on").complete);
+    let read = |name: &str| fs::read(root.path().join(name)).expect("kept");
+    assert_eq!(read("images.json.broken"), b"{\"version\":1,\"rec");
+    assert_eq!(read("images.json.broken.1"), b"second");
+    fs::remove_file(root.path().join("images.json.broken")).expect("there");
+    assert!(!store.load().await.expect("good").complete);
+    fs::remove_file(root.path().join("images.json.broken.1")).expect("there");
+    assert!(store.load().await.expect("good").complete);
     fs::write(&path, b"{\"version\":9,\"record\":{}}").expect("written");
     let error = store.load().await.expect_err("newer");
     assert!(error.to_string().contains("newer"), "{error}");
