@@ -74,6 +74,7 @@ async fn pull(service: &ImageService, name: &str) -> Result<Image, ImageError> {
 const FORCED: Removal = Removal {
     force: true,
     keep_parents: false,
+    platform: None,
 };
 
 /// The blobs, layers and half-done things under a data root, once what was removed is gone.
@@ -166,7 +167,7 @@ async fn images_of_every_packing_are_pulled_mounted_saved_loaded_and_removed() {
     );
 
     let mut archive = Vec::new();
-    let mut stream = images.save(&["thing".into()]).await.expect("saved");
+    let mut stream = images.save(&["thing".into()], None).await.expect("saved");
     while let Some(piece) = stream.next().await {
         archive.extend_from_slice(&piece.expect("readable"));
     }
@@ -265,7 +266,7 @@ async fn plain_layers_of_an_archive_are_packed_once_when_they_are_pushed() {
     let record = others.inspect(&name).expect("there").record;
     assert_eq!(record.manifest, pushed.record.manifest);
     let saved = images
-        .save(std::slice::from_ref(&name))
+        .save(std::slice::from_ref(&name), None)
         .await
         .expect("saved");
     others

@@ -281,7 +281,10 @@ async fn check(archive: Vec<u8>) {
     // An archive may have several images, and the last of them a fault.
     for image in images.list(&ImageFilter::default()).expect("good") {
         let id = image.id.as_str().to_owned();
-        let mut saved = images.save(std::slice::from_ref(&id)).await.expect("whole");
+        let mut saved = images
+            .save(std::slice::from_ref(&id), None)
+            .await
+            .expect("whole");
         let mut bytes = Vec::new();
         while let Some(piece) = saved.next().await {
             bytes.extend_from_slice(&piece.expect("readable"));

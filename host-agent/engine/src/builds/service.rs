@@ -393,7 +393,7 @@ impl BuildService {
     fn platform(&self, request: &BuildRequest) -> Result<Platform, BuildError> {
         let native = self.inner.images.platform();
         match &request.platform {
-            Some(wanted) if native.rank(wanted).is_none() => Err(BuildError::Invalid(format!(
+            Some(wanted) if !native.is_built_as(wanted) => Err(BuildError::Invalid(format!(
                 "cannot build for {wanted}: this host is {native}, and steps are run natively"
             ))),
             _ => Ok(native.clone()),

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::error::{Class, Classify};
 use crate::id::ContainerId;
-use crate::images::Image;
+use crate::images::{Image, ImageLookupError, Platform};
 use crate::runtime::{AppArmor, RuntimeFacts};
 use crate::volumes::CreateVolume;
 use std::collections::BTreeSet;
@@ -77,17 +77,28 @@ impl ContainerService {
                 .clone_from(&self.deps.settings.hostname);
         }
 
+        let wanted = match &request.platform {
+            Some(text) => Some(Platform::parse_or_explain(text).map_err(ContainerError::invalid)?),
+            None => None,
+        };
         let step = request.step.take();
         let (image, step_mounts) = match step {
             Some(step) => (step.image, Some(step.mounts)),
             None => (self.image(&request).await?, None),
         };
-        if let Some(platform) = &request.platform {
-            check_platform(platform, &image).map_err(|what| {
-                ContainerError::Image(crate::images::ImageLookupError::NotFound {
-                    name: format!("{}: {what}", request.config.image),
-                })
-            })?;
+        let (found, native) = (platform_of(&image), Platform::host());
+        if let Some(wanted) = wanted {
+            if !wanted.is_served_by(&found) {
+                // Clients read the class, and pull.
+                return Err(ContainerError::Image(ImageLookupError::OtherPlatform {
+                    name: request.config.image,
+                    platform: wanted.familiar(),
+                }));
+            }
+        } else if step_mounts.is_none() && !native.is_served_by(&found) {
+            warnings.push(format!(
+                "The requested image's platform ({found}) does not match the detected host platform ({native}) and no specific platform was requested"
+            ));
         }
         let mut config = merge::with_image(request.config, &image.config);
         config.exposed_ports = exposed(&config, &request.host).map_err(ContainerError::invalid)?;
@@ -663,26 +674,13 @@ fn exposed(config: &Config, host: &HostSettings) -> Result<BTreeSet<String>, Str
     ports::shown_as_exposed(&config.exposed_ports, host.port_bindings.keys())
 }
 
-/// `os[/architecture[/variant]]` against what the image is.
-fn check_platform(wanted: &str, image: &Image) -> Result<(), String> {
-    let mut parts = wanted.split('/');
-    let os = parts.next().unwrap_or_default();
-    let architecture = parts.next();
-    let same = |a: &str, b: &str| {
-        let canonical = |name: &str| match name {
-            "x86_64" | "x86-64" => "amd64".to_owned(),
-            "aarch64" => "arm64".to_owned(),
-            other => other.to_owned(),
-        };
-        canonical(a) == canonical(b)
-    };
-    if same(os, &image.os) && architecture.is_none_or(|wanted| same(wanted, &image.architecture)) {
-        return Ok(());
+/// What an image says it runs on.
+fn platform_of(image: &Image) -> Platform {
+    Platform {
+        os: image.os.clone(),
+        architecture: image.architecture.clone(),
+        variant: String::new(),
     }
-    Err(format!(
-        "image was found but its platform ({}/{}) does not match the specified platform ({wanted})",
-        image.os, image.architecture
-    ))
 }
 
 #[cfg(test)]

@@ -240,6 +240,20 @@ pub fn parse_time(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
         .or_else(|| Some(now - go_duration(text)?))
 }
 
+/// The time of a prune's or list's `until` filter; the errors are Docker's.
+pub fn until(filters: &Filters, now: OffsetDateTime) -> Result<Option<OffsetDateTime>, String> {
+    let mut values = filters.values("until");
+    let (Some(text), None) = (values.next(), values.next()) else {
+        return match filters.values("until").next() {
+            None => Ok(None),
+            Some(_) => Err("more than one until filter specified".into()),
+        };
+    };
+    let at = parse_time(text, now);
+    at.map(Some)
+        .ok_or_else(|| format!("failed to parse value as time or duration: {text:?}"))
+}
+
 fn unix_time(text: &str) -> Option<OffsetDateTime> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -325,6 +339,18 @@ mod tests {
         assert!(fits("^(a|b)$", "b"));
         assert!(!fits("we(b", "web"), "no regular expression");
         assert!(Patterns::of(&Filters::default(), "name").fit(&["x"]));
+    }
+
+    #[test]
+    fn until_is_given_once() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let read = |values: &[(&str, &str)]| until(&Filters::of(values.iter().copied()), now);
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&[("until", "0")]), Ok(Some(now)));
+        let error = read(&[("until", "soon")]).expect_err("no time");
+        assert_eq!(error, "failed to parse value as time or duration: \"soon\"");
+        let error = read(&[("until", "1"), ("until", "2")]).expect_err("two");
+        assert_eq!(error, "more than one until filter specified");
     }
 
     #[test]

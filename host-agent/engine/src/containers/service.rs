@@ -201,18 +201,14 @@ impl ContainerService {
         }
     }
 
-    /// Removes containers that do not run and fit the filters (`label`, `label!`, `until` as seconds since 1970).
+    /// Removes containers that do not run and fit the filters (`label`, `label!`, `until`).
     pub async fn prune(
         &self,
         filters: &engine_api::Filters,
     ) -> Result<(Vec<ContainerId>, u64), ContainerError> {
         filters.only(&["label", "label!", "until"])?;
-        let mut until = None;
-        if let Some(text) = filters.values("until").next() {
-            let at = super::list::parse_time(text, self.deps.clock.now())
-                .ok_or_else(|| ContainerError::invalid(format!("invalid until value: {text}")))?;
-            until = Some(at);
-        }
+        let until =
+            super::list::until(filters, self.deps.clock.now()).map_err(ContainerError::invalid)?;
         let mut removed = Vec::new();
         let mut reclaimed = 0;
         for container in self.all() {

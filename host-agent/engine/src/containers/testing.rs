@@ -183,7 +183,9 @@ pub struct FakeImages;
 impl ImageSource for FakeImages {
     async fn resolve(&self, name: &str) -> Result<Image, ImageLookupError> {
         let id = image_id();
-        if !["busybox", "busybox:latest", id.as_str()].contains(&name) {
+        // Of a processor nobody tests on.
+        let is_foreign = name == "foreign";
+        if !is_foreign && !["busybox", "busybox:latest", id.as_str()].contains(&name) {
             return Err(ImageLookupError::NotFound { name: name.into() });
         }
         let config = ImageConfig {
@@ -195,7 +197,10 @@ impl ImageSource for FakeImages {
             config,
             top_layer: None,
             os: "linux".into(),
-            architecture: "amd64".into(),
+            architecture: match is_foreign {
+                true => "ppc64".into(),
+                false => crate::images::Platform::host().architecture,
+            },
             created: None,
         })
     }

@@ -37,6 +37,8 @@ pub(super) enum LayerSource {
     Archive {
         archive: Arc<dyn super::archive::StagedArchive>,
         path: String,
+        /// Where it is told how much of the layer is unpacked: the only thing Docker tells of a layer that is loaded.
+        loading: ProgressSink,
     },
 }
 
@@ -114,7 +116,18 @@ impl LayerJob {
     async fn stage_kept(&self) -> Result<Box<dyn StagedLayer>, ImageError> {
         let backends = self.service.backends();
         let content = backends.blobs.open(&self.descriptor.digest).await?;
+        let content = self.told(content);
         Ok(backends.layers.stage(&self.spec, content).await?)
+    }
+
+    fn told(&self, content: ByteStream) -> ByteStream {
+        match &self.source {
+            LayerSource::Registry { .. } => content,
+            LayerSource::Archive { loading, .. } => {
+                let name = short(&self.spec.diff_id);
+                loading.told(content, self.descriptor.size, name, "Loading layer")
+            }
+        }
     }
 
     /// Brings the blob of a layer that is here already; tells whether that was needed.
@@ -130,7 +143,7 @@ impl LayerJob {
 
     /// The layer's file in an archive that is being loaded, if it is what the manifest says.
     fn file_of_archive(&self) -> Result<Option<std::path::PathBuf>, ImageError> {
-        let LayerSource::Archive { archive, path } = &self.source else {
+        let LayerSource::Archive { archive, path, .. } = &self.source else {
             return Ok(None);
         };
         let Some(file) = archive.file(path) else {
@@ -193,7 +206,7 @@ impl LayerJob {
                 };
                 Ok((Some(permit), content))
             }
-            LayerSource::Archive { archive, path } => Ok((None, archive.open(path).await?)),
+            LayerSource::Archive { archive, path, .. } => Ok((None, archive.open(path).await?)),
         }
     }
 
@@ -268,7 +281,7 @@ impl LayerJob {
         let (forwarded, blob, staged) = tokio::join!(
             forward,
             backends.blobs.put(&self.descriptor.digest, blob_content),
-            backends.layers.stage(&self.spec, layer_content),
+            backends.layers.stage(&self.spec, self.told(layer_content)),
         );
         // The network's error is why the other two failed, and a wrong blob is why it could not be unpacked.
         forwarded?;

@@ -74,6 +74,14 @@ pub enum ConfigError {
 }
 
 impl ImageDetails {
+    /// Whether it was made of the other image by one step more (dockerd's `checkValidParent`).
+    pub fn is_child_of(&self, parent: &ImageDetails) -> bool {
+        match self.history.split_last() {
+            Some((_, before)) => *before == parent.history[..],
+            None => parent.history.is_empty(),
+        }
+    }
+
     /// Reads a configuration, leniently as Go does: `null` is "not given".
     pub fn parse(bytes: &[u8]) -> Result<ImageDetails, ConfigError> {
         let raw: RawFile = serde_json::from_slice(bytes)?;

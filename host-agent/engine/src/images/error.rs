@@ -89,12 +89,6 @@ pub enum ImageError {
     NothingToPush { name: String },
     #[error("tag does not exist: {name}")]
     NoSuchTag { name: String },
-    #[error("image {name} is for {found}, not for {wanted}")]
-    OtherPlatform {
-        name: String,
-        found: Box<Platform>,
-        wanted: Box<Platform>,
-    },
     /// The administrator's rules.
     #[error(transparent)]
     Forbidden(#[from] Forbidden),
@@ -126,9 +120,7 @@ impl Classify for ImageError {
             ImageError::ReferenceInUse { .. } | ImageError::DeleteConflict { .. } => {
                 Class::Conflict
             }
-            ImageError::NothingToPush { .. }
-            | ImageError::NoSuchTag { .. }
-            | ImageError::OtherPlatform { .. } => Class::NotFound,
+            ImageError::NothingToPush { .. } | ImageError::NoSuchTag { .. } => Class::NotFound,
             ImageError::Forbidden(error) => error.class(),
             ImageError::BadArchive(_) | ImageError::TagWithDigest | ImageError::Invalid { .. } => {
                 Class::Invalid

@@ -1,7 +1,7 @@
 //! Looking at images: list with filters, inspect, history.
 
 use super::service::{Catalog, ImageService, ImageView};
-use super::{Digest, ImageError, ImageLookupError};
+use super::{Digest, ImageError, ImageLookupError, Platform};
 use std::collections::{BTreeMap, BTreeSet};
 use time::OffsetDateTime;
 
@@ -26,7 +26,8 @@ pub struct ImageFilter {
 /// One line of `docker history`, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryLine {
-    /// Only the newest line has one; the others show `<missing>`, as Docker shows it of pulled images.
+    /// The newest line has the image's own, the next ones those of the images it was made of, as far as they are known; the
+    /// others show `<missing>`, as in Docker.
     pub id: Option<Digest>,
     pub created: Option<OffsetDateTime>,
     pub created_by: String,
@@ -44,8 +45,33 @@ impl ImageService {
         view(&catalog, &id, name)
     }
 
+    /// One image, which must be for the platform if one is given.
+    pub fn inspect_on(
+        &self,
+        name: &str,
+        platform: Option<&Platform>,
+    ) -> Result<ImageView, ImageError> {
+        let image = self.inspect(name)?;
+        match platform {
+            Some(wanted) if !wanted.is_served_by(&image.details.platform) => {
+                Err(ImageLookupError::OtherPlatform {
+                    name: name.to_owned(),
+                    platform: wanted.familiar(),
+                }
+                .into())
+            }
+            _ => Ok(image),
+        }
+    }
+
     /// Images, newest first.
     pub fn list(&self, filter: &ImageFilter) -> Result<Vec<ImageView>, ImageError> {
+        if filter.references.iter().any(|text| !is_pattern(text)) {
+            // Go's words.
+            return Err(ImageError::Invalid {
+                message: "syntax error in pattern".into(),
+            });
+        }
         let catalog = self.catalog();
         let created_of = |name: &String| -> Result<Option<OffsetDateTime>, ImageError> {
             let id = catalog.lookup(name)?;
@@ -121,9 +147,13 @@ impl ImageService {
             .collect()
     }
 
-    /// How an image was made.
-    pub fn history(&self, name: &str) -> Result<Vec<HistoryLine>, ImageError> {
-        let image = self.inspect(name)?;
+    /// How an image was made; it must be for the platform if one is given.
+    pub fn history(
+        &self,
+        name: &str,
+        platform: Option<&Platform>,
+    ) -> Result<Vec<HistoryLine>, ImageError> {
+        let image = self.inspect_on(name, platform)?;
         let mut layers = image.record.layers.iter();
         let mut lines: Vec<HistoryLine> = image
             .details
@@ -142,9 +172,14 @@ impl ImageService {
             })
             .collect();
         lines.reverse();
-        if let Some(newest) = lines.first_mut() {
-            newest.id = Some(image.id);
-            newest.tags = image.repo_tags;
+        let catalog = self.catalog();
+        let mut maker = Some(image);
+        for line in &mut lines {
+            let Some(image) = maker else { break };
+            line.id = Some(image.id);
+            line.tags = image.repo_tags;
+            let parent = image.record.parent;
+            maker = parent.and_then(|parent| catalog.view(&parent));
         }
         Ok(lines)
     }
@@ -231,6 +266,46 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
+/// Whether Go's `path.Match` reads it: classes end and have something in them, and a `\` quotes something.
+fn is_pattern(pattern: &str) -> bool {
+    let mut rest = pattern.chars();
+    // A character of a class; only `\` makes one of `-` and `]`.
+    fn member(rest: &mut std::str::Chars) -> bool {
+        match rest.next() {
+            None | Some('-' | ']') => false,
+            Some('\\') => rest.next().is_some(),
+            Some(_) => true,
+        }
+    }
+    while let Some(character) = rest.next() {
+        match character {
+            '\\' if rest.next().is_none() => return false,
+            '[' => {
+                if rest.as_str().starts_with('^') {
+                    rest.next();
+                }
+                loop {
+                    if !member(&mut rest) {
+                        return false;
+                    }
+                    if rest.as_str().starts_with('-') {
+                        rest.next();
+                        if !member(&mut rest) {
+                            return false;
+                        }
+                    }
+                    if rest.as_str().starts_with(']') {
+                        rest.next();
+                        break;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    true
+}
+
 /// The pattern behind a class that has the byte in it.
 fn class(pattern: &[u8], byte: u8) -> Option<&[u8]> {
     let is_negated = pattern.first() == Some(&b'^');
@@ -241,6 +316,10 @@ fn class(pattern: &[u8], byte: u8) -> Option<&[u8]> {
         match rest {
             [b']', after @ ..] if !is_first => {
                 return (found != is_negated && byte != b'/').then_some(after);
+            }
+            [b'\\', one, after @ ..] => {
+                found |= *one == byte;
+                rest = after;
             }
             [low, b'-', high, after @ ..] if *high != b']' => {
                 found |= (*low..=*high).contains(&byte);
@@ -275,7 +354,20 @@ mod tests {
         assert!(!fits("[", "["));
         assert!(!fits("alp", "alpine"));
         assert!(fits("\\*", "*"));
+        assert!(fits("[\\]]", "]"));
         assert!(fits("*e", "alpine"));
+    }
+
+    #[test]
+    fn bad_patterns_are_told() {
+        for good in ["", "a*", "[a]", "[^a-z]x", "\\[", "[\\]]", "]"] {
+            assert!(is_pattern(good), "{good}");
+        }
+        for bad in [
+            "[", "[]", "[]a]", "[a", "[a-", "[a-]", "[-a]", "[^]", "a\\", "[\\",
+        ] {
+            assert!(!is_pattern(bad), "{bad}");
+        }
     }
 
     proptest::proptest! {

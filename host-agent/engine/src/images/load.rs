@@ -2,11 +2,11 @@
 
 use super::archive::{ArchiveError, StagedArchive};
 use super::bring::{LayerJob, LayerSource};
-use super::config::digest_of;
+use super::config::{ImageDetails, digest_of};
 use super::layer_store::LayerSpec;
 use super::manifest::{
     CONFIG_MAX, DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, Descriptor,
-    ImageManifest, LAYERS_MAX, MANIFEST_MAX, Manifest, choose,
+    ImageManifest, LAYERS_MAX, MANIFEST_MAX, Manifest, ManifestError, choose,
 };
 use super::progress::ProgressSink;
 use super::pull::{check_config, layer_records};
@@ -15,7 +15,7 @@ use super::service::ImageService;
 use super::{ByteStream, Digest, ImageError, Platform, Reference};
 use bytes::Bytes;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -31,10 +31,12 @@ struct Found {
     /// The path of each layer in the archive.
     layer_paths: Vec<String>,
     names: Vec<Reference>,
+    /// The image it was made of.
+    parent: Option<Digest>,
 }
 
 impl ImageService {
-    /// Loads every image of an archive.
+    /// Loads every image of an archive, or only those for the platform if one is given.
     pub async fn load(
         &self,
         content: ByteStream,
@@ -55,7 +57,8 @@ impl ImageService {
         platform: Option<&Platform>,
         progress: &ProgressSink,
     ) -> Result<(), ImageError> {
-        let platform = platform.unwrap_or(&self.inner.options.platform);
+        let wanted = platform;
+        let platform = wanted.unwrap_or(&self.inner.options.platform);
         self.backends().layers.make_room().await?;
         let archive: Arc<dyn StagedArchive> =
             Arc::from(self.backends().archives.stage(content).await?);
@@ -70,23 +73,66 @@ impl ImageService {
             }
             .into());
         };
+        let mut parents: Vec<(Digest, Digest)> = Vec::new();
+        let mut loaded = BTreeSet::new();
         for image in found {
-            self.load_one(&archive, image, platform, progress).await?;
+            let id = digest_of(&image.config);
+            let details = check_config(&id, &image.config, image.manifest.layers.len(), platform)?;
+            if wanted.is_some_and(|wanted| !wanted.is_served_by(&details.platform)) {
+                continue;
+            }
+            loaded.insert(id.clone());
+            parents.extend(image.parent.clone().map(|parent| (id.clone(), parent)));
+            self.load_one(&archive, image, id, details, progress)
+                .await?;
         }
-        Ok(())
+        // Docker says nothing at all then.
+        if let (true, Some(wanted)) = (loaded.is_empty(), wanted) {
+            let line = format!("No image in the archive is for {}\n", wanted.familiar());
+            progress.line(line).await;
+        }
+        parents.retain(|(id, parent)| id != parent && loaded.contains(parent));
+        self.adopt(&parents).await
+    }
+
+    /// Remembers which images were made of which others of the same archive.
+    async fn adopt(&self, parents: &[(Digest, Digest)]) -> Result<(), ImageError> {
+        if parents.is_empty() {
+            return Ok(());
+        }
+        self.change(|catalog| {
+            for (id, parent) in parents {
+                let (Some(child_details), Some(parent_details)) =
+                    (catalog.details.get(id), catalog.details.get(parent))
+                else {
+                    // Removed meanwhile.
+                    continue;
+                };
+                // That it has a step more also keeps images from being made of each other.
+                if !child_details.is_child_of(parent_details) {
+                    return Err(invalid(format!(
+                        "image {parent} is not a valid parent for {id}"
+                    )));
+                }
+                if let Some(record) = catalog.records.images.get_mut(id) {
+                    record.parent = Some(parent.clone());
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn load_one(
         &self,
         archive: &Arc<dyn StagedArchive>,
         image: Found,
-        platform: &Platform,
+        id: Digest,
+        details: ImageDetails,
         progress: &ProgressSink,
     ) -> Result<(), ImageError> {
         let storing = self.begin_storing().await?;
         let backends = self.backends();
-        let id = digest_of(&image.config);
-        let details = check_config(&id, &image.config, image.manifest.layers.len(), platform)?;
         let mut infos = Vec::new();
         let mut parent = None;
         for (number, (chain_id, diff_id)) in details
@@ -101,6 +147,7 @@ impl ImageService {
                 source: LayerSource::Archive {
                     archive: archive.clone(),
                     path: image.layer_paths[number].clone(),
+                    loading: progress.clone(),
                 },
                 spec: LayerSpec {
                     chain_id: chain_id.clone(),
@@ -135,28 +182,32 @@ impl ImageService {
         };
         let names = image.names.clone();
         let image_id = id.clone();
-        self.change(move |catalog| {
-            for name in &names {
-                catalog
-                    .records
-                    .references
-                    .insert(name.to_string(), image_id.clone());
-            }
+        let before = self.change(move |catalog| {
+            let references = &mut catalog.records.references;
+            let names = names.iter().map(Reference::to_string);
+            let before: Vec<Option<Digest>> = names
+                .map(|name| references.insert(name, image_id.clone()))
+                .collect();
             catalog.details.insert(image_id.clone(), Arc::new(details));
             // An image that is here keeps its record: the manifest it was pulled by has the digest people know.
             catalog.records.images.entry(image_id).or_insert(record);
-            Ok(())
-        })
-        .await?;
+            Ok(before)
+        });
+        let before = before.await?;
         drop(storing);
         self.publish("load", id.as_str(), id.as_str());
         if image.names.is_empty() {
             progress.line(format!("Loaded image ID: {id}\n")).await;
         }
-        for name in &image.names {
-            progress
-                .line(format!("Loaded image: {}\n", name.familiar()))
-                .await;
+        for (name, before) in image.names.iter().zip(before) {
+            let name = name.familiar();
+            if let Some(before) = before.filter(|before| *before != id) {
+                let line = format!(
+                    "The image {name} already exists, renaming the old one with ID {before} to empty string\n"
+                );
+                progress.line(line).await;
+            }
+            progress.line(format!("Loaded image: {name}\n")).await;
         }
         Ok(())
     }
@@ -191,6 +242,7 @@ fn tag_of(text: &str) -> Result<Reference, ImageError> {
     if reference.digest.is_some() {
         return Err(invalid(format!("invalid tag {text:?}: it is a digest")));
     }
+    reference.check_as_name()?;
     Ok(reference.or_latest())
 }
 
@@ -204,6 +256,8 @@ async fn docker_images(archive: &dyn StagedArchive) -> Result<Vec<Found>, ImageE
         repo_tags: Option<Vec<String>>,
         #[serde(default)]
         layers: Option<Vec<String>>,
+        #[serde(default)]
+        parent: Option<String>,
     }
     let bytes = archive.read("manifest.json", MANIFEST_MAX).await?;
     let entries: Vec<Entry> = serde_json::from_slice(&bytes)
@@ -234,6 +288,13 @@ async fn docker_images(archive: &dyn StagedArchive) -> Result<Vec<Found>, ImageE
             .collect::<Result<Vec<_>, ImageError>>()?;
         // Where the archive is an OCI layout too, the image keeps the manifest it had.
         let config_digest = digest_of(&config);
+        let parent = match entry.parent.as_deref() {
+            None | Some("") => None,
+            Some(text) => Some(
+                Digest::try_from(text.to_owned())
+                    .map_err(|error| invalid(format!("manifest.json: {error}")))?,
+            ),
+        };
         if let Some((media_type, bytes, manifest)) = layout
             .iter()
             .find(|(_, _, manifest)| manifest.config.digest == config_digest)
@@ -246,6 +307,7 @@ async fn docker_images(archive: &dyn StagedArchive) -> Result<Vec<Found>, ImageE
                 manifest_media_type: media_type.clone(),
                 config,
                 names,
+                parent,
             });
             continue;
         }
@@ -272,6 +334,7 @@ async fn docker_images(archive: &dyn StagedArchive) -> Result<Vec<Found>, ImageE
             config,
             layer_paths,
             names,
+            parent,
         });
     }
     Ok(found)
@@ -323,18 +386,31 @@ async fn read_index(archive: &dyn StagedArchive) -> Result<Vec<Descriptor>, Imag
     Ok(index.manifests)
 }
 
-/// Reads a manifest blob, which must be what its name says.
+/// Whether an error says that something is no image, but may well be something else: an attestation, a signature.
+fn is_other_thing(error: &ManifestError) -> bool {
+    matches!(
+        error,
+        ManifestError::MediaType { .. }
+            | ManifestError::LayerMediaType { .. }
+            | ManifestError::NotAnImage { .. }
+    )
+}
+
+/// Reads a manifest blob, which must be what its name says. What is something else than an image's comes as that error.
 async fn read_manifest(
     archive: &dyn StagedArchive,
     entry: &Descriptor,
-) -> Result<(Bytes, Manifest), ImageError> {
+) -> Result<Result<(Bytes, Manifest), ManifestError>, ImageError> {
     let path = blob_path(&entry.digest);
     let bytes = archive.read(&path, MANIFEST_MAX).await?;
     if digest_of(&bytes) != entry.digest {
         return Err(invalid(format!("{path} has another digest")));
     }
-    let manifest = Manifest::parse(&entry.media_type, &bytes)?;
-    Ok((bytes, manifest))
+    match Manifest::parse(&entry.media_type, &bytes) {
+        Ok(manifest) => Ok(Ok((bytes, manifest))),
+        Err(error) if is_other_thing(&error) => Ok(Err(error)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Single-platform manifests of the layout part of a Docker archive; none where it has no such part.
@@ -349,7 +425,7 @@ async fn layout_manifests(
         if archive.find(&blob_path(&entry.digest)).is_none() {
             continue;
         }
-        if let (bytes, Manifest::Image(manifest)) = read_manifest(archive, &entry).await? {
+        if let Ok((bytes, Manifest::Image(manifest))) = read_manifest(archive, &entry).await? {
             found.push((entry.media_type, bytes, manifest));
         }
     }
@@ -362,18 +438,33 @@ async fn layout_images(
     platform: &Platform,
 ) -> Result<Vec<Found>, ImageError> {
     let mut found: Vec<Found> = Vec::new();
+    // Why what is no image was passed over.
+    let mut passed_over: Option<ImageError> = None;
     for entry in read_index(archive).await? {
-        let name = entry_name(&entry)?;
-        let mut entry = entry;
-        let (bytes, manifest) = loop {
-            match read_manifest(archive, &entry).await? {
-                (bytes, Manifest::Image(manifest)) => break (bytes, manifest),
-                (_, Manifest::List(list)) => {
+        if entry.is_of_another() {
+            passed_over = Some(invalid("it says something about images but has none"));
+            continue;
+        }
+        let mut chosen = entry.clone();
+        let outcome = loop {
+            match read_manifest(archive, &chosen).await? {
+                Ok((bytes, Manifest::Image(manifest))) => break Ok((bytes, manifest)),
+                Ok((_, Manifest::List(list))) => {
                     // No list can contain its own digest, so this ends.
-                    entry = choose(&list, platform)?.clone();
+                    chosen = choose(&list, platform)?.clone();
                 }
+                Err(error) => break Err(error),
             }
         };
+        let (bytes, manifest) = match outcome {
+            Ok(image) => image,
+            Err(error) => {
+                passed_over = Some(error.into());
+                continue;
+            }
+        };
+        let name = entry_name(&entry)?;
+        let entry = chosen;
         if let Some(known) = found.iter_mut().find(|known| known.manifest_bytes == bytes) {
             known.names.extend(name);
             continue;
@@ -395,9 +486,13 @@ async fn layout_images(
             manifest_media_type: entry.media_type,
             config,
             names: name.into_iter().collect(),
+            parent: None,
         });
     }
-    Ok(found)
+    match (found.is_empty(), passed_over) {
+        (true, Some(error)) => Err(error),
+        _ => Ok(found),
+    }
 }
 
 /// The name an index gives an image; `ref.name` may be a tag alone, which names nothing by itself.
@@ -415,6 +510,7 @@ fn entry_name(entry: &Descriptor) -> Result<Option<Reference>, ImageError> {
         None => Ok(None),
         Some(text) => {
             let reference = Reference::parse(text)?.or_latest();
+            reference.check_as_name()?;
             Ok(reference.digest.is_none().then_some(reference))
         }
     }

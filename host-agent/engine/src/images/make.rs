@@ -64,6 +64,7 @@ impl ImageService {
     }
 
     async fn commit_now(&self, new: NewImage, content: ByteStream) -> Result<Digest, ImageError> {
+        new.name.as_ref().map_or(Ok(()), Reference::check_as_name)?;
         let storing = self.begin_storing().await?;
         let (mut details, record) = {
             let catalog = self.catalog();
@@ -131,6 +132,17 @@ impl ImageService {
         request: ImportRequest,
         progress: &ProgressSink,
     ) -> Result<Digest, ImageError> {
+        request
+            .name
+            .as_ref()
+            .map_or(Ok(()), Reference::check_as_name)?;
+        if let Some(platform) = &request.platform
+            && platform.os != self.inner.options.platform.os
+        {
+            return Err(ImageError::Invalid {
+                message: "operating system is not supported".into(),
+            });
+        }
         let storing = self.begin_storing().await?;
         let mut config = ImageConfig::default();
         instructions::change(&mut config, &request.changes)?;
@@ -145,7 +157,8 @@ impl ImageService {
                 progress
                     .status("", format!("Downloading from {full}"))
                     .await;
-                let told = told(download.content, download.size, progress.clone());
+                let size = download.size.unwrap_or(0);
+                let told = progress.told(download.content, size, String::new(), "Importing");
                 (told, url)
             }
         };
@@ -336,16 +349,4 @@ impl ImageService {
             self.publish("tag", id.as_str(), &name.familiar());
         }
     }
-}
-
-/// The same content, while its amount is told.
-fn told(content: ByteStream, total: Option<u64>, progress: ProgressSink) -> ByteStream {
-    use futures_util::StreamExt;
-    let mut done = 0u64;
-    Box::pin(content.inspect(move |piece| {
-        if let Ok(piece) = piece {
-            done += piece.len() as u64;
-            progress.amount("", "Importing", done, total.unwrap_or(0));
-        }
-    }))
 }

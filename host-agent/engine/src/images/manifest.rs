@@ -48,6 +48,13 @@ pub struct Descriptor {
     pub artifact_type: Option<String>,
 }
 
+impl Descriptor {
+    /// Whether it is something about an image, as attestations are, and not an image.
+    pub fn is_of_another(&self) -> bool {
+        self.artifact_type.is_some() || self.annotations.contains_key("vnd.docker.reference.type")
+    }
+}
+
 /// An image of one platform.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -217,8 +224,7 @@ pub fn choose<'a>(
 ) -> Result<&'a Descriptor, ManifestError> {
     list.iter()
         .filter(|entry| {
-            entry.artifact_type.is_none()
-                && !entry.annotations.contains_key("vnd.docker.reference.type")
+            !entry.is_of_another()
                 && (entry.media_type.is_empty()
                     || [DOCKER_MANIFEST, OCI_MANIFEST, DOCKER_LIST, OCI_INDEX]
                         .contains(&entry.media_type.as_str()))

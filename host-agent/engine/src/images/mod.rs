@@ -326,6 +326,10 @@ pub enum ImageLookupError {
     Invalid(#[from] ReferenceError),
     #[error("{name} is ambiguous: it fits more than one image")]
     Ambiguous { name: String },
+    #[error(
+        "image with reference {name} was found but does not provide the specified platform ({platform})"
+    )]
+    OtherPlatform { name: String, platform: String },
     #[error("cannot read image {name}")]
     Unreadable {
         name: String,
@@ -338,7 +342,9 @@ impl crate::error::Classify for ImageLookupError {
     fn class(&self) -> crate::error::Class {
         use crate::error::Class;
         match self {
-            ImageLookupError::NotFound { .. } => Class::NotFound,
+            ImageLookupError::NotFound { .. } | ImageLookupError::OtherPlatform { .. } => {
+                Class::NotFound
+            }
             ImageLookupError::Invalid(_) | ImageLookupError::Ambiguous { .. } => Class::Invalid,
             ImageLookupError::Unreadable { .. } => Class::Internal,
         }

@@ -92,6 +92,47 @@ impl Platform {
         Some(platform.normalised())
     }
 
+    /// [`Platform::parse`], or what is wrong with the text in the words of containerd's platforms package.
+    pub fn parse_or_explain(text: &str) -> Result<Platform, String> {
+        Platform::parse(text).ok_or_else(|| match text.contains('/') {
+            false => {
+                format!("{text:?}: unknown operating system or architecture: invalid argument")
+            }
+            true => format!(
+                "{text:?} is an invalid OS/architecture: write linux/amd64 or linux/arm64/v8, for example"
+            ),
+        })
+    }
+
+    /// Whether what is built here without any emulation is for the other platform.
+    pub fn is_built_as(&self, wanted: &Platform) -> bool {
+        self.rank(wanted).is_some()
+            && self.clone().normalised().architecture == wanted.clone().normalised().architecture
+    }
+
+    /// Whether an image counts as one for this platform. Many configurations leave out the variant (dockerd's
+    /// `OnlyPlatformWithFallback`); one that says nothing fits.
+    pub fn is_served_by(&self, image: &Platform) -> bool {
+        if image.os.is_empty() || image.architecture.is_empty() {
+            return true;
+        }
+        let (wanted, found) = (self.clone().normalised(), image.clone().normalised());
+        let is_same = wanted.os == found.os && wanted.architecture == found.architecture;
+        self.rank(image).is_some() || (image.variant.is_empty() && is_same)
+    }
+
+    /// Without the variant every processor of the architecture has: how Docker's messages name it.
+    pub fn familiar(&self) -> String {
+        let mut shown = self.clone().normalised();
+        if matches!(
+            (shown.architecture.as_str(), shown.variant.as_str()),
+            ("arm64", "v8") | ("arm", "v7")
+        ) {
+            shown.variant.clear();
+        }
+        shown.to_string()
+    }
+
     /// Other names of the same thing made one (containerd's platforms package, `database.go`).
     pub fn normalised(mut self) -> Platform {
         self.os = self.os.to_ascii_lowercase();
@@ -122,8 +163,8 @@ impl Platform {
     }
 
     /// How well an image for `offered` runs here: `None` not at all, smaller is better. A machine runs what was built
-    /// for its own variant or an earlier one (`arm/v7` runs `arm/v6`; `arm64` runs 32-bit `arm` as the last choice,
-    /// as containerd's matcher has it).
+    /// for its own variant or an earlier one (`arm/v7` runs `arm/v6`; `arm64` runs 32-bit `arm` and `amd64` runs `386` as
+    /// the last choice, as containerd's matcher has it).
     pub fn rank(&self, offered: &Platform) -> Option<u32> {
         let wanted = self.clone().normalised();
         let offered = offered.clone().normalised();
@@ -140,10 +181,11 @@ impl Platform {
             }
             return level(&wanted)?.checked_sub(level(&offered)?);
         }
-        if wanted.architecture == "arm64" && offered.architecture == "arm" {
-            return Some(100 + 8u32.checked_sub(level(&offered)?)?);
+        match (wanted.architecture.as_str(), offered.architecture.as_str()) {
+            ("arm64", "arm") => Some(100 + 8u32.checked_sub(level(&offered)?)?),
+            ("amd64", "386") => Some(100),
+            _ => None,
         }
-        None
     }
 }
 
@@ -181,6 +223,26 @@ mod tests {
         assert_eq!(rank("linux/arm64", "linux/arm64/v8"), Some(0));
         assert!(rank("linux/arm64", "linux/arm/v7") < rank("linux/arm64", "linux/arm/v6"));
         assert_eq!(rank("linux/amd64", "windows/amd64"), None);
+        assert!(rank("linux/amd64", "linux/386") > rank("linux/amd64/v3", "linux/amd64"));
+        assert_eq!(rank("linux/386", "linux/amd64"), None);
+        let parse = |text| Platform::parse(text).expect("a platform");
+        assert!(!parse("linux/amd64").is_built_as(&parse("linux/386")));
+        assert!(parse("linux/amd64").is_built_as(&parse("linux/x86_64")));
+    }
+
+    #[test]
+    fn an_image_that_leaves_out_its_variant_serves_every_one() {
+        let arm = Platform {
+            os: "linux".into(),
+            architecture: "arm".into(),
+            variant: String::new(),
+        };
+        let v6 = Platform::parse("linux/arm/v6").expect("good");
+        let v7 = Platform::parse("linux/arm/v7").expect("good");
+        assert!(v6.is_served_by(&arm) && v7.is_served_by(&v6) && !v6.is_served_by(&v7));
+        assert!(v6.is_served_by(&Platform::default()));
+        assert_eq!(v7.familiar(), "linux/arm");
+        assert_eq!(v6.familiar(), "linux/arm/v6");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a long operation tells while it runs, one JSON message each on the wire.
 
-use super::Digest;
+use super::{ByteStream, Digest};
+use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
 /// One message.
@@ -29,6 +30,7 @@ pub enum Progress {
 #[derive(Debug, Clone)]
 pub struct ProgressSink {
     sender: Option<mpsc::Sender<Progress>>,
+    has_bars: bool,
 }
 
 impl ProgressSink {
@@ -39,6 +41,7 @@ impl ProgressSink {
         (
             ProgressSink {
                 sender: Some(sender),
+                has_bars: true,
             },
             receiver,
         )
@@ -46,7 +49,18 @@ impl ProgressSink {
 
     /// Nobody listens.
     pub fn none() -> ProgressSink {
-        ProgressSink { sender: None }
+        ProgressSink {
+            sender: None,
+            has_bars: false,
+        }
+    }
+
+    /// The same without [`Progress::Amount`].
+    pub fn without_bars(self) -> ProgressSink {
+        ProgressSink {
+            has_bars: false,
+            ..self
+        }
     }
 
     pub async fn status(&self, id: impl Into<String>, status: impl Into<String>) {
@@ -63,7 +77,7 @@ impl ProgressSink {
 
     /// Never waits: where the reader is slow, bars skip.
     pub fn amount(&self, id: &str, status: &'static str, current: u64, total: u64) {
-        if let Some(sender) = &self.sender {
+        if let Some(sender) = self.sender.as_ref().filter(|_| self.has_bars) {
             let _ = sender.try_send(Progress::Amount {
                 id: id.to_owned(),
                 status,
@@ -71,6 +85,24 @@ impl ProgressSink {
                 total,
             });
         }
+    }
+
+    /// The same content, while its amount is told, of `total` bytes (0: unknown).
+    pub(super) fn told(
+        &self,
+        content: ByteStream,
+        total: u64,
+        id: String,
+        status: &'static str,
+    ) -> ByteStream {
+        let progress = self.clone();
+        let mut done = 0u64;
+        Box::pin(content.inspect(move |piece| {
+            if let Ok(piece) = piece {
+                done += piece.len() as u64;
+                progress.amount(&id, status, done, total);
+            }
+        }))
     }
 
     pub(super) async fn send(&self, message: Progress) {

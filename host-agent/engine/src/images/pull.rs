@@ -19,7 +19,7 @@ use super::progress::ProgressSink;
 use super::records::{ImageRecord, LayerRecord};
 use super::registry::{Credentials, FetchedManifest};
 use super::service::ImageService;
-use super::{BlobError, Digest, ImageError, Platform, Reference};
+use super::{BlobError, Digest, ImageError, ImageLookupError, Platform, Reference, ReferenceError};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::sync::Arc;
@@ -56,6 +56,10 @@ impl ImageService {
         request: PullRequest,
         progress: &ProgressSink,
     ) -> Result<(), ImageError> {
+        if request.reference.repository.familiar() == "scratch" {
+            return Err(ReferenceError::Reserved.into());
+        }
+        request.reference.check_as_name()?;
         self.inner
             .options
             .policy
@@ -110,12 +114,24 @@ impl ImageService {
             .platform
             .as_ref()
             .unwrap_or(&self.inner.options.platform);
+        let is_single = matches!(parsed, Manifest::Image(_));
         let (fetched, manifest) = self
             .descend(reference, top.clone(), parsed, platform, credentials)
             .await?;
         let (id, details) = self
             .fetch_config(reference, &manifest, platform, credentials)
             .await?;
+        // An image that is there for one platform only is taken as it is, as with Docker.
+        let warning = match &request.platform {
+            Some(wanted) if is_single && !wanted.is_served_by(&details.platform) => {
+                let other = ImageLookupError::OtherPlatform {
+                    name: reference.to_string(),
+                    platform: wanted.familiar(),
+                };
+                Some(format!("WARNING: {other}"))
+            }
+            _ => None,
+        };
         let here = self.layers_here(&manifest, &details).await?;
         let is_whole = here.len() == manifest.layers.len();
         let layers = if is_whole && self.catalog().details.contains_key(&id) {
@@ -169,6 +185,9 @@ impl ImageService {
         progress
             .status("", format!("Status: {verdict} {}", reference.familiar()))
             .await;
+        if let Some(warning) = warning {
+            progress.status("", warning).await;
+        }
         Ok(())
     }
 

@@ -105,16 +105,7 @@ impl ImageService {
         request: &PushRequest,
         progress: &ProgressSink,
     ) -> Result<(), ImageError> {
-        let image = self.inspect(&reference.to_string())?;
-        if let Some(wanted) = &request.platform
-            && wanted.rank(&image.details.platform).is_none()
-        {
-            return Err(ImageError::OtherPlatform {
-                name: reference.familiar(),
-                found: Box::new(image.details.platform.clone()),
-                wanted: Box::new(wanted.clone()),
-            });
-        }
+        let image = self.inspect_on(&reference.familiar(), request.platform.as_ref())?;
         let image = self.packed(image).await?;
         let manifest = self
             .backends()

@@ -141,6 +141,14 @@ impl Reference {
         })
     }
 
+    /// Whether an image can be given this name. Docker's rule: `sha256:abc` would pass for an id.
+    pub fn check_as_name(&self) -> Result<(), ReferenceError> {
+        match self.repository.familiar().as_str() {
+            "sha256" => Err(ReferenceError::AlgorithmAsName),
+            _ => Ok(()),
+        }
+    }
+
     /// The same with `latest` where neither tag nor digest is given.
     pub fn or_latest(mut self) -> Reference {
         if self.tag.is_none() && self.digest.is_none() {
@@ -200,6 +208,10 @@ pub enum ReferenceError {
     LooksLikeId { name: String },
     #[error("invalid tag format")]
     TagFormat,
+    #[error("refusing to create an ambiguous tag using digest algorithm as name")]
+    AlgorithmAsName,
+    #[error("'scratch' is a reserved name")]
+    Reserved,
     #[error("invalid checksum digest length")]
     DigestLength,
     #[error("unsupported digest algorithm")]

@@ -2,16 +2,18 @@
 //! while the image has other names; removing the last name, or the id, removes the image unless containers need it.
 
 use super::service::{Catalog, ImageService};
-use super::{Digest, ImageError, Reference};
+use super::{Digest, ImageError, Platform, Reference};
 use std::collections::BTreeSet;
 
 /// How a removal is asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removal {
     /// Also where stopped containers or several names are in the way.
     pub force: bool,
     /// Leaves the images it was made of, also those that have no name and that nothing else needs.
     pub keep_parents: bool,
+    /// The image must be for it.
+    pub platform: Option<Platform>,
 }
 
 /// One line of a removal's answer.
@@ -35,6 +37,7 @@ impl ImageService {
         if target.digest.is_some() {
             return Err(ImageError::TagWithDigest);
         }
+        target.check_as_name()?;
         let target = target.clone().or_latest();
         let now = self.backends().clock.now();
         let id = self
@@ -56,6 +59,9 @@ impl ImageService {
 
     /// Removes a name or an image.
     pub async fn remove(&self, name: &str, how: Removal) -> Result<Vec<Removed>, ImageError> {
+        if how.platform.is_some() {
+            self.inspect_on(name, how.platform.as_ref())?;
+        }
         let (id, plan) = {
             let catalog = self.catalog();
             let id = catalog.lookup(name)?;

@@ -11,7 +11,7 @@ use super::blobs::{ByteStream, stream_of};
 use super::manifest::MANIFEST_MAX;
 use super::records::LayerRecord;
 use super::service::{ImageService, ImageView};
-use super::{Digest, ImageError, Reference};
+use super::{Digest, ImageError, Platform, Reference};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::json;
@@ -24,12 +24,20 @@ enum Content {
 }
 
 impl ImageService {
-    /// The archive of some images. A name saves that name; an id saves the image without one, a repository without tag
+    /// The archive of some images, which must be for the platform if one is given. A name saves that name; an id saves the image without one, a repository without tag
     /// saves all its tags (as `docker save` does).
-    pub async fn save(&self, names: &[String]) -> Result<ByteStream, ImageError> {
+    pub async fn save(
+        &self,
+        names: &[String],
+        platform: Option<&Platform>,
+    ) -> Result<ByteStream, ImageError> {
         let mut images: Vec<(ImageView, BTreeSet<String>)> = Vec::new();
         for name in names {
             for (image, tags) in self.named(name)? {
+                if platform.is_some() {
+                    let name = tags.first().unwrap_or(name);
+                    self.inspect_on(name, platform)?;
+                }
                 match images.iter_mut().find(|(known, _)| known.id == image.id) {
                     Some((_, known)) => known.extend(tags),
                     None => images.push((image, tags)),
@@ -101,11 +109,20 @@ impl ImageService {
             }
             // `null`, not `[]`, is what old readers expect of an image without a name.
             let tags = (!tags.is_empty()).then_some(tags);
-            docker.push(json!({
+            let mut entry = json!({
                 "Config": blob_path(&image.id),
                 "RepoTags": tags,
                 "Layers": layers,
-            }));
+            });
+            let parent = image.record.parent.as_ref().and_then(|parent| {
+                let mut saved = images.iter().map(|(image, _)| image);
+                saved.find(|other| other.id == *parent)
+            });
+            if let Some(parent) = parent.filter(|parent| image.details.is_child_of(&parent.details))
+            {
+                entry["Parent"] = json!(parent.id);
+            }
+            docker.push(entry);
         }
         let index = json!({
             "schemaVersion": 2,

@@ -2,8 +2,10 @@
 
 mod choosing;
 mod damage;
+mod loads;
 mod parents;
 mod shared;
+mod platforms;
 
 use super::blobs::stream_of;
 use super::fake::{FakeImages, FakeUsers};
@@ -15,10 +17,12 @@ use std::sync::Arc;
 const PLAIN: Removal = Removal {
     force: false,
     keep_parents: false,
+    platform: None,
 };
 const FORCED: Removal = Removal {
     force: true,
     keep_parents: false,
+    platform: None,
 };
 
 async fn pull(service: &ImageService, name: &str) -> (Result<(), ImageError>, Vec<Progress>) {
@@ -381,7 +385,7 @@ async fn lists_are_filtered() {
             })
             .is_err()
     );
-    let history = service.history("a").expect("there");
+    let history = service.history("a", None).expect("there");
     assert_eq!(
         (history[0].created_by.as_str(), history[0].size),
         ("one", 3)
@@ -402,18 +406,19 @@ async fn what_is_saved_can_be_loaded_elsewhere() {
     pull(&service, "a").await.0.expect("pulled");
     pull(&service, "me/b:2").await.0.expect("pulled");
     let mut stream = service
-        .save(&["a".into(), other.hex().into()])
+        .save(&["a".into(), other.hex().into()], None)
         .await
         .expect("good");
     let mut archive = Vec::new();
     while let Some(piece) = stream.next().await {
         archive.extend_from_slice(&piece.expect("readable"));
     }
-    assert!(service.save(&["none".into()]).await.is_err());
+    assert!(service.save(&["none".into()], None).await.is_err());
 
     let elsewhere = FakeImages::default();
     let service = elsewhere.service().await;
     let (sink, mut receiver) = ProgressSink::new();
+    let sink = sink.without_bars();
     service
         .load(stream_of(archive), None, &sink)
         .await
@@ -706,7 +711,7 @@ async fn a_layer_that_came_as_another_blob_can_still_be_saved_and_pushed() {
         .push_image("b", &["same"], serde_json::json!({"User": "x"}));
     pull(&service, "b").await.0.expect("pulled");
     assert!(fakes.blobs.size(&blob).await.expect("good").is_some());
-    assert!(service.save(&["b".into()]).await.is_ok());
+    assert!(service.save(&["b".into()], None).await.is_ok());
 }
 
 proptest::proptest! {
@@ -727,7 +732,7 @@ proptest::proptest! {
                 .registry
                 .push_image("a", &["one", "two"], serde_json::json!({"User": "u"}));
             pull(&service, "a").await.0.expect("pulled");
-            let mut stream = service.save(&["a".into()]).await.expect("good");
+            let mut stream = service.save(&["a".into()], None).await.expect("good");
             let mut archive = Vec::new();
             while let Some(piece) = stream.next().await {
                 archive.extend_from_slice(&piece.expect("readable"));
@@ -748,7 +753,7 @@ proptest::proptest! {
                 Ok(()) => {
                     for image in service.list(&ImageFilter::default()).expect("good") {
                         let name = image.id.as_str().to_owned();
-                        assert!(service.save(&[name]).await.is_ok(), "it is whole");
+                        assert!(service.save(&[name], None).await.is_ok(), "it is whole");
                     }
                 }
                 Err(error) => {

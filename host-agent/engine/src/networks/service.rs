@@ -292,12 +292,8 @@ impl NetworkService {
         used: impl Fn(&Network) -> bool,
     ) -> Result<Vec<String>, NetworkError> {
         filters.only(&["label", "label!", "until"])?;
-        let mut until = None;
-        for text in filters.values("until") {
-            let at = crate::containers::list::parse_time(text, self.clock.now())
-                .ok_or_else(|| NetworkError::invalid(format!("invalid until value: {text}")))?;
-            until = Some(at);
-        }
+        let until = crate::containers::list::until(filters, self.clock.now())
+            .map_err(NetworkError::invalid)?;
         let _changing = self.changing.lock().await;
         let mut removed = Vec::new();
         for network in self.all() {

@@ -188,6 +188,36 @@ async fn bad_creates() {
 }
 
 #[tokio::test]
+async fn an_image_of_another_platform_is_told() {
+    let state = state();
+    let create = |query: &str, image: &str| {
+        let body = json!({ "Image": image }).to_string();
+        let path = format!("/containers/create{query}");
+        let state = state.clone();
+        async move { post(&state, &path, &body).await }
+    };
+    let made = create("", "foreign").await;
+    check(
+        &made,
+        201,
+        "[\"The requested image's platform (linux/ppc64) does not match the detected host platform (linux/",
+    );
+    let made = create("?platform=linux/ppc64", "foreign").await;
+    check(&made, 201, "\"Warnings\":[]");
+    let refused = create("?platform=linux/s390x", "busybox").await;
+    check(
+        &refused,
+        404,
+        "image with reference busybox was found but does not provide the specified platform (linux/s390x)",
+    );
+    check(
+        &create("?platform=zzz", "busybox").await,
+        400,
+        "unknown operating system or architecture",
+    );
+}
+
+#[tokio::test]
 async fn programs_that_cannot_be_started() {
     let state = state();
     make(&state, "bad", "missing").await;

@@ -55,8 +55,8 @@ async fn get_one(
 ) -> ApiResult<Response> {
     match name_and_verb(&path)? {
         (name, "json") => inspect(state, name, version, query).await,
-        (name, "history") => history(state, name),
-        (name, "get") => save(&state.0, &[name.to_owned()]).await,
+        (name, "history") => history(state, name, &query),
+        (name, "get") => save(&state.0, &[name.to_owned()], &query).await,
         _ => Err(ApiError::new(Class::NotFound, "page not found")),
     }
 }
@@ -136,18 +136,15 @@ async fn inspect(
     Extension(version): Extension<ApiVersion>,
     query: Query,
 ) -> ApiResult<Response> {
-    if query.flag("manifests") {
-        return Err(ApiError::unsupported(
-            "showing the manifests of an image is not supported by this engine",
-        ));
-    }
-    let image = images.inspect(name)?;
+    // `manifests` is passed over, as by a dockerd that keeps one platform of an image: it says "may be omitted".
+    let image = images.inspect_on(name, platform(&query)?.as_ref())?;
     let driver = images.driver_data(&image).await;
     Ok(Json(wire::inspect(&image, driver, version)).into_response())
 }
 
-fn history(State(images): State<ImageService>, name: &str) -> ApiResult<Response> {
-    let lines: Vec<Value> = images.history(name)?.iter().map(wire::history).collect();
+fn history(State(images): State<ImageService>, name: &str, query: &Query) -> ApiResult<Response> {
+    let lines = images.history(name, platform(query)?.as_ref())?;
+    let lines: Vec<Value> = lines.iter().map(wire::history).collect();
     Ok(Json(Value::Array(lines)).into_response())
 }
 
@@ -166,9 +163,15 @@ async fn remove(
     Path(name): Path<String>,
     query: Query,
 ) -> ApiResult<Json<Value>> {
+    let mut platforms = query.all("platforms");
+    let platform = platforms.next().map(read_platform).transpose()?;
+    if platforms.next().is_some() {
+        return Err(ApiError::invalid("multiple platforms are not supported"));
+    }
     let how = Removal {
         force: query.flag("force"),
         keep_parents: query.flag("noprune"),
+        platform,
     };
     let removed = images.remove(&name, how).await?;
     Ok(Json(Value::Array(
@@ -251,27 +254,25 @@ fn body_of(request: Request) -> ByteStream {
 }
 
 fn platform(query: &Query) -> ApiResult<Option<Platform>> {
-    let Some(text) = query.text("platform") else {
-        return Ok(None);
-    };
-    // The load request of newer clients has JSON here.
-    let platform = match text.starts_with('{') {
-        true => serde_json::from_str::<Platform>(text)
-            .ok()
-            .map(Platform::normalised),
-        false => Platform::parse(text),
-    };
-    platform.map(Some).ok_or_else(|| {
-        // The sentence of containerd's platforms package.
-        if !text.contains(['/', '{']) {
-            return ApiError::invalid(format!(
-                "{text:?}: unknown operating system or architecture: invalid argument"
-            ));
-        }
-        ApiError::invalid(format!(
-            "{text:?} is an invalid OS/architecture: write linux/amd64 or linux/arm64/v8, for example"
-        ))
-    })
+    query.text("platform").map(read_platform).transpose()
+}
+
+/// `linux/arm64`, or JSON as newer clients send it to most routes.
+fn read_platform(text: &str) -> ApiResult<Platform> {
+    if !text.starts_with('{') {
+        return Platform::parse_or_explain(text).map_err(ApiError::invalid);
+    }
+    let platform: Platform = serde_json::from_str(text)
+        .map_err(|error| ApiError::invalid(format!("failed to parse platform: {error}")))?;
+    match (platform.os.is_empty(), platform.architecture.is_empty()) {
+        (false, false) => Ok(platform.normalised()),
+        (true, true) if !platform.variant.is_empty() => Err(ApiError::invalid(
+            "optional platform fields provided, but OS and Architecture are missing",
+        )),
+        _ => Err(ApiError::invalid(
+            "both OS and Architecture must be provided",
+        )),
+    }
 }
 
 /// `X-Registry-Auth`: base64 (URL alphabet) of JSON; where it is missing, what `X-Registry-Config` has for the registry. As
@@ -294,11 +295,14 @@ async fn save_many(State(images): State<ImageService>, query: Query) -> ApiResul
     if names.is_empty() {
         return Err(ApiError::invalid("no image was named: give names=NAME"));
     }
-    save(&images, &names).await
+    save(&images, &names, &query).await
 }
 
-async fn save(images: &ImageService, names: &[String]) -> ApiResult<Response> {
-    let archive = images.save(names).await?;
+async fn save(images: &ImageService, names: &[String], query: &Query) -> ApiResult<Response> {
+    if query.all("platform").nth(1).is_some() {
+        return Err(ApiError::invalid("multiple platforms are not supported"));
+    }
+    let archive = images.save(names, platform(query)?.as_ref()).await?;
     let content_type = HeaderValue::from_static("application/x-tar");
     Ok((
         [(header::CONTENT_TYPE, content_type)],
@@ -313,8 +317,13 @@ async fn load(
     request: Request,
 ) -> ApiResult<Response> {
     let platform = platform(&query)?;
+    let is_quiet = query.flag_or("quiet", true);
     let (content, rest) = drained::split(body_of(request));
     let loaded = stream(move |progress| async move {
+        let progress = match is_quiet {
+            true => progress.without_bars(),
+            false => progress,
+        };
         let outcome = images.load(content, platform.as_ref(), &progress).await;
         if outcome.is_err() {
             rest.drain().await;

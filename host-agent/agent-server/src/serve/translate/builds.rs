@@ -136,6 +136,7 @@ fn tags<'a>(given: impl Iterator<Item = &'a str>) -> ApiResult<Vec<Reference>> {
     let mut tags: Vec<Reference> = Vec::new();
     for name in given.filter(|name| !name.is_empty()) {
         let reference = Reference::parse(name).map_err(ImageError::from)?;
+        reference.check_as_name().map_err(ImageError::from)?;
         if reference.digest.is_some() {
             return Err(ApiError::invalid("build tag cannot contain a digest"));
         }

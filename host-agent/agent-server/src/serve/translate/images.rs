@@ -13,7 +13,7 @@ use engine::images::registry::{Credentials, Found};
 use engine::images::{
     Digest, HistoryLine, ImageConfig, ImageFilter, ImageView, Progress, PruneFilter, Removed,
 };
-use engine_api::ApiVersion;
+use engine_api::{ApiVersion, Filters};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -31,52 +31,18 @@ pub fn filter(query: &Query) -> ApiResult<ImageFilter> {
         before: list("before"),
         since: list("since"),
         references: list("reference"),
-        until: None,
+        until: until(&filters)?,
     };
     // `filter=name` is the form of API versions before 1.25, which docker-py still sends for `name=`.
     filter
         .references
         .extend(query.text("filter").map(str::to_owned));
-    let untils: Vec<&str> = filters.values("until").collect();
-    match untils.as_slice() {
-        [] => {}
-        [one] => filter.until = Some(time_or_age(one)?),
-        _ => return Err(ApiError::invalid("more than one until filter specified")),
-    }
     Ok(filter)
 }
 
-/// A Unix time, an RFC 3339 time, or an age as `24h` or `1h30m`.
-fn time_or_age(text: &str) -> ApiResult<OffsetDateTime> {
-    let invalid = || ApiError::invalid(format!("invalid value for until: {text:?}"));
-    if let Ok(seconds) = text.parse::<f64>() {
-        return OffsetDateTime::from_unix_timestamp_nanos((seconds * 1e9) as i128)
-            .map_err(|_| invalid());
-    }
-    let format = &time::format_description::well_known::Rfc3339;
-    if let Ok(at) = OffsetDateTime::parse(text, format) {
-        return Ok(at);
-    }
-    let mut age = time::Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|character: char| !character.is_ascii_digit())
-            .ok_or_else(invalid)?;
-        let number: i64 = rest[..digits].parse().map_err(|_| invalid())?;
-        rest = &rest[digits..];
-        let seconds = match rest.as_bytes()[0] {
-            b'h' => 3600,
-            b'm' => 60,
-            b's' => 1,
-            _ => return Err(invalid()),
-        };
-        age += time::Duration::seconds(number.checked_mul(seconds).ok_or_else(invalid)?);
-        rest = &rest[1..];
-    }
-    OffsetDateTime::now_utc()
-        .checked_sub(age)
-        .ok_or_else(invalid)
+/// Their `until`.
+fn until(filters: &Filters) -> ApiResult<Option<OffsetDateTime>> {
+    engine::containers::list::until(filters, OffsetDateTime::now_utc()).map_err(ApiError::invalid)
 }
 
 fn time_text(at: Option<OffsetDateTime>) -> String {
@@ -278,16 +244,11 @@ pub fn prune_filter(query: &Query) -> ApiResult<PruneFilter> {
     let filters = query.filters()?;
     filters.only(&["dangling", "label", "label!", "until"])?;
     let list = |name: &str| filters.values(name).map(str::to_owned).collect::<Vec<_>>();
-    let untils: Vec<&str> = filters.values("until").collect();
     Ok(PruneFilter {
         dangling_only: filters.flag("dangling")?.unwrap_or(true),
         labels: list("label"),
         without_labels: list("label!"),
-        until: match untils.as_slice() {
-            [] => None,
-            [one] => Some(time_or_age(one)?),
-            _ => return Err(ApiError::invalid("more than one until filter specified")),
-        },
+        until: until(&filters)?,
     })
 }
 
@@ -570,15 +531,5 @@ mod tests {
         assert_eq!(domain("https://index.docker.io/v1/"), "docker.io");
         assert_eq!(domain("localhost:5000"), "localhost:5000");
         assert_eq!(domain("https://ghcr.io"), "ghcr.io");
-    }
-
-    #[test]
-    fn until_takes_times_and_ages() {
-        assert_eq!(time_or_age("0").expect("good"), OffsetDateTime::UNIX_EPOCH);
-        assert!(time_or_age("1h30m").expect("good") < OffsetDateTime::now_utc());
-        assert!(time_or_age("2024-01-01T00:00:00Z").is_ok());
-        for bad in ["x", "5", "1x", "h"].iter().filter(|text| **text != "5") {
-            assert!(time_or_age(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -67,10 +67,20 @@ impl MemoryRegistry {
         layers: &[&str],
         settings: serde_json::Value,
     ) -> Digest {
+        self.push_image_for(&Platform::host(), reference, layers, settings)
+    }
+
+    /// The same of another platform.
+    pub fn push_image_for(
+        &self,
+        platform: &Platform,
+        reference: &str,
+        layers: &[&str],
+        settings: serde_json::Value,
+    ) -> Digest {
         let reference = Reference::parse(reference)
             .expect("a good reference")
             .or_latest();
-        let platform = Platform::host();
         let descriptors: Vec<serde_json::Value> = layers
             .iter()
             .map(|layer| {

@@ -249,6 +249,48 @@ async fn bad_requests_have_dockers_answers() {
             400,
             "invalid OS/architecture",
         ),
+        (
+            "DELETE",
+            "/images/there?platforms=zzz",
+            400,
+            "unknown operating system or architecture",
+        ),
+        (
+            "DELETE",
+            "/images/there?platforms=%7B%22os%22%3A%22linux%22%7D",
+            400,
+            "both OS and Architecture must be provided",
+        ),
+        (
+            "POST",
+            "/images/create?fromSrc=-&platform=windows%2Famd64",
+            400,
+            "operating system is not supported",
+        ),
+        (
+            "POST",
+            "/images/create?fromImage=scratch&tag=latest",
+            400,
+            "'scratch' is a reserved name",
+        ),
+        (
+            "POST",
+            "/images/create?fromSrc=-&repo=sha256&tag=x",
+            400,
+            "refusing to create an ambiguous tag",
+        ),
+        (
+            "GET",
+            "/images/json?filters=%7B%22reference%22%3A%5B%22%5B%22%5D%7D",
+            400,
+            "syntax error in pattern",
+        ),
+        (
+            "GET",
+            "/images/json?filters=%7B%22until%22%3A%5B%22soon%22%5D%7D",
+            400,
+            "failed to parse value as time or duration",
+        ),
         ("GET", "/images/x", 404, "page not found"),
         ("GET", "/images/x/y", 404, "page not found"),
     ] {
@@ -256,6 +298,71 @@ async fn bad_requests_have_dockers_answers() {
         let answer = send_to(&state, method, path, Body::empty()).await;
         assert_eq!(answer.status, status, "{path}: {}", answer.text());
         assert!(answer.text().contains(part), "{path}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn a_platform_is_heeded_on_every_route() {
+    let (state, fakes) = state();
+    fakes.registry.push_image("there", &["one"], json!({}));
+    post(&state, "/images/create?fromImage=there&tag=latest").await;
+    let other = "%7B%22os%22%3A%22linux%22%2C%22architecture%22%3A%22s390x%22%7D";
+    let words = "image with reference there was found but does not provide the specified platform (linux/s390x)";
+    for (method, path) in [
+        ("DELETE", format!("/images/there?platforms={other}")),
+        ("GET", format!("/images/there/json?platform={other}")),
+        ("GET", format!("/images/there/history?platform={other}")),
+        ("GET", format!("/images/there/get?platform={other}")),
+        ("GET", format!("/images/get?names=there&platform={other}")),
+    ] {
+        let method = method.parse().expect("a method");
+        let answer = send_to(&state, method, &path, Body::empty()).await;
+        assert_eq!(answer.status, 404, "{path}: {}", answer.text());
+        // A save of a repository names the tag it found.
+        let text = answer.text().replace("there:latest", "there");
+        assert!(text.contains(words), "{path}: {text}");
+    }
+    // Of the storage of images that keeps several platforms: it may be left out.
+    let shown = get(&state, "/images/there/json?manifests=1").await;
+    assert_eq!(shown.status, 200);
+}
+
+#[tokio::test]
+async fn times_have_all_of_dockers_forms() {
+    let (state, fakes) = state();
+    fakes.registry.push_image("there", &["one"], json!({}));
+    post(&state, "/images/create?fromImage=there&tag=latest").await;
+    for (until, count) in [
+        ("2030-01-01", 1),
+        ("2030-01-01T00:00:00", 1),
+        ("1.5h", 1),
+        ("0", 0),
+        ("2001-02-03", 0),
+    ] {
+        let list = get(
+            &state,
+            &format!("/images/json?filters=%7B%22until%22%3A%5B%22{until}%22%5D%7D"),
+        );
+        let list = list.await.json();
+        assert_eq!(list.as_array().map(Vec::len), Some(count), "{until}");
+    }
+}
+
+#[tokio::test]
+async fn bars_of_a_load_are_told_when_it_is_not_quiet() {
+    let (state, fakes) = state();
+    fakes.registry.push_image("x", &["one"], json!({}));
+    post(&state, "/images/create?fromImage=x&tag=latest").await;
+    let saved = get(&state, "/images/x/get").await.body;
+    for (query, count) in [("", 1), ("?quiet=1", 1), ("?quiet=0", 2)] {
+        let (other, _) = self::state();
+        let path = format!("/images/load{query}");
+        let answer = send_to(&other, Method::POST, &path, saved.clone()).await;
+        let told = lines(&answer);
+        assert_eq!(told.len(), count, "{query}: {}", answer.text());
+        if count == 2 {
+            assert_eq!(told[0]["status"], "Loading layer");
+        }
     }
 }
 
