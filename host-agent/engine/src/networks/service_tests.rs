@@ -293,7 +293,7 @@ async fn filters_and_prune() {
     refused(
         service.prune(&until("long ago"), |_| false).await,
         Class::Invalid,
-        "until",
+        "failed to parse value as time or duration",
     );
     let by_label = Filters::of([("label", "a=2")]);
     assert!(
