@@ -4,8 +4,8 @@ mod choosing;
 mod damage;
 mod loads;
 mod parents;
-mod shared;
 mod platforms;
+mod shared;
 
 use super::blobs::stream_of;
 use super::fake::{FakeImages, FakeUsers};
