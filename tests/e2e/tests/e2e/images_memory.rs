@@ -45,8 +45,8 @@ fn a_pull_takes_no_more_memory_for_a_larger_layer() {
             layer(&noise(NOISE, 7), Packing::Plain),
         ],
     );
-    // Windows of 8 MiB and of 32: two of those are never unpacked at a time.
-    let windows = [(23, 8), (25, 9), (25, 10)]
+    // Windows of 4 MiB and of 32: two of those are never unpacked at a time.
+    let windows = [(22, 8), (25, 9), (25, 10)]
         .map(|(log, seed)| layer(&noise((1 << log) + (4 << 20), seed), Packing::ZstdLong(log)));
     let long = push("long", windows.to_vec());
     let too_long = push("toolong", vec![layer(b"little", Packing::ZstdLong(27))]);
