@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ pub const USER: &str = "ada";
 pub const PASSWORD: &str = "pass-word-of-ada";
 /// The line of an htpasswd file that says so (bcrypt, made with crypt(3)).
 const PASSWORD_LINE: &str = "ada:$2b$05$abcdefghijklmnopqrstuuIDq6X7X3X16OrRmHhLcl/n4SJ4HZU4C\n";
+/// In its storage: what went wrong, and a line for each request that was answered.
+const LOG: &str = "registry.log";
 /// Until it answers; it takes some 100 ms on an idle machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
@@ -24,6 +26,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub struct Registry {
     process: Child,
     port: u16,
+    log: PathBuf,
     /// `None` where the storage is somebody else's and stays.
     _storage: Option<tempfile::TempDir>,
 }
@@ -69,6 +72,7 @@ impl Registry {
                     return Ok(Registry {
                         process,
                         port,
+                        log: storage.path().join(LOG),
                         _storage: Some(storage),
                     });
                 }
@@ -76,6 +80,11 @@ impl Registry {
             }
         }
         Err(last.expect("five attempts failed"))
+    }
+
+    /// The requests so far, a line each: `... "GET /v2/..." STATUS BYTES ...`.
+    pub fn requests(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Starts one on this port (0: a free one) with its storage in a folder that stays.
@@ -87,6 +96,7 @@ impl Registry {
         Ok(Registry {
             process: Registry::start_process(port, storage, Guests::All)?,
             port,
+            log: storage.join(LOG),
             _storage: None,
         })
     }
@@ -94,7 +104,7 @@ impl Registry {
     fn start_process(port: u16, storage: &Path, guests: Guests) -> Result<Child> {
         std::fs::create_dir_all(storage).with_context(|| format!("make {}", storage.display()))?;
         let config = storage.join("config.yml");
-        let log = storage.join("registry.log");
+        let log = storage.join(LOG);
         let auth = match guests {
             Guests::All => String::new(),
             Guests::User => {
@@ -109,7 +119,7 @@ impl Registry {
         std::fs::write(
             &config,
             format!(
-                "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  delete:\n    enabled: true\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}",
+                "version: 0.1\nlog:\n  level: error\nstorage:\n  delete:\n    enabled: true\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}",
                 storage.join("data").display()
             ),
         )
