@@ -50,8 +50,10 @@ impl Drop for Loan {
             }
         };
         // An unmount may wait for the disk: not on an async thread. And never on the thread that drops this, which may be
-        // in a mount namespace of its own: what is unmounted there stays mounted for everybody else.
-        drop(self.runtime.spawn_blocking(give_back));
+        // in a mount namespace of its own: what is unmounted there stays mounted for everybody else. Nor may that thread
+        // ask for a thread of the pool: a new one would be its child, in its namespace, and do the next one's work there.
+        self.runtime
+            .spawn(async move { tokio::task::spawn_blocking(give_back).await });
     }
 }
 
@@ -290,15 +292,6 @@ impl Layers for OverlayLayers {
         container: &ContainerId,
         top_layer: Option<&Digest>,
     ) -> Result<BorrowedRoot, LayerError> {
-        if !self.state().containers.contains_key(container) {
-            return Err(failed(
-                format!(
-                    "mount the root file system of container {}",
-                    container.short()
-                ),
-                "the container is being removed",
-            ));
-        }
         let links = self.links(top_layer)?;
         let (id, top) = (container.clone(), top_layer.cloned());
         let loan = self
@@ -314,6 +307,10 @@ impl Layers for OverlayLayers {
                     let _guard = lock
                         .lock()
                         .expect("no code panics while it holds this lock");
+                    // A removal may have been before us at the lock.
+                    if !this.state().containers.contains_key(&id) {
+                        return Err(io::Error::other("the container is being removed"));
+                    }
                     this.mount_locked(&id, top.as_ref(), &links)?;
                     *this.state().borrowers.entry(id.clone()).or_default() += 1;
                     Ok(Loan {

@@ -295,6 +295,39 @@ async fn who_runs_finds_places_for_mounts_and_nobody_else_does() {
     assert_eq!(layers.changes(&id, chain.last()).await.expect("read"), []);
 }
 
+#[test]
+fn a_root_given_back_in_another_mount_namespace_is_unmounted_in_ours() {
+    if !is_possible() {
+        return;
+    }
+    // No thread waits for work: whoever asks for one makes one.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .thread_keep_alive(std::time::Duration::from_millis(1))
+        .build()
+        .expect("a runtime");
+    let root = Root::new();
+    let layers = root.open();
+    let id = ContainerId::random();
+    let borrowed = runtime.block_on(async {
+        layers.prepare(&id, None).await.expect("prepared");
+        layers.borrow(&id, None).await.expect("mounted")
+    });
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let thread = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("root may");
+        drop(borrowed);
+    });
+    thread.join().expect("dropped");
+    runtime.block_on(async {
+        while layers.state().mounted.contains(&id) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        layers.remove(&id).await.expect("nothing is mounted on it");
+    });
+}
+
 #[tokio::test]
 async fn an_image_without_layers_and_one_of_very_many_can_be_mounted() {
     if !is_possible() {

@@ -1,10 +1,10 @@
 //! `kill -9` of the engine at any moment of mixed operations. Afterwards kernel, records and API must agree, and what was
 //! acknowledged must be so.
 //!
-//! 100 operations in the suite; more with `BERTH_CRASH_OPERATIONS=1000`, the same again with `BERTH_CRASH_SEED=...`:
+//! 1,000 operations in the suite; more with `BERTH_CRASH_OPERATIONS=5000`, the same again with `BERTH_CRASH_SEED=...`:
 //!
 //! ```text
-//! BERTH_CRASH_OPERATIONS=1000 cargo test -p e2e --test e2e mixed_operations -- --nocapture
+//! BERTH_CRASH_OPERATIONS=5000 cargo test -p e2e --test e2e mixed_operations -- --nocapture
 //! ```
 
 use crate::dice::Dice;
@@ -12,6 +12,7 @@ use crate::engine_with_busybox;
 use crate::traces::{self, assert_nothing_left, list};
 use harness::agent::Agent;
 use harness::http::{Reply, request};
+use harness::image::LayerTar;
 use harness::run::eventually;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -168,6 +169,25 @@ impl Players<'_> {
         Some(())
     }
 
+    /// Files in and out, whether it runs or not.
+    fn copy(&self, dice: &mut Dice) -> Option<()> {
+        let id = self.any(dice)?;
+        let path = format!("/containers/{id}/archive?path=/etc");
+        let mut tar = LayerTar::new();
+        tar.file("copied", 0o644, b"content");
+        request(self.socket, "PUT", &path, &tar.finish())?;
+        request(self.socket, "GET", &path, b"")?;
+        Some(())
+    }
+
+    /// An image that comes and goes.
+    fn commit(&self, dice: &mut Dice) -> Option<()> {
+        let (id, name) = (self.any(dice)?, self.name());
+        self.post(&format!("/commit?container={id}&repo={name}"), &json!({}))?;
+        request(self.socket, "DELETE", &format!("/images/{name}"), b"")?;
+        Some(())
+    }
+
     fn simple(&self, dice: &mut Dice, verb: &str) -> Option<()> {
         let id = self.any(dice)?;
         let body = match verb {
@@ -179,7 +199,7 @@ impl Players<'_> {
     }
 
     fn one(&self, dice: &mut Dice) -> Option<()> {
-        match dice.below(18) {
+        match dice.below(20) {
             0..=2 => self.create(dice),
             3..=5 => self.simple(dice, "start"),
             6 => self.simple(dice, "stop?t=0"),
@@ -193,6 +213,8 @@ impl Players<'_> {
             14 => self.rename(dice),
             15 => self.volume(),
             16 => self.run(),
+            17 => self.copy(dice),
+            18 => self.commit(dice),
             _ => self.remove(dice),
         }
     }
@@ -303,7 +325,7 @@ fn an_engine_killed_during_mixed_operations_agrees_with_its_host() {
     let operations = std::env::var("BERTH_CRASH_OPERATIONS")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(100);
+        .unwrap_or(1000);
     let socket = agent.socket();
     let players = Players {
         socket: &socket,
