@@ -12,6 +12,7 @@ mod memory;
 mod rows;
 mod table;
 mod vm;
+mod vm_ports;
 
 use anyhow::{Result, bail};
 

@@ -102,3 +102,9 @@ impl fmt::Display for Table {
         Ok(())
     }
 }
+
+/// The one in the middle of what was measured; `list` is not empty.
+pub(crate) fn median(mut list: Vec<f64>) -> f64 {
+    list.sort_by(f64::total_cmp);
+    list[list.len() / 2]
+}

@@ -2,7 +2,7 @@
 //! init that does nothing; how large the image is; what an idle machine costs.
 
 use crate::memory;
-use crate::table::Table;
+use crate::table::{Table, median};
 use anyhow::{Context, Result, bail};
 use guest_contract::manifest::{MANIFEST_FILE, Manifest};
 use harness::machine::Store;
@@ -91,12 +91,7 @@ pub(crate) fn measure(table: &mut Table) -> Result<()> {
         memory::resident_mb(qemu),
         Some(200.0),
     );
-    Ok(())
-}
-
-fn median(mut list: Vec<f64>) -> f64 {
-    list.sort_by(f64::total_cmp);
-    list[list.len() / 2]
+    crate::vm_ports::measure(&store, NAME, address.trim(), table)
 }
 
 fn expect(store: &Store, verb: &str) -> Result<String> {
