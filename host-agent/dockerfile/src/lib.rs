@@ -10,7 +10,7 @@ pub mod ignore;
 pub mod instruction;
 pub mod mount;
 pub mod needs;
-mod pairs;
+pub mod pairs;
 pub mod pattern;
 pub mod words;
 

@@ -4,12 +4,14 @@
 //! round: mirrors in order, the registry itself (an insecure one with TLS and without, first as it answered the last time)
 //!        an answer nobody can use is as good as none: the next one is asked
 //! wait, then once more those that may do better: who was busy (429, 5xx); where nobody was, who could not be reached
+//!
+//! Who said when to come back is passed over until then, and waited for where nobody else is left.
 //! ```
 
 use super::exchange::{Again, Exchange, Failed};
-use super::{Endpoint, HttpRegistry, LONGEST_WAIT};
+use super::{Endpoint, HttpRegistry};
 use engine::images::registry::RegistryError;
-use reqwest::Response;
+use reqwest::{Response, Url};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -29,6 +31,8 @@ pub(super) struct Asking<'a> {
     /// To be asked in the next one.
     later: Vec<(Endpoint, Again)>,
     rounds: u32,
+    /// Whether anybody was asked in this round.
+    has_asked: bool,
     wait: Duration,
     /// The error that counts so far.
     error: Option<RegistryError>,
@@ -61,15 +65,27 @@ impl<'a> Asking<'a> {
                 .collect(),
             later: Vec::new(),
             rounds: 0,
+            has_asked: false,
             wait: registry.inner.first_wait,
             error: None,
         }
+    }
+
+    /// Asks some only after the others.
+    pub fn put_last(&mut self, bases: &[Url]) {
+        let round = self.round.make_contiguous();
+        round.sort_by_key(|endpoint| bases.contains(&endpoint.base));
     }
 
     /// The next answer of success; when there is none, the error that tells most.
     pub async fn next(&mut self) -> Result<Answer, RegistryError> {
         loop {
             while let Some(endpoint) = self.round.pop_front() {
+                if !self.left(&endpoint).is_zero() {
+                    self.later.push((endpoint, Again::Busy));
+                    continue;
+                }
+                self.has_asked = true;
                 let outcome = match endpoint.url(&self.request.path) {
                     Ok(url) => {
                         self.registry
@@ -120,6 +136,7 @@ impl<'a> Asking<'a> {
         let is_wrong_way = is_wrong_way(&endpoint, &error);
         if !endpoint.is_mirror && !is_unreached && !is_wrong_way {
             self.round.retain(|other| other.is_mirror);
+            self.later.retain(|(other, _)| other.is_mirror);
         }
         // The registry's own word counts more than a mirror's, and any more than "not reached".
         let counts = match &self.error {
@@ -138,26 +155,40 @@ impl<'a> Asking<'a> {
 
     /// Waits and turns to those that may do better the next time; whether there are such.
     async fn begin_round(&mut self) -> bool {
-        self.rounds += 1;
+        let has_asked = std::mem::take(&mut self.has_asked);
+        self.rounds += u32::from(has_asked);
         let mut later = std::mem::take(&mut self.later);
         if later.iter().any(|(_, again)| *again != Again::Unreached) {
             later.retain(|(_, again)| *again != Again::Unreached);
         }
         if later.is_empty()
-            || self.rounds >= self.registry.inner.attempts
-            || !self.request.is_repeated
+            || has_asked
+                && (self.rounds >= self.registry.inner.attempts || !self.request.is_repeated)
         {
             return false;
         }
-        let asked = later.iter().filter_map(|(_, again)| match again {
-            Again::Busy(wait) => *wait,
-            _ => None,
-        });
-        let wait = asked.max().unwrap_or(self.wait).min(LONGEST_WAIT);
-        tokio::time::sleep(wait).await;
-        self.wait *= 2;
+        let patience = &self.registry.inner.patience;
+        // Who may be asked first decides how long we wait; the others are passed over once more.
+        let first = later
+            .iter()
+            .map(|(endpoint, _)| endpoint)
+            .min_by_key(|endpoint| self.left(endpoint))
+            .expect("there are some");
+        if self.left(first).is_zero() {
+            patience.sleep(self.wait).await;
+            self.wait *= 2;
+        } else {
+            let waits = self.registry.waits.as_ref();
+            patience.wait(first, self.request.credentials, waits).await;
+        }
         self.round = later.into_iter().map(|(endpoint, _)| endpoint).collect();
         true
+    }
+
+    /// How long an endpoint must be left alone.
+    fn left(&self, endpoint: &Endpoint) -> Duration {
+        let patience = &self.registry.inner.patience;
+        patience.left(endpoint, self.request.credentials)
     }
 }
 

@@ -3,7 +3,8 @@
 use super::asking::is_wrong_way;
 use super::client::Clients;
 use super::endpoint::Endpoint;
-use super::{protocol, read_limited, unreachable};
+use super::patience::retry_after;
+use super::{is_temporary, protocol, read_limited, unreachable};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use engine::images::registry::{Credentials, RegistryError};
@@ -36,6 +37,12 @@ pub(super) enum Challenge {
 pub(super) enum SignInError {
     /// The registry says no without saying how to sign in.
     NoChallenge,
+    /// The token server cannot now; perhaps it says how long to wait.
+    Busy {
+        status: StatusCode,
+        wait: Option<Duration>,
+        error: RegistryError,
+    },
     Registry(RegistryError),
 }
 
@@ -67,20 +74,24 @@ struct Key {
 
 impl Key {
     fn new(endpoint: &Endpoint, scope: &str, credentials: Option<&Credentials>) -> Key {
-        let user = credentials.map_or_else(String::new, |credentials| {
-            let words = [
-                &credentials.username,
-                &credentials.password,
-                &credentials.identity_token,
-            ];
-            engine::images::config::digest_of(format!("{words:?}").as_bytes()).to_string()
-        });
         Key {
             base: endpoint.base.to_string(),
             scope: scope.to_owned(),
-            user,
+            user: user_of(credentials),
         }
     }
+}
+
+/// What tells users apart: a digest of their credentials.
+pub(super) fn user_of(credentials: Option<&Credentials>) -> String {
+    credentials.map_or_else(String::new, |credentials| {
+        let words = [
+            &credentials.username,
+            &credentials.password,
+            &credentials.identity_token,
+        ];
+        engine::images::config::digest_of(format!("{words:?}").as_bytes()).to_string()
+    })
 }
 
 impl TokenCache {
@@ -221,7 +232,7 @@ async fn fetch_token(
     scope: &str,
     credentials: Option<&Credentials>,
     kind: TokenKind,
-) -> Result<Token, RegistryError> {
+) -> Result<Token, SignInError> {
     #[derive(Deserialize)]
     struct Answer {
         token: Option<String>,
@@ -237,7 +248,8 @@ async fn fetch_token(
         return Err(protocol(
             &endpoint.base,
             format!("its token realm {realm} would send passwords without TLS"),
-        ));
+        )
+        .into());
     }
     let client = clients.for_url(&url, endpoint)?;
     let request = match credentials {
@@ -297,13 +309,22 @@ async fn fetch_token(
             None => RegistryError::Denied {
                 message: "denied: requested access to the resource is denied".into(),
             },
-        });
+        }
+        .into());
     }
     if !status.is_success() {
-        return Err(RegistryError::Status {
+        let error = RegistryError::Status {
             url: realm.to_owned(),
             status: status.as_u16(),
             message: "the token server failed".into(),
+        };
+        return Err(match is_temporary(status) {
+            true => SignInError::Busy {
+                status,
+                wait: retry_after(&response),
+                error,
+            },
+            false => error.into(),
         });
     }
     let body = read_limited(response, TOKEN_MAX).await?;
@@ -402,7 +423,11 @@ async fn login_at(
                 Some(credentials),
                 TokenKind::Lasting,
             )
-            .await?;
+            .await
+            .map_err(|error| match error {
+                SignInError::NoChallenge => refused("authentication required"),
+                SignInError::Busy { error, .. } | SignInError::Registry(error) => error,
+            })?;
             (token.header, token.refresh)
         }
     };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use engine::images::registry::{Credentials, RegistryError};
 use engine::images::{ByteStream, Digest, Repository};
 use reqwest::header::{self, HeaderMap, HeaderValue};
-use reqwest::{Response, StatusCode};
+use reqwest::{Response, StatusCode, Url};
 use std::io;
 
 struct Download {
@@ -17,6 +17,10 @@ struct Download {
     size: u64,
     credentials: Option<Credentials>,
     response: Option<Response>,
+    /// The mirror whose answer that is.
+    mirror: Option<Url>,
+    /// Mirrors that broke off: what is missing is asked of the others first.
+    broken: Vec<Url>,
     /// The beginning of what comes next.
     leftover: Option<Bytes>,
     /// Bytes handed on.
@@ -41,6 +45,8 @@ pub(super) async fn open(
         size,
         credentials,
         response: None,
+        mirror: None,
+        broken: Vec::new(),
         leftover: None,
         done: start,
         failures: 0,
@@ -85,7 +91,8 @@ impl Download {
             )
         };
         let mut asking = Asking::new(&self.registry, self.repository.domain(), &request).await;
-        let (response, leftover) = loop {
+        asking.put_last(&self.broken);
+        let (response, leftover, mirror) = loop {
             let Answer { response, endpoint } = match asking.next().await {
                 // Nothing is there where we want to go on: it is shorter than it should be.
                 Err(RegistryError::Status {
@@ -102,18 +109,20 @@ impl Download {
                 outcome => outcome?,
             };
             match begin(response, self.done, self.size).await {
-                Ok(begun) => {
+                Ok((response, leftover)) => {
                     if endpoint.is_mirror {
                         let doubts = &self.registry.inner.doubts;
                         doubts.sends(&self.digest, endpoint.base.as_str());
                     }
-                    break begun;
+                    let mirror = endpoint.is_mirror.then_some(endpoint.base);
+                    break (response, leftover, mirror);
                 }
                 Err(error) => asking.reject(endpoint, error),
             }
         };
         drop(asking);
         self.response = Some(response);
+        self.mirror = mirror;
         self.leftover = leftover;
         Ok(())
     }
@@ -161,13 +170,15 @@ impl Download {
     /// Waits before the next attempt, or gives the error back when there were enough.
     async fn give_up_after(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         self.response = None;
+        self.broken.extend(self.mirror.take());
         self.failures += 1;
         if self.failures >= self.registry.inner.attempts {
             return Err(error);
         }
         tracing::info!(digest = %self.digest, done = self.done, size = self.size,
             error = %engine::error::full_message(&error), "a download broke off; going on from there");
-        tokio::time::sleep(self.registry.inner.first_wait * 2u32.pow(self.failures - 1)).await;
+        let wait = self.registry.inner.first_wait * 2u32.pow(self.failures - 1);
+        self.registry.inner.patience.sleep(wait).await;
         Ok(())
     }
 }

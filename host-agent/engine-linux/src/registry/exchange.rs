@@ -1,9 +1,11 @@
 //! One request to one endpoint, with everything that may come between question and answer: signing in, waiting, redirects.
 
 use super::auth::SignInError;
+use super::endpoint::authority;
+use super::patience::{LONGEST_WAIT, retry_after};
 use super::{
-    Endpoint, HttpRegistry, LONGEST_WAIT, challenges_of, error_of, is_lasting, is_temporary,
-    protocol, retry_after, unreachable,
+    Endpoint, HttpRegistry, challenges_of, error_of, is_lasting, is_temporary, protocol,
+    unreachable,
 };
 use bytes::Bytes;
 use engine::images::registry::{Credentials, RegistryError};
@@ -102,8 +104,8 @@ impl Failed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Again {
     No,
-    /// The server says that it cannot now; perhaps, how long to wait.
-    Busy(Option<Duration>),
+    /// The server says that it cannot now. If it said how long to wait, that is noted ([`Patience`](super::Patience)).
+    Busy,
     /// The connection broke or never was.
     Unreached,
 }
@@ -123,21 +125,20 @@ impl HttpRegistry {
                 Ok(response) => return Ok(response),
                 Err(failed) => failed,
             };
-            let asked_wait = match failed.again {
-                Again::Busy(wait) => wait,
-                Again::Unreached => None,
-                Again::No => return Err(failed.error),
-            };
-            if attempt >= self.inner.attempts || !request.is_repeated {
+            if failed.again == Again::No || attempt >= self.inner.attempts || !request.is_repeated {
                 return Err(failed.error);
             }
             attempt += 1;
-            tokio::time::sleep(asked_wait.unwrap_or(wait).min(LONGEST_WAIT)).await;
+            let patience = &self.inner.patience;
+            // The next attempt waits for what it was asked to.
+            if patience.left(endpoint, request.credentials).is_zero() {
+                patience.sleep(wait).await;
+            }
             wait *= 2;
         }
     }
 
-    /// The same, once: with signing in, where that is asked for.
+    /// The same, once: with signing in, where that is asked for, and not before the endpoint said to come again.
     pub(super) async fn exchange_once(
         &self,
         endpoint: &Endpoint,
@@ -156,6 +157,10 @@ impl HttpRegistry {
         };
         let mut has_signed_in = false;
         loop {
+            self.inner
+                .patience
+                .wait(endpoint, request.credentials, self.waits.as_ref())
+                .await;
             let authorization =
                 self.inner
                     .tokens
@@ -169,9 +174,9 @@ impl HttpRegistry {
                 return Ok(response);
             }
             if is_temporary(status) {
-                let again = Again::Busy(retry_after(&response));
+                let wait = retry_after(&response);
                 let error = error_of(response, request).await;
-                return Err(Failed { error, again });
+                return Err(self.busy(endpoint, request, status, wait, error));
             }
             if status != StatusCode::UNAUTHORIZED || has_signed_in {
                 return Err(Failed::for_good(error_of(response, request).await));
@@ -191,8 +196,42 @@ impl HttpRegistry {
                 .await
                 .map_err(|error| match error {
                     SignInError::NoChallenge => Failed::for_good(refusal),
+                    SignInError::Busy {
+                        status,
+                        wait,
+                        error,
+                    } => self.busy(endpoint, request, status, wait, error),
                     SignInError::Registry(error) => again_unless_lasting(error),
                 })?;
+        }
+    }
+
+    /// What comes of an endpoint that cannot now, and perhaps said for how long.
+    fn busy(
+        &self,
+        endpoint: &Endpoint,
+        request: &Exchange<'_>,
+        status: StatusCode,
+        wait: Option<Duration>,
+        error: RegistryError,
+    ) -> Failed {
+        if let Some(wait) = wait {
+            if wait > LONGEST_WAIT {
+                return Failed::for_good(RegistryError::LongWait {
+                    registry: authority(&endpoint.base),
+                    status: status.to_string(),
+                    wait,
+                    limit: LONGEST_WAIT,
+                    source: Box::new(error),
+                });
+            }
+            self.inner
+                .patience
+                .asked(endpoint, request.credentials, wait);
+        }
+        Failed {
+            error,
+            again: Again::Busy,
         }
     }
 

@@ -17,6 +17,7 @@ mod client;
 mod doubts;
 mod endpoint;
 mod exchange;
+mod patience;
 mod proxies;
 mod search;
 mod upload;
@@ -34,22 +35,19 @@ use endpoint::{Endpoint, Endpoints};
 use engine::images::config::digest_of;
 use engine::images::manifest::{ACCEPTED, MANIFEST_MAX, Manifest, ManifestError};
 use engine::images::registry::{
-    BlobUpload, Credentials, FetchedManifest, Found, Registry, RegistryError, Uploaded,
+    BlobUpload, Credentials, FetchedManifest, Found, Registry, RegistryError, Uploaded, Waits,
 };
 use engine::images::{ByteStream, Digest, Reference, Repository};
 use exchange::{Content, Exchange};
+use patience::{HostTime, Patience, Time};
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use std::sync::Arc;
 use std::time::Duration;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
 
 /// How often a request is tried at one endpoint where the administrator does not say (dockerd's
 /// `max-download-attempts`).
 const ATTEMPTS: u32 = 5;
-/// The longest a registry's `Retry-After` is honoured.
-const LONGEST_WAIT: Duration = Duration::from_secs(20);
 /// Bytes of an error's body that are read.
 const ERROR_BODY_MAX: usize = 64 * 1024;
 /// Pages of a list of tags or repositories.
@@ -59,6 +57,8 @@ const PAGES_MAX: usize = 1000;
 #[derive(Clone)]
 pub struct HttpRegistry {
     inner: Arc<Inner>,
+    /// Who is told of waiting.
+    waits: Option<Waits>,
 }
 
 struct Inner {
@@ -67,6 +67,7 @@ struct Inner {
     attempts: u32,
     tokens: TokenCache,
     doubts: Doubts,
+    patience: Patience,
     /// The first wait between attempts; doubled each time.
     first_wait: Duration,
 }
@@ -74,12 +75,13 @@ struct Inner {
 impl HttpRegistry {
     /// Checks the options; connects to nothing.
     pub fn new(options: RegistryOptions) -> Result<HttpRegistry, EndpointError> {
-        HttpRegistry::with_first_wait(options, Duration::from_millis(500))
+        HttpRegistry::with_time(options, Duration::from_millis(500), Arc::new(HostTime))
     }
 
-    fn with_first_wait(
+    fn with_time(
         options: RegistryOptions,
         first_wait: Duration,
+        time: Arc<dyn Time>,
     ) -> Result<HttpRegistry, EndpointError> {
         let clients = Clients::new(&options)?;
         let attempts = options.attempts.unwrap_or(ATTEMPTS).max(1);
@@ -90,8 +92,10 @@ impl HttpRegistry {
                 attempts,
                 tokens: TokenCache::default(),
                 doubts: Doubts::default(),
+                patience: Patience::new(time),
                 first_wait,
             }),
+            waits: None,
         })
     }
 
@@ -139,21 +143,6 @@ fn causes<'a>(
 #[derive(Debug, thiserror::Error)]
 #[error("remote error: tls: certificate required")]
 struct CertificateRequired;
-
-/// `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let text = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
-    wait_of(text.trim(), OffsetDateTime::now_utc())
-}
-
-fn wait_of(text: &str, now: OffsetDateTime) -> Option<Duration> {
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = OffsetDateTime::parse(text, &Rfc2822).ok()?;
-    // A date that has passed is no wait.
-    Some(Duration::try_from(date - now).unwrap_or_default())
-}
 
 fn unreachable(url: &Url, error: reqwest::Error) -> RegistryError {
     // Without the address, which the message has already.
@@ -333,6 +322,13 @@ fn is_manifest(manifest: &FetchedManifest) -> bool {
 
 #[async_trait]
 impl Registry for HttpRegistry {
+    fn telling(&self, waits: Waits) -> Arc<dyn Registry> {
+        Arc::new(HttpRegistry {
+            inner: self.inner.clone(),
+            waits: Some(waits),
+        })
+    }
+
     async fn manifest(
         &self,
         reference: &Reference,

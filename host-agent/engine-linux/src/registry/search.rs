@@ -55,8 +55,9 @@ pub(super) async fn search(
     }
     // Registries of the first kind had a search of their own; some products still do.
     for endpoint in registry.inner.endpoints.itself(domain).await {
-        if let Ok(found) = search_index(registry, &endpoint, term, limit, credentials).await {
-            return Ok(found);
+        match search_index(registry, &endpoint, term, limit, credentials).await {
+            Err(error) if !matches!(error, RegistryError::LongWait { .. }) => {}
+            outcome => return outcome,
         }
     }
     search_catalog(registry, domain, term, limit, credentials).await

@@ -1,4 +1,5 @@
 mod mirrors;
+mod patience;
 mod push;
 mod search;
 mod tls;
@@ -164,11 +165,16 @@ fn response(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
 }
 
 fn registry_with(mirrors: &[String]) -> HttpRegistry {
-    let options = RegistryOptions {
+    quick(RegistryOptions {
         mirrors: mirrors.to_vec(),
         ..RegistryOptions::default()
-    };
-    HttpRegistry::with_first_wait(options, Duration::from_millis(1)).expect("good options")
+    })
+}
+
+/// One that waits only as long as it is asked to.
+fn quick(options: RegistryOptions) -> HttpRegistry {
+    HttpRegistry::with_time(options, Duration::from_millis(1), Arc::new(HostTime))
+        .expect("good options")
 }
 
 fn reference(text: &str) -> Reference {
@@ -183,6 +189,21 @@ fn user() -> Credentials {
         password: "secret".into(),
         ..Credentials::default()
     }
+}
+
+/// Asks for a blob of this content, which somebody has, and reads what comes.
+async fn fetch_blob(
+    registry: &HttpRegistry,
+    name: &Reference,
+    content: &[u8],
+    credentials: Option<&Credentials>,
+) -> std::io::Result<Vec<u8>> {
+    let (digest, size) = (digest_of(content), content.len() as u64);
+    let stream = registry
+        .blob(&name.repository, &digest, size, 0, credentials)
+        .await
+        .expect("somebody has it");
+    read(stream).await
 }
 
 const MANIFEST: &[u8] = b"{\"schemaVersion\":2,\"manifests\":[]}";
@@ -282,18 +303,8 @@ async fn a_redirect_to_another_host_gets_no_credentials() {
     .await;
     let registry = registry_with(&[]);
     let name = reference(&format!("{}/a", fake.address));
-    let digest = digest_of(content);
-    let stream = registry
-        .blob(
-            &name.repository,
-            &digest,
-            content.len() as u64,
-            0,
-            Some(&user()),
-        )
-        .await
-        .expect("good");
-    assert_eq!(read(stream).await.expect("good"), content);
+    let got = fetch_blob(&registry, &name, content, Some(&user())).await;
+    assert_eq!(got.expect("good"), content);
     assert_eq!(storage.seen(), ["/stored []"]);
 }
 
@@ -351,34 +362,6 @@ async fn a_registry_without_tls_is_not_waited_for() {
     assert!(begin.elapsed() < Duration::from_secs(5));
 }
 
-#[tokio::test]
-async fn a_registry_that_says_how_long_to_wait_is_obeyed() {
-    let fake = Fake::start(|_, asked| match asked.times {
-        0 => response("429 Too Many Requests", "Retry-After: 1\r\n", b""),
-        _ => response("200 OK", "", MANIFEST),
-    })
-    .await;
-    // Our own first wait would be a millisecond.
-    let begin = std::time::Instant::now();
-    registry_with(&[])
-        .manifest(&reference(&format!("{}/a", fake.address)), None)
-        .await
-        .expect("the second time");
-    assert!(begin.elapsed() >= Duration::from_secs(1));
-
-    let now = time::macros::datetime!(2015-10-21 07:28:00 UTC);
-    for (text, wait) in [
-        ("7", Some(7)),
-        ("Wed, 21 Oct 2015 07:28:05 GMT", Some(5)),
-        ("Wed, 21 Oct 2015 07:27:00 GMT", Some(0)),
-        ("-1", None),
-        ("soon", None),
-    ] {
-        let expected = wait.map(Duration::from_secs);
-        assert_eq!(super::wait_of(text, now), expected, "{text}");
-    }
-}
-
 /// Serves `content` and breaks the connection after `piece` bytes each time.
 async fn broken_server(content: &'static [u8], piece: usize, with_ranges: bool) -> Fake {
     Fake::start(move |_, asked| {
@@ -415,30 +398,16 @@ async fn a_broken_download_goes_on_where_it_was() {
         let fake = broken_server(content, 60_000, with_ranges).await;
         let registry = registry_with(&[]);
         let name = reference(&format!("{}/a", fake.address));
-        let digest = digest_of(content);
-        let stream = registry
-            .blob(&name.repository, &digest, content.len() as u64, 0, None)
-            .await
-            .expect("good");
-        let got = read(stream).await.expect("in the end");
-        assert!(got == content, "ranges: {with_ranges}");
+        let got = fetch_blob(&registry, &name, content, None).await;
+        assert!(got.expect("in the end") == content, "ranges: {with_ranges}");
         assert!(fake.seen().len() >= 5, "it broke each time");
     }
     // When nothing more comes it ends with an error.
     let fake = broken_server(content, 0, true).await;
     let registry = registry_with(&[]);
     let name = reference(&format!("{}/a", fake.address));
-    let stream = registry
-        .blob(
-            &name.repository,
-            &digest_of(content),
-            content.len() as u64,
-            0,
-            None,
-        )
-        .await
-        .expect("the head comes");
-    assert!(read(stream).await.is_err());
+    let got = fetch_blob(&registry, &name, content, None).await;
+    assert!(got.is_err());
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@
 //! ```
 
 use super::exchange::{Content, Exchange};
-use super::{Endpoint, HttpRegistry, LONGEST_WAIT, protocol};
+use super::{Endpoint, HttpRegistry, protocol};
 use bytes::{Bytes, BytesMut};
 use engine::images::ByteStream;
 use engine::images::registry::{BlobUpload, RegistryError, Uploaded};
@@ -59,7 +59,7 @@ pub(super) async fn upload(
             Err(error) if is_passing(&error) => {
                 tracing::info!(digest = %upload.digest, error = %engine::error::full_message(&error),
                     "an upload broke off; trying again");
-                tokio::time::sleep(wait.min(LONGEST_WAIT)).await;
+                registry.inner.patience.sleep(wait).await;
                 wait *= 2;
             }
             Err(error) => return Err(error),
@@ -147,8 +147,11 @@ async fn mount(
     );
     request.scope = format!("{} repository:{from}:pull", request.scope);
     // Whatever is wrong with a mount, the blob can still be sent.
-    let Ok(answer) = registry.ask(upload.repository.domain(), &request).await else {
-        return Ok(Mount::Refused);
+    let answer = match registry.ask(upload.repository.domain(), &request).await {
+        Ok(answer) => answer,
+        // But for a registry that wants to be left alone.
+        Err(error @ RegistryError::LongWait { .. }) => return Err(error),
+        Err(_) => return Ok(Mount::Refused),
     };
     if answer.response.status() == StatusCode::CREATED {
         return Ok(Mount::Done);
@@ -273,7 +276,7 @@ async fn put_in_pieces(
                 failures += 1;
                 tracing::info!(digest = %upload.digest, start, error = %engine::error::full_message(&error),
                     "a piece of an upload broke off; asking how far it came");
-                tokio::time::sleep(wait.min(LONGEST_WAIT)).await;
+                registry.inner.patience.sleep(wait).await;
                 wait *= 2;
                 let at = progress_of(registry, upload, &mut session).await?;
                 content = Pieces::open(upload, at.min(upload.size)).await?;

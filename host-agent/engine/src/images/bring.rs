@@ -12,20 +12,22 @@ use super::blobs::ByteStream;
 use super::layer_store::{LayerInfo, LayerSpec, StagedLayer};
 use super::manifest::Descriptor;
 use super::progress::ProgressSink;
-use super::pull::short;
+use super::pull::{is_damage, short};
 use super::registry::Credentials;
 use super::service::ImageService;
 use super::{BlobError, ImageError, LayerError, Repository};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{SemaphorePermit, mpsc, watch};
 
 /// How often a bar moves.
 const BAR_PERIOD: Duration = Duration::from_millis(100);
-/// Pieces of a layer between the network and each of its readers; a piece is at most some 64 KiB.
+/// Pieces of a layer between the network and each of its readers, and bytes of a piece at most.
 const PIECES_IN_FLIGHT: usize = 16;
+const PIECE_MAX: usize = 64 << 10;
 
 /// Where a layer's bytes come from when they are not here yet.
 pub(super) enum LayerSource {
@@ -51,6 +53,8 @@ pub(super) struct LayerJob {
     pub(super) progress: ProgressSink,
     pub(super) parent_done: Option<watch::Receiver<bool>>,
     pub(super) done: watch::Sender<bool>,
+    /// Whether what is fetched goes on from what was here.
+    pub(super) is_continued: AtomicBool,
 }
 
 impl LayerJob {
@@ -69,7 +73,10 @@ impl LayerJob {
             self.done.send_replace(true);
             return Ok(info);
         }
-        let staged = self.stage(&name).await?;
+        let staged = self
+            .stage(&name)
+            .await
+            .map_err(|error| self.of_layer(error))?;
         let size = self.descriptor.size;
         self.progress.amount(&name, "Extracting", size, size);
         if let Some(parent_done) = &mut self.parent_done
@@ -110,6 +117,17 @@ impl LayerJob {
             return self.stage_kept().await;
         }
         self.fetch_and_stage(name).await
+    }
+
+    /// An error of unpacking with the name that the layer has in its manifest, and so in what is told of the pull.
+    fn of_layer(&self, error: ImageError) -> ImageError {
+        match error {
+            ImageError::Layer(LayerError::Invalid { step, source }) => {
+                let step = format!("{step} (blob {})", self.descriptor.digest);
+                ImageError::Layer(LayerError::Invalid { step, source })
+            }
+            other => other,
+        }
     }
 
     /// Unpacks the blob that is here.
@@ -185,12 +203,14 @@ impl LayerJob {
                     .await?
                     .filter(|(size, _)| *size <= self.descriptor.size);
                 let start = partial.as_ref().map_or(0, |(size, _)| *size);
+                self.is_continued.store(start > 0, Ordering::Relaxed);
                 if start > 0 && start == self.descriptor.size {
                     let (_, content) = partial.expect("it has a size");
                     return Ok((Some(permit), content));
                 }
                 let content = backends
                     .registry
+                    .telling(self.progress.waits(name))
                     .blob(
                         repository,
                         &self.descriptor.digest,
@@ -210,25 +230,23 @@ impl LayerJob {
         }
     }
 
-    /// Whether to fetch once more: what came was damaged, and there is somebody else who may have it whole.
+    /// Whether to fetch once more: what came was damaged, and there is somebody else who may have it whole, or its
+    /// beginning was an old one.
     fn is_worth_another<T>(&self, outcome: &Result<T, ImageError>) -> bool {
-        let Err(ImageError::Blob(error)) = outcome else {
+        let Err(error) = outcome else {
             return false;
         };
-        let is_damaged = matches!(
-            error,
-            BlobError::Mismatch { .. } | BlobError::TooLarge { .. }
-        );
-        let is_worth_it = is_damaged
-            && matches!(self.source, LayerSource::Registry { .. })
-            && self
-                .service
-                .backends()
-                .registry
-                .distrust(&self.descriptor.digest);
+        if !is_damage(error) || !matches!(self.source, LayerSource::Registry { .. }) {
+            return false;
+        }
+        let digest = &self.descriptor.digest;
+        let is_of_mirror = self.service.backends().registry.distrust(digest);
+        // What an engine that was killed left of it may be what is wrong.
+        let is_continued = self.is_continued.swap(false, Ordering::Relaxed);
+        let is_worth_it = is_of_mirror || is_continued;
         if is_worth_it {
-            tracing::warn!(digest = %self.descriptor.digest, error = %crate::error::full_message(error),
-                "a mirror sent a damaged blob; asking another");
+            tracing::warn!(%digest, error = %crate::error::full_message(error),
+                "a blob came damaged; fetching it anew");
         }
         is_worth_it
     }
@@ -327,12 +345,17 @@ impl LayerJob {
                     .await;
                 return Err(error.into());
             }
-            if to_blob.send(Some(Ok(piece.clone()))).await.is_err() {
-                // The blob store gave up and tells why itself.
-                return Ok(());
-            }
-            if let Some(to_layer) = &to_layer {
-                let _ = to_layer.send(Some(Ok(piece))).await;
+            // The network's buffers grow with its speed: what is in flight shall not.
+            let mut rest = piece;
+            while !rest.is_empty() {
+                let part = rest.split_to(rest.len().min(PIECE_MAX));
+                if to_blob.send(Some(Ok(part.clone()))).await.is_err() {
+                    // The blob store gave up and tells why itself.
+                    return Ok(());
+                }
+                if let Some(to_layer) = &to_layer {
+                    let _ = to_layer.send(Some(Ok(part))).await;
+                }
             }
             if last_shown.is_none_or(|shown| shown.elapsed() >= BAR_PERIOD) {
                 last_shown = Some(Instant::now());

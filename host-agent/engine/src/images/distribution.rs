@@ -1,10 +1,9 @@
 //! What a registry has under a name, without pulling it: `GET /distribution/{name}/json`.
 
-use super::blobs::BlobError;
-use super::config::{ImageDetails, digest_of};
-use super::manifest::{CONFIG_MAX, Manifest};
+use super::config::ImageDetails;
+use super::manifest::Manifest;
 use super::policy::Direction;
-use super::pull::collect_limited;
+use super::pull::fetch_config_blob;
 use super::registry::{Credentials, Found};
 use super::service::ImageService;
 use super::{Digest, ImageError, Platform, Reference};
@@ -47,24 +46,10 @@ impl ImageService {
                 .filter_map(|entry| entry.platform)
                 .collect(),
             Manifest::Image(image) => {
+                let registry = &*self.backends().registry;
+                let bytes =
+                    fetch_config_blob(registry, reference, &image.config, credentials).await?;
                 let id = image.config.digest;
-                let stream = self
-                    .backends()
-                    .registry
-                    .blob(
-                        &reference.repository,
-                        &id,
-                        image.config.size,
-                        0,
-                        credentials,
-                    )
-                    .await
-                    .map_err(|error| ImageError::from_pull(error, reference))?;
-                let bytes = collect_limited(stream, &id, CONFIG_MAX).await?;
-                let actual = digest_of(&bytes);
-                if actual != id {
-                    return Err(BlobError::Mismatch { digest: id, actual }.into());
-                }
                 let details = ImageDetails::parse(&bytes)
                     .map_err(|source| ImageError::Config { id, source })?;
                 vec![details.platform]

@@ -5,6 +5,12 @@
 
 use super::{Healthcheck, ImageConfig};
 use crate::error::{Class, Classify};
+use dockerfile::duration;
+use dockerfile::pairs::name_value_pairs;
+use dockerfile::words::Expander;
+
+/// A change has no parser directive that could choose another.
+const ESCAPE: char = '\\';
 
 /// One instruction, read but with its variables still in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -290,7 +296,7 @@ fn healthcheck(flags: &[(String, String)], rest: &str) -> Result<Healthcheck, In
     }
     for (name, value) in flags {
         let interval = || -> Result<i64, InstructionError> {
-            match duration(value) {
+            match duration::parse(value) {
                 Some(0) => Ok(0),
                 Some(time) if time < 1_000_000 => {
                     refuse(format!("Interval {name:?} cannot be less than 1ms"))
@@ -315,35 +321,6 @@ fn healthcheck(flags: &[(String, String)], rest: &str) -> Result<Healthcheck, In
         }
     }
     Ok(check)
-}
-
-/// Go's `time.ParseDuration`, in nanoseconds: `1h30m`, `1.5s`, `300ms`.
-fn duration(text: &str) -> Option<i64> {
-    if text == "0" {
-        return Some(0);
-    }
-    let mut rest = text;
-    let mut total = 0f64;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..end].parse().ok()?;
-        rest = &rest[end..];
-        let end = rest
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(rest.len());
-        total += number
-            * match &rest[..end] {
-                "ns" => 1.0,
-                "us" | "µs" => 1e3,
-                "ms" => 1e6,
-                "s" => 1e9,
-                "m" => 60e9,
-                "h" => 3600e9,
-                _ => return None,
-            };
-        rest = &rest[end..];
-    }
-    (!text.is_empty() && total <= i64::MAX as f64).then_some(total as i64)
 }
 
 fn on_build(rest: &str) -> Result<String, InstructionError> {
@@ -381,189 +358,25 @@ fn ports(spec: &str) -> Result<Vec<String>, InstructionError> {
 
 /// `a=b "c=d e" f=g`, or the old form `a everything else`.
 fn pairs(rest: &str, name: &str) -> Result<Vec<(String, String)>, InstructionError> {
-    let words = words(rest);
-    let first = words.first().map_or("", String::as_str);
-    if !first.contains('=') {
-        let Some((key, value)) = rest.split_once(char::is_whitespace) else {
-            return refuse(format!("{name} must have two arguments"));
-        };
-        return Ok(vec![(key.to_owned(), value.trim_start().to_owned())]);
-    }
-    words
-        .iter()
-        .map(|word| match word.split_once('=') {
-            Some(("", _)) => refuse(format!("{name} names can not be blank")),
-            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
-            None => refuse(format!(
-                "Syntax error - can't find = in {word:?}. Must be of the form: name=value"
-            )),
-        })
-        .collect()
+    name_value_pairs(name, rest, ESCAPE).map_err(|why| InstructionError { why })
 }
 
-/// Words apart at white space that is not quoted; quotes and backslashes stay in them.
-fn words(text: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word = String::new();
-    let mut quote = None;
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        match (character, quote) {
-            ('\\', None | Some('"')) => {
-                word.push('\\');
-                word.extend(characters.next());
-                continue;
-            }
-            ('\'' | '"', None) => quote = Some(character),
-            (_, Some(open)) if open == character => quote = None,
-            (_, None) if character.is_whitespace() => {
-                if !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                }
-                continue;
-            }
-            _ => {}
-        }
-        word.push(character);
-    }
-    if !word.is_empty() {
-        words.push(word);
-    }
-    words
-}
-
-/// Takes quotes away and puts variables in: `$NAME`, `${NAME}`, `${NAME:-default}`, `${NAME:+instead}`.
+/// Takes quotes away and puts variables in, as in a Dockerfile.
 pub fn expand(text: &str, env: &[String]) -> Result<String, InstructionError> {
-    let mut expander = Expander {
-        characters: text.chars().peekable(),
-        env,
-    };
-    expander.until(None, 0)
-}
-
-struct Expander<'a> {
-    characters: std::iter::Peekable<std::str::Chars<'a>>,
-    env: &'a [String],
-}
-
-/// `${A:-${B:-...}}`: deeper than anybody writes it by hand.
-const NESTED_MAX: usize = 32;
-
-impl Expander<'_> {
-    /// Reads to `end`, or to the end of the text.
-    fn until(&mut self, end: Option<char>, depth: usize) -> Result<String, InstructionError> {
-        if depth > NESTED_MAX {
-            return refuse("variables are nested too deep");
-        }
-        let mut result = String::new();
-        while let Some(character) = self.characters.next() {
-            match character {
-                _ if Some(character) == end => return Ok(result),
-                '\'' => loop {
-                    match self.characters.next() {
-                        Some('\'') => break,
-                        Some(inner) => result.push(inner),
-                        None => {
-                            return refuse(
-                                "unexpected end of statement while looking for matching single-quote",
-                            );
-                        }
-                    }
-                },
-                '"' => self.double_quoted(&mut result, depth)?,
-                '\\' => result.extend(self.characters.next()),
-                '$' => result.push_str(&self.variable(depth)?),
-                _ => result.push(character),
-            }
-        }
-        match end {
-            None => Ok(result),
-            Some(end) => refuse(format!(
-                "unexpected end of statement while looking for matching {end:?}"
-            )),
-        }
-    }
-
-    fn double_quoted(&mut self, result: &mut String, depth: usize) -> Result<(), InstructionError> {
-        loop {
-            match self.characters.next() {
-                Some('"') => return Ok(()),
-                Some('$') => result.push_str(&self.variable(depth)?),
-                Some('\\') => match self.characters.next() {
-                    Some(inner @ ('"' | '$' | '\\')) => result.push(inner),
-                    Some(inner) => result.extend(['\\', inner]),
-                    None => result.push('\\'),
-                },
-                Some(inner) => result.push(inner),
-                None => {
-                    return refuse(
-                        "unexpected end of statement while looking for matching double-quote",
-                    );
-                }
-            }
-        }
-    }
-
-    fn name(&mut self) -> String {
-        let mut name = String::new();
-        while let Some(character) = self
-            .characters
-            .next_if(|c| c.is_ascii_alphanumeric() || *c == '_')
-        {
-            name.push(character);
-        }
-        name
-    }
-
-    fn value(&self, name: &str) -> Option<String> {
-        let mut values = self
-            .env
+    let lookup = |name: &str| {
+        let mut values = env
             .iter()
             .filter_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
         values.next().map(str::to_owned)
-    }
-
-    /// What stands for a variable whose dollar sign was read.
-    fn variable(&mut self, depth: usize) -> Result<String, InstructionError> {
-        if self.characters.next_if_eq(&'{').is_none() {
-            let name = self.name();
-            return Ok(match name.is_empty() {
-                true => "$".to_owned(),
-                false => self.value(&name).unwrap_or_default(),
-            });
-        }
-        let name = self.name();
-        if name.is_empty() {
-            return refuse("syntax error: bad substitution");
-        }
-        let value = self.value(&name);
-        match self.characters.next() {
-            Some('}') => Ok(value.unwrap_or_default()),
-            // With the colon an empty value counts as none.
-            Some(':') => {
-                let modifier = self.characters.next();
-                let word = self.until(Some('}'), depth + 1)?;
-                let value = value.filter(|value| !value.is_empty());
-                match modifier {
-                    Some('-') => Ok(value.unwrap_or(word)),
-                    Some('+') => Ok(value.map_or_else(String::new, |_| word)),
-                    other => refuse(format!(
-                        "unsupported modifier ({}) in substitution",
-                        other.map(String::from).unwrap_or_default()
-                    )),
-                }
-            }
-            Some('-') => {
-                let word = self.until(Some('}'), depth + 1)?;
-                Ok(value.unwrap_or(word))
-            }
-            Some('+') => {
-                let word = self.until(Some('}'), depth + 1)?;
-                Ok(value.map_or_else(String::new, |_| word))
-            }
-            _ => refuse("syntax error: missing '}' in substitution"),
-        }
-    }
+    };
+    let expander = Expander {
+        escape: ESCAPE,
+        lookup: &lookup,
+        raw_quotes: false,
+    };
+    expander.word(text).map_err(|error| InstructionError {
+        why: error.to_string(),
+    })
 }
 
 /// A relative folder goes on from the one before.

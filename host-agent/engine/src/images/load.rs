@@ -17,6 +17,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::sync::watch;
 
 /// Images in one archive.
@@ -158,6 +159,7 @@ impl ImageService {
                 progress: ProgressSink::none(),
                 parent_done: None,
                 done: watch::channel(false).0,
+                is_continued: AtomicBool::new(false),
             };
             infos.push(job.run().await?);
         }

@@ -1,7 +1,9 @@
 //! What a long operation tells while it runs, one JSON message each on the wire.
 
+use super::registry::Waits;
 use super::{ByteStream, Digest};
 use futures_util::StreamExt;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// One message.
@@ -85,6 +87,20 @@ impl ProgressSink {
                 total,
             });
         }
+    }
+
+    /// Tells of waiting for a registry, in Docker's words. As with bars, a slow reader is not waited for.
+    pub(super) fn waits(&self, id: &str) -> Waits {
+        let (sender, id) = (self.sender.clone(), id.to_owned());
+        Arc::new(move |seconds| {
+            let plural = if seconds == 1 { "" } else { "s" };
+            if let Some(sender) = &sender {
+                let _ = sender.try_send(Progress::Status {
+                    id: id.clone(),
+                    status: format!("Retrying in {seconds} second{plural}"),
+                });
+            }
+        })
     }
 
     /// The same content, while its amount is told, of `total` bytes (0: unknown).

@@ -13,16 +13,17 @@ use super::blobs::ByteStream;
 use super::bring::{LayerJob, LayerSource};
 use super::config::{ImageDetails, digest_of};
 use super::layer_store::{LayerInfo, LayerSpec};
-use super::manifest::{self, CONFIG_MAX, ImageManifest, MANIFEST_MAX, Manifest};
+use super::manifest::{self, CONFIG_MAX, Descriptor, ImageManifest, MANIFEST_MAX, Manifest};
 use super::policy::Direction;
 use super::progress::ProgressSink;
 use super::records::{ImageRecord, LayerRecord};
-use super::registry::{Credentials, FetchedManifest};
+use super::registry::{Credentials, FetchedManifest, Registry};
 use super::service::ImageService;
 use super::{BlobError, Digest, ImageError, ImageLookupError, Platform, Reference, ReferenceError};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -83,6 +84,7 @@ impl ImageService {
         let tags = self
             .backends()
             .registry
+            .telling(progress.waits(""))
             .tags(repository, request.credentials.as_ref())
             .await
             .map_err(|error| ImageError::from_pull(error, &request.reference))?;
@@ -101,7 +103,12 @@ impl ImageService {
     ) -> Result<(), ImageError> {
         let storing = self.begin_storing().await?;
         let credentials = request.credentials.as_ref();
-        let top = self.fetch_manifest(reference, credentials).await?;
+        let registry = self
+            .backends()
+            .registry
+            .telling(progress.waits(reference.tag_or_digest()));
+        let registry = &*registry;
+        let top = fetch_manifest(registry, reference, credentials).await?;
         // Read before the first message, so that an unusable manifest is an HTTP error.
         let parsed = Manifest::parse(&top.media_type, &top.bytes)?;
         progress
@@ -116,10 +123,17 @@ impl ImageService {
             .unwrap_or(&self.inner.options.platform);
         let is_single = matches!(parsed, Manifest::Image(_));
         let (fetched, manifest) = self
-            .descend(reference, top.clone(), parsed, platform, credentials)
+            .descend(
+                registry,
+                reference,
+                top.clone(),
+                parsed,
+                platform,
+                credentials,
+            )
             .await?;
         let (id, details) = self
-            .fetch_config(reference, &manifest, platform, credentials)
+            .fetch_config(registry, reference, &manifest, platform, credentials)
             .await?;
         // An image that is there for one platform only is taken as it is, as with Docker.
         let warning = match &request.platform {
@@ -191,21 +205,10 @@ impl ImageService {
         Ok(())
     }
 
-    async fn fetch_manifest(
-        &self,
-        reference: &Reference,
-        credentials: Option<&Credentials>,
-    ) -> Result<FetchedManifest, ImageError> {
-        self.backends()
-            .registry
-            .manifest(reference, credentials)
-            .await
-            .map_err(|error| ImageError::from_pull(error, reference))
-    }
-
     /// From a list down to the image of the platform.
     async fn descend(
         &self,
+        registry: &dyn Registry,
         reference: &Reference,
         mut fetched: FetchedManifest,
         mut parsed: Manifest,
@@ -230,7 +233,7 @@ impl ImageService {
                 .repository
                 .clone()
                 .with_digest(entry.digest.clone());
-            fetched = self.fetch_manifest(&by_digest, credentials).await?;
+            fetched = fetch_manifest(registry, &by_digest, credentials).await?;
             parsed = Manifest::parse(&fetched.media_type, &fetched.bytes)?;
         }
         Err(manifest::ManifestError::Invalid {
@@ -241,6 +244,7 @@ impl ImageService {
 
     async fn fetch_config(
         &self,
+        registry: &dyn Registry,
         reference: &Reference,
         manifest: &ImageManifest,
         platform: &Platform,
@@ -253,27 +257,8 @@ impl ImageService {
         let bytes = if let Some(bytes) = kept.filter(|bytes| digest_of(bytes) == id) {
             bytes
         } else {
-            let bytes = loop {
-                let stream = backends
-                    .registry
-                    .blob(
-                        &reference.repository,
-                        &id,
-                        manifest.config.size,
-                        0,
-                        credentials,
-                    )
-                    .await
-                    .map_err(|error| ImageError::from_pull(error, reference))?;
-                let bytes = collect_limited(stream, &id, CONFIG_MAX).await?;
-                let actual = digest_of(&bytes);
-                if actual == id {
-                    break bytes;
-                }
-                if !backends.registry.distrust(&id) {
-                    return Err(BlobError::Mismatch { digest: id, actual }.into());
-                }
-            };
+            let bytes =
+                fetch_config_blob(registry, reference, &manifest.config, credentials).await?;
             backends
                 .blobs
                 .put(&id, super::blobs::stream_of(bytes.clone()))
@@ -346,6 +331,7 @@ impl ImageService {
                 progress: progress.clone(),
                 parent_done,
                 done,
+                is_continued: AtomicBool::new(false),
             };
             tasks.spawn(job.run());
         }
@@ -403,6 +389,66 @@ impl ImageService {
         })
         .await
     }
+}
+
+async fn fetch_manifest(
+    registry: &dyn Registry,
+    reference: &Reference,
+    credentials: Option<&Credentials>,
+) -> Result<FetchedManifest, ImageError> {
+    registry
+        .manifest(reference, credentials)
+        .await
+        .map_err(|error| ImageError::from_pull(error, reference))
+}
+
+/// Fetches a configuration; from the next, where a mirror sends another.
+pub(super) async fn fetch_config_blob(
+    registry: &dyn Registry,
+    reference: &Reference,
+    config: &Descriptor,
+    credentials: Option<&Credentials>,
+) -> Result<Bytes, ImageError> {
+    let Descriptor { digest, size, .. } = config;
+    let repository = &reference.repository;
+    let mut damage: Option<ImageError> = None;
+    loop {
+        let stream = match registry
+            .blob(repository, digest, *size, 0, credentials)
+            .await
+        {
+            Ok(stream) => stream,
+            // Where nobody else could be asked, what was damaged is the reason.
+            Err(error) => {
+                return Err(damage.unwrap_or_else(|| ImageError::from_pull(error, reference)));
+            }
+        };
+        let error = match collect_limited(stream, digest, CONFIG_MAX).await {
+            Ok(bytes) => match digest_of(&bytes) {
+                actual if actual == *digest => return Ok(bytes),
+                actual => BlobError::Mismatch {
+                    digest: digest.clone(),
+                    actual,
+                }
+                .into(),
+            },
+            Err(error) => error,
+        };
+        if !is_damage(&error) || !registry.distrust(digest) {
+            return Err(error);
+        }
+        tracing::warn!(%digest, error = %crate::error::full_message(&error),
+            "a mirror sent a damaged configuration; asking another");
+        damage = Some(error);
+    }
+}
+
+/// Whether an error says that a blob is not what its digest says.
+pub(super) fn is_damage(error: &ImageError) -> bool {
+    matches!(
+        error,
+        ImageError::Blob(BlobError::Mismatch { .. } | BlobError::TooLarge { .. })
+    )
 }
 
 /// What an image that was pulled by a reference is called.

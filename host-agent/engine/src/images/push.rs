@@ -10,7 +10,7 @@
 use super::manifest::{MANIFEST_MAX, Manifest};
 use super::policy::Direction;
 use super::progress::{Progress, ProgressSink};
-use super::registry::{BlobUpload, Credentials, Uploaded};
+use super::registry::{BlobUpload, Credentials, Registry, Uploaded};
 use super::service::{ImageService, ImageView};
 use super::{BlobError, Digest, ImageError, Platform, Reference, Repository};
 use bytes::Bytes;
@@ -114,10 +114,13 @@ impl ImageService {
             .await?;
         self.push_layers(&image, request, progress).await?;
         let size = self.blob_size(&image.id).await?;
-        self.upload(&image.id, size, request, Arc::new(|_| {}))
-            .await?;
-        self.backends()
+        let registry = self
+            .backends()
             .registry
+            .telling(progress.waits(reference.tag_or_digest()));
+        self.upload(&*registry, &image.id, size, request, Arc::new(|_| {}))
+            .await?;
+        registry
             .put_manifest(
                 reference,
                 &media_type_of(&image, &manifest),
@@ -198,7 +201,11 @@ impl ImageService {
                     .expect("the semaphore is never closed");
                 let size = service.blob_size(&blob).await?;
                 let bar = bar(progress.clone(), name.clone(), size);
-                let said = match service.upload(&blob, size, &request, bar).await? {
+                let registry = service.backends().registry.telling(progress.waits(&name));
+                let said = match service
+                    .upload(&*registry, &blob, size, &request, bar)
+                    .await?
+                {
                     Uploaded::Existed => "Layer already exists".to_owned(),
                     Uploaded::Mounted { from } => format!("Mounted from {}", from.path()),
                     Uploaded::Sent => "Pushed".to_owned(),
@@ -226,14 +233,14 @@ impl ImageService {
 
     async fn upload(
         &self,
+        registry: &dyn Registry,
         digest: &Digest,
         size: u64,
         request: &PushRequest,
         sent: Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Result<Uploaded, ImageError> {
         let mount_from = self.repositories_with(digest, &request.repository);
-        self.backends()
-            .registry
+        registry
             .upload_blob(BlobUpload {
                 repository: &request.repository,
                 digest,

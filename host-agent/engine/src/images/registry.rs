@@ -7,6 +7,7 @@ use crate::error::{Class, Classify};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A user's word to a registry. Cannot be printed.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -57,6 +58,9 @@ pub struct BlobUpload<'a> {
     pub sent: Arc<dyn Fn(u64) + Send + Sync>,
 }
 
+/// Told now and then while nothing is asked because the registry said when to come back: the seconds that are left.
+pub type Waits = Arc<dyn Fn(u64) + Send + Sync>;
+
 /// How a blob got into a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Uploaded {
@@ -81,6 +85,9 @@ pub struct Found {
 /// Reads from registries and writes to them.
 #[async_trait]
 pub trait Registry: Send + Sync + 'static {
+    /// The same registry; whoever asks through it is told when it waits.
+    fn telling(&self, waits: Waits) -> Arc<dyn Registry>;
+
     /// Fetches a manifest by tag or digest.
     async fn manifest(
         &self,
@@ -157,6 +164,20 @@ pub enum RegistryError {
     BlobUnknown { digest: Digest },
     #[error("toomanyrequests: {message}")]
     TooManyRequests { message: String },
+    /// `Retry-After` says more than we wait.
+    #[error(
+        "{registry} answered {status} and wants to be asked again in {} seconds at the earliest; Berth waits {} seconds at most: try again then",
+        wait.as_secs(), limit.as_secs()
+    )]
+    LongWait {
+        registry: String,
+        /// Number and words.
+        status: String,
+        wait: Duration,
+        limit: Duration,
+        #[source]
+        source: Box<RegistryError>,
+    },
     /// Docker's form: `Get "https://host/v2/": dial tcp ...`.
     #[error("Get \"{url}\"")]
     Unreachable {
@@ -197,6 +218,7 @@ impl Classify for RegistryError {
             RegistryError::BadAddress { .. } => Class::Invalid,
             // Docker answers 500 to these, and clients show the text.
             RegistryError::TooManyRequests { .. }
+            | RegistryError::LongWait { .. }
             | RegistryError::Unreachable { .. }
             | RegistryError::Status { .. }
             | RegistryError::Protocol { .. }

@@ -555,15 +555,7 @@ fn signing_in_is_remembered_by_the_file_or_a_helper() {
             .contains("bWU6")
     );
 
-    // A helper that keeps one secret in a file.
-    let helper = folder.join("docker-credential-test");
-    std::fs::write(
-        &helper,
-        "#!/bin/sh\nkept=\"$(dirname \"$0\")/kept\"\ncase $1 in\nstore) cat > \"$kept\";;\nget) cat \"$kept\" 2>/dev/null || { echo credentials not found in native keychain; exit 1; };;\nerase) rm -f \"$kept\";;\nesac\n",
-    )
-    .expect("written");
-    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .expect("executable");
+    add_credential_helper(&folder, "test");
     std::fs::write(&config, r#"{"credsStore": "test"}"#).expect("written");
     assert_eq!(login(), "Login Succeeded\n");
     let kept = std::fs::read_to_string(folder.join("kept")).expect("kept");
@@ -580,6 +572,99 @@ fn signing_in_is_remembered_by_the_file_or_a_helper() {
     logout.env("PATH", path_with(&folder));
     run(&mut logout, LIMIT).success();
     assert!(!folder.join("kept").exists());
+}
+
+/// Makes a program `docker-credential-NAME` in a folder: it keeps one secret in the file `kept` beside it, and writes what
+/// it is asked into the file `asked`.
+fn add_credential_helper(folder: &Path, name: &str) {
+    let script = r#"#!/bin/sh
+here=$(dirname "$0")
+input=$(cat)
+echo "$1 $input" >> "$here/asked"
+case $1 in
+store) printf %s "$input" > "$here/kept";;
+get) cat "$here/kept" 2>/dev/null || { echo credentials not found in native keychain; exit 1; };;
+erase) rm -f "$here/kept";;
+esac
+"#;
+    let program = folder.join(format!("docker-credential-{name}"));
+    std::fs::write(&program, script).expect("written");
+    std::fs::set_permissions(
+        &program,
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .expect("executable");
+}
+
+#[test]
+fn a_credential_helper_opens_a_registry_for_both_clients() {
+    let Some(agent) = crate::engine_with_busybox(&[]) else {
+        return;
+    };
+    if !Registry::is_available_or_skip() {
+        return;
+    }
+    let registry = Registry::start_with_password().expect("a registry");
+    let host = registry.host();
+    let name = format!("{host}/team/helped:1");
+    agent.run(&["tag", "busybox", &name]).success();
+    let folder = agent.folder().join("client");
+    std::fs::create_dir_all(&folder).expect("made");
+    let (config, asked) = (folder.join("config.json"), folder.join("asked"));
+    add_credential_helper(&folder, "something");
+    let with_helper = |mut command: Command| {
+        command.env("PATH", path_with(&folder));
+        command
+    };
+    type Client<'a> = Box<dyn Fn(&[&str]) -> Option<Command> + 'a>;
+    let clients: [Client; 2] = [
+        Box::new(|words| Some(with_helper(agent.berth(words)))),
+        Box::new(|words| agent.docker(words).map(&with_helper)),
+    ];
+    for client in &clients {
+        let run_client = |words: &[&str]| client(words).map(|mut command| run(&mut command, LIMIT));
+        // A helper for this registry only.
+        let helpers = serde_json::json!({"credHelpers": {&host: "something"}});
+        std::fs::write(&config, helpers.to_string()).expect("written");
+        let Some(refused) = run_client(&["push", &name]) else {
+            continue;
+        };
+        let refused = refused.fails_with(1);
+        assert!(refused.contains("no basic auth credentials"), "{refused}");
+        let kept = serde_json::json!({"ServerURL": host, "Username": USER, "Secret": PASSWORD});
+        std::fs::write(folder.join("kept"), kept.to_string()).expect("written");
+        run_client(&["push", &name]).expect("it is here").success();
+        agent.run(&["rmi", &name]).success();
+        let _ = std::fs::remove_file(&asked);
+        run_client(&["pull", &name]).expect("it is here").success();
+        let told = std::fs::read_to_string(&asked).expect("asked");
+        assert!(
+            told.lines().all(|line| line == format!("get {host}")) && !told.is_empty(),
+            "{told}"
+        );
+
+        // One for all registries: signing in and out goes through it.
+        std::fs::write(&config, r#"{"credsStore": "something"}"#).expect("written");
+        std::fs::remove_file(folder.join("kept")).expect("kept");
+        let login = ["login", "--username", USER, "--password-stdin", &host];
+        let mut command = client(&login).expect("it is here");
+        let said = run_with_input(&mut command, PASSWORD.as_bytes(), LIMIT).success();
+        assert!(said.contains("Login Succeeded"), "{said}");
+        let text = std::fs::read_to_string(&config).expect("there");
+        assert!(!text.contains("\"auth\""), "{text}");
+        run_client(&["pull", &name]).expect("it is here").success();
+        run_client(&["logout", &host])
+            .expect("it is here")
+            .success();
+        let told = std::fs::read_to_string(&asked).expect("asked");
+        for verb in ["store ", "erase "] {
+            assert!(told.lines().any(|line| line.starts_with(verb)), "{told}");
+        }
+        assert!(!folder.join("kept").exists());
+        run_client(&["pull", &name])
+            .expect("it is here")
+            .fails_with(1);
+    }
 }
 
 /// Whether a text is in any file below a folder.

@@ -49,7 +49,9 @@ fn a_pull_takes_no_more_memory_for_a_larger_layer() {
     let windows = [(22, 8), (25, 9), (25, 10)]
         .map(|(log, seed)| layer(&noise((1 << log) + (4 << 20), seed), Packing::ZstdLong(log)));
     let long = push("long", windows.to_vec());
-    let too_long = push("toolong", vec![layer(b"little", Packing::ZstdLong(27))]);
+    let refused_layer = layer(b"little", Packing::ZstdLong(27));
+    let refused_digest = harness::image::digest(&refused_layer.blob);
+    let too_long = push("toolong", vec![refused_layer]);
     // What is made once, whatever is pulled: threads, a client for the registry.
     registry
         .push_busybox("small", "1", "small")
@@ -70,6 +72,13 @@ fn a_pull_takes_no_more_memory_for_a_larger_layer() {
         );
     }
     let refused = agent.run(&["pull", &too_long]).fails_with(1);
-    assert!(refused.contains("at most 32 MiB"), "{refused}");
+    for said in [
+        "failed to register layer",
+        &refused_digest,
+        "at most 32 MiB",
+        "without --long",
+    ] {
+        assert!(refused.contains(said), "{refused}");
+    }
     agent.run(&["rmi", &large, &long, &small]).success();
 }

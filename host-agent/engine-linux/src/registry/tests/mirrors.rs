@@ -4,10 +4,14 @@ use super::*;
 
 /// A registry whose Hub is behind a proxy that nobody serves.
 async fn without_hub(mirrors: &[&Fake]) -> HttpRegistry {
+    quick(options_without_hub(mirrors).await)
+}
+
+pub(super) async fn options_without_hub(mirrors: &[&Fake]) -> RegistryOptions {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let nobody = listener.local_addr().expect("bound");
     drop(listener);
-    let options = RegistryOptions {
+    RegistryOptions {
         mirrors: mirrors
             .iter()
             .map(|fake| format!("http://{}", fake.address))
@@ -18,8 +22,7 @@ async fn without_hub(mirrors: &[&Fake]) -> HttpRegistry {
             ..Proxies::default()
         },
         ..RegistryOptions::default()
-    };
-    HttpRegistry::with_first_wait(options, Duration::from_millis(1)).expect("good options")
+    }
 }
 
 const PAGE: &[u8] = b"<html>Welcome to this network</html>";
@@ -39,13 +42,8 @@ async fn a_mirror_that_answers_with_anything_is_passed_over() {
     assert_eq!(manifest.bytes, MANIFEST);
     let by_digest = name.repository.clone().with_digest(digest_of(MANIFEST));
     registry.manifest(&by_digest, None).await.expect("the same");
-    let digest = digest_of(content);
-    let size = content.len() as u64;
-    let stream = registry
-        .blob(&name.repository, &digest, size, 0, None)
-        .await
-        .expect("the second's");
-    assert_eq!(read(stream).await.expect("good"), content);
+    let got = fetch_blob(&registry, &name, content, None).await;
+    assert_eq!(got.expect("the second's"), content);
     assert_eq!(bad.seen().len(), 3);
 
     // Where nobody has better, its answer is told.
@@ -63,11 +61,8 @@ async fn a_mirror_that_sent_a_damaged_blob_is_not_asked_for_it_again() {
     let name = reference("alpine");
     let digest = digest_of(content);
     let fetch = async || {
-        let stream = registry
-            .blob(&name.repository, &digest, content.len() as u64, 0, None)
-            .await
-            .expect("somebody has it");
-        read(stream).await.expect("whole")
+        let got = fetch_blob(&registry, &name, content, None).await;
+        got.expect("whole")
     };
     assert_eq!(fetch().await, b"THE CONTENT");
     assert!(registry.distrust(&digest), "there is another");
@@ -77,6 +72,54 @@ async fn a_mirror_that_sent_a_damaged_blob_is_not_asked_for_it_again() {
     assert!(registry.distrust(&digest));
     assert!(!registry.distrust(&digest));
     assert!(!registry.distrust(&digest_of(b"another")));
+}
+
+#[tokio::test]
+async fn a_mirror_that_breaks_off_is_asked_after_the_others() {
+    let content = b"the content".as_slice();
+    // Ended in order, but too early; and cut off, with nothing more to be had there.
+    let early = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n4\r\nthe \r\n0\r\n\r\n";
+    let cut = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\nthe ",
+        content.len()
+    );
+    for answer in [early.to_owned(), cut] {
+        let bad = Fake::start(move |_, asked| match asked.times {
+            0 => answer.clone().into_bytes(),
+            _ => response("416 Requested Range Not Satisfiable", "", b""),
+        })
+        .await;
+        let good = Fake::start(move |_, asked| {
+            assert_eq!(asked.header("range"), "bytes=4-");
+            let range = "Content-Range: bytes 4-10/11\r\n";
+            response("206 Partial Content", range, &content[4..])
+        })
+        .await;
+        let registry = without_hub(&[&bad, &good]).await;
+        let got = fetch_blob(&registry, &reference("alpine"), content, None).await;
+        assert_eq!(got.expect("the second's"), content);
+        assert_eq!((bad.seen().len(), good.seen().len()), (1, 1));
+        // Where there is nobody else, it is asked again.
+        let registry = without_hub(&[&bad]).await;
+        let digest = digest_of(content);
+        let outcome = registry
+            .blob(&reference("alpine").repository, &digest, 11, 4, None)
+            .await;
+        assert!(outcome.is_err());
+        assert_eq!(bad.seen().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_whose_manifest_is_another_is_passed_over() {
+    let bad = Fake::start(|_, _| response("200 OK", "", b"{\"schemaVersion\":2}")).await;
+    let missing = Fake::start(|_, _| response("404 Not Found", "", b"")).await;
+    let good = Fake::start(|_, _| response("200 OK", "", MANIFEST)).await;
+    let registry = without_hub(&[&bad, &missing, &good]).await;
+    let name = reference("alpine").repository;
+    let name = name.with_digest(digest_of(MANIFEST));
+    let manifest = registry.manifest(&name, None).await.expect("the third's");
+    assert_eq!(manifest.bytes, MANIFEST);
 }
 
 #[tokio::test]
@@ -92,17 +135,8 @@ async fn a_mirror_that_is_busy_is_asked_again_where_nobody_else_answers() {
     let registry = without_hub(&[&mirror]).await;
     let name = reference("alpine");
     registry.manifest(&name, None).await.expect("at last");
-    let stream = registry
-        .blob(
-            &name.repository,
-            &digest_of(content),
-            content.len() as u64,
-            0,
-            None,
-        )
-        .await
-        .expect("at last");
-    assert_eq!(read(stream).await.expect("good"), content);
+    let got = fetch_blob(&registry, &name, content, None).await;
+    assert_eq!(got.expect("at last"), content);
     assert_eq!(mirror.seen().len(), 6);
 }
 

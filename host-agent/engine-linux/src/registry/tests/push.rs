@@ -11,12 +11,22 @@ fn content() -> Vec<u8> {
     (0..(9u32 << 20)).map(|n| (n % 251) as u8).collect()
 }
 
-struct Pushed {
-    outcome: Result<Uploaded, RegistryError>,
+pub(super) struct Pushed {
+    pub(super) outcome: Result<Uploaded, RegistryError>,
     sent: u64,
 }
 
 async fn push(
+    fake: &Fake,
+    content: &[u8],
+    mount_from: &[&str],
+    credentials: Option<&Credentials>,
+) -> Pushed {
+    push_by(&registry_with(&[]), fake, content, mount_from, credentials).await
+}
+
+pub(super) async fn push_by(
+    registry: &HttpRegistry,
     fake: &Fake,
     content: &[u8],
     mount_from: &[&str],
@@ -35,7 +45,7 @@ async fn push(
         .collect();
     let sent = Arc::new(AtomicU64::new(0));
     let counter = sent.clone();
-    let outcome = registry_with(&[])
+    let outcome = registry
         .upload_blob(BlobUpload {
             repository: &repository,
             digest: &digest,

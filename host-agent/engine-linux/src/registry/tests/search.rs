@@ -84,8 +84,7 @@ async fn a_proxy_is_gone_through_but_not_to_loopback() {
         },
         ..RegistryOptions::default()
     };
-    let registry =
-        HttpRegistry::with_first_wait(options, Duration::from_millis(1)).expect("good options");
+    let registry = quick(options);
     registry
         .manifest(&reference("registry.invalid/a"), None)
         .await
@@ -107,8 +106,7 @@ async fn a_proxy_is_gone_through_but_not_to_loopback() {
         },
         ..RegistryOptions::default()
     };
-    let registry =
-        HttpRegistry::with_first_wait(without, Duration::from_millis(1)).expect("good options");
+    let registry = quick(without);
     registry
         .manifest(&reference("registry.invalid/a"), None)
         .await

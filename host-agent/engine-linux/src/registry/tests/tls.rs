@@ -75,19 +75,10 @@ fn checking_registry(certificates: &std::path::Path) -> HttpRegistry {
         attempts: Some(1),
         ..RegistryOptions::default()
     };
-    let clients = Clients::new(&options).expect("good options");
-    let mut endpoints = Endpoints::new(options).expect("good options");
-    endpoints.distrust_loopback();
-    HttpRegistry {
-        inner: Arc::new(Inner {
-            endpoints,
-            clients,
-            attempts: 1,
-            tokens: TokenCache::default(),
-            doubts: Doubts::default(),
-            first_wait: Duration::from_millis(1),
-        }),
-    }
+    let mut registry = quick(options);
+    let inner = Arc::get_mut(&mut registry.inner).expect("nobody else has it yet");
+    inner.endpoints.distrust_loopback();
+    registry
 }
 
 async fn ask(registry: &HttpRegistry, fake: &Fake) -> Result<(), String> {
@@ -211,17 +202,9 @@ async fn a_registrys_certificates_count_for_its_token_server_and_where_it_redire
     std::fs::write(own.join("client.cert"), certificate).expect("written");
     std::fs::write(own.join("client.key"), key).expect("written");
     let name = reference(&format!("{}/a", fake.address));
-    let stream = checking_registry(folder.path())
-        .blob(
-            &name.repository,
-            &digest_of(content),
-            content.len() as u64,
-            0,
-            None,
-        )
-        .await
-        .expect("trusted");
-    assert_eq!(read(stream).await.expect("good"), content);
+    let registry = checking_registry(folder.path());
+    let got = fetch_blob(&registry, &name, content, None).await;
+    assert_eq!(got.expect("trusted"), content);
 }
 
 #[tokio::test]

@@ -4,19 +4,20 @@ use super::{lock, read_all};
 use crate::images::blobs::{ByteStream, stream_of};
 use crate::images::config::digest_of;
 use crate::images::registry::{
-    BlobUpload, Credentials, FetchedManifest, Found, Registry, RegistryError, Uploaded,
+    BlobUpload, Credentials, FetchedManifest, Found, Registry, RegistryError, Uploaded, Waits,
 };
 use crate::images::{Digest, Platform, Reference, Repository, manifest};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// [`Registry`] in memory: what was pushed can be fetched.
 #[derive(Default)]
 pub struct MemoryRegistry {
-    state: Mutex<RegistryState>,
+    state: Arc<Mutex<RegistryState>>,
+    waits: Option<Waits>,
 }
 
 #[derive(Default)]
@@ -33,6 +34,10 @@ struct RegistryState {
     /// What the next fetch of a blob brings instead, as a mirror may.
     damaged: BTreeMap<Digest, Bytes>,
     distrusted: usize,
+    /// Blobs that are being uploaded, and the most there ever were.
+    uploads: (usize, usize),
+    /// Seconds that the next request for a blob waits for, told one by one.
+    busy: BTreeMap<Digest, u64>,
 }
 
 impl MemoryRegistry {
@@ -115,6 +120,23 @@ impl MemoryRegistry {
         lock(&self.state).stalled.insert(digest.clone(), bytes);
     }
 
+    /// The most uploads that there ever were at the same time.
+    pub fn uploads_at_once(&self) -> usize {
+        lock(&self.state).uploads.1
+    }
+
+    /// The next fetch or upload of a blob waits so many seconds (which take no time).
+    pub fn busy(&self, digest: &Digest, seconds: u64) {
+        lock(&self.state).busy.insert(digest.clone(), seconds);
+    }
+
+    fn wait_for(&self, digest: &Digest) {
+        let seconds = lock(&self.state).busy.remove(digest).unwrap_or(0);
+        if let Some(waits) = &self.waits {
+            (1..=seconds).rev().for_each(|left| waits(left));
+        }
+    }
+
     /// The next fetch of a blob brings this; [`distrust`](Registry::distrust) says that somebody else has it whole.
     pub fn damage_once(&self, digest: &Digest, bytes: impl Into<Bytes>) {
         lock(&self.state)
@@ -144,6 +166,13 @@ impl MemoryRegistry {
 
 #[async_trait]
 impl Registry for MemoryRegistry {
+    fn telling(&self, waits: Waits) -> Arc<dyn Registry> {
+        Arc::new(MemoryRegistry {
+            state: self.state.clone(),
+            waits: Some(waits),
+        })
+    }
+
     async fn manifest(
         &self,
         reference: &Reference,
@@ -175,6 +204,7 @@ impl Registry for MemoryRegistry {
     ) -> Result<ByteStream, RegistryError> {
         // A real one takes its time, and others go on meanwhile.
         tokio::task::yield_now().await;
+        self.wait_for(digest);
         let mut state = lock(&self.state);
         state.blob_fetches += 1;
         match state.blobs.get(digest).cloned() {
@@ -235,7 +265,17 @@ impl Registry for MemoryRegistry {
     }
 
     async fn upload_blob(&self, upload: BlobUpload<'_>) -> Result<Uploaded, RegistryError> {
-        tokio::task::yield_now().await;
+        {
+            let uploads = &mut lock(&self.state).uploads;
+            uploads.0 += 1;
+            uploads.1 = uploads.1.max(uploads.0);
+        }
+        // Whoever else may come in meanwhile does.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        lock(&self.state).uploads.0 -= 1;
+        self.wait_for(upload.digest);
         // One pool of blobs for all repositories, as a registry's storage is; what each repository shows is kept apart.
         let shown = (upload.repository.to_string(), upload.digest.clone());
         {

@@ -42,17 +42,91 @@ async fn layers_that_are_here_are_told_as_docker_tells_them() {
     };
     assert!(waits(&messages), "{messages:?}");
     service.make_durable().await.expect("synced");
-    let service = fakes
-        .open_with(ImageOptions {
-            concurrent_uploads: 1,
-            ..ImageOptions::default()
-        })
-        .await;
-    let target = Reference::parse("b.example/c:1").expect("good");
-    service.tag("c", &target).await.expect("tagged");
-    let (outcome, messages) = push(&service, "b.example/c", None).await;
+    for uploads in [1, 2] {
+        let service = fakes
+            .open_with(ImageOptions {
+                concurrent_uploads: uploads,
+                ..ImageOptions::default()
+            })
+            .await;
+        let name = format!("b.example/c{uploads}");
+        let target = Reference::parse(&format!("{name}:1")).expect("good");
+        service.tag("c", &target).await.expect("tagged");
+        let (outcome, messages) = push(&service, &name, None).await;
+        outcome.expect("pushed");
+        assert!(waits(&messages), "{messages:?}");
+        assert_eq!(fakes.registry.uploads_at_once(), uploads);
+    }
+}
+
+#[tokio::test]
+async fn waiting_for_a_registry_is_told_with_the_layers_name() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    let id = fakes.registry.push_image("a", &["layer"], json!({}));
+    let layer = digest_of(b"layer");
+    let name = &layer.hex()[..12];
+    fakes.registry.busy(&layer, 2);
+    fakes.registry.busy(&id, 1);
+    let (outcome, messages) = pull(&service, "a").await;
+    outcome.expect("pulled");
+    let retries = |messages: &[Progress]| {
+        let mut told = statuses(messages);
+        told.retain(|line| line.contains("|Retrying in "));
+        told
+    };
+    let of_layer = [
+        format!("{name}|Retrying in 2 seconds"),
+        format!("{name}|Retrying in 1 second"),
+    ];
+    let of_config = "latest|Retrying in 1 second".to_owned();
+    assert_eq!(
+        retries(&messages),
+        [std::slice::from_ref(&of_config), &of_layer].concat()
+    );
+    let target = Reference::parse("b.example/a:latest").expect("good");
+    service.tag("a", &target).await.expect("tagged");
+    fakes.registry.busy(&layer, 2);
+    fakes.registry.busy(&id, 1);
+    let (outcome, messages) = push(&service, "b.example/a", None).await;
     outcome.expect("pushed");
-    assert!(waits(&messages), "{messages:?}");
+    assert_eq!(retries(&messages), [&of_layer[..], &[of_config]].concat());
+}
+
+#[tokio::test]
+async fn what_a_mirror_sends_damaged_is_asked_of_the_next() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    let id = fakes.registry.push_image("a", &["layer"], json!({}));
+    let name = Reference::parse("a").expect("good").or_latest();
+    let other = b"something else".to_vec();
+    let endless = vec![b' '; manifest::CONFIG_MAX as usize + 1];
+    for damaged in [other.clone(), endless.clone()] {
+        fakes.registry.damage_once(&id, damaged);
+        let told = service.distribution(&name, None).await.expect("the next's");
+        assert_eq!(told.platforms.len(), 1);
+    }
+    for (digest, damaged) in [
+        (&id, other.clone()),
+        (&id, endless),
+        (&digest_of(b"layer"), other),
+    ] {
+        let service = FakeImages {
+            registry: fakes.registry.clone(),
+            ..FakeImages::default()
+        }
+        .service()
+        .await;
+        fakes.registry.damage_once(digest, damaged);
+        pull(&service, "a").await.0.expect("the next's");
+    }
+    // Where nobody has it whole, that is told.
+    fakes.registry.damage(&id, b"{}".as_slice());
+    let (outcome, _) = pull(&fakes.service().await, "a").await;
+    assert!(matches!(
+        outcome,
+        Err(ImageError::Blob(BlobError::Mismatch { .. }))
+    ));
 }
 
 #[tokio::test]

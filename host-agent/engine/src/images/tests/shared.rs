@@ -145,3 +145,44 @@ async fn what_a_mirror_sent_damaged_is_asked_of_another() {
         format!("filesystem layer verification failed for digest {layer}")
     );
 }
+
+#[tokio::test]
+async fn a_layer_that_another_image_or_a_container_needs_stays() {
+    let fakes = FakeImages::default();
+    let service = fakes.service().await;
+    let users = Arc::new(FakeUsers::default());
+    service.set_users(users.clone());
+    for (name, layers) in [("a", ["shared", "x"]), ("b", ["shared", "more"])] {
+        fakes
+            .registry
+            .push_image(name, &layers, serde_json::json!({}));
+        pull(&service, name).await.0.expect("pulled");
+    }
+    let sizes: Vec<u64> = service.shared_sizes().into_values().collect();
+    assert_eq!(sizes, [6, 6]);
+    let (one, two) = (service.inspect("a"), service.inspect("b"));
+    let (one, two) = (one.expect("there"), two.expect("there"));
+    let has = async |chain: &Digest| fakes.layers.find(chain).await.expect("good").is_some();
+    let chains = |view: &ImageView| -> Vec<Digest> {
+        let layers = view.record.layers.iter();
+        layers.map(|layer| layer.chain_id.clone()).collect()
+    };
+    let (one_chains, two_chains) = (chains(&one), chains(&two));
+    assert_eq!(one_chains[0], two_chains[0]);
+    // By a prefix of its id.
+    service
+        .remove(&two.id.hex()[..7], FORCED)
+        .await
+        .expect("removed");
+    assert!(has(&one_chains[0]).await && has(&one_chains[1]).await);
+    assert!(!has(&two_chains[1]).await);
+    // All names of the other go, but not what its container runs on.
+    users.add(&one.id, &ContainerId::random(), true);
+    service.remove("a", FORCED).await.expect("untagged");
+    let all = PruneFilter {
+        dangling_only: false,
+        ..PruneFilter::default()
+    };
+    service.prune(&all).await.expect("good");
+    assert!(has(&one_chains[0]).await && has(&one_chains[1]).await);
+}
