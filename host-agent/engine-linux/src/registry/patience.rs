@@ -89,7 +89,7 @@ impl Patience {
             // A part of a second is one more.
             let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
             if let Some(waits) = waits
-                && (is_first || seconds <= TOLD_SINGLY || seconds % 10 == 0)
+                && (is_first || seconds <= TOLD_SINGLY || seconds.is_multiple_of(10))
             {
                 waits(seconds);
             }

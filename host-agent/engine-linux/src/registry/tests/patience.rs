@@ -79,7 +79,7 @@ async fn nobody_is_asked_before_the_time_they_named() {
         let told = told.lock().expect("not poisoned").clone();
         // At first, each tenth of the many, and the last ones singly.
         let mut expected = vec![wait];
-        expected.extend((11..wait).rev().filter(|left| left % 10 == 0));
+        expected.extend((11..wait).rev().filter(|left| left.is_multiple_of(10)));
         expected.extend((1..=10).rev().chain([2, 1]));
         assert_eq!(told, expected);
         assert_eq!(fake.seen().len(), 3);
