@@ -297,6 +297,55 @@ mod tests {
         }
     }
 
+    /// The commands in the examples of a page: fenced blocks and indented lines, without comments.
+    fn examples(page: &str) -> Vec<Vec<String>> {
+        let mut fenced = false;
+        let mut found = Vec::new();
+        for line in page.lines() {
+            if line.starts_with("```") {
+                fenced = !fenced;
+                continue;
+            }
+            if !fenced && !line.starts_with("    ") {
+                continue;
+            }
+            let line = line.split(" #").next().unwrap_or_default();
+            for command in line.split("&&").flat_map(|part| part.split(';')) {
+                let command = command.trim().trim_start_matches("eval $(");
+                let command = command.trim_end_matches(')').replace('\'', "");
+                let words: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+                if words.first().is_some_and(|program| program == "machine") {
+                    found.push(words);
+                }
+            }
+        }
+        found
+    }
+
+    /// What people copy from the pages is what this program takes.
+    #[test]
+    fn every_example_of_the_pages_is_understood() {
+        let pages = [
+            include_str!("../../../README.md"),
+            include_str!("../../../docs/how-to/machine.md"),
+            include_str!("../../../docs/how-to/run-the-engine-on-any-linux-host.md"),
+            include_str!("../../../docs/how-to/guest-image.md"),
+        ];
+        let examples: Vec<Vec<String>> = pages.into_iter().flat_map(examples).collect();
+        assert!(examples.len() > 40, "{} examples", examples.len());
+        for words in examples {
+            let line = words.join(" ");
+            let arguments = words.into_iter().map(OsString::from).collect();
+            let parsed = parse(arguments, &mut machine_drivers::all());
+            let understood = match parsed {
+                Ok(Outcome::Parsed(_)) => true,
+                Ok(Outcome::Said(code)) => code == exit_code::SUCCESS,
+                Err(_) => false,
+            };
+            assert!(understood, "{line}");
+        }
+    }
+
     #[track_caller]
     fn check(line: &str, expected: Option<&str>) {
         let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();

@@ -41,14 +41,14 @@ pub fn debian() -> Result<PathBuf, String> {
     std::fs::create_dir_all(&root).unwrap();
     let lock = std::fs::File::create(target().join("debian-root.lock")).unwrap();
     lock.lock().unwrap();
-    let done = root.join("usr/sbin/sshd");
-    if !done.exists() {
+    let done = ["usr/sbin/sshd", "sbin/openrc-run"].map(|file| root.join(file));
+    if !done.iter().all(|file| file.exists()) {
         let making = target().join("debian-root.making");
         let _ = std::fs::remove_dir_all(&making);
         let made = Command::new("debootstrap")
             .args([
                 "--variant=minbase",
-                "--include=openssh-server,sudo,iproute2,iptables",
+                "--include=openssh-server,sudo,iproute2,iptables,openrc,procps",
                 "bookworm",
             ])
             .arg(&making)
@@ -59,7 +59,8 @@ pub fn debian() -> Result<PathBuf, String> {
             Ok(status) => return Err(format!("debootstrap: {status}")),
             Err(error) => return Err(format!("debootstrap: {error}")),
         }
-        std::fs::remove_dir(&root).unwrap();
+        // Empty, or of an earlier version of this test.
+        std::fs::remove_dir_all(&root).unwrap();
         std::fs::rename(&making, &root).unwrap();
     }
     Ok(root)

@@ -9,6 +9,7 @@
 mod adopt;
 mod host;
 mod jump;
+mod openrc;
 
 use host::{agent, child_of, is_root, run};
 use std::os::unix::fs::PermissionsExt;

@@ -97,7 +97,8 @@ pub(super) fn file(init: InitSystem, role: Role<'_>, port: u16) -> Option<(&'sta
                  extra_started_commands=reload\n\
                  \n\
                  depend() {{\n\
-                 \tneed net\n\
+                 # Not \"need\": where no service of OpenRC's sets the network up it would not start.\n\
+                 \tuse net\n\
                  \tafter firewall docker\n\
                  }}\n\
                  \n\
@@ -288,7 +289,7 @@ mod tests {
         let mode = service.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
         let script = format!(
-            "need() {{ :; }}; after() {{ :; }}; . {}; depend; echo $command $command_args",
+            "use() {{ :; }}; after() {{ :; }}; . {}; depend; echo $command $command_args",
             service.display()
         );
         assert_eq!(run(&script).trim(), command(Role::Engine, 2376).join(" "));
