@@ -25,7 +25,7 @@ impl fmt::Display for FilterError {
             FilterError::Malformed => f.write_str("invalid filter"),
             FilterError::Unknown { name } => write!(f, "invalid filter '{name}'"),
             FilterError::Value { name, values } => {
-                write!(f, "invalid filter '{name}={values:?}'")
+                write!(f, "invalid filter '{name}=[{}]'", values.join(" "))
             }
         }
     }
@@ -201,7 +201,7 @@ mod tests {
                 .flag("dangling")
                 .unwrap_err()
                 .to_string(),
-            r#"invalid filter 'dangling=["perhaps"]'"#
+            "invalid filter 'dangling=[perhaps]'"
         );
         assert_eq!(
             Filters::of([("x", "y")])

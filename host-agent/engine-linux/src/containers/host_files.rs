@@ -92,8 +92,8 @@ impl HostFiles for HostFilesystem {
         blocking(counters::load).await
     }
 
-    async fn processes(&self, pids: Vec<u32>) -> Vec<ProcessFacts> {
-        blocking(move || Ok(processes::read(&pids)))
+    async fn processes(&self, pids: Vec<u32>, threads: bool) -> Vec<ProcessFacts> {
+        blocking(move || Ok(processes::read(&pids, threads)))
             .await
             .unwrap_or_default()
     }

@@ -1,9 +1,9 @@
 //! What /proc tells of processes: see proc_pid_stat(5).
 
-use engine::containers::host::ProcessFacts;
+use engine::containers::host::{Ids, ProcessFacts, SignalSets};
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use time::OffsetDateTime;
 
 /// USER_HZ: the unit of times in /proc, the same on every architecture we build for.
@@ -11,64 +11,126 @@ const TICKS_PER_SECOND: u64 = 100;
 /// Kilobytes in a page.
 const PAGE_KILOBYTES: u64 = 4;
 
-pub(super) fn read(pids: &[u32]) -> Vec<ProcessFacts> {
-    let users = users(&fs::read_to_string("/etc/passwd").unwrap_or_default());
-    let boot = fs::read_to_string("/proc/stat").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("btime "))?;
-        line.trim().parse::<i64>().ok()
-    });
-    let now = OffsetDateTime::now_utc();
-    let memory =
-        super::counters::total_memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
-    pids.iter()
-        .filter_map(|pid| read_one(*pid, &users, boot.unwrap_or_default(), now))
-        .map(|mut facts| {
-            facts.memory_permille = (facts.resident_memory * 1024 * 1000)
-                .checked_div(memory)
-                .unwrap_or(0);
-            facts
-        })
-        .collect()
-}
+/// Names by number, as /etc/passwd and /etc/group have them.
+type Names = HashMap<u32, String>;
 
-fn users(passwd: &str) -> HashMap<u32, String> {
-    passwd
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            Some((fields.nth(1)?.parse().ok()?, name.to_owned()))
-        })
-        .collect()
-}
-
-fn read_one(
-    pid: u32,
-    users: &HashMap<u32, String>,
+/// What is the same for all processes that are looked at together.
+struct Host {
+    users: Names,
+    groups: Names,
+    /// Seconds since 1970.
     boot: i64,
     now: OffsetDateTime,
-) -> Option<ProcessFacts> {
-    let folder = format!("/proc/{pid}");
-    let stat = fs::read_to_string(format!("{folder}/stat")).ok()?;
-    let owner = fs::metadata(&folder).ok()?.uid();
-    let command = fs::read(format!("{folder}/cmdline")).unwrap_or_default();
-    let mut facts = parse(&stat, boot, now)?;
-    facts.pid = pid;
-    facts.user = users
-        .get(&owner)
-        .cloned()
-        .unwrap_or_else(|| owner.to_string());
-    let words: Vec<_> = command
-        .split(|byte| *byte == 0)
-        .filter(|word| !word.is_empty())
-        .map(String::from_utf8_lossy)
-        .collect();
-    facts.command = if words.is_empty() {
-        format!("[{}]", facts.name)
-    } else {
-        words.join(" ")
+    memory: u64,
+}
+
+pub(super) fn read(pids: &[u32], threads: bool) -> Vec<ProcessFacts> {
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let boot = text("/proc/stat").lines().find_map(|line| {
+        let number = line.strip_prefix("btime ")?;
+        number.trim().parse().ok()
+    });
+    let host = Host {
+        users: names(&text("/etc/passwd")),
+        groups: names(&text("/etc/group")),
+        boot: boot.unwrap_or_default(),
+        now: OffsetDateTime::now_utc(),
+        memory: super::counters::total_memory(&text("/proc/meminfo")),
     };
+    let mut all = Vec::new();
+    for pid in pids {
+        if threads {
+            let folder = fs::read_dir(format!("/proc/{pid}/task"));
+            let entries = folder.into_iter().flatten().flatten();
+            let threads = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+            all.extend(threads.filter_map(|thread| read_one(*pid, thread, &host)));
+        } else {
+            all.extend(read_one(*pid, *pid, &host));
+        }
+    }
+    all
+}
+
+/// Number and name are the third and the first field of both files.
+fn names(text: &str) -> Names {
+    let lines = text.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        Some((fields.nth(1)?.parse().ok()?, name.to_owned()))
+    });
+    lines.collect()
+}
+
+fn read_one(pid: u32, thread: u32, host: &Host) -> Option<ProcessFacts> {
+    let folder = format!("/proc/{pid}/task/{thread}");
+    let text = |name: &str| fs::read_to_string(format!("{folder}/{name}")).unwrap_or_default();
+    let words = |name: &str| {
+        let bytes = fs::read(format!("{folder}/{name}")).unwrap_or_default();
+        let words = bytes
+            .split(|byte| *byte == 0)
+            .filter(|word| !word.is_empty());
+        words
+            .map(String::from_utf8_lossy)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let stat = fs::read_to_string(format!("{folder}/stat")).ok()?;
+    let mut facts = parse(&stat, host.boot, host.now)?;
+    facts.pid = pid;
+    facts.thread = thread;
+    facts.memory_permille = (facts.resident_memory * 1024 * 1000)
+        .checked_div(host.memory)
+        .unwrap_or(0);
+    let status = text("status");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim()
+    };
+    facts.users = ids(field("Uid:"), &host.users);
+    facts.groups = ids(field("Gid:"), &host.groups);
+    facts.more_groups = field("Groups:").replace(' ', ",");
+    facts.locked_memory = field("VmLck:").trim_end_matches(" kB").parse().unwrap_or(0);
+    facts.signals = SignalSets {
+        pending: field("SigPnd:").to_owned(),
+        blocked: field("SigBlk:").to_owned(),
+        ignored: field("SigIgn:").to_owned(),
+        caught: field("SigCgt:").to_owned(),
+    };
+    facts.command = match words("cmdline") {
+        line if line.is_empty() => format!("[{}]", facts.name),
+        line => line,
+    };
+    facts.environment = words("environ");
+    facts.waits_in = match text("wchan").as_str() {
+        "0" => String::new(),
+        function => function.to_owned(),
+    };
+    let label = text("attr/current");
+    label
+        .trim_matches(['\0', '\n'])
+        .clone_into(&mut facts.label);
+    facts.control_group = text("cgroup").lines().collect::<Vec<_>>().join(",");
+    facts.oom_score = text("oom_score").trim().parse().unwrap_or(0);
+    facts.oom_adjustment = text("oom_score_adj").trim().parse().unwrap_or(0);
+    let program = fs::read_link(Path::new(&folder).join("exe")).unwrap_or_default();
+    facts.program = program.to_string_lossy().into_owned();
     Some(facts)
+}
+
+/// Of `0 0 0 0`: real, effective, saved, and that of files.
+fn ids(numbers: &str, names: &Names) -> Ids {
+    let mut ids = numbers.split_ascii_whitespace().map(|number| {
+        let id = number.parse().unwrap_or_default();
+        let name = names.get(&id).cloned();
+        (id, name.unwrap_or_else(|| number.to_owned()))
+    });
+    let mut next = || ids.next().unwrap_or_default();
+    Ids {
+        real: next(),
+        effective: next(),
+        saved: next(),
+        files: next(),
+    }
 }
 
 fn parse(stat: &str, boot: i64, now: OffsetDateTime) -> Option<ProcessFacts> {
@@ -77,35 +139,55 @@ fn parse(stat: &str, boot: i64, now: OffsetDateTime) -> Option<ProcessFacts> {
     let name = head.split_once('(')?.1;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     // Field 3 of the manual page is `fields[0]`.
-    let number = |field: usize| {
-        fields
-            .get(field - 3)
-            .and_then(|text| text.parse::<u64>().ok())
-    };
-    let cpu_seconds = (number(14)? + number(15)?) / TICKS_PER_SECOND;
+    let signed = |field: usize| fields.get(field - 3)?.parse::<i64>().ok();
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let small = |field: usize| u32::try_from(number(field)?).ok();
     let started = boot + i64::try_from(number(22)? / TICKS_PER_SECOND).ok()?;
-    let age = (now.unix_timestamp() - started).max(1);
+    let age = u64::try_from(now.unix_timestamp() - started).unwrap_or(0);
     let started = OffsetDateTime::from_unix_timestamp(started).ok()?;
+    let short = |text: String| text[..3].to_owned();
+    let month = short(started.month().to_string());
+    let clock = format!("{:02}:{:02}", started.hour(), started.minute());
     let start = if started.date() == now.date() {
-        format!("{:02}:{:02}", started.hour(), started.minute())
+        clock.clone()
+    } else if started.year() == now.year() {
+        format!("{month}{:02}", started.day())
     } else {
-        let month = started.month().to_string();
-        format!("{}{:02}", &month[..3], started.day())
+        started.year().to_string()
     };
     Some(ProcessFacts {
-        pid: 0,
-        parent: u32::try_from(number(4)?).ok()?,
-        user: String::new(),
-        cpu_percent: cpu_seconds * 100 / u64::try_from(age).ok()?,
-        start,
+        parent: small(4)?,
+        group: small(5).unwrap_or(0),
+        session: small(6).unwrap_or(0),
         terminal: terminal(number(7).unwrap_or(0)),
-        cpu_seconds,
+        foreground: signed(8).unwrap_or(-1),
+        flags: number(9).unwrap_or(0),
+        minor_faults: number(10).unwrap_or(0),
+        major_faults: number(12).unwrap_or(0),
+        cpu_ticks: number(14)? + number(15)?,
+        priority: signed(18).unwrap_or(20),
+        nice: signed(19).unwrap_or(0),
+        threads: number(20).unwrap_or(1),
+        start,
+        start_whole: format!(
+            "{} {month} {:>2} {clock}:{:02} {}",
+            short(started.weekday().to_string()),
+            started.day(),
+            started.second(),
+            started.year()
+        ),
+        age,
         state: (*fields.first()?).to_owned(),
         virtual_memory: number(23)? / 1024,
         resident_memory: number(24)? * PAGE_KILOBYTES,
-        memory_permille: 0,
+        code_memory: number(27)
+            .zip(number(26))
+            .map_or(0, |(end, start)| end.saturating_sub(start) / 1024),
+        processor: number(39).unwrap_or(0),
+        realtime_priority: number(40).unwrap_or(0),
+        policy: number(41).unwrap_or(0),
         name: name.to_owned(),
-        command: String::new(),
+        ..ProcessFacts::default()
     })
 }
 
@@ -133,29 +215,34 @@ mod tests {
         let now = OffsetDateTime::from_unix_timestamp(1_000_220).unwrap();
         let facts = parse(stat, 1_000_000, now).unwrap();
         assert_eq!(
-            (facts.name.as_str(), facts.parent, facts.cpu_seconds),
-            ("a) b (c", 1, 2)
+            (facts.name.as_str(), facts.parent, facts.cpu_ticks),
+            ("a) b (c", 1, 200)
         );
         assert_eq!(
             (facts.terminal.as_str(), facts.start.as_str()),
             ("pts/0", "13:48")
         );
+        assert_eq!(facts.start_whole, "Mon Jan 12 13:48:40 1970");
         assert_eq!(
-            (
-                facts.cpu_percent,
-                facts.virtual_memory,
-                facts.resident_memory
-            ),
-            (2, 4000, 1000)
+            (facts.age, facts.virtual_memory, facts.resident_memory),
+            (100, 4000, 1000)
         );
     }
 
     #[test]
     fn our_own_process_is_found_and_one_that_is_not_there_is_left_out() {
         let own = std::process::id();
-        let facts = read(&[own, u32::MAX / 2]);
+        let facts = read(&[own, u32::MAX / 2], false);
         assert_eq!(facts.len(), 1);
-        assert_eq!(facts[0].pid, own);
-        assert!(!facts[0].command.is_empty());
+        assert_eq!((facts[0].pid, facts[0].thread), (own, own));
+        assert!(!facts[0].command.is_empty() && !facts[0].program.is_empty());
+        let user = rustix::process::geteuid().as_raw();
+        assert_eq!(facts[0].users.effective.0, user);
+        let threads = read(&[own], true);
+        assert!(
+            threads.iter().any(|thread| thread.thread == own),
+            "{threads:?}"
+        );
+        assert!(threads.iter().all(|thread| thread.pid == own));
     }
 }

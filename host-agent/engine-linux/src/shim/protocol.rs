@@ -181,6 +181,7 @@ pub enum Refusal {
     WorkingDirectory { path: String, reason: String },
     UnknownUser { user: String },
     UnknownGroup { group: String },
+    IdOutOfRange,
     Unsupported { what: String, why: String },
     Invalid { what: String, why: String },
     NotRunning,
@@ -209,6 +210,7 @@ impl From<Refusal> for RuntimeError {
             }
             Refusal::UnknownUser { user } => RuntimeError::UnknownUser { user },
             Refusal::UnknownGroup { group } => RuntimeError::UnknownGroup { group },
+            Refusal::IdOutOfRange => RuntimeError::IdOutOfRange,
             Refusal::Unsupported { what, why } => RuntimeError::Unsupported { what, why },
             Refusal::Invalid { what, why } => RuntimeError::Invalid { what, why },
             Refusal::NotRunning => RuntimeError::NotRunning,

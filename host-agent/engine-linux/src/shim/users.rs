@@ -99,6 +99,17 @@ fn groups(file: &str) -> impl Iterator<Item = Group<'_>> {
     })
 }
 
+/// What a user or group is if it is a number, of any size.
+fn number_of(text: &str) -> Result<Option<u32>, Refusal> {
+    match text.parse::<i64>() {
+        Ok(number) => match i32::try_from(number).map(u32::try_from) {
+            Ok(Ok(id)) => Ok(Some(id)),
+            _ => Err(Refusal::IdOutOfRange),
+        },
+        Err(_) => Ok(None),
+    }
+}
+
 /// The rules of Docker (moby/sys/user GetExecUser): names win over numbers; an unknown number is taken as it is; with
 /// a group given, the user's memberships do not count.
 fn identity(
@@ -108,7 +119,7 @@ fn identity(
     additional: &[String],
 ) -> Result<Identity, Refusal> {
     let (user_part, group_part) = user.split_once(':').unwrap_or((user, ""));
-    let number = user_part.parse::<u32>().ok();
+    let number = number_of(user_part)?;
     let found = accounts(passwd).find(|account| {
         if user_part.is_empty() {
             account.uid == 0
@@ -125,7 +136,7 @@ fn identity(
         },
         (None, number) => Identity {
             uid: match number {
-                Some(uid) if uid <= i32::MAX as u32 => uid,
+                Some(uid) => uid,
                 None if user_part.is_empty() => 0,
                 _ => {
                     return Err(Refusal::UnknownUser {
@@ -142,11 +153,11 @@ fn identity(
         identity.home = "/".to_owned();
     }
     let group_id = |wanted: &str| {
-        let number = wanted.parse::<u32>().ok();
+        let number = number_of(wanted)?;
         groups(group_file)
             .find(|group| group.name == wanted || Some(group.gid) == number)
             .map(|group| group.gid)
-            .or(number.filter(|gid| *gid <= i32::MAX as u32))
+            .or(number)
             .ok_or_else(|| Refusal::UnknownGroup {
                 group: wanted.to_owned(),
             })
@@ -217,6 +228,25 @@ mod tests {
                 group: "staff".into()
             })
         );
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused_with_dockers_words() {
+        for (user, group) in [
+            ("-1", ""),
+            ("4294967296", ""),
+            ("1:-1", ""),
+            ("1", "2147483648"),
+        ] {
+            let additional = [group.to_owned()];
+            let additional = if group.is_empty() {
+                &[][..]
+            } else {
+                &additional
+            };
+            let refused = identity(PASSWD, GROUP, user, additional);
+            assert_eq!(refused, Err(Refusal::IdOutOfRange), "{user} {group}");
+        }
     }
 
     #[test]

@@ -95,7 +95,9 @@ fn wrapped(wrapping: &str, source: &RuntimeError) -> String {
     let inner = crate::error::full_message(source);
     match source {
         // Docker looks for these itself, before it asks the runtime.
-        RuntimeError::UnknownUser { .. } | RuntimeError::UnknownGroup { .. } => inner,
+        RuntimeError::UnknownUser { .. }
+        | RuntimeError::UnknownGroup { .. }
+        | RuntimeError::IdOutOfRange => inner,
         _ => format!("{wrapping}: {}: unknown", as_go_says(&inner)),
     }
 }

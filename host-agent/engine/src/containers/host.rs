@@ -36,8 +36,8 @@ pub trait HostFiles: Send + Sync + 'static {
     /// What the host's processors have done so far.
     async fn load(&self) -> std::io::Result<HostLoad>;
 
-    /// What can be told of processes on the host; those that have ended are left out.
-    async fn processes(&self, pids: Vec<u32>) -> Vec<ProcessFacts>;
+    /// What can be told of processes on the host, or of each of their threads; those that have ended are left out.
+    async fn processes(&self, pids: Vec<u32>, threads: bool) -> Vec<ProcessFacts>;
 }
 
 /// What went over a network interface since it was made.
@@ -63,31 +63,86 @@ pub struct HostLoad {
     pub memory: u64,
 }
 
-/// A process, for `docker top`.
+/// A process or a thread, for `docker top`: see proc(5).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProcessFacts {
     pub pid: u32,
+    /// The first thread's is the process's.
+    pub thread: u32,
     pub parent: u32,
-    /// Name where the host knows one, else the number.
-    pub user: String,
-    /// Whole percent of a processor over its life.
-    pub cpu_percent: u64,
+    pub group: u32,
+    pub session: u32,
+    /// The group in the foreground of its terminal; -1 without one.
+    pub foreground: i64,
+    pub threads: u64,
+    pub users: Ids,
+    pub groups: Ids,
+    /// Numbers, with commas.
+    pub more_groups: String,
     /// Thousandths of the host's memory.
     pub memory_permille: u64,
     /// `10:32`, or `Nov19` where it did not start today.
     pub start: String,
+    /// `Sat Nov 21 15:26:02 2026`.
+    pub start_whole: String,
+    /// Seconds since the start.
+    pub age: u64,
     /// `?`, `pts/0`.
     pub terminal: String,
-    /// Processor time, seconds.
-    pub cpu_seconds: u64,
+    /// Processor time, hundredths of a second.
+    pub cpu_ticks: u64,
     /// `S`, `R`, ...
     pub state: String,
+    pub flags: u64,
+    /// The kernel's: 20 is usual.
+    pub priority: i64,
+    pub nice: i64,
+    pub realtime_priority: u64,
+    pub policy: u64,
+    pub processor: u64,
+    pub minor_faults: u64,
+    pub major_faults: u64,
     /// Kilobytes.
     pub virtual_memory: u64,
     /// Kilobytes.
     pub resident_memory: u64,
+    /// Kilobytes.
+    pub code_memory: u64,
+    /// Kilobytes.
+    pub locked_memory: u64,
+    /// The kernel's function it sleeps in.
+    pub waits_in: String,
+    /// Of a security module.
+    pub label: String,
+    pub control_group: String,
+    pub oom_score: i64,
+    pub oom_adjustment: i64,
+    pub signals: SignalSets,
     /// Short name.
     pub name: String,
     /// The whole command line.
     pub command: String,
+    /// Variables, with spaces between.
+    pub environment: String,
+    /// Path of its file.
+    pub program: String,
+}
+
+/// Users or groups of a process: numbers, with the name where the host knows one, else the number again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ids {
+    pub real: (u32, String),
+    pub effective: (u32, String),
+    pub saved: (u32, String),
+    /// As which it is known to file systems.
+    pub files: (u32, String),
+}
+
+/// Hexadecimal, as the kernel writes them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SignalSets {
+    pub pending: String,
+    pub blocked: String,
+    pub ignored: String,
+    pub caught: String,
 }

@@ -41,13 +41,27 @@ pub(super) fn of_mode(spec: &ContainerSpec) -> Memberships {
     }
 }
 
+/// A network that there is; one that is not there yet is looked for again at the start, as Docker does.
+fn find_or_later(
+    networks: &NetworkService,
+    name: &str,
+) -> Result<Option<Arc<Network>>, NetworkError> {
+    match networks.find(name) {
+        Ok(network) => Ok(Some(network)),
+        Err(NetworkError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The memberships of a container to be made. Names of networks in `host` become those the networks call themselves.
 pub(super) fn resolve(
     host: &mut HostSettings,
     networks: &NetworkService,
 ) -> Result<Memberships, NetworkError> {
-    if let NetworkChoice::Named(name) = &host.network {
-        host.network = NetworkChoice::parse(&networks.find(name)?.name);
+    if let NetworkChoice::Named(name) = &host.network
+        && let Some(network) = find_or_later(networks, name)?
+    {
+        host.network = NetworkChoice::parse(&network.name);
     }
     let asked = std::mem::take(&mut host.endpoints);
     if let NetworkChoice::Container(_) = host.network {
@@ -62,29 +76,26 @@ pub(super) fn resolve(
     let main = host.network.text().into_owned();
     let mut memberships = Memberships::new();
     for (name, settings) in asked {
-        let network = networks.find(&name)?;
+        let network = find_or_later(networks, &name)?;
         let membership = Membership {
-            network: Some(network.id.clone()),
+            network: network.as_ref().map(|network| network.id.clone()),
             settings: settings.clone(),
             last_addresses: Vec::new(),
         };
-        if memberships
-            .insert(network.name.clone(), membership)
-            .is_some()
-        {
+        let name = network.map_or(name, |network| network.name.clone());
+        if memberships.insert(name.clone(), membership).is_some() {
             return Err(NetworkError::invalid(format!(
-                "network {} is named twice",
-                network.name
+                "network {name} is named twice"
             )));
         }
-        host.endpoints.insert(network.name.clone(), settings);
+        host.endpoints.insert(name, settings);
     }
     // Docker's way: who names networks but leaves the mode to us is in those alone.
     if !memberships.contains_key(&main)
         && (memberships.is_empty() || host.network != NetworkChoice::Bridge)
     {
         let membership = Membership {
-            network: Some(networks.find(&main)?.id.clone()),
+            network: find_or_later(networks, &main)?.map(|network| network.id.clone()),
             ..Membership::default()
         };
         memberships.insert(main.clone(), membership);
@@ -105,7 +116,9 @@ pub(super) fn resolve(
         }
     }
     for (name, membership) in &memberships {
-        let network = networks.find(name)?;
+        let Some(network) = find_or_later(networks, name)? else {
+            continue;
+        };
         NetworkService::check_settings(&network, &membership.settings)?;
         if memberships.len() > 1 {
             match network.driver {

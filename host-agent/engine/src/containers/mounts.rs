@@ -118,13 +118,21 @@ pub fn parse_bind(spec: &str, volume_driver: &str) -> Result<MountPoint, String>
         mount.copy_up = true;
         mount
     };
-    let mut access = false;
+    let mut kinds = BTreeSet::new();
     for word in mode.split(',').filter(|word| !word.is_empty()) {
+        // Of each kind one.
+        let kind = match word {
+            "ro" | "rw" => "access",
+            "z" | "Z" => "label",
+            "consistent" | "cached" | "delegated" | "default" => "consistency",
+            "nocopy" => "copy",
+            _ => "propagation",
+        };
+        if !kinds.insert(kind) {
+            return Err(format!("invalid mode: {mode}"));
+        }
         match word {
-            "ro" | "rw" if !access => {
-                access = true;
-                mount.read_write = word == "rw";
-            }
+            "ro" | "rw" => mount.read_write = word == "rw",
             // SELinux labels: there is nothing to label on a host without SELinux, as in Docker.
             "z" | "Z" | "consistent" | "cached" | "delegated" | "default" => {}
             "nocopy" if mount.kind == MountKind::Volume => mount.copy_up = false,
@@ -482,6 +490,12 @@ mod tests {
         assert_eq!(bind.destination, "/a/c");
         assert!(!bind.read_write);
         assert_eq!(bind.propagation, "rshared");
+        for mode in ["nocopy,nocopy", "ro,rw", "z,Z", "cached,delegated"] {
+            let refused = parse_bind(&format!("data:/d:{mode}"), "");
+            assert_eq!(refused, Err(format!("invalid mode: {mode}")));
+        }
+        let refused = parse_bind("/d:/d:shared,slave", "");
+        assert_eq!(refused, Err("invalid mode: shared,slave".to_owned()));
         let volume = parse_bind("data:/d:nocopy", "").expect("good");
         assert_eq!(volume.name.as_deref(), Some("data"));
         assert!(!volume.copy_up && volume.read_write);

@@ -44,14 +44,15 @@ pub const TERM: i32 = 15;
 /// From `KILL`, `SIGKILL`, `9`, `RTMIN+3`, any case. `None` is no signal.
 pub fn parse(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number);
+        // glibc keeps 32 and 33 to itself, and Docker's table does not have them.
+        let known = (1..=31).contains(&number) || (34..=64).contains(&number);
+        return known.then_some(number);
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     if let Some((_, number)) = NAMES.iter().find(|(known, _)| *known == name) {
         return Some(*number);
     }
-    // glibc keeps 32 and 33 to itself: RTMIN is 34 there and in Docker's table.
     let number = if let Some(offset) = name.strip_prefix("RTMIN") {
         34 + offset_of(offset, '+')?
     } else {
@@ -72,7 +73,10 @@ fn offset_of(text: &str, sign: char) -> Option<i32> {
 
 /// Docker's sentence for what is no signal.
 pub fn refusal(text: &str) -> String {
-    format!("invalid signal: {text}")
+    match text.parse::<i32>() {
+        Ok(number) if number != 0 => format!("the linux daemon does not support signal {number}"),
+        _ => format!("invalid signal: {text}"),
+    }
 }
 
 #[cfg(test)]
@@ -85,6 +89,14 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_docker_s() {
+        assert_eq!(refusal("0"), "invalid signal: 0");
+        assert_eq!(refusal("FLY"), "invalid signal: FLY");
+        assert_eq!(refusal("99"), "the linux daemon does not support signal 99");
+        assert_eq!(refusal("-1"), "the linux daemon does not support signal -1");
+    }
+
+    #[test]
     fn names_and_numbers() {
         check("KILL", Some(9));
         check("sigterm", Some(15));
@@ -93,6 +105,8 @@ mod tests {
         check("RTMAX-1", Some(63));
         check("0", None);
         check("65", None);
+        check("32", None);
+        check("-1", None);
         check("", None);
         check("SIGFLY", None);
         check("RTMIN+99", None);

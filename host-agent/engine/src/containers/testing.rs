@@ -355,11 +355,11 @@ impl HostFiles for FakeFiles {
         })
     }
 
-    async fn processes(&self, pids: Vec<u32>) -> Vec<ProcessFacts> {
+    async fn processes(&self, pids: Vec<u32>, _threads: bool) -> Vec<ProcessFacts> {
         let facts = |pid| ProcessFacts {
             pid,
+            thread: pid,
             parent: 1,
-            user: "root".into(),
             start: "10:32".into(),
             terminal: "?".into(),
             command: "sleep".into(),

@@ -396,6 +396,8 @@ pub enum RuntimeError {
     UnknownUser { user: String },
     #[error("unable to find group {group}: no matching entries in group file")]
     UnknownGroup { group: String },
+    #[error("uids and gids must be in range 0-2147483647")]
+    IdOutOfRange,
     #[error("{what} is not supported on this host: {why}")]
     Unsupported { what: String, why: String },
     #[error("invalid {what}: {why}")]
@@ -451,6 +453,7 @@ impl Classify for RuntimeError {
             | RuntimeError::WorkingDirectory { .. }
             | RuntimeError::UnknownUser { .. }
             | RuntimeError::UnknownGroup { .. }
+            | RuntimeError::IdOutOfRange
             | RuntimeError::Unsupported { .. }
             | RuntimeError::Invalid { .. } => Class::Invalid,
             RuntimeError::NotRunning => Class::Conflict,

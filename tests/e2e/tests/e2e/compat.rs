@@ -66,6 +66,29 @@ fn docker_runs_lists_and_removes() {
         "/tmp\n1000\n"
     );
     assert!(docker(&["top", "web"]).success().contains("sleep 1000"));
+    for (arguments, title, row) in [
+        (&["-eo", "pid,comm"][..], "PID COMMAND", "sleep"),
+        (&["axo", "user,pid,args"], "USER PID COMMAND", "sleep 1000"),
+        (
+            &["-C", "sleep", "-o", "pid=PID,etime=Age,ni"],
+            "PID Age NI",
+            "00:",
+        ),
+    ] {
+        let shown = docker(&[&["top", "web"], arguments].concat()).success();
+        let (head, rows) = shown.split_once('\n').expect("titles and rows");
+        let head: Vec<&str> = head.split_whitespace().collect();
+        assert_eq!(head.join(" "), title);
+        assert!(rows.contains(row), "{arguments:?}: {shown}");
+    }
+    let refused = docker(&["top", "web", "-o", "comm"]);
+    assert!(
+        refused
+            .stderr
+            .contains("Couldn't find PID field in ps output"),
+        "{}",
+        refused.report()
+    );
     docker(&["rename", "web", "site"]).success();
     assert_eq!(
         docker(&["inspect", "-f", "{{.Name}} {{.State.Running}}", "site"]).success(),

@@ -94,6 +94,11 @@ fn names_limits_and_settings_are_seen_inside() {
             "Seccomp:\t0\n",
         ),
         (
+            &["--security-opt", "label=disable"],
+            "echo $$; grep Seccomp: /proc/self/status",
+            "1\nSeccomp:\t2\n",
+        ),
+        (
             &["--security-opt", "systempaths=unconfined"],
             "grep -c ' /sys/firmware ' /proc/mounts || true; grep -c ' /proc/sys ' /proc/mounts || true",
             "0\n0\n",

@@ -187,6 +187,23 @@ fn block_devices_are_held_back_or_it_is_said_that_they_cannot_be() {
         let warning = "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.";
         assert!(output.stderr.contains(warning), "{}", output.report());
     }
+    let files = [
+        file("blkio/blkio.weight_device", "io.weight"),
+        file("blkio/blkio.bfq.weight_device", "io.bfq.weight"),
+    ];
+    let script = format!("cat {} 2>/dev/null; true", files.join(" "));
+    let weight = format!("{device}:300");
+    let output = inside(&agent, &["--blkio-weight-device", &weight], &script);
+    let output = output.expect("it was there a moment ago");
+    let warned = output.stderr.contains(
+        "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded.",
+    );
+    let of_device = format!("{number} ");
+    let set = output
+        .stdout
+        .lines()
+        .any(|line| line.starts_with(&of_device));
+    assert!(set != warned, "{}", output.report());
     let missing = inside(&agent, &["--device-read-bps", "/dev/no-such:1mb"], "true");
     let missing = missing.expect("there is docker");
     assert_ne!(missing.code, Some(0));

@@ -1,8 +1,13 @@
 //! A container may no more than one of dockerd's; known ways out of containers lead nowhere.
 
-use crate::engine_with_busybox;
-
+use crate::{busybox_archive, engine_with_busybox};
+use harness::agent::LIMIT;
+use harness::dockerd::Dockerd;
+use harness::namespace::Namespace;
+use harness::programs::find;
+use harness::run::{run, run_with_input};
 use std::collections::BTreeSet;
+use std::process::Command;
 
 /// Tells what a container has and may: capabilities, devices, what it can read of masked paths, what it can write.
 const PROBE: &str = r#"
@@ -140,6 +145,172 @@ fn a_container_may_no_more_than_dockerds() {
         "may unshare\n",
         "the probe can find more"
     );
+}
+
+/// Which system calls a container may make, one by one.
+const SYSTEM_CALLS: &str = include_str!("system_calls.py");
+
+/// What ours may and one of dockerd 20.10 may not: calls by their numbers on x86-64 and on arm64, and why.
+const NEWER: [(u32, u32, &str); 19] = [
+    (
+        303,
+        264,
+        "name_to_handle_at: allowed since Docker 25; opening such a handle is not",
+    ),
+    (310, 270, "process_vm_readv: as ptrace, since Docker 23"),
+    (311, 271, "process_vm_writev: as ptrace, since Docker 23"),
+    (
+        329,
+        288,
+        "pkey_mprotect: a process's own memory; since Docker 23",
+    ),
+    (330, 289, "pkey_alloc: as pkey_mprotect"),
+    (331, 290, "pkey_free: as pkey_mprotect"),
+    (451, 451, "cachestat: newer than dockerd 20.10"),
+    (452, 452, "fchmodat2: newer than dockerd 20.10"),
+    (453, 453, "map_shadow_stack: newer than dockerd 20.10"),
+    (454, 454, "futex_wake: newer than dockerd 20.10"),
+    (455, 455, "futex_wait: newer than dockerd 20.10"),
+    (456, 456, "futex_requeue: newer than dockerd 20.10"),
+    (
+        457,
+        457,
+        "statmount: what /proc/self/mountinfo tells; newer than dockerd 20.10",
+    ),
+    (458, 458, "listmount: as statmount"),
+    (462, 462, "mseal: newer than dockerd 20.10"),
+    (
+        463,
+        463,
+        "setxattrat: as setxattr; newer than dockerd 20.10",
+    ),
+    (
+        464,
+        464,
+        "getxattrat: as getxattr; newer than dockerd 20.10",
+    ),
+    (
+        465,
+        465,
+        "listxattrat: as listxattr; newer than dockerd 20.10",
+    ),
+    (
+        466,
+        466,
+        "removexattrat: as removexattr; newer than dockerd 20.10",
+    ),
+];
+
+/// Runs both probes in containers of a dockerd that is here now; `None`, with a line, where there is none.
+fn dockerd_says(calls: bool) -> Option<(String, String)> {
+    let docker = find("docker").filter(|_| find("dockerd").is_some());
+    let Some(docker) = docker else {
+        println!("skipped: there is no dockerd here; compared with what one said");
+        return None;
+    };
+    let namespace = Namespace::create().expect("a namespace");
+    let dockerd = match Dockerd::start(&namespace, &["--iptables=false"]) {
+        Ok(dockerd) => dockerd,
+        Err(error) => {
+            println!("skipped: dockerd does not run here: {error:#}");
+            return None;
+        }
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let client = |arguments: &[&str]| {
+        let mut command = Command::new(&docker);
+        command
+            .env(
+                "DOCKER_HOST",
+                format!("unix://{}", dockerd.socket().display()),
+            )
+            .env("DOCKER_CONFIG", folder.path())
+            .args(arguments);
+        command
+    };
+    let archive = busybox_archive("busybox:latest");
+    run_with_input(&mut client(&["load"]), &archive, LIMIT).success();
+    let words = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        PROBE,
+    ];
+    let probed = run(&mut client(&words), LIMIT).success();
+    let calls = calls.then(|| run(&mut client(&CALLS), LIMIT).success());
+    Some((probed, calls.unwrap_or_default()))
+}
+
+/// A container whose processes have the host's Python; the filter goes with them.
+const CALLS: [&str; 14] = [
+    "run",
+    "--rm",
+    "--network",
+    "none",
+    "--mount",
+    "type=bind,source=/,target=/host,readonly,bind-nonrecursive",
+    "busybox",
+    "chroot",
+    "/host",
+    "python3",
+    "-I",
+    "-S",
+    "-c",
+    SYSTEM_CALLS,
+];
+
+#[test]
+fn beside_dockerds_own_container_ours_may_no_more_call_by_call() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let python = find("python3").is_some_and(|path| path.starts_with("/usr/bin"));
+    if !python {
+        println!("skipped: there is no python3 in /usr/bin to try system calls with");
+    }
+    let Some((probed, theirs)) = dockerd_says(python) else {
+        return;
+    };
+    let words = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        PROBE,
+    ];
+    compare(&agent.run(&words).success(), &probed);
+    let Some(mut command) = python.then(|| agent.docker(&CALLS)).flatten() else {
+        return;
+    };
+    let ours = run(&mut command, LIMIT).success();
+    let may = |text: &str| -> BTreeSet<String> { text.lines().map(str::to_owned).collect() };
+    let (ours, theirs) = (may(&ours), may(&theirs));
+    // What every program needs, and what none may.
+    for (all, open) in [(&ours, "personality 0x0"), (&theirs, "socket 1")] {
+        assert!(
+            all.len() > 200 && all.contains(open),
+            "the probe works: {all:?}"
+        );
+        assert!(!all.contains("unshare 0x10000000"), "{all:?}");
+    }
+    let intel = cfg!(target_arch = "x86_64");
+    let newer: BTreeSet<String> = NEWER
+        .iter()
+        .map(|(on_intel, on_arm, _why)| if intel { on_intel } else { on_arm })
+        .map(|number| format!("call {number}"))
+        .collect();
+    let more: Vec<&String> = ours
+        .difference(&theirs)
+        .filter(|line| !newer.contains(*line))
+        .collect();
+    assert!(more.is_empty(), "dockerd's containers may not: {more:?}");
 }
 
 #[test]

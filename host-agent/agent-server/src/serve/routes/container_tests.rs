@@ -36,6 +36,60 @@ async fn make(state: &AppState, name: &str, command: &str) -> String {
     answer.json()["Id"].as_str().expect("an id").to_owned()
 }
 
+/// As in Docker, a network may be made after the container that names it.
+#[tokio::test]
+async fn a_network_that_is_not_there_is_missed_at_the_start() {
+    let state = state();
+    for (name, body) in [
+        ("mode", json!({ "HostConfig": { "NetworkMode": "later" } })),
+        (
+            "endpoint",
+            json!({
+                "HostConfig": { "NetworkMode": "later" },
+                "NetworkingConfig": { "EndpointsConfig": { "later": { "Aliases": ["x"] } } },
+            }),
+        ),
+    ] {
+        let mut body = body;
+        body["Image"] = "busybox".into();
+        body["Cmd"] = json!(["sleep"]);
+        let path = format!("/containers/create?name={name}");
+        check(&post(&state, &path, &body.to_string()).await, 201, "");
+        let refused = post(&state, &format!("/containers/{name}/start"), "").await;
+        check(
+            &refused,
+            404,
+            "failed to set up container networking: network later not found",
+        );
+        let shown = get(&state, &format!("/containers/{name}/json"))
+            .await
+            .json();
+        assert_eq!(shown["State"]["Status"], "created");
+        assert!(shown["NetworkSettings"]["Networks"]["later"].is_object());
+    }
+    let made = post(&state, "/networks/create", r#"{"Name":"later"}"#).await;
+    check(&made, 201, "");
+    for name in ["mode", "endpoint"] {
+        let path = format!("/containers/{name}/start");
+        check(&post(&state, &path, "").await, 204, "");
+    }
+}
+
+#[tokio::test]
+async fn odd_paths_are_moved_and_odd_signals_refused() {
+    let state = state();
+    make(&state, "web", "sleep").await;
+    let moved = get(&state, "//containers/json?all=1").await;
+    assert_eq!(moved.status, 301);
+    for (signal, text) in [
+        ("99", "the linux daemon does not support signal 99"),
+        ("FLY", "invalid signal: FLY"),
+    ] {
+        let path = format!("/containers/web/kill?signal={signal}");
+        check(&post(&state, &path, "").await, 400, text);
+    }
+}
+
 #[tokio::test]
 async fn a_life_in_statuses() {
     let state = state();
@@ -59,6 +113,13 @@ async fn a_life_in_statuses() {
     );
     let top = get(&state, "/containers/web/top").await;
     assert_eq!(top.json()["Titles"][7], "CMD");
+    let chosen = get(&state, "/containers/web/top?ps_args=-eo%20pid,comm=Name").await;
+    assert_eq!(chosen.json()["Titles"], json!(["PID", "Name"]));
+    check(
+        &get(&state, "/containers/web/top?ps_args=-o%20comm").await,
+        400,
+        "Couldn't find PID field in ps output",
+    );
     let gone = send_to(&state, Method::DELETE, "/containers/web", "").await;
     check(
         &gone,

@@ -4,7 +4,7 @@ use crate::serve::error::{ApiError, ApiResult};
 use crate::serve::extract::{Json, Query};
 use crate::serve::state::AppState;
 use crate::serve::system::System;
-use crate::serve::translate::{container_views, containers as translate};
+use crate::serve::translate::{container_list, container_views, containers as translate};
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -84,7 +84,7 @@ async fn list(State(containers): Containers, query: Query) -> ApiResult<Response
         } else {
             None
         };
-        shown.push(container_views::summary(container, status, now, size));
+        shown.push(container_list::summary(container, status, now, size));
     }
     // A list may have hundreds: its text is not to be moved each time it has become longer.
     let mut text = Vec::with_capacity(shown.len() * SUMMARY_BYTES);

@@ -5,7 +5,7 @@ use crate::serve::error::{ApiError, ApiResult};
 use crate::serve::extract::{Json, Query};
 use crate::serve::state::AppState;
 use crate::serve::translate::builds::cache_usage;
-use crate::serve::translate::{container_views, images as image_views};
+use crate::serve::translate::{container_list, images as image_views};
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Extension, Router};
@@ -113,7 +113,7 @@ async fn container_usage(containers: &ContainerService) -> ApiResult<Value> {
     let mut shown = Vec::new();
     for (container, status) in containers.list(&everything).await? {
         let size = containers.disk_usage(&container).await?;
-        let summary = container_views::summary(&container, &status, now, Some(size));
+        let summary = container_list::summary(&container, &status, now, Some(size));
         shown.push(json!(summary));
     }
     Ok(shown.into())

@@ -35,7 +35,7 @@ use axum::response::{IntoResponse, Response};
 use engine::error::Class;
 use engine_api::ApiVersion;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Uri, header};
+use http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use tower::Layer;
 
 /// The whole API. Every path is served with and without `/v1.NN`; a handler finds the version as
@@ -80,6 +80,9 @@ async fn take_version(mut request: Request, next: Next) -> Response {
         // axum would say so itself, but not as JSON.
         return ApiError::invalid("invalid path: it is not UTF-8").into_response();
     }
+    if let Some(there) = cleaned(request.uri()) {
+        return (StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, there)]).into_response();
+    }
     let version = match split_version(request.uri()) {
         None => ApiVersion::MAXIMUM,
         Some((version, rest)) => {
@@ -92,6 +95,37 @@ async fn take_version(mut request: Request, next: Next) -> Response {
     };
     request.extensions_mut().insert(version);
     next.run(request).await
+}
+
+/// Where `//containers/./json?all=1` leads: Go's router says so with 301. `None` for a path that is as it should be.
+fn cleaned(uri: &Uri) -> Option<String> {
+    let whole = uri.path_and_query()?;
+    let (path, query) = (whole.path(), whole.query());
+    let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+    let (last, inner) = segments.split_last()?;
+    let odd = |segment: &&str| ["", ".", ".."].contains(segment);
+    if !inner.iter().any(odd) && ![".", ".."].contains(last) {
+        return None;
+    }
+    let mut clean: Vec<&str> = Vec::new();
+    for segment in &segments {
+        match *segment {
+            "" | "." => {}
+            ".." => drop(clean.pop()),
+            segment => clean.push(segment),
+        }
+    }
+    let slash = if last.is_empty() && !clean.is_empty() {
+        "/"
+    } else {
+        ""
+    };
+    let query = query.map(|query| format!("?{query}"));
+    Some(format!(
+        "/{}{slash}{}",
+        clean.join("/"),
+        query.unwrap_or_default()
+    ))
 }
 
 /// Whether a path is UTF-8 once its `%..` are read.
@@ -152,6 +186,30 @@ mod tests {
     #[test]
     fn the_header_names_the_newest_version() {
         assert_eq!(API_VERSION, ApiVersion::MAXIMUM.to_string());
+    }
+
+    #[test]
+    fn odd_paths_lead_to_clean_ones() {
+        let there = |text: &str| cleaned(&text.parse().unwrap());
+        for (odd, clean) in [
+            ("//containers/json?all=1", "/containers/json?all=1"),
+            ("/v1.41//containers/json", "/v1.41/containers/json"),
+            ("/containers/../info", "/info"),
+            ("/../..", "/"),
+            ("//", "/"),
+            ("/containers//x/", "/containers/x/"),
+        ] {
+            assert_eq!(there(odd).as_deref(), Some(clean), "{odd}");
+        }
+        for path in [
+            "/",
+            "/info",
+            "/containers/json?x=//a/../b",
+            "/info/",
+            "/images/a.b/json",
+        ] {
+            assert_eq!(there(path), None, "{path}");
+        }
     }
 
     #[test]

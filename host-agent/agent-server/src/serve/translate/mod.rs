@@ -2,6 +2,7 @@
 
 pub mod builds;
 pub mod container_files;
+pub mod container_list;
 pub mod container_views;
 pub mod containers;
 pub mod images;

@@ -14,6 +14,7 @@ use crate::containers::store::Durability;
 use crate::error::Class;
 use crate::networks::{
     Attached, Attachment, Driver, EndpointRequest, EndpointSettings, Network, NetworkError,
+    NetworkService,
 };
 use crate::runtime::NetworkNamespace;
 use std::collections::BTreeMap;
@@ -90,6 +91,11 @@ impl Supervisor {
                 .map_err(ContainerError::Network)?;
             if matches!(network.driver, Driver::Null | Driver::Host) {
                 continue;
+            }
+            if membership.network.is_none() {
+                // It was not there when the container was made.
+                NetworkService::check_settings(&network, &membership.settings)
+                    .map_err(ContainerError::Network)?;
             }
             requests.push(self.endpoint_request(network, membership));
         }
