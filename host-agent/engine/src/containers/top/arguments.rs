@@ -343,31 +343,16 @@ impl Reading {
         Ok(())
     }
 
-    /// A list after `-o`: `pid,user:20,comm=Name`; a title goes to the list's end.
+    /// A list after `-o`: `pid,user:20,comm=Name`.
     fn format(&mut self, list: &str) -> Result<(), String> {
         if list.starts_with('%') && !list.starts_with("%cpu") && !list.starts_with("%mem") {
             return self.format_of_aix(list);
         }
-        let mut rest = list;
-        while !rest.is_empty() {
-            let end = rest.find([',', '=']).unwrap_or(rest.len());
-            let name = &rest[..end];
-            let (title, after) = match rest[end..].chars().next() {
-                // A comma belongs to the title unless there are more names behind it.
-                Some('=') => {
-                    let text = &rest[end + 1..];
-                    match text.split_once(',') {
-                        Some((title, after)) if after.contains('=') => (Some(title), after),
-                        _ => (Some(text), ""),
-                    }
-                }
-                Some(_) => (None, &rest[end + 1..]),
-                None => (None, ""),
+        for word in list.split(',').filter(|word| !word.is_empty()) {
+            let (name, title) = match word.split_once('=') {
+                Some((name, title)) => (name, Some(title)),
+                None => (word, None),
             };
-            rest = after;
-            if name.is_empty() {
-                continue;
-            }
             let name = name.split_once(':').map_or(name, |(name, _width)| name);
             let column = find(name)?;
             let title = title.unwrap_or(column.title).to_owned();

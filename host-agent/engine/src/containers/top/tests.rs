@@ -55,6 +55,7 @@ fn the_titles_are_those_of_ps() {
         ("-axo pid,comm", "PID COMMAND"),
         ("-o pid,user,args", "PID USER COMMAND"),
         ("-o pid=PID,comm=NAME", "PID NAME"),
+        ("-o pid=PID,etime=Age,ni", "PID Age NI"),
         ("-o pid -o user", "PID USER"),
         ("-opid", "PID"),
         ("opid", "PID"),
