@@ -37,7 +37,7 @@ fn names_limits_and_settings_are_seen_inside() {
     let Some(agent) = engine_with_busybox(&[]) else {
         return;
     };
-    let cases: [(&[&str], &str, &str); 15] = [
+    let cases: [(&[&str], &str, &str); 16] = [
         (
             &["--ulimit", "nofile=123:456", "--ulimit", "core=0"],
             "ulimit -n; ulimit -Hn; ulimit -c",
