@@ -2,7 +2,7 @@
 //! has another boot id. Only the data root is there.
 
 use crate::engine_with_busybox;
-use crate::traces::{mounts, shims};
+use crate::traces::{mounts, shim_processes, shims};
 use harness::agent::Agent;
 use harness::run::eventually;
 use std::process::Command;
@@ -26,12 +26,10 @@ fn shown(agent: &Agent, name: &str, template: &str) -> String {
 /// Takes away what a host loses with its power.
 fn power_off(agent: &mut Agent, ids: &[String]) {
     agent.kill_serve();
-    let folder = agent.folder().display().to_string();
     // Shims first: none of them may note how its container ended. The containers' processes go with them.
-    shell(
-        "for p in /proc/[0-9]*; do if tr '\\0' ' ' < $p/cmdline 2>/dev/null | grep -q \" shim .*$1\"; then kill -9 ${p#/proc/}; fi; done",
-        &[&folder],
-    );
+    for (pid, _) in shim_processes(agent) {
+        shell("kill -9 \"$1\"", &[&pid]);
+    }
     eventually("the shims are gone", SOON, || {
         shims(agent).is_empty().then_some(())
     });

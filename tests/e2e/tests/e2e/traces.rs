@@ -27,15 +27,23 @@ pub fn mounts(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Shims of this engine.
-pub fn shims(agent: &Agent) -> Vec<String> {
+/// Shims of this engine: process ids and command lines.
+pub fn shim_processes(agent: &Agent) -> Vec<(String, String)> {
     let needle = agent.folder().to_string_lossy().into_owned();
     entries(Path::new("/proc"))
-        .iter()
-        .filter_map(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok())
-        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
-        .filter(|line| line.contains(&needle) && line.contains(" shim "))
+        .into_iter()
+        .filter_map(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+        })
+        .filter(|(_, line)| line.contains(&needle) && line.contains(" shim "))
         .collect()
+}
+
+/// Shims of this engine: their command lines.
+pub fn shims(agent: &Agent) -> Vec<String> {
+    let all = shim_processes(agent).into_iter();
+    all.map(|(_, line)| line).collect()
 }
 
 /// Control groups of these containers, in every hierarchy.
