@@ -2,6 +2,7 @@
 
 use crate::here::{self, HereDocument};
 use crate::instruction::{Command, CopyFiles, Healthcheck, Here, Instruction, Run, Source, Step};
+use crate::nearest;
 use crate::pairs::{name_value_pairs, split_words};
 use parse_dockerfile as parser;
 
@@ -9,6 +10,26 @@ use parse_dockerfile as parser;
 pub const TEXT_MAX: usize = 4 * 1024 * 1024;
 const STAGES_MAX: usize = 1000;
 const STEPS_MAX: usize = 10_000;
+const INSTRUCTIONS: [&str; 18] = [
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
+];
 
 /// A Dockerfile that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,19 +153,21 @@ fn directive(line: &str) -> Option<&'static str> {
         .find(|known| name.trim().eq_ignore_ascii_case(known))
 }
 
+/// What a directive of the first lines says.
+fn directive_value<'t>(text: &'t str, wanted: &str) -> Option<&'t str> {
+    let lines = text
+        .lines()
+        .map_while(|line| Some((directive(line)?, line)));
+    let (_, line) = lines.into_iter().find(|(name, _)| *name == wanted)?;
+    line.split_once('=').map(|(_, value)| value.trim())
+}
+
 /// The escape directive. The parser refuses wrong ones.
 fn escape(text: &str) -> char {
-    for line in text.lines() {
-        match directive(line) {
-            Some("escape") => {
-                let (_, value) = line.split_once('=').unwrap_or_default();
-                return if value.trim() == "`" { '`' } else { '\\' };
-            }
-            Some(_) => {}
-            None => break,
-        }
+    match directive_value(text, "escape") {
+        Some("`") => '`',
+        _ => '\\',
     }
-    '\\'
 }
 
 struct Reader<'t> {
@@ -220,7 +243,12 @@ impl<'t> Reader<'t> {
             }
             _ => indentation(line),
         };
-        self.wrong_at(start + within.min(line.len()), message)
+        let at = start + within.min(line.len());
+        if message.starts_with("unknown instruction") {
+            let word = masked[at..].split_whitespace().next().unwrap_or_default();
+            return self.wrong_at(at, unknown_instruction(word));
+        }
+        self.wrong_at(at, message)
     }
 
     /// The parser forgets all directives where one comes twice.
@@ -249,25 +277,23 @@ impl<'t> Reader<'t> {
                 ),
             )
         })?;
-        let parsed =
-            parser::parse(&masked.text).map_err(|error| self.refused(&masked.text, &error))?;
+        // One by one: all together, the parser refuses two stages of one name.
+        let parsed = parser::parse_iter(&masked.text).and_then(Iterator::collect::<Result<_, _>>);
+        let parsed: Vec<parser::Instruction<'_>> =
+            parsed.map_err(|error| self.refused(&masked.text, &error))?;
         let mut file = Dockerfile {
             escape: self.escape,
-            syntax: parsed
-                .parser_directives
-                .syntax
-                .as_ref()
-                .map(|d| d.value.value.to_owned()),
+            syntax: directive_value(self.text, "syntax").map(str::to_owned),
             arguments: Vec::new(),
             stages: Vec::new(),
         };
-        if parsed.instructions.len() > STEPS_MAX {
+        if parsed.len() > STEPS_MAX {
             return Err(DockerfileError::TooMany {
                 what: "instructions",
             });
         }
-        let starts: Vec<usize> = parsed.instructions.iter().map(start).collect();
-        for (at, instruction) in parsed.instructions.iter().enumerate() {
+        let starts: Vec<usize> = parsed.iter().map(start).collect();
+        for (at, instruction) in parsed.iter().enumerate() {
             let end = starts.get(at + 1).copied().unwrap_or(self.text.len());
             let span = starts[at]..end;
             let (line, column) = self.place_of(span.start);
@@ -661,18 +687,23 @@ fn strings(array: &[parser::UnescapedString<'_>]) -> Vec<String> {
     array.iter().map(|text| text.value.to_string()).collect()
 }
 
-/// With the nearest one that there is.
+/// With the nearest one that there is, or all.
 fn unknown_flag(name: &str, known: &[&str]) -> String {
-    let mut text = format!("unknown flag: --{name}");
-    if let Some(near) = known
-        .iter()
-        .find(|known| known.starts_with(name) || name.starts_with(**known))
-    {
-        text.push_str(&format!(" (did you mean {near}?)"));
-    } else {
-        text.push_str(&format!(" (there are: {})", known.join(", ")));
-    }
-    text
+    let hint = match nearest::hint(name, known.iter().copied()) {
+        none if none.is_empty() => format!(" (there are: {})", known.join(", ")),
+        hint => hint,
+    };
+    format!("unknown flag: --{name}{hint}")
+}
+
+fn unknown_instruction(word: &str) -> String {
+    let hint = nearest::hint(&word.to_ascii_uppercase(), INSTRUCTIONS);
+    // In the case it was written in.
+    let hint = match word == word.to_ascii_lowercase() {
+        true => hint.to_ascii_lowercase(),
+        false => hint,
+    };
+    format!("unknown instruction: {word}{hint}")
 }
 
 fn is_stage_name(name: &str) -> bool {

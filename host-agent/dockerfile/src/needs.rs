@@ -10,6 +10,7 @@ use crate::file::{Dockerfile, Stage};
 use crate::ignore::clean;
 use crate::instruction::{CopyFiles, Instruction, Source};
 use crate::mount::{Mount, MountError, MountKind};
+use crate::nearest;
 use crate::words::Expander;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,8 +33,27 @@ pub enum Taken {
 
 /// A `FROM` that names a stage which is not there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("target stage {0:?} could not be found")]
-pub struct NoSuchTarget(pub String);
+#[error("target stage {name:?} could not be found{hint}")]
+pub struct NoSuchTarget {
+    pub name: String,
+    hint: String,
+}
+
+/// Names ([`context_name`]) of what the client puts in the place of stages and images: `--build-context`.
+pub type Contexts = BTreeSet<String>;
+
+/// A name as BuildKit compares them: `docker.io/library/alpine:latest` is `alpine`.
+pub fn context_name(name: &str) -> String {
+    let without_tag = name.strip_suffix(":latest").unwrap_or(name);
+    let path = ["docker.io/", "index.docker.io/"]
+        .iter()
+        .find_map(|domain| without_tag.strip_prefix(domain))
+        .unwrap_or(without_tag);
+    match path.strip_prefix("library/") {
+        Some(short) if !short.contains('/') => short.to_owned(),
+        _ => path.to_owned(),
+    }
+}
 
 /// Images (not stages, not `scratch`) that the stages needed for `target` are built on, and that files are copied from.
 /// Empty `target`: the last stage.
@@ -41,8 +61,9 @@ pub fn base_images(
     file: &Dockerfile,
     target: &str,
     arguments: &Arguments,
+    contexts: &Contexts,
 ) -> Result<BTreeSet<String>, NoSuchTarget> {
-    let mut reader = Reader::new(file, target, arguments, None)?;
+    let mut reader = Reader::new(file, target, arguments, contexts, None)?;
     reader.read();
     Ok(reader.images)
 }
@@ -52,9 +73,10 @@ pub fn taken(
     file: &Dockerfile,
     target: &str,
     arguments: &Arguments,
+    contexts: &Contexts,
     bases: &BTreeMap<String, Base>,
 ) -> Result<Taken, NoSuchTarget> {
-    let mut reader = Reader::new(file, target, arguments, Some(bases))?;
+    let mut reader = Reader::new(file, target, arguments, contexts, Some(bases))?;
     reader.read();
     Ok(match reader.everything {
         true => Taken::Everything,
@@ -66,6 +88,7 @@ struct Reader<'a> {
     file: &'a Dockerfile,
     /// Those of the part before the first `FROM` are declared.
     arguments: Arguments,
+    contexts: &'a Contexts,
     bases: Option<&'a BTreeMap<String, Base>>,
     /// Stages to look at.
     waiting: Vec<usize>,
@@ -108,6 +131,7 @@ impl<'a> Reader<'a> {
         file: &'a Dockerfile,
         target: &str,
         arguments: &Arguments,
+        contexts: &'a Contexts,
         bases: Option<&'a BTreeMap<String, Base>>,
     ) -> Result<Reader<'a>, NoSuchTarget> {
         let mut arguments = arguments.clone();
@@ -124,12 +148,15 @@ impl<'a> Reader<'a> {
         }
         let target = match target {
             "" => file.stages.len().saturating_sub(1),
-            name => find_stage(file, file.stages.len(), name)
-                .ok_or_else(|| NoSuchTarget(name.to_owned()))?,
+            name => find_stage(file, file.stages.len(), name).ok_or_else(|| NoSuchTarget {
+                name: name.to_owned(),
+                hint: nearest::hint(name, stage_names(file)),
+            })?,
         };
         Ok(Reader {
             file,
             arguments,
+            contexts,
             bases,
             waiting: vec![target],
             seen: BTreeSet::new(),
@@ -171,6 +198,9 @@ impl<'a> Reader<'a> {
             if is_first {
                 self.triggers(&triggers, &mut scope, *at);
             }
+            if self.context_of(*at).is_some() {
+                continue;
+            }
             for step in &self.file.stages[*at].steps {
                 self.instruction(&step.instruction, &mut scope, *at);
             }
@@ -185,7 +215,16 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What the client has put in the place of a stage.
+    fn context_of(&self, at: usize) -> Option<&'a str> {
+        let name = self.file.stages[at].name.as_deref()?;
+        self.contexts.get(&context_name(name)).map(String::as_str)
+    }
+
     fn base_of(&mut self, stage: &Stage, at: usize) -> BaseOf {
+        if let Some(context) = self.context_of(at) {
+            return self.image(context.to_owned());
+        }
         let Some(name) = expand_global(self.file.escape, &self.arguments, &stage.base) else {
             self.everything = true;
             return BaseOf::Image(Base::default());
@@ -196,6 +235,12 @@ impl<'a> Reader<'a> {
         if name == "scratch" || name.is_empty() {
             return BaseOf::Image(Base::default());
         }
+        self.image(name)
+    }
+
+    fn image(&mut self, name: String) -> BaseOf {
+        let context = Some(context_name(&name)).filter(|short| self.contexts.contains(short));
+        let name = context.unwrap_or(name);
         self.images.insert(name.clone());
         match self.bases.map(|bases| bases.get(&name)) {
             Some(Some(base)) => BaseOf::Image(base.clone()),
@@ -292,9 +337,11 @@ impl<'a> Reader<'a> {
     /// A stage, an image, or a context of another name.
     fn other(&mut self, name: &str, stage: usize) {
         match find_stage(self.file, stage, name) {
-            Some(other) => self.waiting.push(other),
+            Some(other) if !self.contexts.contains(&context_name(name)) => {
+                self.waiting.push(other);
+            }
             // Its instructions for builds do not run here, but it may need a password.
-            None => {
+            _ => {
                 if self.bases.is_none_or(|bases| bases.contains_key(name)) {
                     self.images.insert(name.to_owned());
                 }
@@ -311,6 +358,12 @@ impl<'a> Reader<'a> {
             path => drop(self.paths.insert(path)),
         }
     }
+}
+
+/// The names of all stages that have one.
+pub fn stage_names(file: &Dockerfile) -> impl Iterator<Item = &str> {
+    let stages = file.stages.iter();
+    stages.filter_map(|stage| stage.name.as_deref())
 }
 
 enum BaseOf {
@@ -368,12 +421,15 @@ mod tests {
         let file = Dockerfile::parse(text.as_bytes()).expect("a Dockerfile");
         let bases = BTreeMap::from([
             ("base".to_owned(), base(&["DIR=from-base"], &[])),
+            ("there".to_owned(), base(&["DIR=put"], &[])),
             (
                 "trigger".to_owned(),
                 base(&[], &["COPY onbuild/file /x", "ENV A=b"]),
             ),
         ]);
-        let taken = taken(&file, target, &arguments(&[("GIVEN", "g")]), &bases).expect("a stage");
+        let contexts = Contexts::from(["there".to_owned()]);
+        let arguments = arguments(&[("GIVEN", "g")]);
+        let taken = taken(&file, target, &arguments, &contexts, &bases).expect("a stage");
         let shown = match taken {
             Taken::Everything => "*all*".to_owned(),
             Taken::Paths(paths) => paths.into_iter().collect::<Vec<_>>().join(" "),
@@ -438,11 +494,50 @@ mod tests {
             "a",
         );
         let file = Dockerfile::parse(text.as_bytes()).expect("good");
-        let error = taken(&file, "none", &arguments(&[]), &BTreeMap::new()).expect_err("none");
+        let error = taken(
+            &file,
+            "none",
+            &arguments(&[]),
+            &Contexts::new(),
+            &BTreeMap::new(),
+        )
+        .expect_err("none");
         assert_eq!(
             error.to_string(),
             "target stage \"none\" could not be found"
         );
+        let near = Dockerfile::parse(b"FROM x AS build").expect("good");
+        let error =
+            base_images(&near, "biuld", &arguments(&[]), &Contexts::new()).expect_err("none");
+        assert_eq!(
+            error.to_string(),
+            "target stage \"biuld\" could not be found (did you mean build?)"
+        );
+    }
+
+    #[test]
+    fn what_the_client_puts_there_is_not_built() {
+        let text =
+            "FROM base AS there\nCOPY left /\nFROM there\nCOPY $DIR /\nCOPY --from=there x /";
+        check(text, "", "put");
+        check(
+            "FROM docker.io/library/there:latest\nCOPY $DIR /",
+            "",
+            "put",
+        );
+        let file = Dockerfile::parse(text.as_bytes()).expect("good");
+        let contexts = Contexts::from(["there".to_owned()]);
+        let images = base_images(&file, "", &arguments(&[]), &contexts).expect("a stage");
+        assert_eq!(images.into_iter().collect::<Vec<_>>(), ["there"]);
+        for (name, expected) in [
+            ("docker.io/library/a:latest", "a"),
+            ("library/a", "a"),
+            ("docker.io/me/a", "me/a"),
+            ("docker.io/library/a/b", "library/a/b"),
+            ("host:1/library/a:1", "host:1/library/a:1"),
+        ] {
+            assert_eq!(context_name(name), expected);
+        }
     }
 
     #[test]
@@ -458,7 +553,7 @@ mod tests {
             b"ARG T=1\nFROM host:5000/a:$T AS x\nFROM scratch\nFROM x\nCOPY --from=other:2 /a /b\nFROM unused",
         )
         .expect("good");
-        let images = base_images(&file, "2", &arguments(&[])).expect("a stage");
+        let images = base_images(&file, "2", &arguments(&[]), &Contexts::new()).expect("a stage");
         assert_eq!(
             images.into_iter().collect::<Vec<_>>(),
             ["host:5000/a:1", "other:2"]
@@ -470,8 +565,9 @@ mod tests {
         fn any_dockerfile_ends(text in "(FROM [a-c]( AS [a-c])?\n|COPY (--from=[a-c0-3] )?[$a-c/.]{1,4} /x\n|ENV [a-c]=[$a-c]{0,4}\n|ARG [a-c]\n|RUN --mount=from=[a-c],target=/x a\n){1,12}") {
             if let Ok(file) = Dockerfile::parse(text.as_bytes()) {
                 let bases = BTreeMap::from([("a".to_owned(), Base::default())]);
-                let _ = taken(&file, "", &arguments(&[]), &bases);
-                let _ = base_images(&file, "", &arguments(&[]));
+                let contexts = Contexts::from(["c".to_owned()]);
+                let _ = taken(&file, "", &arguments(&[]), &contexts, &bases);
+                let _ = base_images(&file, "", &arguments(&[]), &contexts);
             }
         }
     }

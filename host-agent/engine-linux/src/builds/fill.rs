@@ -162,14 +162,19 @@ impl<'a> Fill<'a> {
                     None if form.keep_owners => (found.st_uid, found.st_gid),
                     None => (0, 0),
                 };
+                let kind = FileType::from_raw_mode(found.st_mode);
+                let is_folder = kind == FileType::Directory;
                 let facts = Facts {
                     uid,
                     gid,
-                    mode: form.mode.unwrap_or(found.st_mode & 0o7777),
+                    mode: match &form.mode {
+                        Some(mode) => mode.apply(found.st_mode, is_folder),
+                        None => found.st_mode & 0o7777,
+                    },
                     time: clamped((found.st_mtime, found.st_mtime_nsec as _)),
                 };
                 self.check_name(entry, path)?;
-                if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
+                if !is_folder {
                     self.entry(entry, path, facts, take)?;
                     return Ok(Descend::No);
                 }

@@ -134,6 +134,7 @@ impl GitFetcher for GitProgram {
             .collect();
         // An annotated tag's commit, then the exact names, then whatever ends so.
         let candidates = [
+            format!("{wanted}^{{}}"),
             format!("refs/tags/{wanted}^{{}}"),
             format!("refs/heads/{wanted}"),
             format!("refs/tags/{wanted}"),
@@ -189,7 +190,7 @@ impl GitFetcher for GitProgram {
         }
         self.run(address, &path, ["checkout", "--quiet", "--detach", commit])
             .await?;
-        if path.join(".gitmodules").exists() {
+        if address.submodules && path.join(".gitmodules").exists() {
             let submodules = [
                 "submodule",
                 "--quiet",

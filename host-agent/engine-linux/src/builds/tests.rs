@@ -1,6 +1,7 @@
 use super::*;
 use engine::builds::files::FillForm;
 use engine::builds::ignore::Ignore;
+use engine::builds::mode::FileMode;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 struct Bench {
@@ -128,10 +129,36 @@ async fn files_folders_and_patterns_are_selected_as_docker_does() {
     let renamed = bench.select(&["/a.txt"], "").await.unwrap();
     let form = FillForm {
         rename: Some("c".into()),
-        mode: Some(0o700),
+        mode: Some(FileMode::Bits(0o700)),
         ..FillForm::default()
     };
     assert_eq!(bench.names(renamed, form).await, ["c"]);
+}
+
+#[tokio::test]
+async fn symbolic_modes_know_folders_and_programs() {
+    if !crate::host::lets_tests("giving files away") {
+        return;
+    }
+    let files = [("d/plain", "1"), ("d/program", "2"), ("d/e/x", "3")];
+    for take in [false, true] {
+        let bench = bench(&files).await;
+        for (name, mode) in [("d/plain", 0o600), ("d/program", 0o711), ("d/e", 0o700)] {
+            let path = bench.tree.path.join(name);
+            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        }
+        let form = FillForm {
+            mode: Some("u=rwX,go=rX".parse().unwrap()),
+            ..FillForm::default()
+        };
+        let all = bench.select(&["d"], "").await.unwrap();
+        let filled = bench.fill(all, form, take).await.unwrap();
+        let modes = ["plain", "program", "e", "e/x"].map(|name| {
+            let facts = std::fs::metadata(filled.path().join(name)).unwrap();
+            facts.permissions().mode() & 0o7777
+        });
+        assert_eq!(modes, [0o644, 0o755, 0o755, 0o644], "{modes:?}");
+    }
 }
 
 #[tokio::test]
@@ -399,7 +426,7 @@ async fn what_is_moved_is_what_would_be_copied() {
             ..FillForm::default()
         },
         FillForm {
-            mode: Some(0o4711),
+            mode: Some(FileMode::Bits(0o4711)),
             latest: Some(500_000_000),
             ..FillForm::default()
         },

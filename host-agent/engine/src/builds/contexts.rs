@@ -144,8 +144,11 @@ impl BuildService {
 
     /// The files of a repository.
     pub async fn context_from_git(&self, address: &GitAddress) -> Result<Context, BuildError> {
-        let commit = self.inner.git.resolve(address).await?;
-        let files = self.inner.git.fetch(address, &commit, false).await?;
+        let git = &self.inner.git;
+        let commit = git.resolve(address).await?;
+        address.check_commit(&commit)?;
+        let files = git.fetch(address, &commit, address.keep_git_folder);
+        let files = files.await?;
         Ok(Context {
             files: Arc::new(files),
             is_ours: true,

@@ -8,12 +8,13 @@
 use super::error::BuildError;
 use super::files::{BuildFilesError, CopyFrom, FillForm, FillPart, Links, Place, Selection};
 use super::ignore::Ignore;
-use super::instruction::Source;
+use super::instruction::{CopyFiles, Source};
+use super::mode::FileMode;
 use super::plan;
 use super::request::NamedContext;
 use super::root;
 use super::runner::{MadeLayer, Runner, StepKey};
-use super::sources::GitAddress;
+use super::sources::{GitAddress, is_commit_of};
 use super::stage_state::CopyWork;
 use crate::images::records::BuildLayer;
 use crate::images::{BorrowedRoot, Digest, ImageError};
@@ -72,16 +73,20 @@ impl Runner<'_> {
     /// What a `from` stands for.
     pub(super) async fn named(&self, name: &str) -> Result<Named, BuildError> {
         let build = self.build;
-        if let Some(index) = plan::find_stage(&build.file.stages, name, self.stage) {
+        // What the client has put there comes before a stage of that name.
+        let context = build.request.context_named(name);
+        if let Some(NamedContext::Files(context)) = context {
+            return Ok(Named::Files(context.files.clone()));
+        }
+        if context.is_none()
+            && let Some(index) = plan::find_stage(&build.file.stages, name, self.stage)
+        {
             let stage = build.stage(index).await?;
             return Ok(Named::Layers {
                 top: stage.top().cloned(),
             });
         }
-        if let Some(NamedContext::Files(context)) = build.request.contexts.get(name) {
-            return Ok(Named::Files(context.files.clone()));
-        }
-        if name == "scratch" {
+        if context.is_none() && name == "scratch" {
             return Ok(Named::Layers { top: None });
         }
         let image = build.image(self.index, name, None).await?;
@@ -186,6 +191,25 @@ pub(super) async fn copy(
     drop(slot);
     runner.done(None, key, created_by, command, layer);
     Ok(false)
+}
+
+/// Begins a stage with all files of a named context.
+pub(super) async fn begin_with_files(
+    runner: &mut Runner<'_>,
+    name: &str,
+) -> Result<(), BuildError> {
+    let before = runner.state_digest();
+    let work = CopyWork {
+        keyword: "COPY",
+        files: CopyFiles {
+            sources: vec![Source::Path("/".to_owned())],
+            destination: "/".to_owned(),
+            from: Some(name.to_owned()),
+            ..CopyFiles::default()
+        },
+        destination: "/".to_owned(),
+    };
+    copy(runner, before, work).await.map(drop)
 }
 
 /// The digest in a history line that [`super::stage_state::StageState::copied`] made.
@@ -373,10 +397,9 @@ async fn fetched(
     if let Some(git) = GitAddress::parse(address) {
         let commit = inner.git.resolve(&git).await?;
         check_commit(work.files.checksum.as_deref(), address, &commit)?;
-        let tree = inner
-            .git
-            .fetch(&git, &commit, work.files.keep_git_folder)
-            .await?;
+        git.check_commit(&commit)?;
+        let keep_git_folder = work.files.keep_git_folder || git.keep_git_folder;
+        let tree = inner.git.fetch(&git, &commit, keep_git_folder).await?;
         let tree = Arc::new(tree);
         let what = CopyFrom {
             sources: vec![".".to_owned()],
@@ -451,12 +474,9 @@ fn escaped(name: &str) -> String {
 
 fn check_commit(expected: Option<&str>, address: &str, commit: &str) -> Result<(), BuildError> {
     match expected {
-        // Beginnings of commits count, too, from seven digits on.
-        Some(expected) if expected.len() < 7 || !commit.starts_with(expected) => {
-            Err(BuildError::Invalid(format!(
-                "expected checksum to match {expected} for {address}, got {commit}"
-            )))
-        }
+        Some(expected) if !is_commit_of(expected, commit) => Err(BuildError::Invalid(format!(
+            "expected checksum to match {expected} for {address}, got {commit}"
+        ))),
         _ => Ok(()),
     }
 }
@@ -507,11 +527,11 @@ async fn make_layer(
             place.path
         )));
     }
-    let mode = work
+    let mode: Option<FileMode> = work
         .files
         .chmod
         .as_deref()
-        .and_then(|mode| u32::from_str_radix(mode, 8).ok());
+        .and_then(|mode| mode.parse().ok());
     let latest = runner
         .build
         .source_date
@@ -521,7 +541,7 @@ async fn make_layer(
         .into_iter()
         .map(|part| FillPart {
             form: FillForm {
-                mode,
+                mode: mode.clone(),
                 latest,
                 keep_owners: part.unpacked,
                 ..form(runner, &place, into_folder)
@@ -617,6 +637,16 @@ pub(super) async fn make_folder(
             place.path
         )));
     }
+    // As with BuildKit it is the user's; a user whom the image does not know is root.
+    let user = runner.now.state.config.user.as_str();
+    let owner = match user {
+        "" => None,
+        user => {
+            let places = files.place(own.clone(), path, Links::Followed, Some(user));
+            places.await.ok().and_then(|place| place.owner)
+        }
+    };
+    let place = Place { owner, ..place };
     let tree = Arc::new(files.new_folder().await?);
     let selection = Selection {
         digest: String::new(),
@@ -655,7 +685,7 @@ mod tests {
         let checked = |sources: &[&str]| {
             let work = CopyWork {
                 keyword: "ADD",
-                files: crate::builds::instruction::CopyFiles {
+                files: CopyFiles {
                     sources: sources
                         .iter()
                         .map(|path| Source::Path((*path).to_owned()))

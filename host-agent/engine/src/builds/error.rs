@@ -6,7 +6,7 @@ use super::instruction::Step;
 use super::stage_state::StepError;
 use super::{DockerfileError, sources::SourceError};
 use crate::containers::ContainerError;
-use crate::error::{Class, Classify};
+use crate::error::{Class, Classify, full_message};
 use crate::images::{BlobError, ImageError, LayerError};
 
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,12 @@ pub enum BuildError {
     },
     #[error(transparent)]
     Instruction(#[from] StepError),
+    /// A name that nothing has; ` (did you mean NEAR?)`.
+    #[error("{}{hint}", full_message(error))]
+    Near {
+        error: Box<BuildError>,
+        hint: String,
+    },
     /// Docker's text for a program that failed.
     #[error("The command '{command}' returned a non-zero code: {code}")]
     Exit { command: String, code: i64 },
@@ -140,7 +146,9 @@ impl Classify for BuildError {
             | BuildError::NoDockerfile { .. } => Class::Invalid,
             BuildError::Read(_) => Class::Invalid,
             BuildError::Context(error) => error.class(),
-            BuildError::Step { source, .. } => source.class(),
+            BuildError::Step { source, .. } | BuildError::Near { error: source, .. } => {
+                source.class()
+            }
             BuildError::Exit { .. } | BuildError::Cancelled => Class::Internal,
             BuildError::Copy { source, .. } | BuildError::Files(source) => source.class(),
             BuildError::Source(error) => error.class(),

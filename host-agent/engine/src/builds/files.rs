@@ -1,6 +1,7 @@
 //! Files on their way into images: the context, and what a `COPY` takes of it or of another image.
 
 use super::ignore::Ignore;
+use super::mode::FileMode;
 use crate::images::{BorrowedRoot, ByteStream};
 use async_trait::async_trait;
 use std::path::{Path, PathBuf};
@@ -278,7 +279,7 @@ pub struct FillForm {
     /// The name of the only file, instead of its own.
     pub rename: Option<String>,
     /// `--chmod`: of files and folders.
-    pub mode: Option<u32>,
+    pub mode: Option<FileMode>,
     /// Owners stay; otherwise all belongs to root.
     pub keep_owners: bool,
 }

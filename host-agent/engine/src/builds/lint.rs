@@ -7,6 +7,7 @@ use super::dockerfile::Stage;
 use super::event::Finding;
 use super::ignore::Ignore;
 use super::instruction::{Command, Instruction, Source, Step};
+use super::nearest;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Names of stages that mean something else.
@@ -75,6 +76,7 @@ pub(super) fn check(file: &Dockerfile, around: &Surroundings<'_>) -> Checked {
     linter.casing();
     linter.continuations();
     linter.arguments_of_from();
+    linter.duplicates();
     let mut known: Vec<Known> = Vec::new();
     for stage in &file.stages {
         linter.from(stage);
@@ -105,6 +107,7 @@ const KEYWORD_CASING: Rule = (
     "ConsistentInstructionCasing",
     "All commands within the Dockerfile should use the same casing (either upper or lower)",
 );
+const DUPLICATE_STAGE: Rule = ("DuplicateStageName", "Stage names should be unique");
 const RESERVED_STAGE: Rule = (
     "ReservedStageName",
     "Reserved words should not be used as stage names",
@@ -331,6 +334,19 @@ impl Linter<'_> {
         }
     }
 
+    fn duplicates(&mut self) {
+        let mut names = BTreeSet::new();
+        for stage in &self.file.stages {
+            if let Some(name) = &stage.name
+                && !names.insert(name)
+            {
+                let message =
+                    format!("Duplicate stage name {name:?}, stage names should be unique");
+                self.add(stage.line, DUPLICATE_STAGE, message);
+            }
+        }
+    }
+
     /// Global arguments that `FROM` uses.
     fn arguments_of_from(&mut self) {
         let mut defaults: BTreeMap<String, Option<String>> = BTreeMap::new();
@@ -343,11 +359,8 @@ impl Linter<'_> {
             let platform = stage.platform.as_deref().unwrap_or_default();
             for name in variables(&format!("{} {platform}", stage.base), self.file.escape) {
                 if !defaults.contains_key(&name) && !PREDEFINED.contains(&name.as_str()) {
-                    let near = PREDEFINED
-                        .iter()
-                        .find(|known| known.starts_with(&name[..name.len().min(6)]));
-                    let hint =
-                        near.map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
+                    let declared = defaults.keys().map(String::as_str);
+                    let hint = nearest::hint(&name, declared.chain(PREDEFINED));
                     self.add(
                         stage.line,
                         UNDEFINED_IN_FROM,
@@ -598,10 +611,13 @@ impl Linter<'_> {
         let mut told = BTreeSet::new();
         for name in variables(&step.text, self.file.escape) {
             if !known.contains(&name) && told.insert(name.clone()) {
+                let near = nearest::nearest(&name, known.iter().map(String::as_str));
+                let hint =
+                    near.map_or_else(String::new, |near| format!(" (did you mean ${near}?)"));
                 self.add(
                     step.line,
                     UNDEFINED,
-                    format!("Usage of undefined variable '${name}'"),
+                    format!("Usage of undefined variable '${name}'{hint}"),
                 );
             }
         }
@@ -613,6 +629,13 @@ mod tests {
     use super::*;
 
     fn rules(text: &str) -> Vec<(&'static str, usize)> {
+        findings(text)
+            .iter()
+            .map(|finding| (finding.rule, finding.line))
+            .collect()
+    }
+
+    fn findings(text: &str) -> Vec<Finding> {
         let file = Dockerfile::parse(text.as_bytes()).expect("good");
         let ignore = Ignore::parse("secret.txt").expect("good");
         let around = Surroundings {
@@ -620,11 +643,7 @@ mod tests {
             ignore: &ignore,
             env_of: &|name| (name == "busybox").then(|| vec!["BASE=1".to_owned()]),
         };
-        check(&file, &around)
-            .findings
-            .iter()
-            .map(|finding| (finding.rule, finding.line))
-            .collect()
+        check(&file, &around).findings
     }
 
     #[track_caller]
@@ -647,6 +666,10 @@ mod tests {
             &[("ConsistentInstructionCasing", 2)],
         );
         finds("FROM busybox AS scratch", &[("ReservedStageName", 1)]);
+        finds(
+            "FROM busybox AS a\nFROM a AS b\nFROM b AS a",
+            &[("DuplicateStageName", 3)],
+        );
         finds("FROM busybox\nCMD x", &[("JSONArgsRecommended", 2)]);
         finds("FROM busybox\nSHELL [\"sh\"]\nCMD x", &[]);
         finds(
@@ -696,6 +719,34 @@ mod tests {
             "FROM busybox\nEXPOSE 80/TCP 1:2",
             &[("ExposeProtoCasing", 2), ("ExposeInvalidFormat", 2)],
         );
+    }
+
+    #[test]
+    fn names_that_are_nearly_right_are_suggested() {
+        for (text, expected) in [
+            (
+                "FROM busybox\nENV HOME_DIR=/x\nLABEL a=$HOME_DRI",
+                "Usage of undefined variable '$HOME_DRI' (did you mean $HOME_DIR?)",
+            ),
+            (
+                "FROM busybox\nLABEL a=$NOTHING",
+                "Usage of undefined variable '$NOTHING'",
+            ),
+            (
+                "FROM --platform=$BUILDPLATFROM busybox",
+                "FROM argument 'BUILDPLATFROM' is not declared (did you mean BUILDPLATFORM?)",
+            ),
+            (
+                "FROM a AS b\nFROM busybox AS B",
+                "Duplicate stage name \"b\", stage names should be unique",
+            ),
+        ] {
+            let found = findings(text);
+            assert!(
+                found.iter().any(|finding| finding.message == expected),
+                "{text}: {found:?}"
+            );
+        }
     }
 
     #[test]

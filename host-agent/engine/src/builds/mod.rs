@@ -21,7 +21,8 @@ pub mod stage_state;
 
 pub use ::dockerfile::{Dockerfile, DockerfileError};
 pub use ::dockerfile::{
-    arguments, duration, file as dockerfile, ignore, instruction, mount, pattern, words,
+    arguments, duration, file as dockerfile, ignore, instruction, mode, mount, nearest, needs,
+    pattern, words,
 };
 pub use error::BuildError;
 pub use event::{BuildEvent, BuildSink};

@@ -10,6 +10,7 @@ use super::instruction::{Instruction, Step};
 use super::mount::{Mount, MountKind};
 use super::stage_state::StepError;
 use super::words::Expander;
+use super::{nearest, needs};
 use crate::images::Platform;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -87,13 +88,15 @@ pub fn may_read_context(instruction: &Instruction) -> bool {
 }
 
 impl Plan {
-    /// `given` are the build arguments, `target` the name of the wanted stage, `labels` what is put on it.
+    /// `given` are the build arguments, `target` the name of the wanted stage, `labels` what is put on it. A stage that
+    /// `is_context` says to be one of the client's is that and no more.
     pub fn of(
         file: &mut Dockerfile,
         given: BTreeMap<String, String>,
         platform: &Platform,
         target: &str,
         labels: &BTreeMap<String, String>,
+        is_context: impl Fn(&str) -> bool,
     ) -> Result<Plan, BuildError> {
         let arguments = global_arguments(file, given, platform)?;
         let count = file.stages.len();
@@ -109,9 +112,19 @@ impl Plan {
         let target = match target {
             "" => count - 1,
             name => find_stage(&file.stages, name, count).ok_or_else(|| {
-                BuildError::Invalid(format!("failed to reach build target {name} in Dockerfile"))
+                let hint = nearest::hint(name, needs::stage_names(file));
+                BuildError::Invalid(format!(
+                    "failed to reach build target {name} in Dockerfile{hint}"
+                ))
             })?,
         };
+        let replaced = |stage: &Stage| stage.name.as_deref().is_some_and(&is_context);
+        let replaced: BTreeSet<usize> = (0..count)
+            .filter(|index| replaced(&file.stages[*index]))
+            .collect();
+        for index in &replaced {
+            file.stages[*index].steps.clear();
+        }
         if !labels.is_empty() {
             let line = file.stages[target].line;
             file.stages[target].steps.extend(label_steps(labels, line));
@@ -122,7 +135,10 @@ impl Plan {
             if stages.contains_key(&index) {
                 continue;
             }
-            let stage = plan_stage(file, index, &arguments)?;
+            let stage = match replaced.contains(&index) {
+                true => context_stage(&file.stages[index]),
+                false => plan_stage(file, index, &arguments, &is_context)?,
+            };
             wanted.extend(stage.needs.iter().copied());
             stages.insert(index, stage);
         }
@@ -159,7 +175,9 @@ impl Plan {
             }
             for (at, inner) in stage.steps.iter().enumerate() {
                 for name in sources_of(&inner.instruction) {
-                    if let Some(other) = find_stage(&file.stages, &name, *index) {
+                    if !is_context(&name)
+                        && let Some(other) = find_stage(&file.stages, &name, *index)
+                    {
                         steps[planned.first_step + at + 1]
                             .needs
                             .push(last_of(other));
@@ -237,10 +255,21 @@ fn expand(text: &str, escape: char, arguments: &Arguments) -> Result<String, Ste
     })
 }
 
+/// A stage in whose place the client has put something.
+fn context_stage(stage: &Stage) -> PlannedStage {
+    PlannedStage {
+        base: Base::Image(stage.name.clone().unwrap_or_default()),
+        platform: stage.platform.clone().filter(|text| !text.contains('$')),
+        needs: BTreeSet::new(),
+        first_step: 0,
+    }
+}
+
 fn plan_stage(
     file: &Dockerfile,
     index: usize,
     arguments: &Arguments,
+    is_context: &impl Fn(&str) -> bool,
 ) -> Result<PlannedStage, BuildError> {
     let stage = &file.stages[index];
     let wrong = |error: BuildError| BuildError::in_from(stage, error);
@@ -284,6 +313,8 @@ fn plan_stage(
                 )));
             }
             match find_stage(&file.stages, &name, index) {
+                // The files are taken from what the client has put there.
+                _ if is_context(&name) => {}
                 Some(earlier) => {
                     needs.insert(earlier);
                 }
@@ -343,6 +374,7 @@ mod tests {
             &Platform::host(),
             target,
             &labels,
+            |name| name == "replaced",
         )
         .map_err(|error| crate::error::full_message(&error))
     }
@@ -407,10 +439,36 @@ mod tests {
     }
 
     #[test]
+    fn contexts_stand_in_for_stages_and_names_may_come_twice() {
+        let text = "FROM y AS x\nRUN y\nFROM x AS replaced\nRUN a\nCOPY --from=x / /\nFROM scratch AS b\n\
+                    FROM y AS b\nRUN b\nFROM replaced\nCOPY --from=b / /\nCOPY --from=replaced / /";
+        let whole = plan(text, "").expect("good");
+        assert_eq!(whole.stages.keys().copied().collect::<Vec<_>>(), [1, 3, 4]);
+        assert_eq!(whole.stages[&1].base, Base::Image("replaced".into()));
+        assert_eq!(whole.steps.len(), 1 + 2 + 3);
+        assert_eq!(whole.stages[&4].needs, BTreeSet::from([1, 3]));
+        let files = plan("FROM a AS replaced\nFROM b\nCOPY --from=replaced / /", "").expect("good");
+        assert_eq!(files.stages.keys().copied().collect::<Vec<_>>(), [1]);
+        assert_eq!(plan(text, "b").expect("good").target, 3);
+        assert!(
+            plan(text, "replacde")
+                .expect_err("none")
+                .ends_with("target replacde in Dockerfile (did you mean replaced?)")
+        );
+    }
+
+    #[test]
     fn labels_become_an_instruction_whose_values_are_left_alone() {
         let mut file = Dockerfile::parse(b"FROM x").expect("good");
         let labels = BTreeMap::from([("k".to_owned(), "it's $x".to_owned())]);
-        let plan = Plan::of(&mut file, BTreeMap::new(), &Platform::host(), "", &labels);
+        let plan = Plan::of(
+            &mut file,
+            BTreeMap::new(),
+            &Platform::host(),
+            "",
+            &labels,
+            |_| false,
+        );
         let plan = plan.expect("good");
         assert_eq!(plan.steps.len(), 2);
         let mut state = super::super::stage_state::StageState::new(

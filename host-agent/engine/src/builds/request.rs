@@ -1,8 +1,9 @@
 //! What a client asks of a build, and what it gets.
 
+use super::needs::context_name;
 use crate::containers::spec::NetworkChoice;
 use crate::images::registry::Credentials;
-use crate::images::{BorrowedRoot, ByteStream, Digest, Platform, Reference};
+use crate::images::{BorrowedRoot, ByteStream, Digest, Platform, Reference, ReferenceError};
 use crate::runtime::{ResourcePlan, Rlimit};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -82,6 +83,7 @@ pub enum BuildOutput {
 pub struct BuildRequest {
     /// `None`: there are no files.
     pub context: Option<Context>,
+    /// By [`BuildRequest::add_context`].
     pub contexts: BTreeMap<String, NamedContext>,
     pub dockerfile: DockerfileSource,
     pub tags: Vec<Reference>,
@@ -122,6 +124,23 @@ pub struct BuildRequest {
     pub output: BuildOutput,
     /// `SOURCE_DATE_EPOCH`: no time in the result is later. A build argument of that name counts, too.
     pub source_date: Option<OffsetDateTime>,
+}
+
+impl BuildRequest {
+    /// Puts files or an image in the place of a stage or an image of this name.
+    pub fn add_context(&mut self, name: &str, context: NamedContext) -> Result<(), ReferenceError> {
+        Reference::parse(name)?;
+        self.contexts.insert(context_name(name), context);
+        Ok(())
+    }
+
+    pub(super) fn context_named(&self, name: &str) -> Option<&NamedContext> {
+        self.contexts.get(&context_name(name))
+    }
+
+    pub(super) fn has_files_named(&self, name: &str) -> bool {
+        matches!(self.context_named(name), Some(NamedContext::Files(_)))
+    }
 }
 
 impl Default for BuildRequest {
@@ -223,4 +242,35 @@ pub struct CacheUsage {
     pub created: OffsetDateTime,
     pub last_used: Option<OffsetDateTime>,
     pub usage_count: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_are_found_by_every_name_of_an_image() {
+        let mut request = BuildRequest::default();
+        let other = || NamedContext::Image("other".to_owned());
+        for name in [
+            "docker.io/library/alpine:latest",
+            "host.example:5000/a:1",
+            "lib",
+        ] {
+            request.add_context(name, other()).expect("good");
+        }
+        for name in [
+            "alpine",
+            "alpine:latest",
+            "library/alpine",
+            "host.example:5000/a:1",
+            "lib:latest",
+        ] {
+            assert!(request.context_named(name).is_some(), "{name}");
+        }
+        for name in ["alpine:3", "host.example:5000/a", "Lib", ""] {
+            assert!(request.context_named(name).is_none(), "{name}");
+        }
+        assert!(request.add_context("Not a name", other()).is_err());
+    }
 }

@@ -1,5 +1,6 @@
 //! One stage: its steps in order, each from the cache or done now.
 
+use super::arguments::Arguments;
 use super::error::BuildError;
 use super::event::{BuildEvent, OutputOf};
 use super::instruction::Step;
@@ -7,8 +8,9 @@ use super::plan::{Base, may_read_context};
 use super::request::NamedContext;
 use super::service::Build;
 use super::stage_state::{Applied, StageState, Work};
-use super::{Dockerfile, copy, run};
+use super::{Dockerfile, copy, nearest, needs, run};
 use crate::containers::merge::DEFAULT_PATH;
+use crate::error::{Class, Classify};
 use crate::images::config::{ImageDetails, MadeOf, digest_of, encode};
 use crate::images::records::{BuildLayer, BuildRecord, LayerRecord};
 use crate::images::{
@@ -20,6 +22,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use time::OffsetDateTime;
 use tokio::sync::SemaphorePermit;
+
+/// Images whose names are suggested, as BuildKit does it.
+const COMMON_IMAGES: [&str; 7] = [
+    "alpine", "busybox", "centos", "debian", "fedora", "golang", "ubuntu",
+];
 
 /// A stage that is done.
 pub(super) struct StageResult {
@@ -109,6 +116,12 @@ pub(super) async fn run(build: &Arc<Build>, stage: usize) -> Result<StageResult,
         parent: None,
         is_trigger: true,
     };
+    if let Base::Image(name) = &planned.base
+        && build.request.has_files_named(name)
+        && let Err(error) = copy::begin_with_files(&mut runner, name).await
+    {
+        return Err(failed(build, first, error, in_from).await);
+    }
     if !triggers.is_empty() {
         runner.now.state.config.on_build.clear();
         if let Err(error) = runner.triggers(&triggers).await {
@@ -187,16 +200,9 @@ async fn begin(build: &Arc<Build>, stage: usize) -> Result<StageResult, BuildErr
                 container_config: base.container_config.clone(),
             }
         }
-        Base::Scratch => StageResult {
-            state: StageState::new(ImageConfig::default(), String::new(), arguments, escape),
-            details: ImageDetails {
-                platform: build.platform.clone(),
-                ..ImageDetails::default()
-            },
-            layers: Vec::new(),
-            image: None,
-            container_config: ImageConfig::default(),
-        },
+        Base::Scratch => empty_stage(build, arguments),
+        // Its files come in as the first step.
+        Base::Image(name) if build.request.has_files_named(name) => empty_stage(build, arguments),
         Base::Image(name) => {
             let image = build.image(step, name, planned.platform.as_deref()).await?;
             let details = (*image.details).clone();
@@ -216,6 +222,24 @@ async fn begin(build: &Arc<Build>, stage: usize) -> Result<StageResult, BuildErr
     Ok(result)
 }
 
+fn empty_stage(build: &Build, arguments: Arguments) -> StageResult {
+    StageResult {
+        state: StageState::new(
+            ImageConfig::default(),
+            String::new(),
+            arguments,
+            build.file.escape,
+        ),
+        details: ImageDetails {
+            platform: build.platform.clone(),
+            ..ImageDetails::default()
+        },
+        layers: Vec::new(),
+        image: None,
+        container_config: ImageConfig::default(),
+    }
+}
+
 impl Build {
     /// An image by name, pulled where it is not here (or where the client wants it).
     pub async fn image(
@@ -225,14 +249,10 @@ impl Build {
         platform: Option<&str>,
     ) -> Result<ImageView, BuildError> {
         let images = &self.service.inner.images;
-        let name = match self.request.contexts.get(name) {
+        let written = name;
+        let name = match self.request.context_named(name) {
             Some(NamedContext::Image(other)) => other.as_str(),
-            Some(NamedContext::Files(_)) => {
-                return Err(BuildError::Invalid(format!(
-                    "the context {name} has files: a stage can only begin with an image"
-                )));
-            }
-            None => name,
+            _ => name,
         };
         let native = images.platform();
         let wanted = match platform {
@@ -277,8 +297,22 @@ impl Build {
             }
         };
         let (outcome, ()) = tokio::join!(pull, tell);
-        outcome?;
+        if let Err(error) = outcome {
+            return Err(self.with_hint(error.into(), written));
+        }
         Ok(images.inspect(name)?)
+    }
+
+    /// Where no image has the name, a stage or a well-known image may nearly have it.
+    fn with_hint(&self, error: BuildError, name: &str) -> BuildError {
+        let known = needs::stage_names(&self.file).chain(COMMON_IMAGES);
+        match nearest::hint(name, known) {
+            hint if !hint.is_empty() && error.class() == Class::NotFound => BuildError::Near {
+                error: Box::new(error),
+                hint,
+            },
+            _ => error,
+        }
     }
 
     fn credentials(&self, reference: &Reference) -> Option<crate::images::registry::Credentials> {
@@ -371,7 +405,10 @@ impl Runner<'_> {
                 Ok(cached)
             }
             Work::Folder(path) => {
-                let key = StepKey::of(&before, &created_by, []);
+                // Once it was root's, whoever the user was.
+                let has_user = !self.now.state.config.user.is_empty();
+                let more = has_user.then_some("of the user");
+                let key = StepKey::of(&before, &created_by, more);
                 if let Some(found) = self.look_up(&key, &created_by).await? {
                     self.done(Some(found), key, created_by, command, None);
                     return Ok(true);
@@ -387,7 +424,7 @@ impl Runner<'_> {
     }
 
     /// Digest of everything that a step finds.
-    fn state_digest(&self) -> String {
+    pub(super) fn state_digest(&self) -> String {
         let facts = (
             &self.now.state.config,
             &self.now.details.diff_ids,

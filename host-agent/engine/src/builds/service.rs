@@ -299,6 +299,7 @@ impl BuildService {
             &platform,
             &request.target,
             &request.labels,
+            |name| request.context_named(name).is_some(),
         )?;
         let (findings, is_error) = self.lint(&file, &text, &ignore);
         if request.output == BuildOutput::Check || is_error {

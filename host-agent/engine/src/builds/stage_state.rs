@@ -8,6 +8,7 @@ use super::ignore;
 use super::instruction::{
     Command, CopyFiles, Healthcheck as Check, Here, Instruction, Run, Source, Step,
 };
+use super::mode::FileMode;
 use super::mount::{Mount, MountError};
 use super::words::{Expander, WordError};
 use crate::containers::{ports, signals};
@@ -517,10 +518,10 @@ impl StageState {
             *text = self.word(text)?;
         }
         if let Some(mode) = &expanded.chmod
-            && !matches!(u32::from_str_radix(mode, 8), Ok(mode) if mode <= 0o7777)
+            && let Err(error) = mode.parse::<FileMode>()
         {
             return Err(StepError::Invalid(format!(
-                "invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777"
+                "invalid chmod parameter: '{mode}'. {error}"
             )));
         }
         expanded.destination = self.word(&expanded.destination)?;

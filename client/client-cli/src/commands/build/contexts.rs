@@ -8,7 +8,7 @@
 use super::context::{Context, Recipe};
 use crate::engine::Engine;
 use anyhow::{Context as _, Result, bail};
-use dockerfile::needs::Taken;
+use dockerfile::needs::{self, Taken};
 use http::Method;
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
@@ -25,7 +25,7 @@ pub(super) enum Named {
     Url(String),
 }
 
-/// Reads every `NAME=VALUE`.
+/// Reads every `NAME=VALUE`; names are as they are compared.
 pub(super) fn parse(texts: &[String]) -> Result<BTreeMap<String, Named>> {
     let mut contexts = BTreeMap::new();
     for text in texts {
@@ -51,7 +51,7 @@ pub(super) fn parse(texts: &[String]) -> Result<BTreeMap<String, Named>> {
             }
             Named::Folder(folder)
         };
-        contexts.insert(name.to_owned(), named);
+        contexts.insert(needs::context_name(name), named);
     }
     Ok(contexts)
 }

@@ -248,10 +248,11 @@ async fn taken(
 ) -> Result<Taken> {
     let engine = request.engine;
     let arguments = arguments(engine, request).await?;
-    let images = needs::base_images(file, &options.target, &arguments)?;
+    let replaced: BTreeSet<String> = contexts.keys().cloned().collect();
+    let images = needs::base_images(file, &options.target, &arguments, &replaced)?;
     let mut bases = BTreeMap::new();
     for name in &images {
-        let image = match contexts.get(name) {
+        let image = match contexts.get(&needs::context_name(name)) {
             None => name,
             Some(Named::Image(other)) => other,
             // Files, of which none are the main context's.
@@ -269,7 +270,8 @@ async fn taken(
             bases.insert(name.clone(), base);
         }
     }
-    Ok(needs::taken(file, &options.target, &arguments, &bases)?)
+    let taken = needs::taken(file, &options.target, &arguments, &replaced, &bases)?;
+    Ok(taken)
 }
 
 /// Build arguments as the engine sees them.

@@ -4,6 +4,7 @@
 //! parameters, preamble -> BuildRequest     body, remote= -> Context     BuildService::build -> events -> lines
 //! ```
 
+use super::drained;
 use super::images::{AbortOnDrop, json_lines};
 use crate::serve::error::{ApiError, ApiResult};
 use crate::serve::extract::{Json, Query};
@@ -44,9 +45,6 @@ pub fn router() -> Router<AppState> {
         .route("/build/context/{token}", post(offer_context))
         .route("/build/ssh/{id}", post(offer_ssh_agent))
 }
-
-/// A body beside a remote context is read to its end as far as this, bytes.
-const DRAIN_MAX: usize = 32 * 1024 * 1024;
 
 async fn build(
     State(builds): State<BuildService>,
@@ -153,16 +151,6 @@ async fn take_preamble(body: &mut ByteStream) -> ApiResult<BuildPreamble> {
     Ok(preamble)
 }
 
-async fn drain(mut body: ByteStream) {
-    let mut read = 0;
-    while let Some(Ok(piece)) = body.next().await {
-        read += piece.len();
-        if read > DRAIN_MAX {
-            return;
-        }
-    }
-}
-
 /// Where the files come from: `remote` or the body. moby, `remotecontext/detect.go`.
 async fn add_context(
     builds: &BuildService,
@@ -178,7 +166,8 @@ async fn add_context(
         });
         return Ok(());
     };
-    drain(body).await;
+    // A body beside a remote context is nobody's: it is read to its end all the same.
+    drained::split(body).1.drain().await;
     if remote == "client-session" {
         return Err(BuildError::Invalid(
             "experimental session with v1 builder is no longer supported, use builder version v2 (BuildKit) instead"
@@ -369,7 +358,9 @@ async fn add_named_contexts(
                 NamedContext::Files(context.map_err(|error| wire::refusal(&error))?)
             }
         };
-        wanted.contexts.insert(name.clone(), named);
+        wanted
+            .add_context(name, named)
+            .map_err(|error| ApiError::invalid(format!("invalid context name {name}: {error}")))?;
     }
     Ok(())
 }

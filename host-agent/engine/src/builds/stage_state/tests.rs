@@ -148,7 +148,10 @@ fn what_is_wrong_is_told() {
             "COPY a b /c",
             "the destination must be a directory and end with a /",
         ),
-        ("COPY --chmod=u+x a /c", "invalid chmod parameter: 'u+x'"),
+        (
+            "COPY --chmod=u+q a /c",
+            "invalid chmod parameter: 'u+q'. it should be octal string and between 0 and 07777",
+        ),
         ("RUN --network=moon x", "invalid network mode \"moon\""),
         (
             "RUN --security=insecure x",

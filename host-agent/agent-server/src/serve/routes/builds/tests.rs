@@ -237,6 +237,14 @@ async fn preambles_that_are_not_understood_tell_nothing_of_secrets() {
 }
 
 #[tokio::test]
+async fn further_contexts_have_good_names() {
+    let place = place();
+    let preamble = json!({"contexts": {"Bad Name": {"image": "x"}}});
+    let answer = berth(&place, "", preamble, dockerfile(SIMPLE)).await;
+    check(&answer, 400, "invalid context name Bad Name");
+}
+
+#[tokio::test]
 async fn contents_that_are_kept_are_not_missing() {
     let place = place();
     let ask = async |digests: Value| {
