@@ -130,36 +130,100 @@ fn berth_builds_with_secrets_that_stay_out_of_the_image() {
 }
 
 #[test]
-fn only_what_is_needed_and_has_changed_is_sent() {
-    let Some(agent) = engine_with_busybox(&[]) else {
+fn every_flag_of_a_build_has_its_effect() {
+    let (Some(agent), Some(other)) = (engine_with_busybox(&[]), engine_with_busybox(&[])) else {
         return;
     };
-    let large = "x".repeat(400 * 1024);
-    let folder = context(&[
-        (
-            "Dockerfile",
-            "FROM busybox\nCOPY data /data\nRUN wc -c /data/large\n",
-        ),
-        ("data/large", &large),
-        ("unused/file", "never sent"),
-    ]);
-    // Unreadable things that are not needed do no harm.
-    std::os::unix::fs::symlink("/nowhere", folder.path().join("unused/link")).expect("made");
-    let first = build(&agent, folder.path(), &["-q"]).success();
-    std::fs::write(folder.path().join("data/small"), "new").expect("written");
-    let second = build(&agent, folder.path(), &["-t", "second", "-q"]).success();
-    assert_ne!(first, second);
-    let shown = agent.run(&[
-        "run",
-        "--rm",
-        "second",
-        "sh",
-        "-c",
-        "wc -c < /data/large; cat /data/small",
-    ]);
-    assert_eq!(shown.success(), format!("{}\nnew", large.len()));
-    let again = build(&agent, folder.path(), &["-q"]).success();
-    assert_eq!(again, second);
+    let folder = context(&[(
+        "sub/other",
+        "FROM busybox AS one\nARG A\nRUN echo $A $HOSTS > /arguments; grep extra /etc/hosts > /hosts; ulimit -n > /limit; \
+         df -m /dev/shm | tail -1 | tr -s ' ' | cut -d ' ' -f 2 > /shm\nFROM one\nRUN exit 9\n",
+    )]);
+    let file = folder.path().join("sub/other");
+    let place = tempfile::tempdir().expect("a folder");
+    let archive = place.path().join("image.tar");
+    let output = format!("type=docker,dest={}", text(&archive));
+    let flags = [
+        "--network=none",
+        "-f",
+        text(&file),
+        "--target",
+        "one",
+        "--build-arg",
+        "A=given",
+        "--label",
+        "x=a b",
+        "--add-host",
+        "extra:10.9.8.7",
+        "--ulimit",
+        "nofile=77",
+        "--shm-size",
+        "5m",
+        "-t",
+        "flags:1",
+        "-t",
+        "flags:2",
+        "-o",
+        &output,
+        "-o",
+        "type=image",
+    ];
+    build(
+        &agent,
+        folder.path(),
+        &[&flags[..], &["--progress=plain"]].concat(),
+    )
+    .success();
+    let shown = agent.run(&["inspect", "--format", "{{.Config.Labels.x}}", "flags:2"]);
+    assert_eq!(shown.success(), "a b\n");
+    let script = "cat /arguments /limit /shm; tr -s '\\t ' ' ' < /hosts";
+    let seen = |agent: &Agent| {
+        let words = [
+            "run",
+            "--rm",
+            "--network=none",
+            "flags:1",
+            "sh",
+            "-c",
+            script,
+        ];
+        agent.run(&words).success()
+    };
+    assert_eq!(seen(&agent), "given\n77\n5\n10.9.8.7 extra\n");
+    other.run(&["load", "-i", text(&archive)]).success();
+    assert_eq!(seen(&other), seen(&agent));
+    // The same again, told to programs.
+    let raw = build(
+        &agent,
+        folder.path(),
+        &[&flags[..], &["--progress=rawjson"]].concat(),
+    );
+    let lines = raw.stderr.lines();
+    let told: Vec<serde_json::Value> = lines
+        .map(|line| serde_json::from_str(line).expect("each line is JSON"))
+        .collect();
+    assert!(
+        told.iter().any(|line| line["vertexes"].is_array()),
+        "{}",
+        raw.report()
+    );
+    // Its own platform, and no other one.
+    let version = agent
+        .run(&["version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"])
+        .success();
+    build(
+        &agent,
+        folder.path(),
+        &[&flags[..], &["--platform", version.trim()]].concat(),
+    )
+    .success();
+    let foreign = build(
+        &agent,
+        folder.path(),
+        &[&flags[..], &["--platform", "linux/s390x"]].concat(),
+    );
+    let said = foreign.fails_with(1);
+    assert!(said.contains("cannot build for linux/s390x"), "{said}");
 }
 
 #[test]

@@ -175,13 +175,20 @@ fn record() {
 }
 
 /// Where our answer is another one on purpose: the case, and a part of what is said instead.
-const OTHER: [(&str, &str); 4] = [
+const OTHER: [(&str, &str); 6] = [
     // The line is shown.
     ("error-empty-env", "line 2"),
     ("error-instruction", "   2 | FLY away"),
     ("error-no-from", "   1 | RUN x"),
     // Today's Dockerfile reference: a stage inherits the ARGs of the stage it begins with. dockerd 20.10 did not.
     ("arg-in-from-other-stage", "|1 A=x /bin/sh -c"),
+    // The classic builder mounts the volume in steps: its folder is made by the first one, and WORKDIR has nothing to make.
+    (
+        "run-beside-volume",
+        r#"[["/bin/sh -c #(nop)  CMD [\"ls\"]","","0B"],["/bin/sh -c #(nop) WORKDIR /kept","","0B"],["/bin/sh -c echo after > /file","","6B"]"#,
+    ),
+    // BuildKit keeps what a step writes into a volume's folder; the classic builder drops it.
+    ("run-into-volume", r#"echo after > /kept/file","","6B"]"#),
 ];
 
 #[test]

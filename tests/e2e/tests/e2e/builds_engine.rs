@@ -6,32 +6,30 @@ use harness::agent::{Agent, LIMIT};
 use harness::http::request;
 use harness::image::LayerTar;
 use harness::run::{Output, eventually, run, run_with_input};
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// The engine, where there is a stock client, too.
-fn engine() -> Option<Agent> {
+pub(crate) fn engine() -> Option<Agent> {
     let agent = engine_with_busybox(&[])?;
     agent.docker(&[])?;
     Some(agent)
 }
 
-fn docker(agent: &Agent, arguments: &[&str]) -> Command {
+pub(crate) fn docker(agent: &Agent, arguments: &[&str]) -> Command {
     let mut command = agent.docker(arguments).expect("it was there");
     command.env("DOCKER_BUILDKIT", "0");
     command
 }
 
-fn said(agent: &Agent, arguments: &[&str]) -> String {
+pub(crate) fn said(agent: &Agent, arguments: &[&str]) -> String {
     let output = run(&mut docker(agent, arguments), LIMIT).success();
     output.trim_end().to_owned()
 }
 
 /// A folder with files for a build; `Dockerfile` is one of them.
-fn context(files: &[(&str, &str)]) -> tempfile::TempDir {
+pub(crate) fn context(files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for (path, content) in files {
         let path = folder.path().join(path);
@@ -41,7 +39,7 @@ fn context(files: &[(&str, &str)]) -> tempfile::TempDir {
     folder
 }
 
-fn build(agent: &Agent, folder: &Path, tag: &str, flags: &[&str]) -> Output {
+pub(crate) fn build(agent: &Agent, folder: &Path, tag: &str, flags: &[&str]) -> Output {
     let place = folder.display().to_string();
     let mut arguments = vec!["build", "--network", "none", "-t", tag];
     arguments.extend(flags);
@@ -50,15 +48,15 @@ fn build(agent: &Agent, folder: &Path, tag: &str, flags: &[&str]) -> Output {
 }
 
 /// Builds a Dockerfile without a context's files.
-fn build_text(agent: &Agent, tag: &str, text: &str, flags: &[&str]) -> Output {
+pub(crate) fn build_text(agent: &Agent, tag: &str, text: &str, flags: &[&str]) -> Output {
     build(agent, context(&[("Dockerfile", text)]).path(), tag, flags)
 }
 
-fn id(agent: &Agent, image: &str) -> String {
+pub(crate) fn id(agent: &Agent, image: &str) -> String {
     said(agent, &["image", "inspect", "--format", "{{.Id}}", image])
 }
 
-fn in_image(agent: &Agent, image: &str, script: &str) -> String {
+pub(crate) fn in_image(agent: &Agent, image: &str, script: &str) -> String {
     let arguments = [
         "run",
         "--rm",
@@ -72,7 +70,7 @@ fn in_image(agent: &Agent, image: &str, script: &str) -> String {
     said(agent, &arguments)
 }
 
-fn containers(agent: &Agent) -> String {
+pub(crate) fn containers(agent: &Agent) -> String {
     said(agent, &["ps", "-aq"])
 }
 
@@ -236,6 +234,15 @@ fn copies_do_what_their_options_say() {
              COPY --link a /sym/b\n\
              ADD https-free.tar /arch/\n\
              ADD --unpack=false https-free.tar /whole/\n\
+             COPY --chmod=u=rwX,go= d /modes/\n\
+             WORKDIR /real/w\n\
+             USER ada\n\
+             WORKDIR /home/of/ada\n\
+             USER 9:9\n\
+             WORKDIR /home/of/nine\n\
+             USER nobody-knows\n\
+             WORKDIR /home/of/nobody\n\
+             USER root\n\
              WORKDIR /real/w\n",
         ),
         ("a", "a"),
@@ -249,11 +256,85 @@ fn copies_do_what_their_options_say() {
     std::fs::write(folder.path().join("https-free.tar"), tar.finish()).expect("a file");
     build(&agent, folder.path(), "copies", &[]).success();
     let script = "stat -c '%U:%G %a' /real/a; [ -L /link ] && echo link; [ -L /sym ] || cat /sym/b; ls /real; find /p /docs /arch /whole /linked -type f | sort; \
-                  cat /arch/in/side; pwd";
+                  cat /arch/in/side; pwd; stat -c %a /modes/x /modes/e; stat -c %u:%g /real/w /home /home/of/ada /home/of/nine /home/of/nobody";
     assert_eq!(
         in_image(&agent, "copies", script),
-        "ada:ada 640\nlink\naa\nw\n/arch/in/side\n/docs/a.txt\n/linked/a\n/p/d/e/y\n/p/x\n/whole/https-free.tar\npacked/real/w"
+        "ada:ada 640\nlink\naa\nw\n/arch/in/side\n/docs/a.txt\n/linked/a\n/p/d/e/y\n/p/x\n/whole/https-free.tar\npacked/real/w\n600\n700\n0:0\n0:0\n1000:1000\n9:9\n0:0"
     );
+}
+
+#[test]
+fn steps_are_confined_as_containers_are() {
+    let Some(agent) = engine() else { return };
+    let facts = "grep -E '^(Cap|Seccomp|NoNewPrivs)' /proc/self/status; unshare -U true 2>&1; \
+                 grep -c proc /proc/mounts; ls /sys/class/net | wc -l";
+    let text = format!(
+        "FROM busybox\nRUN --network=default ({facts}) > /default\nRUN --network=none ({facts}) > /none\n"
+    );
+    let folder = context(&[("Dockerfile", &text)]);
+    let place = folder.path().display().to_string();
+    run(
+        &mut docker(&agent, &["build", "-t", "confined", &place]),
+        LIMIT,
+    )
+    .success();
+    let container = |network: &str| {
+        let arguments = [
+            "run",
+            "--rm",
+            "--network",
+            network,
+            "busybox",
+            "sh",
+            "-c",
+            facts,
+        ];
+        said(&agent, &arguments)
+    };
+    assert!(container("none").contains("Seccomp:\t2"));
+    assert_eq!(in_image(&agent, "confined", "cat /none"), container("none"));
+    assert_eq!(
+        in_image(&agent, "confined", "cat /default"),
+        container("bridge")
+    );
+    assert!(container("bridge").ends_with('2') && container("none").ends_with('1'));
+}
+
+#[test]
+fn rules_leave_files_out_of_the_context() {
+    let Some(agent) = engine() else { return };
+    let mut tar = LayerTar::new();
+    let text = b"FROM busybox\nCOPY . /all\n";
+    for (name, content) in [
+        ("Dockerfile", &text[..]),
+        ("other.Dockerfile", text),
+        (
+            ".dockerignore",
+            b"# rules\n*.log\n!keep.log\n**/tmp\nd/*/x\n",
+        ),
+        ("other.Dockerfile.dockerignore", b"*\n!a.log\n"),
+        ("a.log", b""),
+        ("keep.log", b""),
+        ("d/a.log", b""),
+        ("d/tmp/f", b""),
+        ("d/e/x", b""),
+        ("d/e/y", b""),
+    ] {
+        tar.file(name, 0o644, content);
+    }
+    let tar = tar.finish();
+    // Sent whole, so that it is the engine which leaves them out.
+    let built = |file: &str| {
+        let path = format!("/build?t=ruled&dockerfile={file}");
+        let reply = request(&agent.socket(), "POST", &path, &tar).expect("an answer");
+        assert!(reply.body.contains("Successfully tagged"), "{}", reply.body);
+        in_image(&agent, "ruled", "cd /all; find . -type f | sort")
+    };
+    assert_eq!(
+        built("Dockerfile"),
+        "./.dockerignore\n./Dockerfile\n./d/a.log\n./d/e/y\n./keep.log\n./other.Dockerfile\n./other.Dockerfile.dockerignore"
+    );
+    assert_eq!(built("other.Dockerfile"), "./a.log");
 }
 
 #[test]
@@ -328,104 +409,7 @@ fn secrets_stay_out_of_layers_records_and_disks() {
     );
 }
 
-/// Serves the files of a folder over http, as long as the test runs; answers the address.
-fn serve(folder: &Path) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address").to_string();
-    let folder = folder.to_owned();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let mut lines = BufReader::new(&stream).lines();
-            let request = lines.next().and_then(Result::ok).unwrap_or_default();
-            while lines
-                .next()
-                .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
-            {}
-            let path = request.split(' ').nth(1).unwrap_or("/");
-            let path = path.split('?').next().unwrap_or(path);
-            let (status, content) = match std::fs::read(folder.join(path.trim_start_matches('/'))) {
-                Ok(content) => ("200 OK", content),
-                Err(_) => ("404 Not Found", Vec::new()),
-            };
-            let head = format!(
-                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                content.len()
-            );
-            let _ = (&stream).write_all(head.as_bytes());
-            let _ = (&stream).write_all(&content);
-        }
-    });
-    address
-}
-
-/// Runs git in a folder.
-fn git(folder: &Path, arguments: &[&str]) {
-    let mut git = Command::new("git");
-    git.current_dir(folder)
-        .args(["-c", "user.name=t", "-c", "user.email=t@example.com"])
-        .args(arguments);
-    run(&mut git, LIMIT).success();
-}
-
-#[test]
-fn files_come_from_repositories_and_web_servers() {
-    let Some(agent) = engine() else { return };
-    if harness::programs::find("git").is_none() {
-        println!("skipped: there is no git here");
-        return;
-    }
-    // A repository that plain files of a web server are enough for.
-    let served = context(&[("file.txt", "from the web")]);
-    let repository = served.path().join("r.git");
-    let work = context(&[
-        ("in/side", "from git"),
-        ("built/Dockerfile", "FROM busybox\nCOPY side /\n"),
-        ("built/side", "remote"),
-    ]);
-    git(work.path(), &["init", "--quiet", "-b", "main"]);
-    git(work.path(), &["add", "."]);
-    git(work.path(), &["commit", "--quiet", "-m", "x"]);
-    let place = repository.display().to_string();
-    git(work.path(), &["clone", "--quiet", "--bare", ".", &place]);
-    git(&repository, &["update-server-info"]);
-    let address = serve(served.path());
-    let text = format!(
-        "FROM busybox\nADD http://{address}/file.txt /\nADD http://{address}/r.git#main:in /git/\n"
-    );
-    build_text(&agent, "fetched", &text, &[]).success();
-    let out = in_image(
-        &agent,
-        "fetched",
-        "cat /file.txt; echo; cat /git/side; stat -c ' %a' /file.txt; ls -A /git",
-    );
-    assert_eq!(out, "from the web\nfrom git 600\nside");
-    let wrong = format!(
-        "FROM busybox\nADD --checksum=sha256:{} http://{address}/file.txt /\n",
-        "0".repeat(64)
-    );
-    let text = build_text(&agent, "wrong", &wrong, &[]).fails_with(1);
-    assert!(text.contains("digest mismatch"), "{text}");
-    let local = wrong.replace(&format!("http://{address}/"), "");
-    let text = build_text(&agent, "wrong", &local, &[]).fails_with(1);
-    assert!(text.contains("requires HTTP(S) or Git sources"), "{text}");
-    // Whole contexts, fetched by the engine: a folder of a repository, and an archive.
-    let mut tar = LayerTar::new();
-    tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY side /\n");
-    tar.file("side", 0o644, b"archived");
-    std::fs::write(served.path().join("context.tar"), tar.finish()).expect("a file");
-    for (remote, content) in [
-        ("r.git%23main:built", "remote"),
-        ("context.tar", "archived"),
-    ] {
-        let path = format!("/build?t=remote&networkmode=none&remote=http://{address}/{remote}");
-        let reply = request(&agent.socket(), "POST", &path, b"").expect("an answer");
-        assert_eq!(reply.status, 200, "{}", reply.body);
-        assert!(!reply.body.contains("errorDetail"), "{}", reply.body);
-        assert_eq!(in_image(&agent, "remote", "cat /side"), content);
-    }
-}
-
-fn begin(agent: &Agent, folder: &Path) -> Child {
+pub(crate) fn begin(agent: &Agent, folder: &Path) -> Child {
     let place = folder.display().to_string();
     docker(
         agent,
@@ -438,7 +422,7 @@ fn begin(agent: &Agent, folder: &Path) -> Child {
     .expect("docker starts")
 }
 
-const LONG: &str = "FROM busybox\nRUN echo first > /first\nRUN sleep 1000\n";
+pub(crate) const LONG: &str = "FROM busybox\nRUN echo first > /first\nRUN sleep 1000\n";
 
 #[test]
 fn a_build_ends_with_its_client() {
@@ -460,58 +444,6 @@ fn a_build_ends_with_its_client() {
     let text = "FROM busybox\nRUN echo first > /first\n";
     let again = build_text(&agent, "again", text, &[]).success();
     assert!(again.contains("Using cache"), "{again}");
-}
-
-#[test]
-fn a_killed_engine_leaves_nothing_of_a_build() {
-    let Some(mut agent) = engine() else { return };
-    let folder = context(&[("Dockerfile", LONG)]);
-    build_text(
-        &agent,
-        "before",
-        "FROM busybox\nRUN echo kept > /kept\n",
-        &[],
-    )
-    .success();
-    let mut client = begin(&agent, folder.path());
-    eventually("the long step runs", LIMIT, || {
-        said(&agent, &["ps", "--format", "{{.Command}}", "--no-trunc"])
-            .contains("sleep 1000")
-            .then_some(())
-    });
-    agent.kill_serve();
-    let _ = client.wait();
-    agent.serve();
-    eventually("the step's container goes", LIMIT, || {
-        containers(&agent).is_empty().then_some(())
-    });
-    let contexts =
-        std::fs::read_dir(agent.data_root().join("builds/contexts")).expect("it is there");
-    assert_eq!(contexts.count(), 0);
-    let before = build_text(
-        &agent,
-        "before",
-        "FROM busybox\nRUN echo kept > /kept\n",
-        &[],
-    )
-    .success();
-    assert!(before.contains("Using cache"), "{before}");
-    let after = build_text(
-        &agent,
-        "after",
-        "FROM busybox\nRUN echo first > /first\n",
-        &[],
-    )
-    .success();
-    assert!(after.contains("Running in"), "{after}");
-    assert_eq!(in_image(&agent, "after", "cat /first"), "first");
-    // Layers that nobody has are gone: the two of busybox, those of `before` and `after` are there.
-    let layers = std::fs::read_dir(agent.data_root().join("layers")).expect("it is there");
-    let layers = layers
-        .flatten()
-        .filter(|entry| entry.file_name().len() == 64)
-        .count();
-    assert_eq!(layers, 4);
 }
 
 /// The stock client sends such a context without the end of its last file, and it names arguments that nothing declares.
@@ -635,12 +567,28 @@ fn hostile_contexts_reach_nothing_outside() {
     let text = build_archive(&agent, tar.finish()).fails_with(1);
     assert!(text.contains("bytes that there is room for"), "{text}");
     assert!(!in_image(&agent, "busybox", "ls /").contains("big"));
-    // Names that mean deleted files, and names in no encoding.
+    // Names that mean deleted files.
     let mut tar = LayerTar::new();
     tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY . /all\n");
     tar.file(".wh.file", 0o644, b"x");
     let text = build_archive(&agent, tar.finish()).fails_with(1);
     assert!(text.contains(".wh."), "{text}");
+    // Names in no encoding, with line ends and terminals' controls, stay what they are.
+    let mut tar = LayerTar::new();
+    tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY . /all\n");
+    tar.file("d/XXXX", 0o644, b"odd");
+    let mut tar = tar.finish();
+    let at = tar.windows(6).position(|bytes| bytes == b"d/XXXX");
+    let at = at.expect("the name") / 512 * 512;
+    tar[at..at + 6].copy_from_slice(b"d/\xff\n\x1b*");
+    sign(&mut tar[at..at + 512]);
+    build_archive(&agent, tar).success();
+    let name = in_image(
+        &agent,
+        "hostile",
+        "cd /all/d; printf %s * | od -An -tx1; cat *",
+    );
+    assert_eq!(name, " ff 0a 1b 2a\nodd");
     // A destination in the image that leads out.
     let text = "FROM busybox\nRUN ln -s ../../../../../../../../tmp /sneaky\nCOPY Dockerfile /sneaky/build-was-here\n";
     build_text(&agent, "hostile", text, &[]).success();
@@ -670,6 +618,18 @@ fn hostile_dockerfiles_are_refused() {
         (format!("FROM busybox\nENV B={deep}\n"), "nested deeper"),
         (doubling, "longer than"),
         (many, "too many"),
+        // A shell takes no more, here as with Docker.
+        (
+            format!("FROM busybox\nRUN <<EOF\n{}EOF\n", "true\n".repeat(100_000)),
+            "too long",
+        ),
+        (
+            format!(
+                "FROM busybox\nCOPY <<EOF /x\n{}EOF\n",
+                "x\n".repeat(3_000_000)
+            ),
+            "larger than",
+        ),
         (
             "FROM busybox AS a\nCOPY --from=b / /\nFROM a AS b\n".to_owned(),
             "circular",
@@ -697,6 +657,17 @@ fn hostile_dockerfiles_are_refused() {
             &[]
         };
         let said = build_text(&agent, "hostile", &text, target).fails_with(1);
-        assert!(said.contains(expected), "{expected}: {said}");
+        let lower = said.to_lowercase();
+        assert!(
+            lower.contains(&expected.to_lowercase()),
+            "{expected}: {said}"
+        );
     }
+    // A large document is a file as any other.
+    let large = format!(
+        "FROM busybox\nCOPY <<'EOF' /x\n{}EOF\n",
+        "x\n".repeat(1_000_000)
+    );
+    build_text(&agent, "large", &large, &[]).success();
+    assert_eq!(in_image(&agent, "large", "wc -c < /x"), "2000000");
 }

@@ -63,6 +63,41 @@ fn further_contexts_are_files_and_images() {
         in_image(&agent, "contexts", "cat /lib/code /seen; ls /lib | wc -l"),
         "shared\nshared\n1\n"
     );
+    // They stand in for stages and for images of any spelling; files may be what a stage begins with.
+    let replaced = context(&[(
+        "Dockerfile",
+        "FROM nowhere.invalid/alpine AS lib\nRUN exit 9\nFROM lib AS next\nENV A=1\n\
+         FROM docker.io/library/base:latest\nCOPY --from=lib lib/code /one\nCOPY --from=next /lib/code /two\n\
+         COPY --from=0 /lib/code /three\n",
+    )]);
+    build(&agent, replaced.path(), &flags).success();
+    assert_eq!(
+        in_image(
+            &agent,
+            "contexts",
+            "cat /one /two /three; ls / | grep -c lib; true"
+        ),
+        "shared\nshared\nshared\n0\n"
+    );
+    let stage = [
+        "-t",
+        "contexts",
+        "--build-context",
+        "lib=docker-image://busybox",
+    ];
+    let text = "FROM nowhere.invalid/x AS lib\nRUN exit 9\nFROM lib\nCOPY --from=lib /bin/busybox /copied\n";
+    build(&agent, context(&[("Dockerfile", text)]).path(), &stage).success();
+    assert_eq!(in_image(&agent, "contexts", "ls /copied"), "/copied\n");
+    let wrong = build(
+        &agent,
+        folder.path(),
+        &["--build-context", "Not a name=docker-image://busybox"],
+    );
+    assert!(
+        wrong
+            .fails_with(1)
+            .contains("invalid context name Not a name")
+    );
     let missing = build(&agent, folder.path(), &["--build-context", "lib=/nowhere"]);
     assert!(missing.fails_with(1).contains("is not a folder"));
 }

@@ -1,10 +1,12 @@
 //! End to end, as a user's morning: the engine on this host, the clients against it, machines with the engine in them.
 
 mod bad_input;
+mod builds_cache;
 mod builds_clients;
 mod builds_compared;
 mod builds_engine;
 mod builds_front;
+mod builds_sources;
 mod compat;
 mod compat_compose;
 mod compat_shapes;
