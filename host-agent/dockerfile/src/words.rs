@@ -3,8 +3,8 @@
 
 use crate::pattern::Wildcard;
 
-/// What an expansion may grow to, bytes: one argument or variable cannot be longer for the kernel (MAX_ARG_STRLEN is
-/// 128 KiB), so that more is a mistake or an attack.
+/// What an expansion may be longer than its text, bytes: one argument or variable cannot be longer for the kernel
+/// (MAX_ARG_STRLEN is 128 KiB), so that more is a mistake or an attack. A here-document may be long by itself.
 pub const EXPANDED_MAX: usize = 256 * 1024;
 /// `${a:-${b:-...}}` within each other.
 const DEPTH_MAX: usize = 32;
@@ -22,7 +22,7 @@ pub enum WordError {
     Modifier(String),
     #[error("{name}: {message}")]
     Required { name: String, message: String },
-    #[error("the expansion is longer than {EXPANDED_MAX} bytes, or takes too long")]
+    #[error("the expansion adds more than {EXPANDED_MAX} bytes, or takes too long")]
     TooLong,
     #[error("substitutions are nested deeper than {DEPTH_MAX}")]
     TooDeep,
@@ -61,6 +61,8 @@ struct Reader<'a> {
     expander: &'a Expander<'a>,
     characters: std::iter::Peekable<std::str::Chars<'a>>,
     depth: usize,
+    /// What a text may grow to, bytes.
+    longest: usize,
 }
 
 /// Collects words while the whole text is collected beside it.
@@ -104,6 +106,7 @@ impl<'a> Reader<'a> {
             expander,
             characters: text.chars().peekable(),
             depth: 0,
+            longest: text.len() + EXPANDED_MAX,
         }
     }
 
@@ -120,7 +123,7 @@ impl<'a> Reader<'a> {
         let mut text = String::new();
         let mut words = Words::default();
         loop {
-            if text.len() > EXPANDED_MAX {
+            if text.len() > self.longest {
                 return Err(WordError::TooLong);
             }
             let Some(character) = self.characters.next() else {
@@ -184,7 +187,7 @@ impl<'a> Reader<'a> {
     fn double_quoted(&mut self) -> Result<String, WordError> {
         let mut text = String::new();
         loop {
-            if text.len() > EXPANDED_MAX {
+            if text.len() > self.longest {
                 return Err(WordError::TooLong);
             }
             match self.characters.next() {
@@ -288,7 +291,7 @@ impl<'a> Reader<'a> {
                     return Err(WordError::TooLong);
                 }
                 pattern
-                    .replace(&value, &replacement, all, EXPANDED_MAX)
+                    .replace(&value, &replacement, all, self.longest)
                     .ok_or(WordError::TooLong)
             }
             _ => Err(WordError::Modifier(modifier)),
@@ -453,6 +456,8 @@ mod tests {
             expander.word("say \"$PWD\" 'x'").unwrap(),
             "say \"/home\" 'x'"
         );
+        let long = "x".repeat(2 * EXPANDED_MAX);
+        assert_eq!(expander.word(&long).as_ref(), Ok(&long));
     }
 
     proptest! {
@@ -472,10 +477,10 @@ mod tests {
             for raw_quotes in [false, true] {
                 let expander = Expander { escape: '\\', lookup: &lookup, raw_quotes };
                 if let Ok(word) = expander.word(&text) {
-                    prop_assert!(word.len() <= EXPANDED_MAX);
+                    prop_assert!(word.len() <= text.len() + EXPANDED_MAX);
                 }
                 if let Ok(words) = expander.words(&text) {
-                    prop_assert!(words.iter().map(String::len).sum::<usize>() <= EXPANDED_MAX);
+                    prop_assert!(words.iter().map(String::len).sum::<usize>() <= text.len() + EXPANDED_MAX);
                 }
             }
         }

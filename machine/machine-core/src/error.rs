@@ -7,6 +7,7 @@ use crate::engine_settings::EngineOptionError;
 use crate::remote::RemoteError;
 use crate::ssh::SshError;
 use crate::store::StoreError;
+use std::path::PathBuf;
 
 /// Why a use case ended early.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,15 @@ pub enum MachineError {
     #[error("the engine of machine \"{machine}\" cannot be reached")]
     Engine {
         machine: String,
+        #[source]
+        source: EngineError,
+    },
+    #[error("cannot attach \"{machine}\": the engine at {url} cannot be used")]
+    NotAttached {
+        machine: String,
+        url: String,
+        /// Where the certificates are.
+        folder: PathBuf,
         #[source]
         source: EngineError,
     },
@@ -137,6 +147,14 @@ impl MachineError {
             MachineError::Engine { machine, .. } => {
                 Some(format!("restart it: machine restart {machine}"))
             }
+            MachineError::NotAttached { folder, source, .. } if source.is_about_trust() => Some(format!(
+                "ca.pem, cert.pem and key.pem in {} must be of that engine; whoever made it has them in the folder that \
+                 `machine env` calls DOCKER_CERT_PATH",
+                folder.display()
+            )),
+            MachineError::NotAttached { url, .. } => Some(format!(
+                "see that an engine listens there, and that no firewall is between: {url}"
+            )),
             MachineError::Remote { source, .. } => source.hint(),
             MachineError::NotUndone { machine, .. } => {
                 Some(format!("try again: machine rm {machine}"))

@@ -13,6 +13,7 @@ use super::request::{CacheKind, CacheUsage, PruneRequest, Pruned};
 use super::service::BuildService;
 use crate::images::Digest;
 use crate::images::records::{BuildRecord, ImageRecords};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -90,15 +91,28 @@ fn remove_entries(
     (removed, freed.values().sum())
 }
 
-/// Entries from the one that was not used for the longest time on.
-fn by_age(records: &ImageRecords) -> Vec<(String, OffsetDateTime)> {
-    let mut entries: Vec<_> = records
-        .builds
-        .iter()
-        .map(|(key, entry)| (key.clone(), entry.last_used))
-        .collect();
-    entries.sort_by_key(|(_, used)| *used);
-    entries
+/// Entries from the one that was not used for the longest time on. What another was made on counts as used with that: its
+/// layer is below the other's and cannot go before it.
+fn by_age(records: &ImageRecords) -> Vec<String> {
+    let mut latest: BTreeMap<&str, OffsetDateTime> = BTreeMap::new();
+    let mut depths: BTreeMap<&str, usize> = BTreeMap::new();
+    for (key, entry) in &records.builds {
+        let parents = std::iter::successors(Some((key.as_str(), entry)), |(_, entry)| {
+            let (key, entry) = records.builds.get_key_value(entry.parent.as_deref()?)?;
+            Some((key.as_str(), entry))
+        });
+        let mut depth = 0;
+        // A damaged record may lead in a circle.
+        for (ancestor, _) in parents.take(records.builds.len()) {
+            depth += 1;
+            let used = latest.entry(ancestor).or_insert(entry.last_used);
+            *used = entry.last_used.max(*used);
+        }
+        depths.insert(key, depth);
+    }
+    let mut keys: Vec<&String> = records.builds.keys().collect();
+    keys.sort_by_key(|key| (latest[key.as_str()], Reverse(depths[key.as_str()])));
+    keys.into_iter().cloned().collect()
 }
 
 /// Bytes of the layers that only the cache has.
@@ -129,11 +143,7 @@ pub(super) fn enforce(
         .collect();
     removed_any |= !remove_entries(records, too_old, &shared).0.is_empty();
     let excess = records.builds.len().saturating_sub(limits.entries);
-    let oldest: Vec<String> = by_age(records)
-        .into_iter()
-        .take(excess)
-        .map(|(key, _)| key)
-        .collect();
+    let oldest: Vec<String> = by_age(records).into_iter().take(excess).collect();
     removed_any |= !remove_entries(records, oldest, &shared).0.is_empty();
     let bytes = own_bytes(records, &shared);
     if bytes > limits.bytes {
@@ -152,7 +162,7 @@ fn shrink(
     may: impl Fn(&str) -> bool,
 ) -> (Vec<String>, u64) {
     let (mut removed, mut freed) = (Vec::new(), 0);
-    for (key, _) in by_age(records) {
+    for key in by_age(records) {
         if freed >= wanted {
             break;
         }
@@ -406,6 +416,22 @@ mod tests {
         check(limits(0, 100, 9), &[]);
         check(limits(20, 7, 9), &["b"]);
         check(limits(20, 100, 2), &["b", "c"]);
+    }
+
+    #[test]
+    fn what_others_stand_on_goes_after_them() {
+        let mut chains = records(&[
+            ("a", Some(("1", 10)), 1),
+            ("b", Some(("2", 10)), 2),
+            ("c", Some(("3", 10)), 3),
+            ("d", Some(("4", 10)), 2),
+        ]);
+        for (key, parent) in [("b", "a"), ("c", "b")] {
+            chains.builds.get_mut(key).expect("made").parent = Some(parent.into());
+        }
+        assert_eq!(by_age(&chains), ["d", "c", "b", "a"]);
+        chains.builds.get_mut("a").expect("made").parent = Some("c".into());
+        assert_eq!(by_age(&chains).len(), 4);
     }
 
     #[test]

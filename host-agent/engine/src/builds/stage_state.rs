@@ -13,6 +13,7 @@ use super::mount::{Mount, MountError};
 use super::words::{Expander, WordError};
 use crate::containers::{ports, signals};
 use crate::images::{Healthcheck, ImageConfig};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -89,12 +90,22 @@ impl Applied {
 /// Why an instruction cannot be done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
-    #[error("failed to process {text:?}: {source}")]
+    #[error("failed to process {:?}: {source}", shown(text))]
     Word { text: String, source: WordError },
     #[error(transparent)]
     Mount(#[from] MountError),
     #[error("{0}")]
     Invalid(String),
+}
+
+/// Characters of a text that an error repeats: a here-document may have millions.
+const SHOWN_MAX: usize = 500;
+
+fn shown(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(SHOWN_MAX) {
+        None => text.into(),
+        Some((end, _)) => format!("{}...", &text[..end]).into(),
+    }
 }
 
 impl StageState {

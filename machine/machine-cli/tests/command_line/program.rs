@@ -45,6 +45,73 @@ fn ssh_runs_the_systems_ssh() {
     assert!(stderr.contains("there is no `ssh` program"), "{stderr}");
 }
 
+/// Folders are mounted by the system's sshfs, and differences copied by its rsync: both log in as `ssh` does.
+#[cfg(unix)]
+#[test]
+fn mount_and_delta_copies_run_the_systems_programs() {
+    let bench = bench();
+    let bin = bench.folder.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for (program, code) in [("sshfs", 0), ("fusermount", 0), ("rsync", 23)] {
+        let text = format!("#!/bin/sh\nprintf '%s|' {program} \"$@\"\necho\nexit {code}\n");
+        write_program(&bin.join(program), &text);
+    }
+    let there = bench.folder.path().join("there");
+    std::fs::create_dir(&there).unwrap();
+    let (there, nowhere) = (there.display(), bench.folder.path().join("nowhere"));
+    let output = bench
+        .command(&[
+            "machine create dev",
+            &format!("machine mount dev:/srv {there}"),
+            &format!("machine mount root@dev:/srv {there}"),
+            &format!("machine mount dev:/srv {}", nowhere.display()),
+            &format!("machine mount -u dev:/srv {there}"),
+            "machine stop dev",
+            &format!("machine mount -u dev:/srv {there}"),
+            &format!("machine mount dev:/srv {there}"),
+            "machine start dev",
+            "machine scp -r -d a dev:b",
+        ])
+        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+        .output()
+        .unwrap();
+    let (stdout, stderr) = bench.told(output);
+    let said = |program: &str| -> Vec<&str> {
+        let start = format!("{program}|");
+        let lines = stdout.lines().filter(|line| line.starts_with(&start));
+        lines.collect()
+    };
+    let mounted = said("sshfs");
+    assert_eq!(mounted.len(), 2, "{stdout}{stderr}");
+    assert!(
+        mounted[0].starts_with("sshfs|docker@127.0.0.1:[PORT]/srv|[FOLDER]/there|"),
+        "{}",
+        mounted[0]
+    );
+    assert!(
+        mounted[0].contains("IdentityFile=\"[FOLDER]/store/machines/dev/id_ed25519\""),
+        "{}",
+        mounted[0]
+    );
+    assert!(
+        mounted[1].starts_with("sshfs|root@127.0.0.1:[PORT]/srv|"),
+        "{}",
+        mounted[1]
+    );
+    assert!(stderr.contains("nowhere is not a folder"), "{stderr}");
+    // A stopped machine's mount is taken away, and no new one made.
+    assert_eq!(said("fusermount"), ["fusermount|-u|[FOLDER]/there|"; 2]);
+    let copied = said("rsync");
+    assert_eq!(copied.len(), 1, "{stdout}{stderr}");
+    assert!(
+        copied[0].contains("|-r|") && copied[0].ends_with("|a|docker@127.0.0.1:[PORT]b|"),
+        "{}",
+        copied[0]
+    );
+    assert!(copied[0].contains("known_hosts"), "{}", copied[0]);
+    assert!(stdout.trim_end().ends_with("-> 23"), "{stdout}");
+}
+
 #[cfg(unix)]
 fn write_program(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;

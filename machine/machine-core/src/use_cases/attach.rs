@@ -39,7 +39,12 @@ impl Machines {
             machine
                 .engine()?
                 .version(super::ENGINE_ATTEMPT)
-                .map_err(|source| machine.unreachable(source))
+                .map_err(|source| MachineError::NotAttached {
+                    machine: name.to_owned(),
+                    url: url.to_owned(),
+                    folder: folder.to_owned(),
+                    source,
+                })
         });
         match asked {
             Ok(version) => {

@@ -349,9 +349,29 @@ fn changes_are_listed_and_become_an_image() {
     )
     .success();
     assert!(id.starts_with("sha256:"), "{id}");
-    // It was paused, and runs again.
+    // It was paused, and runs again; the second time it was not.
+    docker(&agent, &["commit", "--pause=false", "web", "me/moving"]).success();
     let state = docker(&agent, &["inspect", "web", "--format", "{{.State.Status}}"]).success();
     assert_eq!(state, "running\n");
+    let past = [
+        "events",
+        "--since",
+        "1",
+        "--until",
+        "0s",
+        "--format",
+        "{{.Action}}",
+    ];
+    let told = docker(
+        &agent,
+        &[&past[..], &["--filter", "container=web"]].concat(),
+    )
+    .success();
+    let order: Vec<&str> = told
+        .lines()
+        .filter(|line| ["pause", "unpause", "commit"].contains(line))
+        .collect();
+    assert_eq!(order, ["pause", "unpause", "commit", "commit"]);
     assert_eq!(agent.run(&["run", "--rm", "me/web:v1"]).success(), "new\n");
     let seen = agent.run(&[
         "run",

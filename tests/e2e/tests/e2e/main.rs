@@ -30,6 +30,7 @@ mod images_power;
 mod kernel_limits;
 mod life;
 mod machine;
+mod machine_attach;
 mod machine_bad_input;
 mod machine_create;
 mod machine_keeper;

@@ -100,9 +100,11 @@ fn the_desktops_programs_run_on_windows() {
     windows
         .machine(&["create", "-d", "none", "--url", &url, "..\\x"])
         .fails_with(1);
-    // The default driver is not there, and says so.
+    // The default driver is not there, and says so, and what is.
     let text = windows.machine(&["create", "dev"]).fails_with(1);
-    assert!(text.contains("qemu"), "{text}");
+    for part in ["qemu", "WSL 2", "-d generic", "machine attach"] {
+        assert!(text.contains(part), "{text}");
+    }
 
     let Some(agent) = Agent::start_for_store(store, &url) else {
         return;

@@ -175,6 +175,17 @@ fn what_is_wrong_is_told() {
             .to_string();
         assert!(error.contains(expected), "{text}: {error}");
     }
+    let long = format!(
+        "FROM scratch\nCOPY <<E /f\n{}${{x:?who}}\nE\n",
+        "x".repeat(1 << 20)
+    );
+    let file = Dockerfile::parse(long.as_bytes()).unwrap();
+    let error = state().apply(&file.stages[0].steps[0]).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.len() < 1000 && error.ends_with("...\": x: who"),
+        "{error}"
+    );
 }
 
 #[test]
