@@ -353,12 +353,13 @@ fn changes_are_listed_and_become_an_image() {
     docker(&agent, &["commit", "--pause=false", "web", "me/moving"]).success();
     let state = docker(&agent, &["inspect", "web", "--format", "{{.State.Status}}"]).success();
     assert_eq!(state, "running\n");
+    let until = crate::life::soon();
     let past = [
         "events",
         "--since",
         "1",
         "--until",
-        "0s",
+        &until,
         "--format",
         "{{.Action}}",
     ];

@@ -24,7 +24,7 @@ fn shown(agent: &Agent, container: &str, template: &str) -> String {
 }
 
 /// For `events --until`: clients cut the present down to whole seconds.
-fn soon() -> String {
+pub fn soon() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     (now.expect("after 1970").as_secs() + 1).to_string()
 }

@@ -30,6 +30,11 @@ fn a_machine_made_elsewhere_is_used_as_ones_own() {
     let said = ours.run(&line).success();
     assert!(said.contains("\"far\" is attached"), "{said}");
 
+    // A name that is in use stays what it is.
+    let again = ours.run(&line).fails_with(1);
+    assert!(again.contains("far"), "{again}");
+    assert_eq!(ours.run(&["status", "far"]).success(), "Running\n");
+
     // What was given may go: this store has its own copy.
     std::fs::remove_dir_all(given.folder_of("theirs")).expect("their folder");
     assert_eq!(ours.run(&["url", "far"]).success(), format!("{url}\n"));
@@ -52,11 +57,6 @@ fn a_machine_made_elsewhere_is_used_as_ones_own() {
     let third = Store::new();
     third.run(&["import", &file, "again"]).success();
     assert_eq!(third.run(&["status", "again"]).success(), "Running\n");
-
-    // A name that is in use stays what it is.
-    let again = ours.run(&line).fails_with(1);
-    assert!(again.contains("far"), "{again}");
-    assert_eq!(ours.run(&["status", "far"]).success(), "Running\n");
 
     // Forgetting it does nothing to the engine.
     ours.run(&["rm", "-y", "far"]).success();
