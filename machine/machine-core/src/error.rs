@@ -73,7 +73,7 @@ pub enum MachineError {
         /// Where the certificates are.
         folder: PathBuf,
         #[source]
-        source: EngineError,
+        source: Box<EngineError>,
     },
     #[error("cannot set up the engine of machine \"{machine}\"")]
     Remote {

@@ -43,7 +43,7 @@ impl Machines {
                     machine: name.to_owned(),
                     url: url.to_owned(),
                     folder: folder.to_owned(),
-                    source,
+                    source: Box::new(source),
                 })
         });
         match asked {
