@@ -616,7 +616,7 @@ fn hostile_dockerfiles_are_refused() {
     let many = format!("FROM busybox\n{}", "ENV A=1\n".repeat(10_001));
     for (text, expected) in [
         (format!("FROM busybox\nENV B={deep}\n"), "nested deeper"),
-        (doubling, "longer than"),
+        (doubling, "adds more than"),
         (many, "too many"),
         // A shell takes no more, here as with Docker.
         (
