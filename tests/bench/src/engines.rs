@@ -56,7 +56,8 @@ pub(crate) fn podman_obstacle() -> Option<String> {
 
 /// Folder of an engine for what a restart of the host ends.
 const RUN: &str = "run";
-const AGENT: &str = "x86_64-unknown-linux-musl/release/host-agent";
+/// The agent as it is shipped, below the target folder.
+pub(crate) const AGENT: &str = "x86_64-unknown-linux-musl/release/host-agent";
 
 impl Engine {
     pub(crate) fn start(kind: Kind) -> Result<Engine> {

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -171,7 +171,8 @@ fn many_machines(table: &mut Table) -> Result<()> {
         record["Driver"]["EnginePort"] = port.into();
         std::fs::write(&path, serde_json::to_vec(&record)?)?;
     }
-    let Some(_agent) = harness::agent::Agent::start_for_store(store.path(), &url) else {
+    let Some(_agent) = harness::agent::Agent::start_for_store(released_agent(), store.path(), &url)
+    else {
         return Ok(());
     };
     let listed = run_ls(&store)?;
@@ -190,6 +191,14 @@ fn many_machines(table: &mut Table) -> Result<()> {
         Some(100.0),
     );
     Ok(())
+}
+
+fn released_agent() -> PathBuf {
+    let release = harness::programs::target().join(crate::engines::AGENT);
+    match release.is_file() {
+        true => release,
+        false => harness::programs::program("host-agent"),
+    }
 }
 
 fn run_ls(store: &Store) -> Result<String> {

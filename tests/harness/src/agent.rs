@@ -16,6 +16,7 @@ pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// A running engine.
 pub struct Agent {
+    program: PathBuf,
     folder: tempfile::TempDir,
     bridge: String,
     subnet: String,
@@ -65,6 +66,14 @@ impl Agent {
 
     /// Starts one in a network namespace.
     pub fn start_in(namespace: Option<Arc<Namespace>>, flags: &[&str]) -> Option<Agent> {
+        Agent::start_program(program("host-agent"), namespace, flags)
+    }
+
+    fn start_program(
+        program: PathBuf,
+        namespace: Option<Arc<Namespace>>,
+        flags: &[&str],
+    ) -> Option<Agent> {
         if let Some(why) = obstacle() {
             println!("skipped: {why}");
             return None;
@@ -80,6 +89,7 @@ impl Agent {
             (own + u32::from(number) * 7) % 256
         );
         let mut agent = Agent {
+            program,
             folder: tempfile::tempdir().expect("a temporary folder"),
             bridge,
             subnet,
@@ -91,9 +101,9 @@ impl Agent {
         Some(agent)
     }
 
-    /// Starts one that listens on loopback, too, for those who have the certificates of a store of `machine`. Its URL is
+    /// Starts `program` so that it listens on loopback, too, for those who have the certificates of a store of `machine`. Its URL is
     /// chosen by the caller with [`loopback_url`], since a store may know it before.
-    pub fn start_for_store(store: &Path, url: &str) -> Option<Agent> {
+    pub fn start_for_store(program: PathBuf, store: &Path, url: &str) -> Option<Agent> {
         if find("openssl").is_none() {
             println!("skipped: there is no openssl to sign with");
             return None;
@@ -103,7 +113,7 @@ impl Agent {
         sign.args(["-c", SIGN, "sh"]).arg(own.path()).arg(store);
         run(&mut sign, LIMIT).success();
         let path = |path: PathBuf| path.display().to_string();
-        Agent::start(&[
+        let flags = [
             "--host",
             url,
             "--tlsverify",
@@ -113,7 +123,8 @@ impl Agent {
             &path(own.path().join("cert.pem")),
             "--tlskey",
             &path(own.path().join("key.pem")),
-        ])
+        ];
+        Agent::start_program(program, None, &flags)
     }
 
     /// Starts `serve` (again) and waits until it answers.
@@ -123,10 +134,9 @@ impl Agent {
             .append(true)
             .open(self.log_path())
             .expect("a log file");
-        let agent = program("host-agent");
         let mut command = match &self.namespace {
-            Some(namespace) => namespace.command(agent),
-            None => Command::new(agent),
+            Some(namespace) => namespace.command(&self.program),
+            None => Command::new(&self.program),
         };
         let child = command
             .arg("serve")

@@ -2,6 +2,7 @@
 
 use harness::agent::{Agent, loopback_url};
 use harness::machine::Store;
+use harness::programs::program;
 use harness::run::run;
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +12,7 @@ fn made_elsewhere(given: &Store) -> Option<(Agent, String)> {
     let url = loopback_url();
     let line = ["create", "-d", "none", "--url", &url, "theirs"];
     given.run(&line).success();
-    let agent = Agent::start_for_store(given.path(), &url)?;
+    let agent = Agent::start_for_store(program("host-agent"), given.path(), &url)?;
     Some((agent, url))
 }
 
@@ -115,7 +116,7 @@ fn scripts_for_docker_machine_go_on_working() {
     };
     shell("docker-machine --bugsnag-api-token=no-report create --driver none --url=$URL ci")
         .success();
-    let Some(_agent) = Agent::start_for_store(store.path(), &url) else {
+    let Some(_agent) = Agent::start_for_store(program("host-agent"), store.path(), &url) else {
         return;
     };
     let said = shell(

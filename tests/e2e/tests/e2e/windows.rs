@@ -4,7 +4,7 @@
 use crate::load_busybox;
 use harness::agent::{Agent, loopback_url};
 use harness::image::busybox_or_skip;
-use harness::programs::{find, target};
+use harness::programs::{find, program, target};
 use harness::run::{Output, run};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -106,7 +106,7 @@ fn the_desktops_programs_run_on_windows() {
         assert!(text.contains(part), "{text}");
     }
 
-    let Some(agent) = Agent::start_for_store(store, &url) else {
+    let Some(agent) = Agent::start_for_store(program("host-agent"), store, &url) else {
         return;
     };
     let listed = windows.machine(&["ls"]).success();
