@@ -41,14 +41,15 @@ pub fn debian() -> Result<PathBuf, String> {
     std::fs::create_dir_all(&root).unwrap();
     let lock = std::fs::File::create(target().join("debian-root.lock")).unwrap();
     lock.lock().unwrap();
-    let done = ["usr/sbin/sshd", "sbin/openrc-run"].map(|file| root.join(file));
+    let wanted = ["usr/sbin/sshd", "sbin/openrc-run", "lib/systemd/systemd"];
+    let done = wanted.map(|file| root.join(file));
     if !done.iter().all(|file| file.exists()) {
         let making = target().join("debian-root.making");
         let _ = std::fs::remove_dir_all(&making);
         let made = Command::new("debootstrap")
             .args([
                 "--variant=minbase",
-                "--include=openssh-server,sudo,iproute2,iptables,openrc,procps",
+                "--include=openssh-server,sudo,iproute2,iptables,openrc,procps,systemd",
                 "bookworm",
             ])
             .arg(&making)
@@ -66,14 +67,26 @@ pub fn debian() -> Result<PathBuf, String> {
     Ok(root)
 }
 
+/// What is process 1 of a host.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Init {
+    /// The ssh server alone.
+    Sshd,
+    Systemd,
+}
+
 /// A host, or a line that says why there is none.
 pub fn start() -> Option<Host> {
+    start_with(Init::Sshd)
+}
+
+pub fn start_with(init: Init) -> Option<Host> {
     if agent().is_none() {
         println!("skipped: host-agent is not built");
         return None;
     }
     match debian() {
-        Ok(debian) => Some(Host::start(&debian)),
+        Ok(debian) => Some(Host::start(&debian, init)),
         Err(why) => {
             println!("skipped: {why}");
             None
@@ -109,12 +122,14 @@ pub struct Host {
     init: Child,
     pub address: String,
     link: String,
+    /// What its process 1 and all others are in, of every hierarchy; systemd's alone.
+    groups: Vec<PathBuf>,
     /// Its process 1, as this computer numbers it.
     pub inner: u32,
 }
 
 impl Host {
-    pub fn start(debian: &Path) -> Host {
+    pub fn start(debian: &Path, kind: Init) -> Host {
         let folder = tempfile::Builder::new()
             .prefix("berth-generic")
             .tempdir()
@@ -131,6 +146,16 @@ impl Host {
         let base = number / 250 % 64 * 4;
         let (ours, theirs) = (format!("{net}.{}", base + 1), format!("{net}.{}", base + 2));
         let link = format!("bg{number}");
+        let systems = match kind {
+            Init::Sshd => {
+                "mount --rbind /dev dev; mount -t sysfs sysfs sys; mount --rbind /sys/fs/cgroup sys/fs/cgroup"
+            }
+            Init::Systemd => SYSTEMD_MOUNTS,
+        };
+        let process_1 = match kind {
+            Init::Sshd => "/usr/sbin/sshd -D -e -o UsePAM=no",
+            Init::Systemd => "/usr/bin/env container=berth /lib/systemd/systemd",
+        };
         let script = format!(
             r#"set -e
 cd {folder}
@@ -139,9 +164,7 @@ mkdir tmp && mount -t tmpfs none tmp && mkdir tmp/upper tmp/work tmp/root
 mount -t overlay -o lowerdir={debian},upperdir=tmp/upper,workdir=tmp/work none tmp/root
 cd tmp/root
 mount -t proc proc proc
-mount --rbind /dev dev
-mount -t sysfs sysfs sys
-mount --rbind /sys/fs/cgroup sys/fs/cgroup
+{systems}
 mount -t tmpfs none run
 mount -t tmpfs none var/lib
 mkdir -p run/sshd root/.ssh home/worker/.ssh
@@ -153,24 +176,30 @@ echo 'worker ALL=(ALL) NOPASSWD:ALL' > etc/sudoers.d/worker
 ip link set lo up
 n=0; until ip link show {link}b >/dev/null 2>&1; do sleep 0.05; n=$((n+1)); [ $n -lt 200 ]; done
 ip addr add {theirs}/30 dev {link}b; ip link set {link}b up
-exec chroot . /usr/sbin/sshd -D -e -o UsePAM=no
+exec chroot . {process_1}
 "#,
             folder = folder.path().display(),
             debian = debian.display(),
             authorized = authorized.trim(),
         );
-        let init = Command::new("unshare")
-            .args([
-                "--mount",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--net",
-                "--uts",
-                "--ipc",
-                "sh",
-                "-c",
-            ])
+        let groups = match kind {
+            Init::Sshd => Vec::new(),
+            Init::Systemd => groups(&link),
+        };
+        let join: String = groups
+            .iter()
+            .map(|group| format!("echo $$ > {}/cgroup.procs && ", group.display()))
+            .collect();
+        let mut init = Command::new("sh");
+        init.args(["-c", &format!("{join}exec unshare \"$@\""), "sh"])
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--net"])
+            .args(["--uts", "--ipc"]);
+        if kind == Init::Systemd {
+            // What it mounts below /sys/fs/cgroup is its own part, then.
+            init.arg("--cgroup");
+        }
+        let init = init
+            .args(["sh", "-c"])
             .arg(script)
             .stdin(Stdio::null())
             .stderr(std::fs::File::create(folder.path().join("sshd.log")).unwrap())
@@ -189,6 +218,7 @@ exec chroot . /usr/sbin/sshd -D -e -o UsePAM=no
             init,
             address: theirs,
             link,
+            groups,
             inner,
         };
         let link = &host.link;
@@ -237,6 +267,15 @@ exec chroot . /usr/sbin/sshd -D -e -o UsePAM=no
         )
     }
 
+    /// A command as root on the host.
+    pub fn on(&self, line: &str) -> std::process::Output {
+        Command::new("nsenter")
+            .args(["-t", &self.inner.to_string(), "-m", "-n", "-p", "-u", "-i"])
+            .args(["-C", "-r", "-w", "sh", "-c", line])
+            .output()
+            .unwrap()
+    }
+
     /// A file of the host.
     pub fn file(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.inner))
@@ -270,5 +309,69 @@ impl Drop for Host {
             .args(["link", "del", &self.link])
             .stderr(Stdio::null())
             .status();
+        // Its processes end with process 1, which takes the kernel a moment.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.groups.iter().any(|group| !removed(group)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
+}
+
+/// What systemd wants of whoever contains it (systemd: CONTAINER_INTERFACE): devices, /sys to read only, and its own part of
+/// the control groups to write.
+const SYSTEMD_MOUNTS: &str = r#"mount -t tmpfs none dev
+for d in null zero full random urandom tty net/tun fuse; do [ -c /dev/$d ] || continue; mkdir -p dev/${d%/*}; rmdir dev/$d 2>/dev/null || :; touch dev/$d; mount --bind /dev/$d dev/$d; done
+ln -s /proc/self/fd dev/fd; mkdir -p dev/pts dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts; ln -s pts/ptmx dev/ptmx
+mount -t sysfs -o ro sysfs sys
+if [ -f /sys/fs/cgroup/cgroup.controllers ]; then mount -t cgroup2 cgroup sys/fs/cgroup; else
+mount -t tmpfs none sys/fs/cgroup
+for dir in /sys/fs/cgroup/*; do
+name=${dir##*/}; [ -d $dir ] && [ ! -L $dir ] || continue
+mkdir sys/fs/cgroup/$name
+case $name in
+unified) mount -t cgroup2 cgroup sys/fs/cgroup/unified;;
+systemd) mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd;;
+*) mount -t cgroup -o $name cgroup sys/fs/cgroup/$name;;
+esac
+done
+fi
+mount -t tmpfs none tmp"#;
+
+/// A new group in every hierarchy of this computer.
+fn groups(name: &str) -> Vec<PathBuf> {
+    let top = Path::new("/sys/fs/cgroup");
+    let hierarchies = match top.join("cgroup.procs").exists() {
+        true => vec![top.to_owned()],
+        false => std::fs::read_dir(top)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            // A link is one more name of a hierarchy.
+            .filter(|path| path.join("cgroup.procs").exists() && !path.is_symlink())
+            .collect(),
+    };
+    hierarchies
+        .into_iter()
+        .map(|hierarchy| {
+            let group = hierarchy.join(name);
+            std::fs::create_dir(&group).unwrap();
+            // A new cpuset has no processor, and takes nobody before it has.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                if let Ok(all) = std::fs::read_to_string(hierarchy.join(file)) {
+                    let _ = std::fs::write(group.join(file), all.trim());
+                }
+            }
+            group
+        })
+        .collect()
+}
+
+/// Removes a group with those below it; false while somebody is in one.
+fn removed(group: &Path) -> bool {
+    for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            removed(&entry.path());
+        }
+    }
+    std::fs::remove_dir(group).is_ok() || !group.exists()
 }

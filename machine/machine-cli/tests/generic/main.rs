@@ -10,6 +10,7 @@ mod adopt;
 mod host;
 mod jump;
 mod openrc;
+mod systemd;
 
 use host::{agent, child_of, is_root, run};
 use std::os::unix::fs::PermissionsExt;

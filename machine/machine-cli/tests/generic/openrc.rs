@@ -1,21 +1,11 @@
 //! A host whose services OpenRC keeps: Debian's own openrc package, in a system that counts as booted.
 
 use crate::host::{self, Host, run};
-use std::process::Command;
 use std::time::{Duration, Instant};
-
-/// A command as root on the host.
-fn on(host: &Host, line: &str) -> std::process::Output {
-    Command::new("nsenter")
-        .args(["-t", &host.inner.to_string(), "-m", "-n", "-p", "-u", "-i"])
-        .args(["-r", "-w", "sh", "-c", line])
-        .output()
-        .unwrap()
-}
 
 /// The engine's process, and not the one that supervises it.
 fn engine(host: &Host) -> Option<String> {
-    let found = on(host, "pgrep -x host-agent");
+    let found = host.on("pgrep -x host-agent");
     let text = String::from_utf8(found.stdout).unwrap();
     text.lines().next().map(str::to_owned)
 }
@@ -45,10 +35,10 @@ fn openrc_keeps_the_engine() {
     let made = run(&mut host.machine("store", &host.create("dev")));
     assert!(made.contains("Docker is up and running!"), "{made}");
     assert!(!made.contains("neither systemd nor OpenRC"), "{made}");
-    let status = on(&host, "rc-service berth status");
+    let status = host.on("rc-service berth status");
     assert!(status.status.success(), "{status:?}");
     // It starts at the next boot, too.
-    let level = on(&host, "rc-update show default");
+    let level = host.on("rc-update show default");
     let level = String::from_utf8(level.stdout).unwrap();
     assert!(level.contains("berth"), "{level}");
 
@@ -61,7 +51,7 @@ fn openrc_keeps_the_engine() {
     assert_ne!(second, first);
 
     // An engine that dies is started again.
-    assert!(on(&host, &format!("kill -9 {second}")).status.success());
+    assert!(host.on(&format!("kill -9 {second}")).status.success());
     let deadline = Instant::now() + Duration::from_secs(60);
     while engine(&host).is_none_or(|pid| pid == second) {
         assert!(Instant::now() < deadline, "nobody starts it again");
@@ -78,7 +68,7 @@ fn openrc_keeps_the_engine() {
         assert!(Instant::now() < deadline, "it does not answer");
         std::thread::sleep(Duration::from_millis(200));
     }
-    let stopped = on(&host, "rc-service berth stop");
+    let stopped = host.on("rc-service berth stop");
     assert!(stopped.status.success(), "{stopped:?}");
     assert_eq!(engine(&host), None);
 }

@@ -116,7 +116,9 @@ fn scripts_for_docker_machine_go_on_working() {
     };
     shell("docker-machine --bugsnag-api-token=no-report create --driver none --url=$URL ci")
         .success();
-    let Some(_agent) = Agent::start_for_store(program("host-agent"), store.path(), &url) else {
+    let Some(_agent) =
+        Agent::start_for_store(harness::programs::program("host-agent"), store.path(), &url)
+    else {
         return;
     };
     let said = shell(
