@@ -6,7 +6,6 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // Not a verb: the process that owns one running machine is this program, too, and no person calls it.
-    #[cfg(unix)]
     if arguments
         .get(1)
         .is_some_and(|verb| verb == machine_drivers::qemu::keeper::VERB)

@@ -101,12 +101,6 @@ impl MachineError {
         match self {
             MachineError::Store(error) => error.hint(),
             MachineError::Certificates(error) => error.hint(),
-            // Built everywhere but on Windows.
-            MachineError::UnknownDriver { name, .. } if name == "qemu" => Some(
-                "local machines are made on Linux, also inside WSL 2; from here `-d generic` puts the engine on a Linux host over \
-                 ssh, `machine attach` and `machine adopt` use an engine that runs there"
-                    .into(),
-            ),
             MachineError::UnknownDriver { .. } => Some(
                 "choose a driver with -d, or put its plug-in docker-machine-driver-NAME on the PATH; `machine create -d DRIVER \
                  --help` shows its options"

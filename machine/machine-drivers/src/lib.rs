@@ -4,7 +4,6 @@ pub mod generic;
 mod host;
 pub mod none;
 pub mod plugin;
-#[cfg(unix)]
 pub mod qemu;
 mod size;
 
@@ -17,7 +16,6 @@ pub const DEFAULT_DRIVER: &str = "qemu";
 /// Every driver this build has.
 pub fn all() -> Vec<Arc<dyn Driver>> {
     vec![
-        #[cfg(unix)]
         Arc::new(qemu::QemuDriver::new()),
         Arc::new(generic::GenericDriver),
         Arc::new(none::NoneDriver),

@@ -49,7 +49,13 @@ pub(crate) fn windows() -> Result<()> {
         return Ok(());
     }
     install_target(WINDOWS)?;
-    process::run(cargo().args(["build", "--target", WINDOWS]).args(PACKAGES))?;
+    let stand_in = ["--package", "qemu-stand-in"];
+    process::run(
+        cargo()
+            .args(["build", "--target", WINDOWS])
+            .args(PACKAGES)
+            .args(stand_in),
+    )?;
     let folder = target().join(WINDOWS).join("debug");
     // Beside the programs, where wine looks first.
     process::run(

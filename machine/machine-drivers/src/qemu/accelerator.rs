@@ -7,6 +7,7 @@
 use super::arguments;
 use super::flags::Wanted;
 use super::image::Image;
+use super::system;
 use machine_core::driver::{DriverError, Progress};
 use machine_core::store::atomic;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,7 @@ const STILL_TALKING: Duration = Duration::from_millis(700);
 pub enum Accelerator {
     Kvm,
     Hvf,
+    Whpx,
     Tcg,
 }
 
@@ -35,14 +37,20 @@ impl Accelerator {
         match self {
             Accelerator::Kvm => "kvm",
             Accelerator::Hvf => "hvf",
+            Accelerator::Whpx => "whpx",
             Accelerator::Tcg => "tcg",
         }
     }
 
     pub fn from_name(name: &str) -> Option<Accelerator> {
-        [Accelerator::Kvm, Accelerator::Hvf, Accelerator::Tcg]
-            .into_iter()
-            .find(|accelerator| accelerator.name() == name)
+        [
+            Accelerator::Kvm,
+            Accelerator::Hvf,
+            Accelerator::Whpx,
+            Accelerator::Tcg,
+        ]
+        .into_iter()
+        .find(|accelerator| accelerator.name() == name)
     }
 }
 
@@ -116,19 +124,8 @@ fn recall(memory: &Path, key: &str) -> Option<Choice> {
 /// guest's kernel, the device, and the boot of this computer.
 fn key(program: &Path, image: &Image) -> String {
     let stamp = |path: &Path| {
-        let Ok(found) = std::fs::metadata(path) else {
-            return "none".to_owned();
-        };
-        use std::os::unix::fs::MetadataExt;
-        format!(
-            "{}:{}:{}:{}",
-            found.ino(),
-            found.size(),
-            found.mtime(),
-            found.mode()
-        )
+        std::fs::metadata(path).map_or_else(|_| "none".to_owned(), |found| system::stamp(&found))
     };
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     format!(
         "{} {} {} {} {} {}",
         program.display(),
@@ -136,7 +133,7 @@ fn key(program: &Path, image: &Image) -> String {
         stamp(&image.kernel),
         image.kernel_version,
         stamp(Path::new("/dev/kvm")),
-        boot.trim()
+        system::boot_of_this_computer()
     )
 }
 
@@ -151,15 +148,26 @@ fn prove_best(program: &Path, image: &Image, progress: &dyn Progress) -> Choice 
             image.architecture
         ));
     }
-    if cfg!(target_os = "macos") {
-        return match prove(program, image, Accelerator::Hvf, progress) {
+    let only = match std::env::consts::OS {
+        "macos" => Some((
+            Accelerator::Hvf,
+            "this computer's HVF cannot run the guest's kernel",
+        )),
+        "windows" => Some((
+            Accelerator::Whpx,
+            "this computer's WHPX cannot run the guest's kernel, or the feature Windows Hypervisor Platform is off",
+        )),
+        _ => None,
+    };
+    if let Some((accelerator, otherwise)) = only {
+        return match prove(program, image, accelerator, progress) {
             Ok(()) => Choice {
-                accelerator: Accelerator::Hvf,
+                accelerator,
                 why: None,
             },
             Err(why) => {
-                tracing::debug!(why, "HVF was tried");
-                emulated("this computer's HVF cannot run the guest's kernel".into())
+                tracing::debug!(why, accelerator = accelerator.name(), "was tried");
+                emulated(otherwise.into())
             }
         };
     }
@@ -204,7 +212,7 @@ fn prove(
     progress: &dyn Progress,
 ) -> Result<(), String> {
     let started = Instant::now();
-    let mut child = Command::new(program)
+    let mut child = system::in_background(&mut Command::new(program))
         .args(arguments::of_proof(accelerator, image))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -296,9 +304,11 @@ pub fn find_program(named: Option<&Path>, usual: &str) -> Result<PathBuf, Driver
             }),
         };
     }
+    let usual = system::program_name(usual);
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
-        .map(|folder| folder.join(usual))
+        .chain(system::program_folders())
+        .map(|folder| folder.join(&usual))
         .find(|candidate| candidate.is_file())
         .ok_or_else(|| DriverError::NotReady {
             what: format!("QEMU is not installed: no {usual} on PATH"),

@@ -93,7 +93,8 @@ fn port_taken(what: String, port: u16) -> DriverError {
     DriverError::NotReady {
         what,
         hint: format!(
-            "find the program that listens with `ss -ltnp 'sport = :{port}'`; one that listens on all addresses must be told to use its own"
+            "find the program that listens with `{}`; one that listens on all addresses must be told to use its own",
+            super::system::who_listens(port)
         ),
     }
 }
@@ -180,7 +181,12 @@ mod tests {
         })
         .unwrap_err();
         assert!(error.to_string().contains(&port.to_string()), "{error}");
-        assert!(error.hint().unwrap().contains("ss -ltnp"));
+        assert!(
+            error
+                .hint()
+                .unwrap()
+                .contains(&crate::qemu::system::who_listens(port))
+        );
     }
 
     #[test]

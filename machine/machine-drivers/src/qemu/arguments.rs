@@ -4,6 +4,7 @@ use super::accelerator::Accelerator;
 use super::address::Chosen;
 use super::files::Files;
 use super::image::Image;
+use super::system::PIPES;
 use guest_contract::{
     API_PORT, CONTROL_PORT_NAME, DATA_DISK_SERIAL, GUEST_SSH_PORT, SEED_DISK_SERIAL,
 };
@@ -101,8 +102,29 @@ pub fn of(hardware: &Hardware, image: &Image, files: &Files, shares: usize) -> V
 
 /// Goes on with a suspended machine's memory instead of booting.
 pub fn incoming(files: &Files) -> [String; 2] {
-    let memory = machine_core::ssh::shell_word(&files.memory().display().to_string());
-    ["-incoming".to_owned(), format!("exec:cat < {memory}")]
+    let memory = files.memory();
+    let from = match cfg!(windows) {
+        true => memory_file(&memory),
+        false => {
+            let memory = machine_core::ssh::shell_word(&memory.display().to_string());
+            format!("exec:cat < {memory}")
+        }
+    };
+    ["-incoming".to_owned(), from]
+}
+
+/// Where QEMU writes the memory of a machine that is suspended.
+pub fn outgoing(to: &Path) -> String {
+    if cfg!(windows) {
+        return memory_file(to);
+    }
+    let file = machine_core::ssh::shell_word(&to.display().to_string());
+    format!("exec:umask 077; cat > {file} && sync {file}")
+}
+
+/// As QEMU since 8.2 knows it; before there was only a shell's command.
+fn memory_file(path: &Path) -> String {
+    format!("file:{}", path.display())
 }
 
 /// The smallest machine that can show that an accelerator runs this kernel: it prints to standard output, finds no
@@ -143,13 +165,16 @@ fn base(arguments: &mut Arguments, accelerator: Accelerator, architecture: &str)
             let size = TRANSLATED_MIB;
             arguments.add("-accel", format!("tcg,thread=multi,tb-size={size}"));
         }
+        // Its own interrupt controller loses interrupts before Windows 11 and QEMU 11.
+        Accelerator::Whpx => arguments.add("-accel", "whpx,kernel-irqchip=off"),
         other => arguments.add("-accel", other.name()),
     }
     arguments.add(
         "-cpu",
         match (accelerator, architecture) {
             (Accelerator::Tcg, "aarch64") => "max",
-            (Accelerator::Tcg, _) => EMULATED_PROCESSOR,
+            // WHPX knows no `host`, and some processors not its `max`.
+            (Accelerator::Tcg | Accelerator::Whpx, _) => EMULATED_PROCESSOR,
             _ => "host",
         },
     );
@@ -167,6 +192,10 @@ fn disk(arguments: &mut Arguments, id: &str, path: &Path, serial: &str, more: &s
 }
 
 fn listening(id: &str, path: &Path) -> String {
+    // QEMU makes a named pipe's path of its name, and waits for its client before it goes on to the next option.
+    if let Some(name) = path.to_str().and_then(|path| path.strip_prefix(PIPES)) {
+        return format!("pipe,id={id},path={name}");
+    }
     format!("socket,id={id},path={},server=on,wait=off", option(path))
 }
 
@@ -249,6 +278,24 @@ mod tests {
     fn hardware_acceleration_uses_the_hosts_processor() {
         let text = text(Accelerator::Kvm, "/m/dev");
         assert!(text.contains("-accel kvm\n-cpu host\n"), "{text}");
+    }
+
+    #[test]
+    fn whpx_has_a_processor_that_it_knows() {
+        let text = text(Accelerator::Whpx, "/m/dev");
+        assert!(
+            text.contains("-accel whpx,kernel-irqchip=off\n-cpu qemu64,"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn paths_of_windows_are_one_option_each() {
+        let pipe = Path::new(r"\\.\pipe\berth-0f-qmp");
+        assert_eq!(listening("qmp", pipe), "pipe,id=qmp,path=berth-0f-qmp");
+        let path = Path::new(r"C:\Users\A B, C\data.raw");
+        assert_eq!(option(path), r"C:\Users\A B,, C\data.raw");
+        assert_eq!(memory_file(path), r"file:C:\Users\A B, C\data.raw");
     }
 
     #[test]

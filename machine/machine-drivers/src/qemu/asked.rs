@@ -4,6 +4,7 @@ use super::boot;
 use super::files::Files;
 use super::keeper::status::{Conversation, Heard, KeeperRecord, Request, Status};
 use super::process::ProcessId;
+use super::system;
 use machine_core::driver::DriverError;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -68,6 +69,10 @@ pub(super) fn ask_or_adopt(files: &Files, keeper: &Path) -> Result<Asked, Driver
             (true, _) => return Ok(asked),
             (false, false) => break,
             (false, true) => {
+                if !system::QEMU_OUTLIVES_ITS_KEEPER {
+                    boot::note(files, "keeper: was gone; its QEMU is ended");
+                    break;
+                }
                 boot::note(files, "keeper: was gone; another takes its QEMU over");
                 match boot::adopt(files, keeper) {
                     Ok(()) => return Ok(ask(files)),

@@ -3,15 +3,14 @@
 use super::files::Files;
 use super::keeper::status::{Conversation, Heard, KeeperRecord, Request, Status};
 use super::keeper::{ADOPT, TAKEN, VERB, VmPlan};
+use super::system::{self, Child};
 use guest_contract::readiness::Stage;
 use machine_core::driver::{DriverError, Progress, SeedFiles};
 use machine_core::store::atomic;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long the keeper may take to answer its socket.
@@ -88,29 +87,14 @@ pub fn run(
 }
 
 fn start_keeper(files: &Files, keeper: &Path, adopts: bool) -> Result<Child, DriverError> {
-    let failed = |error| DriverError::failed("start the machine's keeper", error);
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(files.keeper_log())
-        .map_err(failed)?;
-    let mut command = Command::new(keeper);
-    command.arg(VERB);
-    match adopts {
-        true => drop(command.arg(ADOPT)),
-        // The last boot's log is of no more use.
-        false => log.set_len(0).map_err(failed)?,
+    let mut arguments = vec![VERB.as_ref()];
+    if adopts {
+        arguments.push(ADOPT.as_ref());
     }
-    command
-        .arg(files.folder())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        // Not the creator's: the folder it was called in may be unmounted while the machine runs.
-        .current_dir("/")
-        .spawn()
-        .map_err(failed)
+    arguments.push(files.folder().as_os_str());
+    // The last boot's log is of no more use.
+    system::start_keeper(keeper, &arguments, &files.keeper_log(), !adopts)
+        .map_err(|error| DriverError::failed("start the machine's keeper", error))
 }
 
 /// Starts a keeper for a machine that has lost its own, and returns when that one knows how the guest is. Somebody may kill it as
@@ -375,7 +359,6 @@ mod tests {
 
     #[test]
     fn a_seed_is_private_and_has_its_limit() {
-        use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("seed.tar");
         let seed = |bytes: usize| SeedFiles {
@@ -386,7 +369,11 @@ mod tests {
         };
         write_seed(&path, &seed(1000)).unwrap();
         let found = std::fs::metadata(&path).unwrap();
-        assert_eq!(found.permissions().mode() & 0o777, 0o600);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(found.permissions().mode() & 0o777, 0o600);
+        }
         assert_eq!(found.len() % 512, 0, "a disk has whole sectors");
         let names: Vec<String> = tar::Archive::new(std::fs::File::open(&path).unwrap())
             .entries()

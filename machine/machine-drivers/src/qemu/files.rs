@@ -1,19 +1,16 @@
 //! Where everything of one local machine is. All names are here.
 
+use super::system::SocketPlace;
 use guest_contract::share::MOST_SHARES;
 use machine_core::driver::MachinePlace;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-
-/// `sun_path` holds 104 bytes on macOS and 108 on Linux, with a final NUL.
-const LONGEST_SOCKET_PATH: usize = 103;
 
 /// The files of one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
     folder: PathBuf,
-    sockets: PathBuf,
+    sockets: SocketPlace,
 }
 
 impl Files {
@@ -22,21 +19,9 @@ impl Files {
     }
 
     pub fn in_folder(folder: &Path) -> Files {
-        let longest = folder.join(CONTROL_SOCKET).as_os_str().len();
-        let sockets = if longest <= LONGEST_SOCKET_PATH {
-            folder.to_path_buf()
-        } else {
-            // Not $XDG_RUNTIME_DIR: it differs between log-ins and vanishes with the last one; the machine stays.
-            let user = rustix::process::getuid().as_raw();
-            let name = format!(
-                "{:016x}",
-                stable_hash(folder.as_os_str().as_encoded_bytes())
-            );
-            PathBuf::from(format!("/tmp/berth-{user}")).join(name)
-        };
         Files {
             folder: folder.to_path_buf(),
-            sockets,
+            sockets: SocketPlace::of(folder),
         }
     }
 
@@ -86,20 +71,20 @@ impl Files {
 
     /// Where the keeper answers `machine`.
     pub fn keeper_socket(&self) -> PathBuf {
-        self.sockets.join(KEEPER_SOCKET)
+        self.sockets.path(KEEPER)
     }
 
     pub fn qmp_socket(&self) -> PathBuf {
-        self.sockets.join("qmp.sock")
+        self.sockets.path(QMP)
     }
 
     pub fn control_socket(&self) -> PathBuf {
-        self.sockets.join(CONTROL_SOCKET)
+        self.sockets.path(CONTROL)
     }
 
     /// Where QEMU connects the port of one shared folder.
     pub fn share_socket(&self, index: usize) -> PathBuf {
-        self.sockets.join(format!("share{index}.sock"))
+        self.sockets.path(&share(index))
     }
 
     /// What a suspended machine's kernel knows of the shared folders.
@@ -107,48 +92,27 @@ impl Files {
         self.folder.join("shares.state")
     }
 
-    /// Makes the folder of the sockets, when they are not in the machine's own, safe from other users of `/tmp`.
+    /// Where the machine that is about to start has its sockets.
+    pub fn renew_sockets(&self) -> io::Result<()> {
+        self.sockets.renew()
+    }
+
+    /// Makes sure of the place that [`renew_sockets`](Self::renew_sockets) made.
     pub fn make_socket_folder(&self) -> io::Result<()> {
-        if self.sockets == self.folder {
-            return Ok(());
-        }
-        let parent = self.sockets.parent().expect("two levels below /tmp");
-        for folder in [parent, &self.sockets] {
-            match std::fs::DirBuilder::new().mode(0o700).create(folder) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
-            let found = std::fs::symlink_metadata(folder)?;
-            let ours = found.uid() == rustix::process::getuid().as_raw();
-            if !found.is_dir() || !ours || found.mode() & 0o077 != 0 {
-                return Err(io::Error::other(format!(
-                    "{} is not a folder that only you can use",
-                    folder.display()
-                )));
-            }
-        }
-        Ok(())
+        self.sockets.make()
     }
 
     /// Removes what only a running machine has.
     pub fn remove_running(&self) {
-        for path in [
-            self.keeper_socket(),
-            self.qmp_socket(),
-            self.control_socket(),
-            self.keeper_record(),
-            self.plan(),
-        ]
-        .into_iter()
-        .chain((0..MOST_SHARES).map(|index| self.share_socket(index)))
-        {
+        for path in [self.keeper_record(), self.plan()] {
             let _ = std::fs::remove_file(path);
         }
-        if self.sockets != self.folder {
-            let _ = std::fs::remove_dir(&self.sockets);
-            // Succeeds for the last machine only.
-            let _ = self.sockets.parent().map(std::fs::remove_dir);
-        }
+        let shares: Vec<String> = (0..MOST_SHARES).map(share).collect();
+        let names: Vec<&str> = [KEEPER, QMP, CONTROL]
+            .into_iter()
+            .chain(shares.iter().map(String::as_str))
+            .collect();
+        self.sockets.remove(&names);
     }
 
     /// Removes all of the driver's files.
@@ -172,34 +136,17 @@ impl Files {
     }
 }
 
-const KEEPER_SOCKET: &str = "keeper.sock";
-const CONTROL_SOCKET: &str = "control.sock";
+const KEEPER: &str = "keeper";
+const QMP: &str = "qmp";
+const CONTROL: &str = "control";
+
+fn share(index: usize) -> String {
+    format!("share{index}")
+}
 
 /// FNV-1a: the same in every process and version, which std's hasher does not promise.
 pub fn stable_hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sockets_stay_with_the_machine_unless_their_path_is_too_long() {
-        let short = Files::in_folder(Path::new("/home/a/.docker/machine/machines/dev"));
-        assert!(
-            short
-                .keeper_socket()
-                .starts_with("/home/a/.docker/machine/machines/dev")
-        );
-        let long = Files::in_folder(&Path::new("/home").join("x".repeat(100)));
-        assert!(long.control_socket().as_os_str().len() <= LONGEST_SOCKET_PATH);
-        assert!(long.keeper_socket().starts_with("/tmp"));
-        assert_ne!(
-            long.keeper_socket(),
-            Files::in_folder(&Path::new("/home").join("y".repeat(100))).keeper_socket()
-        );
-    }
 }

@@ -69,7 +69,7 @@ pub fn all() -> Vec<Flag> {
         Flag {
             name: "qemu-accel",
             aliases: &["accel"],
-            help: "Accelerator: auto, kvm, hvf or tcg",
+            help: "Accelerator: auto, kvm, hvf, whpx or tcg",
             environment: Some("QEMU_ACCEL"),
             kind: FlagKind::Text("auto"),
         },
@@ -143,7 +143,7 @@ pub fn wanted(text: &str) -> Result<Wanted, DriverError> {
         .ok_or_else(|| {
             invalid(
                 "qemu-accel",
-                format!("{text:?} is none of auto, kvm, hvf, tcg"),
+                format!("{text:?} is none of auto, kvm, hvf, whpx, tcg"),
             )
         })
 }

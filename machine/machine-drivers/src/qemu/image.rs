@@ -88,7 +88,7 @@ impl Image {
             }
         }
         let plain = |name: &str| -> Result<PathBuf, DriverError> {
-            if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            if name.is_empty() || name.contains(['/', '\\', ':']) || name.starts_with('.') {
                 return Err(broken(format!("{name:?} is not a file name")));
             }
             Ok(folder.join(name))

@@ -16,6 +16,7 @@ mod known;
 mod process;
 mod resources;
 mod shares;
+mod system;
 
 use accelerator::Accelerator;
 use asked::{Asked, finish};
@@ -85,7 +86,7 @@ impl QemuDriver {
         let mounts = shares::of(&known.mounts, std::env::home_dir().as_deref())?;
         boot::write_seed(&files.seed(), &shares::add_to_seed(seed, &mounts))?;
         files
-            .make_socket_folder()
+            .renew_sockets()
             .map_err(|error| DriverError::failed("make a folder for sockets", error))?;
         let hardware = arguments::Hardware {
             accelerator: choice.accelerator,
@@ -135,6 +136,7 @@ fn booting(choice: &accelerator::Choice) -> String {
     let name = match choice.accelerator {
         Accelerator::Kvm => "KVM",
         Accelerator::Hvf => "HVF",
+        Accelerator::Whpx => "WHPX",
         Accelerator::Tcg => "TCG",
     };
     match &choice.why {
@@ -205,7 +207,7 @@ impl Driver for QemuDriver {
         let files = Files::of(place);
         let known = Known::read(state)?;
         checkpoint.save(state)?;
-        let made = make_disk(&files.disk(), known.disk_mib)
+        let made = make_disk(&files.disk(), known.disk_mib, progress)
             .and_then(|()| self.boot(place, state, seed, progress));
         if made.is_err() {
             boot::end(&files, None);

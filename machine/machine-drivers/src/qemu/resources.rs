@@ -1,8 +1,8 @@
 //! What a machine takes of this computer: disk, memory, room.
 
-use machine_core::driver::DriverError;
+use super::system;
+use machine_core::driver::{DriverError, Progress};
 use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 const MIB: u64 = 1024 * 1024;
@@ -20,27 +20,25 @@ pub(super) fn grow_disk(path: &Path, mebibytes: u64) -> Result<(), DriverError> 
 }
 
 /// A new raw file that takes no space yet.
-pub(super) fn make_disk(path: &Path, mebibytes: u64) -> Result<(), DriverError> {
+pub(super) fn make_disk(
+    path: &Path,
+    mebibytes: u64,
+    progress: &dyn Progress,
+) -> Result<(), DriverError> {
     let failed = |error| DriverError::failed(format!("make the disk {}", path.display()), error);
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
+    let file = system::private(OpenOptions::new().write(true).create_new(true))
         .open(path)
         .map_err(failed)?;
+    if let Err(error) = system::make_sparse(path, &file) {
+        progress.say(&format!(
+            "The disk takes all of its {mebibytes} MiB at once: {error}"
+        ));
+    }
     file.set_len(mebibytes * MIB).map_err(failed)
 }
 
 pub(super) fn check_memory(wanted_mib: u64) -> Result<(), DriverError> {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| {
-        line.strip_prefix("MemTotal:")?
-            .split_whitespace()
-            .next()?
-            .parse::<u64>()
-            .ok()
-    });
-    match total.map(|kibibytes| kibibytes / 1024) {
+    match system::memory_mib() {
         Some(total) if wanted_mib > total => Err(DriverError::InvalidFlag {
             flag: "qemu-memory".into(),
             why: format!("{wanted_mib} MiB is more than this computer has ({total} MiB)"),
@@ -55,10 +53,9 @@ pub(super) fn check_space(store: &Path) -> Result<(), DriverError> {
         .ancestors()
         .find(|folder| folder.exists())
         .unwrap_or(Path::new("/"));
-    let Ok(space) = rustix::fs::statvfs(existing) else {
+    let Some((free, _)) = system::disk_space(existing) else {
         return Ok(());
     };
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
     if free < LEAST_FREE_SPACE {
         return Err(DriverError::NotReady {
             what: format!(
@@ -82,7 +79,7 @@ mod tests {
     #[test]
     fn more_memory_than_there_is_is_refused() {
         assert!(check_memory(256).is_ok());
-        if cfg!(target_os = "linux") {
+        if cfg!(any(target_os = "linux", windows)) {
             assert!(
                 check_memory(1 << 40)
                     .unwrap_err()

@@ -35,26 +35,32 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// `HOST`, `HOST:GUEST`, either with `:ro` or `:rw`. Without a guest's path it is the same one.
+    /// `HOST`, `HOST:GUEST`, either with `:ro` or `:rw`. Without a guest's path it is the same one, on Windows as
+    /// [`in_guest`] has it.
     fn parse(text: &str) -> Result<Mount, String> {
         let (paths, read_only) = match text.rsplit_once(':') {
             Some((paths, "ro")) => (paths, true),
             Some((paths, "rw")) => (paths, false),
             _ => (text, false),
         };
+        if paths.starts_with(r"\\") {
+            return Err("give a network folder a drive's letter first".into());
+        }
         // A drive's letter is no path of its own: C:\src:/src.
-        let drive = paths.len() > 1
-            && paths.as_bytes()[0].is_ascii_alphabetic()
-            && paths[1..].starts_with(":\\");
-        let (host, guest) = match paths[if drive { 2 } else { 0 }..].find(':') {
-            Some(colon) => {
-                let colon = colon + if drive { 2 } else { 0 };
-                (&paths[..colon], paths[colon + 1..].to_owned())
-            }
-            None if drive => return Err("say where it is to be in the machine: HOST:GUEST".into()),
-            None => (paths, paths.to_owned()),
+        let drive = if drive_of(paths).is_some() { 2 } else { 0 };
+        let (host, guest) = match paths[drive..].find(':') {
+            Some(colon) => (
+                &paths[..drive + colon],
+                paths[drive + colon + 1..].to_owned(),
+            ),
+            None => (paths, in_guest(paths).unwrap_or_else(|| paths.to_owned())),
         };
-        if !Path::new(host).is_absolute() {
+        let host = match cfg!(windows) {
+            true => from_guest(host),
+            false => None,
+        }
+        .unwrap_or_else(|| host.to_owned());
+        if !Path::new(&host).is_absolute() {
             return Err(format!("{host:?} is not an absolute path"));
         }
         let guest = match guest.trim_end_matches('/') {
@@ -80,6 +86,30 @@ impl Mount {
             read_only,
         })
     }
+}
+
+/// Where a folder of Windows is in the guest, as docker-machine had it: `C:\Users\me` is `/c/Users/me`. `None`: that is no path
+/// of Windows.
+pub fn in_guest(path: &str) -> Option<String> {
+    let drive = drive_of(path)?.to_ascii_lowercase();
+    let rest = path[2..].replace('\\', "/");
+    Some(format!("/{drive}{}", rest.trim_end_matches('/')))
+}
+
+/// The other way: engines name folders as the guest sees them.
+fn from_guest(path: &str) -> Option<String> {
+    let mut parts = path.strip_prefix('/')?.splitn(2, '/');
+    let drive = parts.next().filter(|drive| drive.len() == 1)?;
+    let path = format!("{}:/{}", drive.to_ascii_uppercase(), parts.next()?);
+    drive_of(&path).map(|_| path.replace('/', "\\"))
+}
+
+/// The letter of an absolute path of Windows.
+fn drive_of(path: &str) -> Option<char> {
+    let mut letters = path.chars();
+    let drive = letters.next().filter(char::is_ascii_alphabetic)?;
+    let is_absolute = letters.next() == Some(':') && matches!(letters.next(), Some('\\' | '/'));
+    is_absolute.then_some(drive)
 }
 
 fn invalid(why: String) -> DriverError {
@@ -181,6 +211,44 @@ mod tests {
     use super::*;
 
     #[test]
+    fn folders_of_windows_have_a_place_in_the_guest() {
+        let place = |path: &str| in_guest(path);
+        assert_eq!(place(r"C:\Users\me").as_deref(), Some("/c/Users/me"));
+        assert_eq!(place("d:/a b/c/").as_deref(), Some("/d/a b/c"));
+        assert_eq!(place(r"C:\").as_deref(), Some("/c"));
+        for other in ["/src", "C:", "C:x", r"\\server\x", "", "é:/x", "work:/src"] {
+            assert_eq!(place(other), None, "{other}");
+        }
+        assert_eq!(from_guest("/c/Users/me").as_deref(), Some(r"C:\Users\me"));
+        for other in ["/src", "/src/c", "c/x", "/c", "/1/x", "//x"] {
+            assert_eq!(from_guest(other), None, "{other}");
+        }
+    }
+
+    #[cfg(windows)]
+    #[test]
+    fn a_mount_of_windows_is_read() {
+        #[track_caller]
+        fn check(text: &str, host: &str, guest: &str, read_only: bool) {
+            let wanted = Mount {
+                host: host.into(),
+                guest: guest.into(),
+                read_only,
+            };
+            assert_eq!(Mount::parse(text), Ok(wanted));
+        }
+        check(r"C:\src", r"C:\src", "/c/src", false);
+        check(r"C:\src:ro", r"C:\src", "/c/src", true);
+        check("C:/src:/work", "C:/src", "/work", false);
+        check(r"C:\src:/work:ro", r"C:\src", "/work", true);
+        check("/c/src", r"C:\src", "/c/src", false);
+        for odd in ["src", r"\src", r"C:src", r"\\server\share"] {
+            assert!(Mount::parse(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
     fn a_mount_is_read() {
         #[track_caller]
         fn check(text: &str, host: &str, guest: &str, read_only: bool) {
@@ -198,6 +266,7 @@ mod tests {
         check("/src:/work:rw", "/src", "/work", false);
     }
 
+    #[cfg(unix)]
     #[test]
     fn what_cannot_be_is_refused_with_the_reason() {
         #[track_caller]
@@ -217,6 +286,7 @@ mod tests {
         check(&["none", "/tmp"], "alone");
     }
 
+    #[cfg(unix)]
     #[test]
     fn home_is_there_for_reading_unless_said_otherwise() {
         let home = tempfile::tempdir().unwrap();

@@ -22,6 +22,7 @@ mod vm;
 
 use super::files::Files;
 use super::process::ProcessId;
+use super::system::{self, Listener, Stream};
 use boot_files::BootFiles;
 use guest_contract::control::ControlRequest;
 use guest_contract::readiness::ReadinessEvent;
@@ -35,7 +36,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -132,13 +132,12 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Some(folder) if first == ADOPT => (true, folder),
         _ => (false, first),
     };
+    system::begin_keeping(&Files::in_folder(Path::new(&folder)).keeper_log());
     let _ = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
+        .with_writer(system::log)
         .with_ansi(false)
         .with_max_level(tracing::Level::INFO)
         .try_init();
-    // Away from the terminal: its Ctrl-C and its end are not ours.
-    let _ = rustix::process::setsid();
     match keep(Path::new(&folder), adopts) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -149,7 +148,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
                 source = inner.source();
             }
             // Read by `machine` when it finds nobody to talk to.
-            eprintln!("keeper: {text}");
+            let _ = writeln!(system::log(), "keeper: {text}");
             match error {
                 KeeperError::Taken => ExitCode::from(TAKEN),
                 _ => ExitCode::FAILURE,
@@ -164,7 +163,7 @@ struct Shared {
     board: Board,
     qmp: Qmp,
     /// The control port's writing half.
-    control: Mutex<UnixStream>,
+    control: Mutex<Stream>,
     vm: ProcessId,
     record: Mutex<KeeperRecord>,
     heard: Mutex<Instant>,
@@ -180,7 +179,7 @@ fn keep(folder: &Path, adopts: bool) -> Result<(), KeeperError> {
         .map_err(io("make the folder for sockets"))?;
     // Two verbs at once may both find that nobody keeps the machine. The lock ends with this process.
     let claim = File::open(files.plan()).map_err(io("open the plan"))?;
-    if claim.try_lock().is_err() || UnixStream::connect(files.keeper_socket()).is_ok() {
+    if claim.try_lock().is_err() || system::connect(&files.keeper_socket()).is_ok() {
         return Err(KeeperError::Taken);
     }
     if adopts {
@@ -230,7 +229,7 @@ fn keep_machine(
     boot_files: BootFiles,
 ) -> Result<(), KeeperError> {
     let asked = listen(&files.keeper_socket())?;
-    allow_many_files();
+    system::allow_many_files();
     let (qmp, control, shares) = match reach(files, plan, &mut vm) {
         Ok(reached) => reached,
         Err(error) => {
@@ -319,7 +318,7 @@ fn keep_machine(
 }
 
 /// What a keeper holds of QEMU: monitor, control port, shared folders.
-type Reached = (Qmp, UnixStream, Vec<Arc<Session>>);
+type Reached = (Qmp, Stream, Vec<Arc<Session>>);
 
 fn reach(files: &Files, plan: &VmPlan, vm: &mut Vm) -> Result<Reached, KeeperError> {
     let qmp = vm.connect(&files.qmp_socket())?;
@@ -342,19 +341,6 @@ fn reach(files: &Files, plan: &VmPlan, vm: &mut Vm) -> Result<Reached, KeeperErr
     Ok((qmp, control, shares))
 }
 
-/// Containers may hold many files of a shared folder open at once; each is one of ours.
-fn allow_many_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: maximum,
-            maximum,
-        },
-    );
-}
-
 fn spawn(shared: &Arc<Shared>, name: &str, work: impl FnOnce(&Arc<Shared>) + Send + 'static) {
     let shared = shared.clone();
     std::thread::Builder::new()
@@ -363,10 +349,8 @@ fn spawn(shared: &Arc<Shared>, name: &str, work: impl FnOnce(&Arc<Shared>) + Sen
         .expect("a desktop has room for a thread");
 }
 
-fn listen(path: &Path) -> Result<UnixListener, KeeperError> {
-    // Left over from a keeper that was killed; one that lives was looked for before.
-    let _ = std::fs::remove_file(path);
-    UnixListener::bind(path).map_err(|source| KeeperError::Listen {
+fn listen(path: &Path) -> Result<Listener, KeeperError> {
+    Listener::bind(path).map_err(|source| KeeperError::Listen {
         path: path.to_path_buf(),
         source,
     })
@@ -445,7 +429,7 @@ impl Shared {
         let (writing, memory) = (self.files.memory_being_written(), self.files.memory());
         let written = share::hold_all(&self.shares, &self.files.shares_state())
             .and_then(|()| self.write_memory(&writing))
-            .and_then(|()| std::fs::rename(&writing, &memory).map_err(|error| error.to_string()))
+            .and_then(|()| move_memory(&writing, &memory).map_err(|error| error.to_string()))
             .and_then(|()| {
                 atomic::sync_folder(self.files.folder()).map_err(|error| error.to_string())
             });
@@ -480,8 +464,7 @@ impl Shared {
             .execute("migrate-set-parameters", fast)
             .map_err(told)?;
         self.qmp.execute("stop", Value::Null).map_err(told)?;
-        let file = machine_core::ssh::shell_word(&to.display().to_string());
-        let uri = format!("exec:umask 077; cat > {file} && sync {file}");
+        let uri = super::arguments::outgoing(to);
         self.qmp
             .execute("migrate", serde_json::json!({"uri": uri}))
             .map_err(told)?;
@@ -517,8 +500,9 @@ impl Shared {
             size = now;
             std::thread::sleep(Duration::from_millis(200));
         }
-        let file = std::fs::File::open(to).and_then(|file| file.sync_all());
-        file.map_err(|error| error.to_string())
+        let file = std::fs::OpenOptions::new().write(true).open(to);
+        file.and_then(|file| file.sync_all())
+            .map_err(|error| error.to_string())
     }
 
     /// When the guest last said something.
@@ -538,6 +522,20 @@ impl Shared {
             std::thread::sleep(Duration::from_millis(20));
         }
         true
+    }
+}
+
+/// Gives the memory the name by which it counts.
+fn move_memory(from: &Path, to: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + QUITS_WITHIN;
+    loop {
+        match std::fs::rename(from, to) {
+            // There an open file keeps its name, and QEMU may be about to close this one.
+            Err(_) if cfg!(windows) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            result => return result,
+        }
     }
 }
 
@@ -579,7 +577,7 @@ fn welcome_back(shared: &Arc<Shared>) {
 }
 
 /// Reads the guest's readiness. A stream of bytes from inside the machine: long and odd lines are dropped.
-fn listen_to_guest(shared: &Arc<Shared>, stream: UnixStream) {
+fn listen_to_guest(shared: &Arc<Shared>, stream: Stream) {
     // It may have spoken before we listened.
     shared.tell_guest(ControlRequest::Report);
     let mut reader = BufReader::new(stream);
@@ -614,8 +612,13 @@ fn keep_record(shared: &Arc<Shared>) {
     }
 }
 
-fn answer_all(shared: &Arc<Shared>, listener: &UnixListener) {
-    for stream in listener.incoming().flatten() {
+fn answer_all(shared: &Arc<Shared>, listener: &Listener) {
+    loop {
+        let Ok(stream) = listener.accept() else {
+            // The asker is gone again, or this computer has no room for it.
+            std::thread::sleep(Duration::from_millis(10));
+            continue;
+        };
         spawn(shared, "answer", move |shared| {
             // An asker that left is no concern of ours.
             let _ = answer(shared, stream);
@@ -623,7 +626,7 @@ fn answer_all(shared: &Arc<Shared>, listener: &UnixListener) {
     }
 }
 
-fn answer(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
+fn answer(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.set_write_timeout(Some(Duration::from_secs(10)))?;
     let mut reader = BufReader::new(stream);
@@ -654,7 +657,7 @@ fn answer(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
     }
 }
 
-fn write_status(stream: &mut UnixStream, status: &status::Status) -> io::Result<()> {
+fn write_status(stream: &mut Stream, status: &status::Status) -> io::Result<()> {
     let mut line = serde_json::to_vec(status).map_err(io::Error::other)?;
     line.push(b'\n');
     stream.write_all(&line)
@@ -715,13 +718,9 @@ fn follow_once(
 
 /// A log-out or shutdown of the desktop asks the keeper to end: the guest is stopped in order.
 fn stop_on_signals(shared: &Arc<Shared>) -> io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGHUP,
-    ])?;
+    let asked = system::asked_to_end()?;
     spawn(shared, "signals", move |shared| {
-        for _ in signals.forever() {
+        for () in asked {
             shared.stop();
         }
     });

@@ -1,8 +1,8 @@
 //! QEMU's monitor (QMP): one request, one answer, events in between skipped. A dozen commands do not need a library.
 
+use crate::qemu::system::Stream;
 use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -24,13 +24,13 @@ pub struct Qmp {
 }
 
 struct Lines {
-    reader: BufReader<UnixStream>,
+    reader: BufReader<Stream>,
     next: u64,
 }
 
 impl Qmp {
     /// Reads the greeting, which may take `limit`, and leaves negotiation mode.
-    pub fn over(stream: UnixStream, limit: Duration) -> Result<Qmp, QmpError> {
+    pub fn over(stream: Stream, limit: Duration) -> Result<Qmp, QmpError> {
         stream
             .set_read_timeout(Some(limit))
             .map_err(QmpError::Talk)?;
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn events_between_request_and_answer_are_skipped() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (ours, theirs) = Stream::pair().unwrap();
         let server = std::thread::spawn(move || {
             let mut writer = theirs.try_clone().unwrap();
             let mut reader = BufReader::new(theirs);

@@ -5,11 +5,11 @@
 
 use super::super::files::Files;
 use super::super::process::ProcessId;
+use super::super::system::{self, Stream};
 use guest_contract::readiness::{Outcome, ReadinessEvent, Stage};
 use machine_core::store::atomic;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -204,7 +204,7 @@ impl Board {
 
 /// A question to a keeper.
 pub struct Conversation {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Stream>,
     line: Vec<u8>,
 }
 
@@ -220,7 +220,7 @@ pub enum Heard {
 impl Conversation {
     /// Fails when no keeper listens.
     pub fn open(socket: &Path, request: Request) -> io::Result<Conversation> {
-        let mut stream = UnixStream::connect(socket)?;
+        let mut stream = system::connect(socket)?;
         let mut line = serde_json::to_string(&request).expect("plain data");
         line.push('\n');
         stream.write_all(line.as_bytes())?;

@@ -2,8 +2,8 @@
 
 use super::{KeeperError, VmPlan};
 use crate::qemu::process::ProcessId;
-use std::io::{self, BufRead, BufReader};
-use std::os::unix::net::UnixStream;
+use crate::qemu::system::{self, Stream};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ pub(super) struct Vm {
 
 impl Vm {
     pub(super) fn start(plan: &VmPlan) -> Result<Vm, KeeperError> {
-        let mut child = Command::new(&plan.program)
+        let mut child = system::in_background(&mut Command::new(&plan.program))
             .args(&plan.arguments)
             // glibc would keep a heap for each of QEMU's threads: ten megabytes for nothing.
             .env("MALLOC_ARENA_MAX", "1")
@@ -56,10 +56,10 @@ impl Vm {
     }
 
     /// Connects to one of QEMU's sockets.
-    pub(super) fn connect(&mut self, path: &Path) -> Result<UnixStream, KeeperError> {
+    pub(super) fn connect(&mut self, path: &Path) -> Result<Stream, KeeperError> {
         let deadline = Instant::now() + CONNECTS_WITHIN;
         loop {
-            if let Ok(stream) = UnixStream::connect(path) {
+            if let Ok(stream) = system::connect(path) {
                 return Ok(stream);
             }
             if let Some(why) = self.has_ended()? {
@@ -129,7 +129,7 @@ fn complaints_of(child: &mut Child) -> Arc<Mutex<Vec<String>>> {
         let kept = kept.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                eprintln!("qemu: {line}");
+                let _ = writeln!(system::log(), "qemu: {line}");
                 if let Ok(mut kept) = kept.lock() {
                     let kept: &mut Vec<String> = &mut kept;
                     if kept.len() == 10 {

@@ -9,16 +9,16 @@
 mod folder;
 mod nodes;
 mod server;
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;
 mod wire;
 
+use crate::qemu::system::Stream;
 use folder::Folder;
 use guest_contract::share::{LONGEST_MESSAGE, Word};
 use serde::{Deserialize, Serialize};
 use server::{Kept, Server};
 use std::io::{self, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ pub struct SharedFolder {
 /// One folder's conversation with the guest.
 pub struct Session {
     server: Mutex<Server>,
-    writer: Mutex<UnixStream>,
+    writer: Mutex<Stream>,
     said: Mutex<Said>,
     news: Condvar,
 }
@@ -51,7 +51,7 @@ struct Said {
 }
 
 impl Session {
-    pub fn new(shared: &SharedFolder, stream: UnixStream) -> io::Result<Session> {
+    pub(super) fn new(shared: &SharedFolder, stream: Stream) -> io::Result<Session> {
         let folder = Folder::open(&shared.host)?;
         Ok(Session {
             server: Mutex::new(Server::new(folder, shared.read_only)),
@@ -76,7 +76,7 @@ impl Session {
         self.news.notify_all();
     }
 
-    fn answer_all(&self, stream: UnixStream) -> io::Result<()> {
+    fn answer_all(&self, stream: Stream) -> io::Result<()> {
         let mut reader = BufReader::with_capacity(64 * 1024, stream);
         let mut message = Vec::new();
         loop {

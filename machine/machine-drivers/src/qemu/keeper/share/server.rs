@@ -3,13 +3,11 @@
 use super::folder::{self, Access, Folder, Listed, Time};
 use super::nodes::{Kept as KeptNodes, Nodes};
 use super::wire::{self, Answer, Attributes, Body, ENTRY_LENGTH, Errno, Opcode, Request};
+use crate::qemu::system;
 use guest_contract::share::MOST_DATA;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Open files of one share, at most; the system's own limit may come first.
@@ -147,9 +145,18 @@ impl Server {
         match request.opcode {
             Opcode::Init => return wire::greet(body, MOST_DATA),
             Opcode::Lookup => {
-                let path = self.below(node, body.name()?)?;
-                match self.folder.stat(&path) {
-                    Ok(found) => {
+                let name = body.name()?;
+                let parent = self.path(node)?;
+                let found = match folder::name(name) {
+                    Ok(name) => {
+                        let path = parent.join(name);
+                        self.folder.stat(&path).map(|found| (path, found))
+                    }
+                    // A name that this computer cannot have is not there.
+                    Err(_) => Err(Errno(2)),
+                };
+                match found {
+                    Ok((path, found)) => {
                         self.tell(&mut answer, &path, &found)?;
                     }
                     // Believed as long as everything else.
@@ -236,7 +243,7 @@ impl Server {
                 body.bytes(20)?;
                 let data = body.bytes(size as usize)?;
                 match self.file(handle)? {
-                    (access, file) if access.write => file.write_all_at(data, offset)?,
+                    (access, file) if access.write => system::write_all_at(file, data, offset)?,
                     _ => return Err(Errno::BADF),
                 }
                 answer.u32(size);
@@ -278,7 +285,7 @@ impl Server {
     }
 
     fn below(&self, node: u64, name: &[u8]) -> Result<PathBuf, Errno> {
-        Ok(self.path(node)?.join(OsStr::from_bytes(name)))
+        Ok(self.path(node)?.join(folder::name(name)?))
     }
 
     /// Writes the entry of what is at `path`, and remembers that the kernel knows it.
@@ -425,7 +432,7 @@ impl Server {
         let mut filled = 0;
         // A file's end is where nothing comes any more, not where a read was short.
         while filled < data.len() {
-            match file.read_at(&mut data[filled..], offset + filled as u64) {
+            match system::read_at(file, &mut data[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -464,14 +471,16 @@ impl Server {
             }
             if with_attributes {
                 let itself = entry.name == b"." || entry.name == b"..";
-                let path = folder.join(OsStr::from_bytes(&entry.name));
                 // What vanished since is looked up by the kernel itself when it matters.
-                let found = match itself {
-                    true => None,
-                    false => self.folder.stat(&path).ok(),
+                let found = match (itself, folder::name(&entry.name)) {
+                    (false, Ok(name)) => {
+                        let path = folder.join(name);
+                        self.folder.stat(&path).ok().map(|found| (path, found))
+                    }
+                    _ => None,
                 };
                 match found {
-                    Some(found) => {
+                    Some((path, found)) => {
                         self.tell(&mut answer, &path, &found)?;
                     }
                     None => answer.no_entry(),

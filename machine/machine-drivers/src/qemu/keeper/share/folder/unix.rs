@@ -4,7 +4,8 @@
 //!
 //! Everything is done as the person who runs the keeper, with that person's rights.
 
-use super::wire::{Attributes, Errno, Space};
+use super::{Access, Listed, Time};
+use crate::qemu::keeper::share::wire::{Attributes, Errno, Space};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use std::ffi::OsStr;
@@ -25,49 +26,14 @@ pub struct Folder {
     root: OwnedFd,
 }
 
-/// How a file is opened: the lower bits of Linux's `open` flags.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Access {
-    pub read: bool,
-    pub write: bool,
-    pub append: bool,
-}
-
-impl Access {
-    pub fn from_flags(flags: u32) -> Access {
-        Access {
-            read: flags & 3 != 1,
-            write: flags & 3 != 0,
-            append: flags & 0o2000 != 0,
-        }
-    }
-
-    fn flags(self) -> OFlags {
-        let mut flags = match (self.read, self.write) {
-            (true, true) => OFlags::RDWR,
-            (false, true) => OFlags::WRONLY,
-            _ => OFlags::RDONLY,
-        };
-        flags.set(OFlags::APPEND, self.append);
-        flags
-    }
-}
-
-/// One name in a folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    pub name: Vec<u8>,
-    pub inode: u64,
-    /// `DT_REG` and so on.
-    pub kind: u32,
-}
-
-/// A time to set.
-#[derive(Debug, Clone, Copy)]
-pub enum Time {
-    Keep,
-    Now,
-    At(i64, u32),
+fn flags(access: Access) -> OFlags {
+    let mut flags = match (access.read, access.write) {
+        (true, true) => OFlags::RDWR,
+        (false, true) => OFlags::WRONLY,
+        _ => OFlags::RDONLY,
+    };
+    flags.set(OFlags::APPEND, access.append);
+    flags
 }
 
 impl Folder {
@@ -96,7 +62,7 @@ impl Folder {
     /// Opens a regular file. Others are the guest's kernel's own business and are never asked for.
     pub fn open_file(&self, path: &Path, access: Access) -> Result<File, Errno> {
         self.at(path, |folder, name| {
-            let flags = access.flags() | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let flags = flags(access) | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             regular(fs::openat(folder, name, flags, Mode::empty())?)
         })
     }
@@ -110,7 +76,7 @@ impl Folder {
         mode: u32,
     ) -> Result<File, Errno> {
         self.at(path, |folder, name| {
-            let base = access.flags() | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let base = flags(access) | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             match fs::openat(
                 folder,
                 name,
