@@ -195,11 +195,12 @@ impl<'a> Reader<'a> {
         for at in chain.iter().rev() {
             let is_first = Some(at) == chain.last();
             self.seen.insert(*at);
-            if is_first {
-                self.triggers(&triggers, &mut scope, *at);
-            }
+            // Of what stands in for a stage neither triggers nor instructions are done.
             if self.context_of(*at).is_some() {
                 continue;
+            }
+            if is_first {
+                self.triggers(&triggers, &mut scope, *at);
             }
             for step in &self.file.stages[*at].steps {
                 self.instruction(&step.instruction, &mut scope, *at);
@@ -525,6 +526,12 @@ mod tests {
             "",
             "put",
         );
+        // Triggers of an image that stands in for a stage are not done.
+        let file = Dockerfile::parse(b"FROM x AS there\nFROM there\nCOPY y /").expect("good");
+        let bases = BTreeMap::from([("there".to_owned(), base(&[], &["COPY onbuild /"]))]);
+        let contexts = Contexts::from(["there".to_owned()]);
+        let paths = taken(&file, "", &arguments(&[]), &contexts, &bases).expect("a stage");
+        assert_eq!(paths, Taken::Paths(["y".to_owned()].into()));
         let file = Dockerfile::parse(text.as_bytes()).expect("good");
         let contexts = Contexts::from(["there".to_owned()]);
         let images = base_images(&file, "", &arguments(&[]), &contexts).expect("a stage");

@@ -33,6 +33,8 @@ pub struct PlannedStage {
     pub needs: BTreeSet<usize>,
     /// Index of its `FROM` among all steps that are done.
     pub first_step: usize,
+    /// The client has put something in its place.
+    pub replaced: bool,
 }
 
 /// What is to be done.
@@ -207,9 +209,10 @@ impl Plan {
 }
 
 impl PlannedStage {
-    /// Whether its base may have `ONBUILD` instructions.
+    /// Whether `ONBUILD` instructions of its base are to be done. What stands in for a stage is a result already, and its
+    /// instructions are not done (`dockerfile2llb` of BuildKit counts such a stage as dispatched).
     pub fn may_have_triggers(&self) -> bool {
-        !matches!(self.base, Base::Scratch)
+        !self.replaced && !matches!(self.base, Base::Scratch)
     }
 }
 
@@ -262,6 +265,7 @@ fn context_stage(stage: &Stage) -> PlannedStage {
         platform: stage.platform.clone().filter(|text| !text.contains('$')),
         needs: BTreeSet::new(),
         first_step: 0,
+        replaced: true,
     }
 }
 
@@ -327,6 +331,7 @@ fn plan_stage(
         platform,
         needs,
         first_step: 0,
+        replaced: false,
     })
 }
 
@@ -445,6 +450,8 @@ mod tests {
         let whole = plan(text, "").expect("good");
         assert_eq!(whole.stages.keys().copied().collect::<Vec<_>>(), [1, 3, 4]);
         assert_eq!(whole.stages[&1].base, Base::Image("replaced".into()));
+        let triggers = |index: usize| whole.stages[&index].may_have_triggers();
+        assert!(!triggers(1) && triggers(3) && triggers(4));
         assert_eq!(whole.steps.len(), 1 + 2 + 3);
         assert_eq!(whole.stages[&4].needs, BTreeSet::from([1, 3]));
         let files = plan("FROM a AS replaced\nFROM b\nCOPY --from=replaced / /", "").expect("good");

@@ -103,11 +103,16 @@ pub(super) async fn run(build: &Arc<Build>, stage: usize) -> Result<StageResult,
     let from = &build.file.stages[stage];
     let in_from = |error| BuildError::in_from(from, error);
     build.tell(BuildEvent::Started { step: first }).await;
-    let begun = match begin(build, stage).await {
+    let mut begun = match begin(build, stage).await {
         Ok(begun) => begun,
         Err(error) => return Err(failed(build, first, error, in_from).await),
     };
-    let triggers = begun.state.config.on_build.clone();
+    let triggers = std::mem::take(&mut begun.state.config.on_build);
+    if planned.replaced && !triggers.is_empty() {
+        // Nor are they what begins with this stage.
+        begun.details.config.on_build.clear();
+        begun.image = None;
+    }
     let mut runner = Runner {
         build,
         stage,
@@ -122,11 +127,11 @@ pub(super) async fn run(build: &Arc<Build>, stage: usize) -> Result<StageResult,
     {
         return Err(failed(build, first, error, in_from).await);
     }
-    if !triggers.is_empty() {
-        runner.now.state.config.on_build.clear();
-        if let Err(error) = runner.triggers(&triggers).await {
-            return Err(failed(build, first, error, in_from).await);
-        }
+    if planned.may_have_triggers()
+        && !triggers.is_empty()
+        && let Err(error) = runner.triggers(&triggers).await
+    {
+        return Err(failed(build, first, error, in_from).await);
     }
     let done = BuildEvent::Done {
         step: first,

@@ -88,6 +88,33 @@ fn further_contexts_are_files_and_images() {
     let text = "FROM nowhere.invalid/x AS lib\nRUN exit 9\nFROM lib\nCOPY --from=lib /bin/busybox /copied\n";
     build(&agent, context(&[("Dockerfile", text)]).path(), &stage).success();
     assert_eq!(in_image(&agent, "contexts", "ls /copied"), "/copied\n");
+    // Triggers of an image are done where it stands in for an image, and not where it does for a stage.
+    let text = "FROM busybox\nONBUILD RUN touch /triggered\n";
+    build(
+        &agent,
+        context(&[("Dockerfile", text)]).path(),
+        &["-t", "armed"],
+    )
+    .success();
+    let text = "FROM nowhere.invalid/x AS lib\nFROM lib\nRUN touch /own\n";
+    let built_on = context(&[("Dockerfile", text)]);
+    for (name, expected) in [("lib", "0\n"), ("nowhere.invalid/x", "1\n")] {
+        let context = format!("{name}=docker-image://armed");
+        let flags = ["-t", "contexts", "--build-context", &context];
+        build(&agent, built_on.path(), &flags).success();
+        let seen = in_image(&agent, "contexts", "ls / | grep -c triggered; true");
+        assert_eq!(seen, expected, "{name}");
+    }
+    let flags = ["-t", "contexts", "--target", "lib"];
+    let flags = [&flags[..], &["--build-context", "lib=docker-image://armed"]].concat();
+    build(&agent, built_on.path(), &flags).success();
+    let shown = agent.run(&[
+        "inspect",
+        "--format",
+        "{{json .Config.OnBuild}}",
+        "contexts",
+    ]);
+    assert_eq!(shown.success(), "null\n");
     let wrong = build(
         &agent,
         folder.path(),
