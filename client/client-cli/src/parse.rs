@@ -62,6 +62,20 @@ pub(crate) fn publish(
     Ok(())
 }
 
+/// Adds one `--expose` value: `port[-last][/protocol]`.
+pub(crate) fn expose(text: &str, exposed: &mut Map<String, Value>) -> Result<()> {
+    let (ports, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
+    let protocol = protocol.to_ascii_lowercase();
+    let (first, last) = range(ports)
+        .ok()
+        .filter(|_| matches!(protocol.as_str(), "tcp" | "udp" | "sctp"))
+        .with_context(|| format!("invalid range format for --expose: {text}"))?;
+    for port in first..=last {
+        exposed.insert(format!("{port}/{protocol}"), json!({}));
+    }
+    Ok(())
+}
+
 fn range(text: &str) -> Result<(u16, u16)> {
     let number = |text: &str| -> Result<u16> {
         let number: u16 = text
@@ -138,6 +152,46 @@ pub(crate) fn variables_of_file(path: &str) -> Result<Vec<String>> {
         variables.extend(variable(line).with_context(|| format!("in {path}"))?);
     }
     Ok(variables)
+}
+
+/// Lines of a `--label-file`.
+pub(crate) fn labels_of_file(path: &str) -> Result<Map<String, Value>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read --label-file {path}"))?;
+    let lines = text
+        .lines()
+        .map(str::trim_start)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned);
+    Ok(pairs(&lines.collect::<Vec<_>>(), '='))
+}
+
+/// `key=value` words; without a value it is empty.
+pub(crate) fn pairs(words: &[String], separator: char) -> Map<String, Value> {
+    let split = words
+        .iter()
+        .map(|text| text.split_once(separator).unwrap_or((text, "")));
+    split
+        .map(|(key, value)| (key.to_owned(), Value::from(value)))
+        .collect()
+}
+
+/// `name=soft[:hard]` as the engine takes it.
+pub(crate) fn ulimit(text: &str) -> Result<Value> {
+    let bad = || format!("invalid --ulimit '{text}': expected name=soft[:hard]");
+    let (name, limits) = text.split_once('=').with_context(bad)?;
+    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+    let number = |text: &str| text.parse::<i64>().with_context(bad);
+    Ok(json!({"Name": name, "Soft": number(soft)?, "Hard": number(hard)?}))
+}
+
+/// Go's words for yes and no.
+pub(crate) fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
 }
 
 /// Bytes from `64m`, `1g`, `512k`, `100b`, `100`, in steps of 1024.

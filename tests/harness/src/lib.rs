@@ -9,3 +9,4 @@ pub mod namespace;
 pub mod programs;
 pub mod registry;
 pub mod run;
+pub mod terminal;

@@ -6,6 +6,7 @@ use harness::agent::{Agent, LIMIT};
 use harness::programs::find;
 use harness::registry::Registry;
 use harness::run::{eventually, run, run_with_input};
+use harness::terminal::run_at_terminal;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -224,6 +225,97 @@ fn every_flag_of_a_build_has_its_effect() {
     );
     let said = foreign.fails_with(1);
     assert!(said.contains("cannot build for linux/s390x"), "{said}");
+}
+
+#[test]
+fn a_terminal_shows_what_is_done_and_what_is_being_done() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let run = "printf '10%%\\r\\033[1;31mhalf way\\033[0m\\n'; sleep 1";
+    let good = format!("FROM busybox AS Made\nRUN {run}\nRUN true\n");
+    let folder = context(&[("Dockerfile", &good)]);
+    let build = |flags: &[&str]| {
+        let arguments = [&["build", "--network=none"], flags, &[text(folder.path())]].concat();
+        run_at_terminal(agent.berth(&arguments), 120, LIMIT)
+    };
+    // Times differ.
+    let timeless = |lines: &[String]| -> Vec<String> {
+        let cut = |line: &String| match line.rsplit_once("  ") {
+            Some((start, time)) if time.ends_with('s') => start.to_owned(),
+            _ => line.clone(),
+        };
+        lines.iter().map(cut).collect()
+    };
+    let seen = build(&["--progress=tty", "-t", "shown"]);
+    assert_eq!(seen.code, Some(0), "{}", seen.text());
+    assert!(seen.garbage.is_empty(), "{:?}", seen.garbage);
+    let is_running = |lines: &Vec<String>| {
+        let [first, second, ..] = lines.as_slice() else {
+            return false;
+        };
+        first.starts_with(" => [made 1/3] FROM busybox")
+            && second.starts_with(" => [made 2/3] RUN")
+            && second.ends_with("s  half way")
+    };
+    assert!(seen.frames.iter().any(is_running), "{:#?}", seen.frames);
+    let lines = timeless(&seen.lines);
+    let step = format!(" => [made 2/3] RUN {run}");
+    assert_eq!(
+        lines[..3],
+        [
+            " => [made 1/3] FROM busybox AS Made",
+            &step,
+            " => [made 3/3] RUN true"
+        ]
+    );
+    assert!(
+        lines[3].starts_with(" => writing image sha256:"),
+        "{lines:#?}"
+    );
+    assert!(lines[4].starts_with(" => naming to ") && lines[4].ends_with("shown:latest done"));
+    let finding = seen.text();
+    assert!(
+        finding.contains("1 warning found") && finding.contains("\n - StageNameCasing: "),
+        "{finding}"
+    );
+    // At a terminal it is what is shown if nothing is said.
+    let again = build(&["--progress=auto", "-t", "shown"]);
+    let mut cached = lines.clone();
+    for line in &mut cached[1..3] {
+        *line = line.replace(" => ", " => CACHED ");
+    }
+    assert_eq!(timeless(&again.lines), cached);
+    let bad = "FROM busybox\nRUN echo first; printf '\\033[31mlast words'; exit 7\n";
+    std::fs::write(folder.path().join("Dockerfile"), bad).expect("written");
+    let failed = build(&[]);
+    assert_eq!(failed.code, Some(1));
+    let lines = timeless(&failed.lines);
+    assert!(
+        lines[1].starts_with(" => ERROR [stage-0 2/2] RUN"),
+        "{lines:#?}"
+    );
+    assert_eq!(lines[2..6], ["------", "first", "last words", "------"]);
+    assert!(failed.text().contains("non-zero code: 7"), "{lines:#?}");
+    assert!(failed.garbage.is_empty(), "{:?}", failed.garbage);
+
+    // Elsewhere bars are refused before anything is done, and lines are what is shown.
+    std::fs::write(folder.path().join("Dockerfile"), &good).expect("written");
+    let lines = agent.run(&["build", "--network=none", text(folder.path())]);
+    assert!(lines.stderr.contains("#2 CACHED\n"), "{}", lines.report());
+    let refused = agent.run(&[
+        "build",
+        "--progress=tty",
+        "-t",
+        "never",
+        text(folder.path()),
+    ]);
+    let said = refused.fails_with(1);
+    assert!(
+        said.contains("failed to get console: standard error is not a terminal"),
+        "{said}"
+    );
+    assert!(agent.run(&["inspect", "never"]).code != Some(0));
 }
 
 #[test]

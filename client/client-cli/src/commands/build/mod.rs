@@ -106,6 +106,9 @@ pub(crate) struct Options {
 
 pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     // Everything is looked at before anything is done.
+    if !options.quiet && !options.check {
+        show::build::check(options.progress)?;
+    }
     let outputs = outputs::parse_all(&options.output)?;
     let contexts = contexts::parse(&options.build_context)?;
     let cache_from = all(&options.cache_from, CacheFrom::parse)?;
@@ -239,7 +242,7 @@ fn parameters(options: &Options) -> Result<Vec<(&'static str, String)>> {
     let limits = options
         .ulimit
         .iter()
-        .map(|text| ulimit(text))
+        .map(|text| parse::ulimit(text))
         .collect::<Result<Vec<_>>>()?;
     if !limits.is_empty() {
         pairs.push(("ulimits", Value::Array(limits).to_string()));
@@ -257,14 +260,6 @@ fn parameters(options: &Options) -> Result<Vec<(&'static str, String)>> {
     }
     pairs.extend(options.platform.clone().map(|name| ("platform", name)));
     Ok(pairs)
-}
-
-fn ulimit(text: &str) -> Result<Value> {
-    let bad = || format!("invalid --ulimit '{text}': expected name=soft[:hard]");
-    let (name, limits) = text.split_once('=').with_context(bad)?;
-    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-    let number = |text: &str| text.parse::<i64>().with_context(bad);
-    Ok(json!({"Name": name, "Soft": number(soft)?, "Hard": number(hard)?}))
 }
 
 #[cfg(test)]

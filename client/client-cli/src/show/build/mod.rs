@@ -13,7 +13,6 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
-use std::io::IsTerminal;
 
 /// The longest line an engine may send.
 const MAX_LINE: usize = 16 << 20;
@@ -131,6 +130,16 @@ pub(crate) struct Wish {
     pub(crate) dockerfile: String,
 }
 
+/// Bars want a terminal, and nobody asks for them to see nothing.
+pub(crate) fn check(form: Form) -> Result<()> {
+    if form == Form::Tty && !terminal::Bars::can_be_seen() {
+        bail!(
+            "failed to get console: standard error is not a terminal: leave out --progress=tty, or run berth in a terminal"
+        );
+    }
+    Ok(())
+}
+
 /// Shows a build until it ends; its error is ours.
 pub(crate) async fn show(body: Incoming, wish: &Wish) -> Result<Outcome> {
     let mut screen: Box<dyn Screen> = match wish.form {
@@ -138,7 +147,7 @@ pub(crate) async fn show(body: Incoming, wish: &Wish) -> Result<Outcome> {
         _ if wish.quiet => Box::new(Silence),
         Form::Rawjson => Box::new(raw::Raw::new()),
         Form::Tty => Box::new(terminal::Bars::new()),
-        Form::Auto if std::io::stderr().is_terminal() => Box::new(terminal::Bars::new()),
+        Form::Auto if terminal::Bars::can_be_seen() => Box::new(terminal::Bars::new()),
         Form::Auto | Form::Plain => Box::new(plain::Lines::new()),
     };
     let outcome = read(body, &mut *screen, wish.quiet).await;
