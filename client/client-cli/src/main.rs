@@ -47,6 +47,8 @@ struct Arguments {
 enum Command {
     /// Create a container and run a program in it
     Run(commands::run::Options),
+    /// Create a container, to be started later
+    Create(commands::create::Options),
     /// Build an image from a Dockerfile
     Build(commands::build::Options),
     /// Look after the cache of builds
@@ -229,6 +231,7 @@ async fn perform(arguments: Arguments) -> anyhow::Result<u8> {
     let engine = Engine::new(environment::endpoint(arguments.host.as_deref())?);
     match arguments.command {
         Command::Run(options) => commands::run::perform(&engine, options).await,
+        Command::Create(options) => commands::create::perform(&engine, &options).await,
         Command::Exec(options) => commands::exec::perform(&engine, options).await,
         Command::Build(options) => commands::build::perform(&engine, &options).await,
         Command::Builder(verb) => commands::builder::perform(&engine, verb).await,

@@ -7,6 +7,7 @@ pub(crate) mod builder_prune;
 pub(crate) mod commit;
 pub(crate) mod container_prune;
 pub(crate) mod cp;
+pub(crate) mod create;
 pub(crate) mod diff;
 pub(crate) mod events;
 pub(crate) mod exec;

@@ -44,6 +44,54 @@ fn a_program_runs_and_its_exit_code_comes_back() {
 }
 
 #[test]
+fn what_a_container_is_created_with_is_seen_inside() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let id_file = agent.folder().join("id").display().to_string();
+    let script = "hostname; ulimit -n; id -G | tr ' ' '\\n' | grep -c '^5$'; df -m /dev/shm | tail -1 | tr -s ' ' | cut -d ' ' -f 2; \
+                  cat /proc/sys/net/ipv4/ip_default_ttl; touch /t/x && stat -c %a /t; touch /x 2>/dev/null || echo read-only";
+    let words = [
+        "create --network none --name made -h box --domainname example.org --ulimit nofile=77 --group-add 5",
+        "--shm-size 5m --sysctl net.ipv4.ip_default_ttl=9 --mount type=tmpfs,target=/t,tmpfs-mode=0700 --read-only",
+        "--stop-timeout 7 --stop-signal INT --health-cmd true --health-interval 1m --pids-limit 99 --log-driver local",
+        "--cidfile",
+        &id_file,
+        "busybox sh -c",
+    ];
+    let words = words.join(" ");
+    let arguments: Vec<&str> = words.split(' ').chain([script]).collect();
+    let id = agent.run(&arguments).success();
+    assert_eq!(std::fs::read_to_string(&id_file).expect("there"), id.trim());
+    let said = agent.run(&["start", "-a", "made"]).success();
+    assert_eq!(said, "box\n77\n1\n5\n9\n700\nread-only\n");
+    let format = "{{.State.ExitCode}} {{.Config.StopTimeout}} {{.Config.StopSignal}} {{.Config.Domainname}} \
+                  {{json .Config.Healthcheck.Interval}} {{.HostConfig.PidsLimit}} {{.HostConfig.LogConfig.Type}}";
+    let shown = agent
+        .run(&["inspect", "--format", format, "made"])
+        .success();
+    assert_eq!(shown, "0 7 INT example.org 60000000000 99 local\n");
+    let again = agent.run(&["create", "--cidfile", &id_file, "busybox"]);
+    assert!(again.fails_with(1).contains("container ID file found"));
+    // Only what is asked for is joined.
+    let words = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "-a",
+        "stderr",
+        "busybox",
+    ];
+    let words = [&words[..], &["sh", "-c", "echo out; echo err >&2"]].concat();
+    let output = agent.run(&words);
+    assert_eq!(
+        (output.stdout.as_str(), output.stderr.as_str()),
+        ("", "err\n")
+    );
+}
+
+#[test]
 fn output_keeps_its_streams_and_its_order() {
     let Some(agent) = engine_with_busybox(&[]) else {
         return;
