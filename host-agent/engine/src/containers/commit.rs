@@ -75,7 +75,7 @@ impl ContainerService {
         ));
         let is_paused = request.pause
             && matches!(state, ContainerState::Running { .. })
-            && container.ask(Command::Pause).await.is_ok();
+            && container.ask(Command::PauseForCommit).await.is_ok();
         let top_layer = container.spec.top_layer.as_ref();
         let made = match self.deps.layers.diff(&container.id, top_layer).await {
             Ok(content) => {
@@ -99,7 +99,7 @@ impl ContainerService {
             }
             Err(error) => Err(error.into()),
         };
-        if is_paused && let Err(error) = container.ask(Command::Unpause).await {
+        if is_paused && let Err(error) = container.ask(Command::ResumeAfterCommit).await {
             tracing::warn!(container = %container.id, error = crate::error::full_message(&error), "the container is still paused");
         }
         let id = made?;

@@ -38,6 +38,10 @@ pub(super) enum Command {
     },
     Pause(Reply),
     Unpause(Reply),
+    /// A pause that does not outlive this process.
+    PauseForCommit(Reply),
+    /// Where nobody else has paused it since.
+    ResumeAfterCommit(Reply),
     /// Give up waiting for the next restart.
     CancelRestart(Reply),
     Rename {

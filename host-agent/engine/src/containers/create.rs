@@ -338,6 +338,7 @@ impl ContainerService {
             oom_killed: false,
             restart_count: 0,
             stopped_by_hand: false,
+            paused_for_commit: false,
             network: None,
             health: None,
             memberships: Some(memberships),

@@ -108,10 +108,14 @@ impl ContainerService {
         match found {
             Ok(Recovered::Running(task, io)) => {
                 let (pid, started) = (task.pid(), task.started_at());
+                let mut for_commit = false;
                 supervisor.publish(|status| {
+                    for_commit = status.paused_for_commit;
                     // Paused stays paused: the record of it was written when it happened.
                     status.state = match status.state {
                         ContainerState::Paused { .. } => ContainerState::Paused { pid, started },
+                        // The kernel may have it frozen already.
+                        _ if for_commit => ContainerState::Paused { pid, started },
                         _ => ContainerState::Running { pid, started },
                     };
                     status.started_at = Some(started);
@@ -119,6 +123,10 @@ impl ContainerService {
                 supervisor.hold_volumes().await;
                 supervisor.take_over(task, io);
                 self.set_going(&container, supervisor);
+                // Its commit went with the engine.
+                if for_commit && let Err(error) = container.ask(Command::ResumeAfterCommit).await {
+                    tracing::error!(container = %container.id, error = crate::error::full_message(&error), "the container is still paused for a commit");
+                }
                 return None;
             }
             // An exit status older than what the record says is that of an earlier run.

@@ -22,6 +22,8 @@ pub struct Status {
     pub restart_count: u32,
     /// Somebody asked for its end: the restart policy keeps quiet.
     pub stopped_by_hand: bool,
+    /// A commit has paused it, or is about to; nobody else has.
+    pub paused_for_commit: bool,
     /// While it runs.
     pub network: Option<Arc<Attached>>,
     /// `None` where there is no health check, or no run yet.
@@ -47,6 +49,7 @@ impl Default for Status {
             oom_killed: false,
             restart_count: 0,
             stopped_by_hand: false,
+            paused_for_commit: false,
             network: None,
             health: None,
             updated: None,

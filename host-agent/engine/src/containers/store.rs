@@ -30,6 +30,9 @@ pub struct ContainerRecord {
     pub oom_killed: bool,
     pub restart_count: u32,
     pub stopped_by_hand: bool,
+    /// Of a commit that has not ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused_for_commit: bool,
     pub network: Option<Attached>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
@@ -53,6 +56,7 @@ impl ContainerRecord {
             oom_killed: self.oom_killed,
             restart_count: self.restart_count,
             stopped_by_hand: self.stopped_by_hand,
+            paused_for_commit: self.paused_for_commit,
             network: self.network.clone().map(std::sync::Arc::new),
             health: self.health.clone().map(std::sync::Arc::new),
             memberships: std::sync::Arc::new(match &self.memberships {

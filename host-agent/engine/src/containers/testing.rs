@@ -33,7 +33,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
@@ -83,6 +83,7 @@ pub fn record(name: &str) -> ContainerRecord {
         oom_killed: false,
         restart_count: 0,
         stopped_by_hand: false,
+        paused_for_commit: false,
         network: None,
         health: None,
         memberships: None,
@@ -436,6 +437,12 @@ impl FakeRuntime {
         locked(&self.processes).clear();
         locked(&self.ended).clear();
     }
+
+    /// Whether the kernel would have it frozen.
+    pub fn is_frozen(&self, id: &ContainerId) -> bool {
+        let processes = locked(&self.processes);
+        processes[id].frozen.load(Ordering::SeqCst)
+    }
 }
 
 struct Process {
@@ -445,6 +452,7 @@ struct Process {
     exit: watch::Sender<Option<ExitStatus>>,
     output: Mutex<Option<mpsc::Sender<(StreamKind, Bytes)>>>,
     pub size: Mutex<Option<TtySize>>,
+    frozen: AtomicBool,
 }
 
 impl Process {
@@ -512,6 +520,7 @@ fn spawn(
         exit: watch::channel(None).0,
         output: Mutex::new(Some(sender)),
         size: Mutex::new(None),
+        frozen: AtomicBool::new(false),
     });
     let running = process.clone();
     let args = plan.args.clone();
@@ -670,10 +679,12 @@ impl Task for FakeTask {
     }
 
     async fn pause(&self) -> Result<(), RuntimeError> {
+        self.process.frozen.store(true, Ordering::SeqCst);
         Ok(())
     }
 
     async fn resume(&self) -> Result<(), RuntimeError> {
+        self.process.frozen.store(false, Ordering::SeqCst);
         Ok(())
     }
 

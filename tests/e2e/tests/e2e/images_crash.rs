@@ -209,6 +209,10 @@ fn an_engine_killed_in_the_middle_of_images_goes_on() {
     agent.serve();
     let listed = agent.run(&["images", "-q"]).success();
     assert_eq!(listed.lines().count(), 1, "{listed}");
+    // Its pause was the commit's, and does not outlive it.
+    let state = agent.run(&["inspect", "--format", "{{.State.Status}}", "writer"]);
+    assert_eq!(state.success(), "running\n");
+    agent.run(&["exec", "writer", "true"]).success();
     agent.run(&["commit", "writer", "committed:1"]).success();
     let said = agent.run(&[
         "run",

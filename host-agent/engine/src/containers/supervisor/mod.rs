@@ -173,6 +173,12 @@ impl Supervisor {
             Command::Pause(reply) => {
                 let _ = reply.send(self.pause().await);
             }
+            Command::PauseForCommit(reply) => {
+                let _ = reply.send(self.pause_for_commit().await);
+            }
+            Command::ResumeAfterCommit(reply) => {
+                let _ = reply.send(self.resume_after_commit().await);
+            }
             Command::Unpause(reply) => {
                 let _ = reply.send(self.unpause().await);
             }
@@ -243,6 +249,7 @@ impl Supervisor {
             oom_killed: status.oom_killed,
             restart_count: status.restart_count,
             stopped_by_hand: status.stopped_by_hand,
+            paused_for_commit: status.paused_for_commit,
             network: status.network.map(|network| (*network).clone()),
             health: status.health.map(|health| (*health).clone()),
             memberships: Some((*status.memberships).clone()),

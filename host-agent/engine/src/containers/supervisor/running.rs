@@ -43,8 +43,7 @@ impl Supervisor {
                 .denied(Denied::NotRunning, self.container.id.as_str()));
         };
         task.pause().await?;
-        self.status
-            .send_modify(|status| status.state = ContainerState::Paused { pid, started });
+        self.publish(|status| status.state = ContainerState::Paused { pid, started });
         self.rest_health();
         self.deps.tell(&self.container, "pause", []);
         self.save(Durability::Written).await;
@@ -60,12 +59,35 @@ impl Supervisor {
                 .denied(Denied::NotPaused, self.container.id.as_str()));
         };
         task.resume().await?;
-        self.status
-            .send_modify(|status| status.state = ContainerState::Running { pid, started });
+        self.publish(|status| {
+            status.state = ContainerState::Running { pid, started };
+            status.paused_for_commit = false;
+        });
         self.schedule_probe();
         self.deps.tell(&self.container, "unpause", []);
         self.save(Durability::Written).await;
         Ok(())
+    }
+
+    /// The record says so before the kernel does: whoever finds the container after a crash resumes it.
+    pub(super) async fn pause_for_commit(&mut self) -> Result<(), ContainerError> {
+        self.check(Request::Pause)?;
+        self.publish(|status| status.paused_for_commit = true);
+        self.save(Durability::Written).await;
+        let paused = self.pause().await;
+        if paused.is_err() {
+            self.publish(|status| status.paused_for_commit = false);
+            self.save(Durability::Written).await;
+        }
+        paused
+    }
+
+    /// Of a container that was resumed meanwhile, and perhaps paused again, a commit knows nothing any more.
+    pub(super) async fn resume_after_commit(&mut self) -> Result<(), ContainerError> {
+        if !self.status.borrow().paused_for_commit {
+            return Ok(());
+        }
+        self.unpause().await
     }
 
     /// Limits and restart policy: the kernel first, which may refuse, then the record.

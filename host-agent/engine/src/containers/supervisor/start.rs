@@ -22,6 +22,7 @@ impl Supervisor {
         self.status.send_modify(|status| {
             status.restart_count = 0;
             status.stopped_by_hand = false;
+            status.paused_for_commit = false;
         });
         match self.launch().await {
             Ok(()) => {

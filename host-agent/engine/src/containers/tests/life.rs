@@ -1,7 +1,9 @@
 //! Health checks, changed limits, and the order in which a host's containers come back.
 
 use super::*;
+use crate::containers::container::{Command, Reply};
 use crate::containers::health::HealthStatus;
+use crate::containers::store::Durability;
 use crate::containers::update::UpdateRequest;
 use crate::images::Healthcheck;
 use crate::runtime::ResourcePlan;
@@ -289,4 +291,68 @@ async fn memory_that_runs_out_is_told_while_the_container_goes_on() {
     let actions = world.actions();
     let times = actions.iter().filter(|action| *action == "oom").count();
     assert_eq!(times, 1, "{actions:?}");
+}
+
+/// An engine that is killed in the middle of a commit does not leave a container that somebody has to wake up.
+#[tokio::test]
+async fn who_was_paused_for_a_commit_is_resumed_by_the_next_engine() {
+    let world = World::default();
+    let service = world.service();
+    for name in ["committed", "about-to-be", "paused", "both"] {
+        create(&service, request(name, &["sleep"])).await;
+        service.start(name).await.expect("start");
+    }
+    let ask = async |name: &str, command: fn(Reply) -> Command| {
+        let container = service.find(name).expect("there");
+        container.ask(command).await.expect("done");
+    };
+    let frozen = |name: &str| {
+        let container = service.find(name).expect("there");
+        world.runtime.is_frozen(&container.id)
+    };
+    ask("committed", Command::PauseForCommit).await;
+    service.pause("paused").await.expect("pause");
+    // Somebody resumed it during a commit, and paused it anew: that is not the commit's to end.
+    ask("both", Command::PauseForCommit).await;
+    service.unpause("both").await.expect("unpause");
+    service.pause("both").await.expect("pause");
+    ask("both", Command::ResumeAfterCommit).await;
+    assert!(frozen("committed") && frozen("paused") && frozen("both"));
+    // Killed between the kernel's pause and the record of it.
+    ask("about-to-be", Command::PauseForCommit).await;
+    let records = world.store.load().await.expect("records");
+    let mut record = records
+        .into_iter()
+        .find(|record| record.name == "about-to-be")
+        .expect("a record");
+    assert!(record.paused_for_commit);
+    let ContainerState::Paused { pid, started } = record.state else {
+        panic!("it is paused")
+    };
+    record.state = ContainerState::Running { pid, started };
+    let ids: Vec<_> = ["committed", "about-to-be", "paused", "both"]
+        .map(|name| service.find(name).expect("there").id.clone())
+        .into();
+    drop(service);
+    let saved = world.store.save(&record, Durability::Written).await;
+    saved.expect("saved");
+
+    let service = world.service();
+    service.recover().await.expect("recover");
+    for (name, expected) in [
+        ("committed", "running"),
+        ("about-to-be", "running"),
+        ("paused", "paused"),
+        ("both", "paused"),
+    ] {
+        assert_eq!(state(&service, name).name(), expected, "{name}");
+    }
+    let frozen: Vec<bool> = ids.iter().map(|id| world.runtime.is_frozen(id)).collect();
+    assert_eq!(frozen, [false, false, true, true]);
+    // The next pause is somebody's own again.
+    service.pause("committed").await.expect("pause");
+    drop(service);
+    let service = world.service();
+    service.recover().await.expect("recover");
+    assert_eq!(state(&service, "committed").name(), "paused");
 }
