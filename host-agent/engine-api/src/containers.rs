@@ -220,6 +220,8 @@ pub struct MountBody {
     pub bind_options: Option<BindOptionsBody>,
     pub volume_options: Option<VolumeOptionsBody>,
     pub tmpfs_options: Option<TmpfsOptionsBody>,
+    pub image_options: Option<serde::de::IgnoredAny>,
+    pub cluster_options: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -89,3 +89,52 @@ pub(super) fn probe(config: &RuntimeConfig, hierarchies: &Hierarchies) -> Runtim
     }
     facts
 }
+
+/// The file is the kernel's; a partition's is its disk's.
+pub(super) fn has_weights(hierarchies: &Hierarchies, device: &str) -> bool {
+    let Ok(found) = rustix::fs::stat(device) else {
+        return true;
+    };
+    let (major, minor) = (
+        rustix::fs::major(found.st_rdev),
+        rustix::fs::minor(found.st_rdev),
+    );
+    let folder = format!("/sys/dev/block/{major}:{minor}");
+    let read = |queue: &str| fs::read_to_string(format!("{folder}/{queue}/scheduler"));
+    let Ok(schedulers) = read("queue").or_else(|_| read("../queue")) else {
+        return true;
+    };
+    let of_old = hierarchies.has_file("blkio", "blkio.weight_device");
+    shares_by_weight(hierarchies.version, of_old, &schedulers)
+}
+
+/// Of schedulers only BFQ has weights. Without it kernels have a cost model (cgroup v2), and old ones had CFQ (v1).
+fn shares_by_weight(version: Version, of_old: bool, schedulers: &str) -> bool {
+    schedulers.contains("[bfq]")
+        || match version {
+            Version::V1 => of_old,
+            Version::V2 => !schedulers.contains("bfq"),
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_the_schedulers() {
+        for (version, of_old, schedulers, expected) in [
+            (Version::V1, false, "none mq-deadline [bfq]\n", true),
+            (Version::V1, false, "[none] mq-deadline bfq\n", false),
+            (Version::V1, true, "noop [cfq]\n", true),
+            (Version::V2, false, "[none] bfq\n", false),
+            (Version::V2, false, "none [bfq]\n", true),
+            (Version::V2, false, "[none] kyber\n", true),
+        ] {
+            let shares = shares_by_weight(version, of_old, schedulers);
+            assert_eq!(shares, expected, "{schedulers}");
+        }
+        let hierarchies = Hierarchies::of_this_host();
+        assert!(has_weights(&hierarchies, "/dev/no-such-device"));
+    }
+}

@@ -320,6 +320,10 @@ impl Runtime for LinuxRuntime {
     fn facts(&self) -> RuntimeFacts {
         self.facts.clone()
     }
+
+    fn has_weights(&self, device: &str) -> bool {
+        facts::has_weights(&self.hierarchies, device)
+    }
 }
 
 /// The static inits that other engines bring along.

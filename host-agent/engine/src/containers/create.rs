@@ -53,6 +53,15 @@ impl ContainerService {
         check_host(&request.config, &mut request.host, &facts).map_err(ContainerError::invalid)?;
         let limits_size = self.deps.layers.limits_size();
         size_limit(&request.host, limits_size).map_err(ContainerError::invalid)?;
+        let devices = &mut request.host.resources.blkio_weight_devices;
+        let asked = devices.len();
+        devices.retain(|(device, _)| self.deps.runtime.has_weights(device));
+        if devices.len() < asked {
+            warnings.push(resources::discarded(
+                "Block I/O weight_device",
+                "Weight-device",
+            ));
+        }
         let processors = self.deps.settings.processors;
         warnings.extend(
             resources::settle(&mut request.host, &facts, processors, Purpose::Create)

@@ -179,9 +179,7 @@ fn discard_what_the_kernel_lacks(
     warnings: &mut Vec<String>,
 ) {
     let mut lack = |what: &str, discarded: &str| {
-        warnings.push(format!(
-            "Your kernel does not support {what} or the cgroup is not mounted. {discarded} discarded."
-        ));
+        warnings.push(self::discarded(what, discarded));
     };
     if !facts.memory_limit && limits.memory_reservation.take().is_some() {
         lack("memory soft limit capabilities", "Limitation");
@@ -237,6 +235,13 @@ fn discard_what_the_kernel_lacks(
             }
         }
     }
+}
+
+/// Docker's words for a limit that is left out.
+pub(super) fn discarded(what: &str, discarded: &str) -> String {
+    format!(
+        "Your kernel does not support {what} or the cgroup is not mounted. {discarded} discarded."
+    )
 }
 
 /// `0-3,5`.

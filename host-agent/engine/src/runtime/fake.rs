@@ -393,6 +393,10 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
+    fn has_weights(&self, device: &str) -> bool {
+        device != "/dev/weightless"
+    }
+
     fn facts(&self) -> RuntimeFacts {
         RuntimeFacts {
             cgroup_version: 2,

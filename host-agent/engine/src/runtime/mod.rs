@@ -300,6 +300,10 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// What this host lacks, for `/info`'s warnings; also told where an option cannot be honoured.
     fn facts(&self) -> RuntimeFacts;
+
+    /// Whether the scheduler of a block device (by its path on the host) shares out its time by weight. What cannot be
+    /// told counts as yes: the start says what is wrong with it.
+    fn has_weights(&self, device: &str) -> bool;
 }
 
 /// What a host's kernel offers to containers.

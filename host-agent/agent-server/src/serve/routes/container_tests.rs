@@ -220,6 +220,14 @@ async fn bad_creates() {
         ),
         (r#"{"ExtraHosts":["x"]}"#, "bad format for add-host"),
         (
+            r#"{"Mounts":[{"Type":"bind","Source":"/x","Target":"/x","ImageOptions":{"Subpath":"x"}}]}"#,
+            "invalid mount config for type \\\"bind\\\": field ImageOptions must not be specified",
+        ),
+        (
+            r#"{"Mounts":[{"Type":"tmpfs","Target":"/x","ClusterOptions":{}}]}"#,
+            "field ClusterOptions must not be specified",
+        ),
+        (
             r#"{"NanoCpus":900000000000}"#,
             "range of CPUs is from 0.01 to 2.00",
         ),
@@ -246,6 +254,19 @@ async fn bad_creates() {
     )
     .await;
     check(&warned, 201, "Unknown healthcheck type 'HTTP'");
+    // A limit that one device has not is left out and told; another device keeps it.
+    let weights = r#"{"BlkioWeightDevice":[{"Path":"/dev/weightless","Weight":20},{"Path":"/dev/a","Weight":30}]}"#;
+    let body = format!("{{\"Image\":\"busybox\",\"HostConfig\":{weights}}}");
+    let warned = post(&state, "/containers/create?name=weights", &body).await;
+    let warning = "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded.";
+    check(&warned, 201, warning);
+    let shown = get(&state, "/containers/weights/json").await.json();
+    assert_eq!(
+        shown["HostConfig"]["BlkioWeightDevice"],
+        json!([{"Path": "/dev/a", "Weight": 30}])
+    );
+    let started = post(&state, "/containers/weights/start", "").await;
+    check(&started, 204, "");
 }
 
 #[tokio::test]

@@ -417,6 +417,18 @@ fn mount(body: MountBody) -> ApiResult<MountRequest> {
             )));
         }
     };
+    // Of types that there are not; what belongs to another one that there is, the engine refuses.
+    for (name, given) in [
+        ("ImageOptions", body.image_options.is_some()),
+        ("ClusterOptions", body.cluster_options.is_some()),
+    ] {
+        if given {
+            return Err(ApiError::invalid(format!(
+                "invalid mount config for type \"{}\": field {name} must not be specified",
+                kind.name()
+            )));
+        }
+    }
     let bind = match body.bind_options {
         None => None,
         Some(options) => Some(BindOptions {
