@@ -1,7 +1,11 @@
 use crate::serve::state::{AppState, Services};
 use crate::serve::testing::{self, Answer, send_to};
 use axum::body::Body;
+use engine::images::blobs::stream_of;
+use engine::images::config::{ContainerSide, MadeOf};
 use engine::images::fake::FakeImages;
+use engine::images::make::NewImage;
+use engine::images::{Digest, ImageConfig, ImageService, Reference};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -468,4 +472,60 @@ async fn a_bad_archive_is_told_in_the_stream_as_dockerd_does() {
     let error = lines(&answer)[0]["errorDetail"]["message"].clone();
     let error = error.as_str().expect("text");
     assert!(error.contains("invalid archive"), "{error}");
+}
+
+/// An image of one more layer; answers its id.
+async fn made_of(images: &ImageService, parent: &Digest, name: Option<&str>) -> Digest {
+    let new = NewImage {
+        parent: parent.clone(),
+        config: ImageConfig::default(),
+        side: ContainerSide::default(),
+        made_of: MadeOf::default(),
+        author: String::new(),
+        comment: name.unwrap_or_default().to_owned(),
+        name: name.map(|name| Reference::parse(name).expect("good").or_latest()),
+    };
+    let content = stream_of(name.unwrap_or("between").to_owned());
+    images.commit(new, content).await.expect("made")
+}
+
+#[tokio::test]
+async fn noprune_leaves_untagged_parents() {
+    let fakes = FakeImages::default();
+    let images = fakes.empty_service();
+    let services = Services {
+        images: images.clone(),
+        ..testing::services()
+    };
+    let state = AppState::new(services);
+    let base = fakes.registry.push_image("base", &["one"], json!({}));
+    let pulled = post(&state, "/images/create?fromImage=base&tag=latest").await;
+    assert_eq!(pulled.status, 200);
+    let delete = async |path: &str| {
+        let removed = send_to(&state, Method::DELETE, path, Body::empty()).await;
+        assert_eq!(removed.status, 200, "{}", removed.text());
+        let removed = removed.json();
+        let list = removed.as_array().expect("a list").iter();
+        let ids: Vec<String> = list
+            .filter_map(|one| one["Deleted"].as_str().map(str::to_owned))
+            .collect();
+        ids
+    };
+    let is_there = async |id: &Digest| {
+        let path = format!("/images/{id}/json");
+        get(&state, &path).await.status == 200
+    };
+    let between = made_of(&images, &base, None).await;
+    let top = made_of(&images, &between, Some("top")).await;
+    let deleted = delete("/images/top?noprune=1").await;
+    assert!(deleted.contains(&top.to_string()) && !deleted.contains(&between.to_string()));
+    assert!(is_there(&between).await && !is_there(&top).await);
+
+    let top = made_of(&images, &between, Some("top")).await;
+    let deleted = delete("/images/top?noprune=0").await;
+    for id in [&top, &between] {
+        assert!(deleted.contains(&id.to_string()), "{deleted:?}");
+        assert!(!is_there(id).await);
+    }
+    assert!(is_there(&base).await, "it has a name");
 }
