@@ -331,29 +331,27 @@ pub fn files_follow() -> Bytes {
     line_of(&json!({"files": true}))
 }
 
-/// Parameters of `POST /build/prune`. `reserved-space` is the newer name of `keep-storage`.
+/// Parameters of `POST /build/prune`. `reserved-space` is the newer name of `keep-storage`; with `max-used-space` as much
+/// stays as that allows, and not less than is reserved (`calculateKeepBytes` of BuildKit).
 pub fn prune(query: &Query) -> ApiResult<PruneRequest> {
-    for name in ["max-used-space", "min-free-space"] {
-        if query.number::<i64>(name)?.is_some_and(|bytes| bytes != 0) {
-            return Err(ApiError::unsupported(format!(
-                "{name} is not supported by this engine: use keep-storage (reserved-space)"
-            )));
-        }
-    }
-    let keep = match query.number::<i64>("reserved-space")? {
-        Some(bytes) if bytes != 0 => Some(bytes),
-        _ => query.number::<i64>("keep-storage")?,
+    let bytes = |name: &str| -> ApiResult<u64> {
+        let given = query.number::<i64>(name)?.unwrap_or(0);
+        u64::try_from(given)
+            .map_err(|_| ApiError::invalid(format!("invalid value for {name}: {given}")))
     };
+    if bytes("min-free-space")? != 0 {
+        return Err(ApiError::unsupported(
+            "min-free-space is not supported by this engine: use max-used-space or keep-storage (reserved-space)",
+        ));
+    }
+    let reserved = match bytes("reserved-space")? {
+        0 => bytes("keep-storage")?,
+        reserved => reserved,
+    };
+    let keep = reserved.max(bytes("max-used-space")?);
     Ok(PruneRequest {
         all: query.flag("all"),
-        keep_bytes: keep
-            .filter(|bytes| *bytes != 0)
-            .map(|bytes| {
-                u64::try_from(bytes).map_err(|_| {
-                    ApiError::invalid(format!("invalid value for keep-storage: {bytes}"))
-                })
-            })
-            .transpose()?,
+        keep_bytes: (keep != 0).then_some(keep),
         filters: query.filters()?,
     })
 }
@@ -518,7 +516,12 @@ mod tests {
         assert_eq!(request.keep_bytes, Some(7));
         assert_eq!(prune("").expect("good").keep_bytes, None);
         assert!(prune("keep-storage=-1").is_err());
-        assert!(prune("max-used-space=1").is_err());
+        let request = prune("max-used-space=9&reserved-space=7").expect("good");
+        assert_eq!(request.keep_bytes, Some(9));
+        let request = prune("max-used-space=6&reserved-space=7").expect("good");
+        assert_eq!(request.keep_bytes, Some(7));
+        assert!(prune("max-used-space=-1").is_err());
+        assert!(prune("min-free-space=1").is_err());
     }
 
     #[test]
