@@ -8,12 +8,13 @@ use super::event::Finding;
 use super::ignore::Ignore;
 use super::instruction::{Command, Instruction, Source, Step};
 use super::nearest;
+use crate::images::Platform;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Names of stages that mean something else.
 const RESERVED: [&str; 2] = ["context", "scratch"];
 /// Words in names of variables that hold secrets.
-const SECRET_WORDS: [&str; 9] = [
+const SECRET_WORDS: [&str; 10] = [
     "apikey",
     "auth",
     "credential",
@@ -23,6 +24,7 @@ const SECRET_WORDS: [&str; 9] = [
     "pword",
     "passwd",
     "secret",
+    "token",
 ];
 /// Arguments that every stage may use without a default, once declared.
 const PREDEFINED: [&str; 8] = [
@@ -42,6 +44,10 @@ pub(super) struct Surroundings<'a> {
     pub ignore: &'a Ignore,
     /// Variables of a base image; `None` where it is not known.
     pub env_of: &'a dyn Fn(&str) -> Option<Vec<String>>,
+    /// What an image is for; `None` where it is not known.
+    pub platform_of: &'a dyn Fn(&str) -> Option<Platform>,
+    /// What is built for.
+    pub platform: &'a Platform,
 }
 
 /// The `check` directive.
@@ -80,6 +86,7 @@ pub(super) fn check(file: &Dockerfile, around: &Surroundings<'_>) -> Checked {
     let mut known: Vec<Known> = Vec::new();
     for stage in &file.stages {
         linter.from(stage);
+        linter.base_platform(stage);
         let variables = linter.stage(stage, &known);
         known.push(variables);
     }
@@ -156,6 +163,10 @@ const CONSTANT_PLATFORM: Rule = (
 const COPY_IGNORED: Rule = (
     "CopyIgnoredFile",
     "Attempting to Copy file that is excluded by .dockerignore",
+);
+const BASE_PLATFORM: Rule = (
+    "InvalidBaseImagePlatform",
+    "Base image platform does not match expected target platform",
 );
 const EXPOSE_CASING: Rule = (
     "ExposeProtoCasing",
@@ -423,10 +434,12 @@ impl Linter<'_> {
             }
             // Where other stages have the same platform's name in theirs, it is a choice of images.
             Some(platform)
-                if !platform.contains('$')
-                    && stage.name.as_deref().is_none_or(|name| {
-                        !name.contains(platform.rsplit('/').next().unwrap_or(platform))
-                    }) =>
+                if Platform::parse(platform).is_some_and(|platform| {
+                    let name = stage.name.as_deref().unwrap_or_default();
+                    !platform.os.contains('$')
+                        && !name.contains(&platform.os)
+                        && !name.contains(&platform.architecture)
+                }) =>
             {
                 self.add(
                     stage.line,
@@ -435,6 +448,36 @@ impl Linter<'_> {
                 );
             }
             _ => {}
+        }
+    }
+
+    /// An image that was made for another platform than the stage is.
+    fn base_platform(&mut self, stage: &Stage) {
+        let is_stage = |other: &&Stage| other.line < stage.line && other.name.is_some();
+        let base = stage.base.to_ascii_lowercase();
+        let mut earlier = self.file.stages.iter().filter(is_stage);
+        if earlier.any(|other| other.name.as_deref() == Some(&*base)) {
+            return;
+        }
+        let asked = stage.platform.as_deref().filter(|text| !text.contains('$'));
+        let expected = asked.and_then(Platform::parse);
+        let expected = expected
+            .unwrap_or_else(|| self.around.platform.clone())
+            .normalised();
+        let Some(actual) = (self.around.platform_of)(&stage.base).map(Platform::normalised) else {
+            return;
+        };
+        if !actual.os.is_empty()
+            && (&expected.os, &expected.architecture) != (&actual.os, &actual.architecture)
+        {
+            self.add(
+                stage.line,
+                BASE_PLATFORM,
+                format!(
+                    "Base image {} was pulled with platform \"{actual}\", expected \"{expected}\" for current build",
+                    stage.base
+                ),
+            );
         }
     }
 
@@ -561,7 +604,7 @@ impl Linter<'_> {
         let lower = name.to_ascii_lowercase();
         let mut words = lower.split('_');
         let is_public = lower.split('_').any(|word| word == "public");
-        if !is_public && words.any(|word| SECRET_WORDS.contains(&word) || word == "token") {
+        if !is_public && words.any(|word| SECRET_WORDS.contains(&word)) {
             self.add(
                 line,
                 SECRETS,
@@ -625,138 +668,4 @@ impl Linter<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rules(text: &str) -> Vec<(&'static str, usize)> {
-        findings(text)
-            .iter()
-            .map(|finding| (finding.rule, finding.line))
-            .collect()
-    }
-
-    fn findings(text: &str) -> Vec<Finding> {
-        let file = Dockerfile::parse(text.as_bytes()).expect("good");
-        let ignore = Ignore::parse("secret.txt").expect("good");
-        let around = Surroundings {
-            text,
-            ignore: &ignore,
-            env_of: &|name| (name == "busybox").then(|| vec!["BASE=1".to_owned()]),
-        };
-        check(&file, &around).findings
-    }
-
-    #[track_caller]
-    fn finds(text: &str, expected: &[(&str, usize)]) {
-        assert_eq!(rules(text), expected, "{text}");
-    }
-
-    #[test]
-    fn each_rule_finds_its_own() {
-        finds("FROM busybox\nRUN x", &[]);
-        finds("FROM busybox AS Big", &[("StageNameCasing", 1)]);
-        finds("FROM busybox as a", &[("FromAsCasing", 1)]);
-        finds(
-            "FROM busybox\nRUN a \\\n\n b",
-            &[("NoEmptyContinuation", 3)],
-        );
-        finds("FROM busybox\nRUN <<E\na \\\n\nE\nRUN x", &[]);
-        finds(
-            "FROM busybox\nrun x\nRUN y",
-            &[("ConsistentInstructionCasing", 2)],
-        );
-        finds("FROM busybox AS scratch", &[("ReservedStageName", 1)]);
-        finds(
-            "FROM busybox AS a\nFROM a AS b\nFROM b AS a",
-            &[("DuplicateStageName", 3)],
-        );
-        finds("FROM busybox\nCMD x", &[("JSONArgsRecommended", 2)]);
-        finds("FROM busybox\nSHELL [\"sh\"]\nCMD x", &[]);
-        finds(
-            "FROM busybox\nMAINTAINER me",
-            &[("MaintainerDeprecated", 2)],
-        );
-        finds("FROM $X", &[("UndefinedArgInFrom", 1)]);
-        finds("ARG X\nFROM $X", &[("InvalidDefaultArgInFrom", 2)]);
-        finds("ARG X=busybox\nFROM ${X}", &[]);
-        finds(
-            "FROM busybox\nWORKDIR a\nWORKDIR b",
-            &[("WorkdirRelativePath", 2)],
-        );
-        finds("FROM busybox\nWORKDIR /a\nWORKDIR b", &[]);
-        finds(
-            "FROM busybox\nCOPY $X $BASE /\nENV A=${Y:-1}",
-            &[("UndefinedVar", 2)],
-        );
-        finds("FROM unknown\nCOPY $X /", &[]);
-        finds(
-            "FROM busybox\nLABEL m=\"it's $QQ\" n='\"$X'\nLABEL o='a\\' p=$P",
-            &[("UndefinedVar", 2), ("UndefinedVar", 3)],
-        );
-        finds("FROM busybox AS a\nENV X=1\nFROM a\nLABEL x=$X", &[]);
-        finds(
-            "FROM busybox\nCMD [\"a\"]\nCMD [\"b\"]",
-            &[("MultipleInstructionsDisallowed", 2)],
-        );
-        finds(
-            "FROM busybox\nENV a b\nLABEL a=b",
-            &[("LegacyKeyValueFormat", 2)],
-        );
-        finds(
-            "FROM --platform=$TARGETPLATFORM busybox",
-            &[("RedundantTargetPlatform", 1)],
-        );
-        finds(
-            "FROM --platform=linux/amd64 busybox",
-            &[("FromPlatformFlagConstDisallowed", 1)],
-        );
-        finds(
-            "FROM busybox\nARG API_TOKEN\nENV PUBLIC_KEY=x",
-            &[("SecretsUsedInArgOrEnv", 2)],
-        );
-        finds("FROM busybox\nCOPY secret.txt /", &[("CopyIgnoredFile", 2)]);
-        finds(
-            "FROM busybox\nEXPOSE 80/TCP 1:2",
-            &[("ExposeProtoCasing", 2), ("ExposeInvalidFormat", 2)],
-        );
-    }
-
-    #[test]
-    fn names_that_are_nearly_right_are_suggested() {
-        for (text, expected) in [
-            (
-                "FROM busybox\nENV HOME_DIR=/x\nLABEL a=$HOME_DRI",
-                "Usage of undefined variable '$HOME_DRI' (did you mean $HOME_DIR?)",
-            ),
-            (
-                "FROM busybox\nLABEL a=$NOTHING",
-                "Usage of undefined variable '$NOTHING'",
-            ),
-            (
-                "FROM --platform=$BUILDPLATFROM busybox",
-                "FROM argument 'BUILDPLATFROM' is not declared (did you mean BUILDPLATFORM?)",
-            ),
-            (
-                "FROM a AS b\nFROM busybox AS B",
-                "Duplicate stage name \"b\", stage names should be unique",
-            ),
-        ] {
-            let found = findings(text);
-            assert!(
-                found.iter().any(|finding| finding.message == expected),
-                "{text}: {found:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_directive_switches_rules_off() {
-        finds(
-            "# check=skip=StageNameCasing,JSONArgsRecommended\nFROM busybox AS A\nCMD x\nMAINTAINER y",
-            &[("MaintainerDeprecated", 4)],
-        );
-        finds("# check=skip=all\nFROM busybox AS A", &[]);
-        assert!(directive("# syntax=x\n# check=error=true;skip=A\n").is_error);
-        assert!(!directive("FROM x\n# check=error=true").is_error);
-    }
-}
+mod tests;

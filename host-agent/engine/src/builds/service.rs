@@ -382,10 +382,16 @@ impl BuildService {
             let image = self.inner.images.inspect(name).ok()?;
             Some(image.details.config.env.clone())
         };
+        let platform_of = |name: &str| {
+            let image = self.inner.images.inspect(name).ok()?;
+            Some(image.details.platform.clone())
+        };
         let around = lint::Surroundings {
             text: &String::from_utf8_lossy(text),
             ignore,
             env_of: &env_of,
+            platform_of: &platform_of,
+            platform: self.inner.images.platform(),
         };
         let checked = lint::check(file, &around);
         (checked.findings, checked.is_error)
