@@ -130,24 +130,38 @@ fn a_build_is_done_once_and_found_again() {
 #[test]
 fn stages_run_at_once_and_unused_ones_not_at_all() {
     let Some(agent) = engine() else { return };
-    // Each of the two waits for what the other one does.
-    let wait = |own: &str, other: &str| {
+    // Of four stages as many run at once as the engine allows, and no more: each waits until so many have begun, and counts
+    // those that have not ended.
+    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = allowed.min(4);
+    let stage = |name: &str| {
         format!(
-            "RUN --mount=type=cache,target=/meet touch /meet/{own}; \
-             for i in $(seq 300); do [ -e /meet/{other} ] && exit 0; sleep 0.1; done; exit 1\nRUN echo {own} > /{own}\n"
+            "FROM busybox AS {name}\n\
+             RUN --mount=type=cache,target=/meet mkdir -p /meet/now && touch /meet/now/{name} /meet/begun-{name}; \
+             ls /meet/now | wc -l >> /meet/seen; \
+             for i in $(seq 600); do [ $(ls /meet/begun-* | wc -l) -ge {most} ] && break; sleep 0.1; done; \
+             ls /meet/now | wc -l >> /meet/seen; rm /meet/now/{name}; \
+             [ $i != 600 ] && echo {name} > /{name}\n"
         )
     };
     let text = format!(
-        "FROM busybox AS a\n{}FROM busybox AS b\n{}FROM busybox AS unused\nRUN exit 9\n\
-         FROM busybox\nCOPY --from=a /a /\nCOPY --from=b /b /\n",
-        wait("a", "b"),
-        wait("b", "a"),
+        "{}{}{}{}FROM busybox AS unused\nRUN exit 9\nFROM busybox\n\
+         COPY --from=a /a /\nCOPY --from=b /b /\nCOPY --from=c /c /\nCOPY --from=d /d /\n\
+         RUN --mount=type=cache,target=/meet sort -n /meet/seen | tail -n 1 > /most\n",
+        stage("a"),
+        stage("b"),
+        stage("c"),
+        stage("d"),
     );
     let output = build_text(&agent, "stages", &text, &[]).success();
     assert!(!output.contains("exit 9"), "{output}");
     assert_eq!(
-        in_image(&agent, "stages", "cat /a /b; ls -d /meet 2>&1 || true"),
-        "a\nb\nls: /meet: No such file or directory"
+        in_image(
+            &agent,
+            "stages",
+            "cat /a /b /c /d /most; ls -d /meet 2>&1 || true"
+        ),
+        format!("a\nb\nc\nd\n{most}\nls: /meet: No such file or directory")
     );
 }
 
@@ -298,6 +312,39 @@ fn steps_are_confined_as_containers_are() {
         container("bridge")
     );
     assert!(container("bridge").ends_with('2') && container("none").ends_with('1'));
+}
+
+#[test]
+fn limits_of_the_request_hold_in_steps() {
+    let Some(agent) = engine() else { return };
+    // What the kernel has no control group for is warned of, in builds as in containers.
+    let flags = [
+        "--memory",
+        "64m",
+        "--cpu-shares",
+        "512",
+        "--cpuset-cpus",
+        "0",
+    ];
+    let more = [
+        "--ulimit",
+        "nofile=77",
+        "--shm-size",
+        "5m",
+        "--add-host",
+        "extra:10.9.8.7",
+    ];
+    let facts = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory.max cpu/cpu.shares cpu.weight cpuset/cpuset.cpus \
+                 cpuset.cpus 2>/dev/null; ulimit -n; df -m /dev/shm | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2; \
+                 grep extra /etc/hosts | tr -s '\\t ' ' '";
+    let text = format!("FROM busybox\nRUN ({facts}) > /facts\n");
+    let flags = [&flags[..], &more].concat();
+    build_text(&agent, "limited", &text, &flags).success();
+    let container = ["run", "--rm", "--network", "none"];
+    let container = [&container[..], &flags, &["busybox", "sh", "-c", facts]].concat();
+    let seen = in_image(&agent, "limited", "cat /facts");
+    assert_eq!(seen, said(&agent, &container));
+    assert!(seen.ends_with("77\n5\n10.9.8.7 extra"), "{seen}");
 }
 
 #[test]
