@@ -62,6 +62,14 @@ fn a_killed_keeper_is_replaced() {
     serve("web", "8080:80");
     answers(8080);
 
+    // It holds a shared folder when the keeper is killed, and needs longer for its end than a guest may be silent.
+    let slow =
+        "trap 'sleep 33; echo orderly > /src/last; exit 0' TERM; while :; do sleep 0.2; done";
+    let bind = format!("{path}:/src");
+    let line = ["run", "-d", "--name", "slow", "--stop-timeout", "120"];
+    let line = [&line[..], &["-v", &bind, "busybox", "sh", "-c", slow]].concat();
+    store.berth("dev", &line).success();
+
     let before = record(&store);
     kill_keeper(&store);
     // Nobody keeps it, and everything goes on.
@@ -79,7 +87,6 @@ fn a_killed_keeper_is_replaced() {
     eventually("the port is gone", PATIENCE, || {
         TcpStream::connect((address.as_str(), 8080)).err()
     });
-    let bind = format!("{path}:/src");
     let script = "cat /src/note; echo back > /src/answer";
     let line = ["run", "--rm", "-v", &bind, "busybox", "sh", "-c", script];
     assert_eq!(store.berth("dev", &line).success(), "kept\n");
@@ -103,13 +110,28 @@ fn a_killed_keeper_is_replaced() {
         let year = store.run(&["ssh", "dev", "date +%Y"]).success();
         (year != "2001\n").then_some(())
     });
+    // Started again it sees the folder as if nothing had been.
+    store
+        .berth("dev", &["restart", "-t", "1", "slow"])
+        .success();
+    let seen = store.berth("dev", &["exec", "slow", "cat", "/src/note"]);
+    assert_eq!(seen.success(), "kept\n");
     store.run(&["suspend", "dev"]).success();
     assert_eq!(store.run(&["status", "dev"]).success(), "Saved\n");
     store.run(&["resume", "dev"]).success();
     assert_eq!(boot(), first_boot);
-    kill_keeper(&store);
+    store
+        .berth("dev", &["restart", "-t", "1", "slow"])
+        .success();
+    let held = store.run(&["status", "dev"]).success();
+    assert_eq!(held, "Running\n");
     store.run(&["stop", "dev"]).success();
     assert_eq!(store.run(&["status", "dev"]).success(), "Stopped\n");
+    // The guest was not cut off while a container took the time it has.
+    let last = std::fs::read_to_string(work.path().join("last"));
+    assert_eq!(last.expect("the container's last words"), "orderly\n");
+    let again = store.run(&["stop", "dev"]).fails_with(1);
+    assert!(again.contains("is already stopped"), "{again}");
     let console = std::fs::read_to_string(store.folder_of("dev").join("console.log"));
     assert!(console.expect("the console").contains("init: power off"));
     eventually("every process is gone", PATIENCE, || {
