@@ -134,22 +134,19 @@ fn layers_of(agent: &Agent, tag: &str, files: &[&str]) {
     build_text(agent, tag, &text, &[]).success();
 }
 
+/// The cache's entries as `docker system df -v` shows them, a line each.
+fn entries(agent: &Agent, line: &str) -> String {
+    let format = format!("{{{{range .BuildCache}}}}{line}\n{{{{end}}}}");
+    said(agent, &["system", "df", "-v", "--format", &format])
+}
+
 #[test]
 fn prunes_take_what_their_filters_say() {
     let Some(agent) = engine() else { return };
     layers_of(&agent, "kept", &["a", "b"]);
     layers_of(&agent, "gone", &["c", "d", "e"]);
     said(&agent, &["rmi", "gone"]);
-    let listed = said(
-        &agent,
-        &[
-            "system",
-            "df",
-            "-v",
-            "--format",
-            "{{range .BuildCache}}{{.ID}} {{.Shared}}\n{{end}}",
-        ],
-    );
+    let listed = entries(&agent, "{{.ID}} {{.Shared}}");
     // Ids are shortened there.
     let ids: Vec<(&str, &str)> = listed
         .lines()
@@ -228,16 +225,7 @@ fn a_running_engine_trims_its_cache() {
     layers_of(&agent, "first", &["a", "b"]);
     said(&agent, &["rmi", "first"]);
     let held = || {
-        let listed = said(
-            &agent,
-            &[
-                "system",
-                "df",
-                "-v",
-                "--format",
-                "{{range .BuildCache}}{{.ID}}\n{{end}}",
-            ],
-        );
+        let listed = entries(&agent, "{{.ID}}");
         listed.lines().filter(|line| !line.is_empty()).count()
     };
     assert_eq!(held(), 2);

@@ -42,6 +42,17 @@ impl Mounted {
         );
         Mounted(at.to_owned())
     }
+
+    /// A folder that is a mount of itself, and tells others of the mounts in it.
+    fn shared(folder: &Path) -> Mounted {
+        let mounted = Mounted::new(&["--bind", &folder.display().to_string()], folder);
+        let status = Command::new("mount")
+            .arg("--make-shared")
+            .arg(folder)
+            .status();
+        assert!(status.expect("mount starts").success());
+        mounted
+    }
 }
 
 impl Drop for Mounted {
@@ -63,11 +74,7 @@ fn binds_reach_as_far_as_the_request_says() {
     std::fs::create_dir_all(&below).expect("folders");
     let text = source.display().to_string();
     // A mount whose mounts are told to others, so that slaves and peers can be asked for.
-    let _shared = Mounted::new(&["--bind", &text], &source);
-    let status = Command::new("mount")
-        .args(["--make-shared", &text])
-        .status();
-    assert!(status.expect("mount starts").success());
+    let _shared = Mounted::shared(&source);
     let _below = Mounted::new(&["-t", "tmpfs", "below"], &below);
     std::fs::write(below.join("file"), "seen\n").expect("a file");
     let look = |settings: Value| {
@@ -129,11 +136,7 @@ fn mounts_of_the_host_come_in_where_propagation_lets_them() {
     let source = agent.folder().join("source");
     std::fs::create_dir_all(source.join("later")).expect("folders");
     let text = source.display().to_string();
-    let _shared = Mounted::new(&["--bind", &text], &source);
-    let status = Command::new("mount")
-        .args(["--make-shared", &text])
-        .status();
-    assert!(status.expect("mount starts").success());
+    let _shared = Mounted::shared(&source);
     for propagation in ["rslave", "rprivate"] {
         let flag = format!("{text}:/m:{propagation}");
         let words = [

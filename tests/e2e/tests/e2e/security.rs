@@ -26,6 +26,18 @@ chroot / true 2>/dev/null && echo "may chroot"
 true
 "#;
 
+/// The probe in a container of which nothing else is asked.
+const PROBING: [&str; 8] = [
+    "run",
+    "--rm",
+    "--network",
+    "none",
+    "busybox",
+    "sh",
+    "-c",
+    PROBE,
+];
+
 /// What the probe said in a container of dockerd 20.10.24 (Debian 12, network none, nothing else asked).
 const OF_DOCKERD: &str = "\
 CapInh:	0000000000000000
@@ -113,17 +125,7 @@ fn a_container_may_no_more_than_dockerds() {
     let Some(agent) = engine_with_busybox(&[]) else {
         return;
     };
-    let words = [
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "busybox",
-        "sh",
-        "-c",
-        PROBE,
-    ];
-    let ours = agent.run(&words).success();
+    let ours = agent.run(&PROBING).success();
     assert!(
         ours.contains("may chroot") && ours.contains("dev null"),
         "the probe works: {ours}"
@@ -230,17 +232,7 @@ fn dockerd_says(calls: bool) -> Option<(String, String)> {
     };
     let archive = busybox_archive("busybox:latest");
     run_with_input(&mut client(&["load"]), &archive, LIMIT).success();
-    let words = [
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "busybox",
-        "sh",
-        "-c",
-        PROBE,
-    ];
-    let probed = run(&mut client(&words), LIMIT).success();
+    let probed = run(&mut client(&PROBING), LIMIT).success();
     let calls = calls.then(|| run(&mut client(&CALLS), LIMIT).success());
     Some((probed, calls.unwrap_or_default()))
 }
@@ -275,17 +267,7 @@ fn beside_dockerds_own_container_ours_may_no_more_call_by_call() {
     let Some((probed, theirs)) = dockerd_says(python) else {
         return;
     };
-    let words = [
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "busybox",
-        "sh",
-        "-c",
-        PROBE,
-    ];
-    compare(&agent.run(&words).success(), &probed);
+    compare(&agent.run(&PROBING).success(), &probed);
     let Some(mut command) = python.then(|| agent.docker(&CALLS)).flatten() else {
         return;
     };
