@@ -90,13 +90,18 @@ impl Store {
 
     /// Creates a machine from the image of these sources, emulated: the one accelerator that is everywhere.
     pub fn create(&self, name: &str, flags: &[&str]) -> Output {
+        run(&mut self.creating(name, flags), LIMIT)
+    }
+
+    /// The command that [`Store::create`] runs.
+    pub fn creating(&self, name: &str, flags: &[&str]) -> Command {
         let image = image().expect("for_machines looked for it");
         let image = image.to_string_lossy().into_owned();
         let mut arguments = vec!["create", "--driver", "qemu", "--qemu-image", &image];
         arguments.extend(["--accel", "tcg", "--memory", "768", "--disk", "4096"]);
         arguments.extend(flags);
         arguments.push(name);
-        self.run(&arguments)
+        self.machine(&arguments)
     }
 
     /// What `machine env` tells a shell.

@@ -6,7 +6,7 @@
 //!      |                                             '-> shared folders: FUSE ----------|
 //!      |-- network modules -> DHCP: stage network ---------------------------------+-> serve: stage engine
 //!      |-- the engine's modules ---------------------------------------------------'     -> /_ping: stage api
-//!      '-- what nobody waits for: entropy, balloon, power button
+//!      '-- what nobody waits for: entropy, balloon, power button; then memory that is given back
 //! ```
 //!
 //! Plain threads, one for each line: most of a boot is waiting for devices, and a virtual machine has the processors.
@@ -16,10 +16,12 @@ mod control;
 mod devices;
 mod dhcp;
 mod disk;
+mod memory;
 mod modules;
 mod mounts;
 mod network;
 mod power;
+mod programs;
 mod seed;
 mod share;
 mod supervise;
@@ -145,6 +147,7 @@ fn boot(children: &'static Children) -> Result<()> {
     ANSWERED.store(true, Ordering::SeqCst);
     REPORTER.ready(Stage::Api, None, None);
     start("sshd", move || SSHD.keep_running(children, sshd))?;
+    start("memory", memory::keep_giving_back)?;
     Ok(())
 }
 

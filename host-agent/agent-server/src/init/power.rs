@@ -1,7 +1,7 @@
 //! The end: containers in order, then everything else, then the disks, then the power.
 
 use super::supervise::Service;
-use super::{devices, mounts, say};
+use super::{devices, mounts, programs, say};
 use guest_contract::{DATA_ROOT, EXEC_ROOT};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::{RebootCommand, reboot};
@@ -35,6 +35,7 @@ pub fn off(serve: &Service, sshd: &Service) -> ! {
         end_processes(Signal::KILL, Duration::from_secs(2));
         rustix::fs::sync();
         mounts::unmount_below(EXEC_ROOT);
+        programs::leave_disk();
         mounts::unmount_below(DATA_ROOT);
         rustix::fs::sync();
         say("power off");

@@ -238,10 +238,23 @@ fn for_each(
     let mut unique = names.names.clone();
     unique.sort();
     unique.dedup();
-    let waiting = std::sync::Mutex::new(unique.iter());
+    let failed = some_at_a_time(&unique, work);
+    let errors: Vec<anyhow::Error> = failed.into_iter().map(|(_, error)| error.into()).collect();
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(together(errors)),
+    }
+}
+
+/// Does the work for each name, [`AT_A_TIME`] side by side. Returns the failures, by name.
+fn some_at_a_time<E: Send>(
+    names: &[String],
+    work: impl Fn(&str) -> Result<(), E> + Sync,
+) -> Vec<(&String, E)> {
+    let waiting = std::sync::Mutex::new(names.iter());
     let failed = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..unique.len().min(AT_A_TIME) {
+        for _ in 0..names.len().min(AT_A_TIME) {
             scope.spawn(|| {
                 loop {
                     let next = waiting.lock().expect("not poisoned").next();
@@ -255,11 +268,7 @@ fn for_each(
     });
     let mut failed = failed.into_inner().expect("not poisoned");
     failed.sort_by(|a, b| a.0.cmp(b.0));
-    let errors: Vec<anyhow::Error> = failed.into_iter().map(|(_, error)| error.into()).collect();
-    match errors.is_empty() {
-        true => Ok(()),
-        false => Err(together(errors)),
-    }
+    failed
 }
 
 fn refuse_unknown(context: &Context, names: &Names) -> anyhow::Result<()> {
@@ -287,4 +296,40 @@ fn open_running(context: &Context, name: &str) -> Result<Machine, MachineError> 
     let machine = context.machines.open(name)?;
     machine.require_running()?;
     Ok(machine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn many_machines_are_worked_on_side_by_side_but_not_all_at_once() {
+        let names: Vec<String> = (10..30).map(|number| format!("m{number}")).collect();
+        let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let done = Mutex::new(Vec::new());
+        let failed = some_at_a_time(&names, |name| {
+            let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+            most.fetch_max(now, Ordering::SeqCst);
+            // Like a slow host: nobody goes on until as many as may have come.
+            let since = Instant::now();
+            while most.load(Ordering::SeqCst) < AT_A_TIME && since.elapsed().as_secs() < 30 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            done.lock().unwrap().push(name.to_owned());
+            running.fetch_sub(1, Ordering::SeqCst);
+            match name {
+                "m11" | "m29" => Err(name.to_owned()),
+                _ => Ok(()),
+            }
+        });
+        assert_eq!(most.into_inner(), AT_A_TIME);
+        let mut done = done.into_inner().unwrap();
+        done.sort();
+        assert_eq!(done, names, "each once");
+        let failed: Vec<&str> = failed.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(failed, ["m11", "m29"]);
+    }
 }

@@ -106,6 +106,7 @@ impl QemuDriver {
             program,
             arguments,
             resumes,
+            emulated: choice.accelerator == Accelerator::Tcg,
             shares: shares::for_keeper(&mounts),
             ip: known.address.ip,
             api_port: known.address.api_port,

@@ -1,6 +1,6 @@
 //! A user's morning with a machine: create, containers, stop, start, remove.
 
-use crate::{busybox_archive, fetch};
+use crate::{busybox_archive, fetch, machine_guest};
 use harness::machine::Store;
 use harness::programs;
 use harness::programs::find;
@@ -15,7 +15,12 @@ fn a_morning_with_a_machine() {
     };
     let desktop = Desktop::new();
     let mount = desktop.path("work");
-    let created = store.create("dev", &["--engine-label", "desk=left", "--mount", &mount]);
+    let company = machine_guest::Company::new();
+    let mut create = store.creating("dev", &["--engine-label", "desk=left", "--mount", &mount]);
+    if let Some(company) = &company {
+        create.env("SSL_CERT_FILE", company.authority());
+    }
+    let created = run(&mut create, harness::machine::LIMIT);
     assert!(
         created.stdout.contains("Docker is up and running!"),
         "{}",
@@ -115,6 +120,11 @@ fn a_morning_with_a_machine() {
     }
 
     folders_are_shared(&store, &desktop);
+    machine_guest::memory_comes_back(&store, "dev");
+    machine_guest::disk_comes_back(&store, "dev");
+    if let Some(company) = &company {
+        company.is_trusted_by(&store, "dev");
+    }
 
     // A web server, published; the port appears at the machine's own address and goes with the container.
     let server = "echo hello from a port > /var/www/index.html; exec httpd -f -p 80 -h /var/www";
@@ -189,9 +199,11 @@ fn a_morning_with_a_machine() {
     // Stopped and started: what volumes hold is there.
     store.run(&["stop", "dev"]).success();
     assert_eq!(store.run(&["status", "dev"]).success(), "Stopped\n");
+    machine_guest::the_disk_was_unmounted(&store, "dev");
     let text = store.run(&["env", "dev"]).fails_with(1);
     assert!(text.contains("dev"), "{text}");
     store.run(&["start", "dev"]).success();
+    machine_guest::an_idle_machine_is_small(&store, "dev");
     assert_eq!(
         store
             .berth(

@@ -34,6 +34,7 @@ mod machine;
 mod machine_attach;
 mod machine_bad_input;
 mod machine_create;
+mod machine_guest;
 mod machine_keeper;
 mod mounts;
 mod networks;

@@ -72,6 +72,9 @@ pub struct VmPlan {
     /// The machine was suspended: it goes on where it was.
     #[serde(default)]
     pub resumes: bool,
+    /// Its processors are QEMU's own.
+    #[serde(default)]
+    pub emulated: bool,
     /// In the order of their ports.
     #[serde(default)]
     pub shares: Vec<SharedFolder>,
