@@ -18,6 +18,8 @@ pub struct Port {
 pub enum Protocol {
     Tcp,
     Udp,
+    /// Never open here: QEMU forwards the others alone.
+    Sctp,
 }
 
 impl Protocol {
@@ -25,6 +27,7 @@ impl Protocol {
         match self {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
         }
     }
 }
@@ -81,15 +84,22 @@ pub fn wanted(containers: &[Container]) -> Wanted {
         let protocol = match published.protocol.as_str() {
             "udp" => Protocol::Udp,
             "tcp" => Protocol::Tcp,
+            "sctp" => Protocol::Sctp,
             other => {
                 tracing::warn!(
                     number,
                     protocol = other,
-                    "a published port cannot be forwarded"
+                    "a published port of an unknown protocol"
                 );
                 continue;
             }
         };
+        if protocol == Protocol::Sctp {
+            let port = Port { number, protocol };
+            let why = "SCTP ports are reached inside the machine only";
+            wanted.problems.insert(port, why.into());
+            continue;
+        }
         let port = Port { number, protocol };
         if published
             .ip
@@ -191,6 +201,7 @@ fn explain(ip: Ipv4Addr, port: Port) -> Option<String> {
     let tried = match port.protocol {
         Protocol::Tcp => std::net::TcpListener::bind((ip, port.number)).map(drop),
         Protocol::Udp => std::net::UdpSocket::bind((ip, port.number)).map(drop),
+        Protocol::Sctp => return None,
     };
     let error = tried.err()?;
     Some(match error.kind() {
@@ -242,7 +253,7 @@ mod tests {
                 {"Ports":[{"IP":"0.0.0.0","PrivatePort":53,"PublicPort":53,"Type":"udp"},
                           {"IP":"0.0.0.0","PrivatePort":9,"PublicPort":9,"Type":"sctp"}]}]"#,
             &["53/udp", "8080/tcp"],
-            &[],
+            &["9/sctp"],
         );
     }
 
