@@ -5,9 +5,12 @@ use async_trait::async_trait;
 use engine::containers::host::{HostFiles, HostLoad, InterfaceCounters, ProcessFacts};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+/// A container can write what is read here.
+const LARGEST_FILE: u64 = 1 << 20;
 
 /// The host's files.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,6 +34,20 @@ impl HostFiles for HostFilesystem {
                 fs::write(folder.join(name), text)?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    async fn read(&self, path: &Path) -> io::Result<String> {
+        let path = path.to_owned();
+        blocking(move || {
+            let mut text = String::new();
+            let file = fs::File::open(path)?;
+            file.take(LARGEST_FILE + 1).read_to_string(&mut text)?;
+            match text.len() as u64 > LARGEST_FILE {
+                true => Err(io::ErrorKind::FileTooLarge.into()),
+                false => Ok(text),
+            }
         })
         .await
     }

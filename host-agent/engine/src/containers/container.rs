@@ -66,6 +66,8 @@ pub(super) enum Command {
         alias: String,
         reply: Reply,
     },
+    /// A container that is known here by a private name has started: nobody waits for the answer.
+    LinksChanged,
     Remove {
         volumes: bool,
         reply: Reply,

@@ -3,6 +3,7 @@
 use super::links::Link;
 use super::spec::ContainerSpec;
 use crate::networks::Attached;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -73,6 +74,20 @@ pub fn hosts(
         }
     }
     text
+}
+
+/// /etc/hosts anew where a container runs already: `after`, and from what is `there` the lines of others, known by names that
+/// are neither in `before` nor in `after`.
+pub fn with_others_lines(after: String, before: &str, there: &str) -> String {
+    fn names(line: &str) -> Vec<&str> {
+        line.split_whitespace().skip(1).collect()
+    }
+    let ours: BTreeSet<Vec<&str>> = before.lines().chain(after.lines()).map(names).collect();
+    let others = there
+        .lines()
+        .filter(|line| line.starts_with('#') || !ours.contains(&names(line)));
+    let others: String = others.map(|line| format!("{line}\n")).collect();
+    after + &others
 }
 
 /// `name:address` or `name=address`.
@@ -221,6 +236,22 @@ mod tests {
             resolv_conf_of_network(&dns, of_host),
             "nameserver 127.0.0.11\nsearch x\noptions ndots:3\n"
         );
+    }
+
+    #[test]
+    fn lines_of_others_stay_in_etc_hosts() {
+        let before = "127.0.0.1\tlocalhost\n172.17.0.9\tdb store\n172.17.0.3\tme\n";
+        let there = "127.0.0.1\tlocalhost\n172.17.0.9\tdb store\n172.17.0.3\tme\n\n# mine\n192.0.2.1 other me\n";
+        let after = "127.0.0.1\tlocalhost\n172.17.0.3\tme\n10.0.0.2\tme\n";
+        assert_eq!(
+            with_others_lines(after.into(), before, there),
+            format!("{after}\n# mine\n192.0.2.1 other me\n")
+        );
+        // The other's address alone has changed; of a link that is not there now the line stays.
+        let after = "127.0.0.1\tlocalhost\n172.17.0.4\tdb store\n";
+        let there = "127.0.0.1\tlocalhost\n172.17.0.9\tdb store\n172.17.0.7\tcache\n";
+        let text = with_others_lines(after.into(), "", there);
+        assert_eq!(text, format!("{after}172.17.0.7\tcache\n"));
     }
 
     #[test]

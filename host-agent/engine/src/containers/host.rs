@@ -14,6 +14,9 @@ pub trait HostFiles: Send + Sync + 'static {
         files: Vec<(&'static str, String)>,
     ) -> std::io::Result<()>;
 
+    /// Reads a small file; one that has grown large is an error.
+    async fn read(&self, path: &Path) -> std::io::Result<String>;
+
     async fn exists(&self, path: &Path) -> bool;
 
     /// Makes a folder and its parents.

@@ -314,6 +314,11 @@ impl HostFiles for FakeFiles {
         Ok(())
     }
 
+    async fn read(&self, path: &Path) -> std::io::Result<String> {
+        let text = locked(&self.written).get(path).cloned();
+        text.ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    }
+
     async fn exists(&self, path: &Path) -> bool {
         path.starts_with("/exists") || locked(&self.folders).contains(path)
     }

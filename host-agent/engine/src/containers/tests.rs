@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod life;
+mod links;
 mod many;
 
 const STOP_NOW: StopOptions = StopOptions {

@@ -214,6 +214,7 @@ impl Supervisor {
             Command::RemoveLink { alias, reply } => {
                 let _ = reply.send(self.remove_link(&alias).await);
             }
+            Command::LinksChanged => self.links_changed().await,
             Command::Remove { volumes, reply } => return self.remove(volumes, reply).await,
         }
         Flow::GoOn

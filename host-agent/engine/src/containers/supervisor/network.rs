@@ -1,7 +1,7 @@
 //! The container's networks: what it gets of them when it starts, and what changes while it runs.
 
 use super::Supervisor;
-use crate::containers::container::Container;
+use crate::containers::container::{Command, Container};
 use crate::containers::error::ContainerError;
 use crate::containers::etc_files::{self, Dns, Gateways};
 use crate::containers::lifecycle::ContainerState;
@@ -21,6 +21,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// The texts of the files in /etc that are the container's own.
+struct EtcFiles {
+    hostname: String,
+    hosts: String,
+    resolv_conf: String,
+}
 
 impl Supervisor {
     /// The namespace the container's processes will be in, with what there is in it.
@@ -134,39 +141,72 @@ impl Supervisor {
     /// Other containers this one has by a private name, with their addresses; only on the default bridge. Elsewhere links
     /// are names in the DNS.
     pub(super) fn links(&self) -> Result<Vec<Link>, ContainerError> {
+        let asked = self.asked_links();
+        let each = asked.iter().filter_map(|text| split_link(text));
+        each.map(|(name, alias)| self.link(name, alias)).collect()
+    }
+
+    /// As [`Supervisor::links`], of those that run now.
+    fn links_now(&self) -> Vec<Link> {
+        let asked = self.asked_links();
+        let each = asked.iter().filter_map(|text| split_link(text));
+        each.filter_map(|(name, alias)| self.link(name, alias).ok())
+            .collect()
+    }
+
+    fn asked_links(&self) -> Vec<String> {
+        if self.container.spec.host.network != NetworkChoice::Bridge {
+            return Vec::new();
+        }
+        self.container.latest_spec().host.links.clone()
+    }
+
+    fn link(&self, name: &str, alias: &str) -> Result<Link, ContainerError> {
         let container = &self.container;
-        if container.spec.host.network != NetworkChoice::Bridge {
-            return Ok(Vec::new());
+        let target = self.registry.find(name)?;
+        let status = target.status();
+        let endpoint = status.network.as_ref().and_then(|network| {
+            network
+                .endpoints
+                .iter()
+                .find(|endpoint| endpoint.network_name == "bridge")
+                .cloned()
+        });
+        if !status.state.is_running() {
+            return Err(ContainerError::invalid(format!(
+                "Cannot link to a non running container: /{} AS /{}/{alias}",
+                target.name(),
+                container.name()
+            )));
         }
-        let spec = container.latest_spec();
-        let asked = &spec.host.links;
-        let mut found = Vec::new();
-        for (name, alias) in asked.iter().filter_map(|text| split_link(text)) {
-            let target = self.registry.find(name)?;
-            let status = target.status();
-            let endpoint = status.network.as_ref().and_then(|network| {
-                network
-                    .endpoints
-                    .iter()
-                    .find(|endpoint| endpoint.network_name == "bridge")
-                    .cloned()
-            });
-            if !status.state.is_running() {
-                return Err(ContainerError::invalid(format!(
-                    "Cannot link to a non running container: /{} AS /{}/{alias}",
-                    target.name(),
-                    container.name()
-                )));
+        let Some(address) = endpoint.and_then(|endpoint| endpoint.address) else {
+            return Err(ContainerError::invalid(format!(
+                "Cannot link to /{}, as it does not belong to the default network",
+                target.name()
+            )));
+        };
+        Ok(links::of(container, &target, alias, address))
+    }
+
+    /// Who has this container by a private name has its address in a file, and it may be another one now. Nobody is waited
+    /// for: they may be waiting for us.
+    pub(super) fn tell_linked(&self) {
+        for other in self.registry.all() {
+            if other.spec.host.links.is_empty() {
+                continue;
             }
-            let Some(address) = endpoint.and_then(|endpoint| endpoint.address) else {
-                return Err(ContainerError::invalid(format!(
-                    "Cannot link to /{}, as it does not belong to the default network",
-                    target.name()
-                )));
+            let spec = other.latest_spec();
+            let mut named = spec.host.links.iter().filter_map(|text| split_link(text));
+            let means_us = |name: &str| {
+                let found = self.registry.find(name);
+                found.is_ok_and(|found| found.id == self.container.id)
             };
-            found.push(links::of(container, &target, alias, address));
+            if other.id != self.container.id && named.any(|(name, _)| means_us(name)) {
+                let commands = other.commands.clone();
+                // An error is the end of the other.
+                tokio::spawn(async move { commands.send(Command::LinksChanged).await.ok() });
+            }
         }
-        Ok(found)
     }
 
     /// Returns the host name.
@@ -176,6 +216,29 @@ impl Supervisor {
         attached: Option<&Attached>,
         links: &[Link],
     ) -> Result<String, ContainerError> {
+        let files = self.etc_files(attached, links)?;
+        let hostname = files.hostname.clone();
+        self.put_files(folder, files).await?;
+        Ok(hostname)
+    }
+
+    async fn put_files(&self, folder: &Path, files: EtcFiles) -> Result<(), ContainerError> {
+        let files = vec![
+            (plan::HOSTNAME_FILE, format!("{}\n", files.hostname)),
+            (plan::HOSTS_FILE, files.hosts),
+            (plan::RESOLV_CONF_FILE, files.resolv_conf),
+        ];
+        let written = self.deps.files.write_all(folder, files).await;
+        written.map_err(|error| {
+            ContainerError::storage(format!("write the files of {}", self.container.id), error)
+        })
+    }
+
+    fn etc_files(
+        &self,
+        attached: Option<&Attached>,
+        links: &[Link],
+    ) -> Result<EtcFiles, ContainerError> {
         // Who shares another's network is called as the other and sees the other's files.
         let other = match &self.container.spec.host.network {
             NetworkChoice::Container(id) => Some(self.registry.find(id)?),
@@ -212,19 +275,11 @@ impl Supervisor {
             }
             _ => etc_files::hosts(spec, short, attached, &gateways, links),
         };
-        let files = vec![
-            (plan::HOSTNAME_FILE, format!("{hostname}\n")),
-            (plan::HOSTS_FILE, hosts),
-            (plan::RESOLV_CONF_FILE, resolv_conf),
-        ];
-        self.deps
-            .files
-            .write_all(folder, files)
-            .await
-            .map_err(|error| {
-                ContainerError::storage(format!("write the files of {}", self.container.id), error)
-            })?;
-        Ok(hostname)
+        Ok(EtcFiles {
+            hostname,
+            hosts,
+            resolv_conf,
+        })
     }
 
     /// What `host-gateway` stands for: what the engine was told, else the way out's gateway, else the default bridge's.
@@ -296,6 +351,7 @@ impl Supervisor {
             last_addresses: Vec::new(),
         };
         let running = self.has_namespace();
+        let before = self.hosts_now();
         let mut attached = None;
         if running {
             let request = self.endpoint_request(network.clone(), &membership);
@@ -317,7 +373,7 @@ impl Supervisor {
                 status.network = attached;
             }
         });
-        self.networks_changed().await;
+        self.networks_changed(&before).await;
         if running {
             self.tell_of("connect", &network);
         }
@@ -343,6 +399,7 @@ impl Supervisor {
             .into_iter()
             .find(|endpoint| endpoint.network_name == name)
             .cloned();
+        let before = self.hosts_now();
         let mut now = None;
         if let Some(endpoint) = &endpoint
             && self.has_namespace()
@@ -362,7 +419,7 @@ impl Supervisor {
                 status.network = now;
             }
         });
-        self.networks_changed().await;
+        self.networks_changed(&before).await;
         if let Some(network) =
             endpoint.and_then(|endpoint| self.deps.networks.find(endpoint.network.as_str()).ok())
         {
@@ -382,9 +439,10 @@ impl Supervisor {
                 name: format!("/{}/{alias}", self.container.name()),
             });
         }
+        let before = self.hosts_now();
         self.status
             .send_modify(|status| status.updated = Some(Arc::new(spec)));
-        self.networks_changed().await;
+        self.networks_changed(&before).await;
         Ok(())
     }
 
@@ -397,17 +455,41 @@ impl Supervisor {
         runs && status.network.is_some()
     }
 
-    /// Brings files and record up to the networks there are now.
-    async fn networks_changed(&self) {
-        if self.has_namespace() {
-            let attached = self.status.borrow().network.clone();
-            let folder = self.deps.store.folder(&self.container.id);
-            let links = self.links().unwrap_or_default();
-            if let Err(error) = self.write_files(&folder, attached.as_deref(), &links).await {
-                tracing::warn!(container = %self.container.id, error = crate::error::full_message(&error), "names of hosts are not up to date");
-            }
-        }
+    /// Brings files and record up to the networks there are now. `before`: see [`Supervisor::hosts_now`].
+    async fn networks_changed(&self, before: &str) {
+        self.refresh_files(before).await;
         self.save(Durability::Synced).await;
+    }
+
+    /// A container that this one has by a private name has started.
+    pub(super) async fn links_changed(&self) {
+        self.refresh_files("").await;
+    }
+
+    /// What we would write into /etc/hosts now.
+    fn hosts_now(&self) -> String {
+        let attached = self.status.borrow().network.clone();
+        let files = self.etc_files(attached.as_deref(), &self.links_now());
+        files.map(|files| files.hosts).unwrap_or_default()
+    }
+
+    /// Brings the files of a running container up to date. What others have written into /etc/hosts stays there.
+    async fn refresh_files(&self, before: &str) {
+        if !self.has_namespace() {
+            return;
+        }
+        let folder = self.deps.store.folder(&self.container.id);
+        let attached = self.status.borrow().network.clone();
+        let written = async {
+            let mut files = self.etc_files(attached.as_deref(), &self.links_now())?;
+            let there = self.deps.files.read(&folder.join(plan::HOSTS_FILE)).await;
+            files.hosts =
+                etc_files::with_others_lines(files.hosts, before, &there.unwrap_or_default());
+            self.put_files(&folder, files).await
+        };
+        if let Err(error) = written.await {
+            tracing::warn!(container = %self.container.id, error = crate::error::full_message(&error), "names of hosts are not up to date");
+        }
     }
 
     /// The container has another name; whether networks know it by that.

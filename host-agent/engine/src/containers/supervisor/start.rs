@@ -188,6 +188,7 @@ impl Supervisor {
         });
         self.begin_health();
         self.tell_network("connect");
+        self.tell_linked();
         Ok(())
     }
 
