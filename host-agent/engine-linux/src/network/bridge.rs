@@ -4,8 +4,8 @@ use super::NetworkConfig;
 use super::namespace::failed;
 use super::netlink::Socket;
 use super::{link, resolver};
-use engine::networks::link::GatewayMode;
-use engine::networks::{Network, NetworkError, ipam};
+use engine::networks::link::{GatewayMode, LinkSettings};
+use engine::networks::{Driver, Network, NetworkError, UsedRanges, ipam};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -21,19 +21,29 @@ pub(super) fn set_up_default(
     let index = existing.as_ref().map(|link| link.index);
     let present = addresses_of(index, route)?;
     let used = used(route, |link| index.is_some() && link == index)?;
-    let free = |net: &IpNet| !used.iter().any(|other| ipam::overlap(net, other));
-    let gateway = match (config.address, present.first(), remembered) {
-        (Some(address), _, _) => address,
-        (None, Some(address), _) => *address,
-        (None, None, Some(old)) if free(&IpNet::V4(old.trunc())) => old,
-        (None, None, _) => {
-            let net = ipam::choose(&config.pools, &used).ok_or_else(|| {
+    let gateway = match (config.address, present.first()) {
+        (Some(address), _) => address,
+        (None, Some(address)) => *address,
+        (None, None) => {
+            // The one that it had, where that can be.
+            let old = remembered.map(|old| ipam::Pool {
+                base: old.trunc().into(),
+                size: old.prefix_len(),
+            });
+            let pools: Vec<ipam::Pool> = old.into_iter().chain(config.pools.clone()).collect();
+            let net = ipam::choose(&pools, &used).ok_or_else(|| {
                 failed(step(), "every address pool overlaps with the host's networks; choose an address with --bip")
             })?;
+            let remembered = remembered.filter(|old| IpNet::V4(old.trunc()) == net);
             let IpAddr::V4(first) = ipam::first_address(&net) else {
                 return Err(failed(step(), "the address pools have no IPv4 range"));
             };
-            Ipv4Net::new(first, net.prefix_len()).map_err(|error| failed(step(), error))?
+            match remembered {
+                Some(old) => old,
+                None => {
+                    Ipv4Net::new(first, net.prefix_len()).map_err(|error| failed(step(), error))?
+                }
+            }
         }
     };
     let index = match index {
@@ -55,8 +65,9 @@ pub(super) fn set_up_default(
     Ok((index, gateway))
 }
 
-/// The bridge of a network somebody made, with its gateways' addresses; returns its index. What is there already stays.
-pub(super) fn set_up(network: &Network, route: &mut Socket) -> Result<u32, NetworkError> {
+/// The bridge of a network somebody made, with its gateways' addresses. What is there already stays. Returns its index, and
+/// whether it was not there before.
+pub(super) fn set_up(network: &Network, route: &mut Socket) -> Result<(u32, bool), NetworkError> {
     let name = &network.link.name;
     let step = || format!("set up the bridge {name}");
     let existing = find(name, route)?.map(|link| link.index);
@@ -75,14 +86,41 @@ pub(super) fn set_up(network: &Network, route: &mut Socket) -> Result<u32, Netwo
                 let bytes = network.id.as_str().as_bytes();
                 Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3])
             });
-            create(name, seed, network.link.mtu, route)?
+            let index = create(name, seed, network.link.mtu, route)?;
+            if !is_named_by_us(network) {
+                // Whose it is must be known when the network is removed, by whichever agent that is.
+                route
+                    .execute(vec![link::set_alias(index, OURS)])
+                    .map_err(|error| failed(step(), error))?;
+            }
+            index
         }
     };
     let outcome = configure(network, index, route).map_err(|error| failed(step(), error));
     if outcome.is_err() && existing.is_none() {
         let _ = link::remove(route, name);
     }
-    outcome.map(|()| index)
+    outcome.map(|()| (index, existing.is_none()))
+}
+
+/// What the bridges that we have made are marked with where others have named them.
+const OURS: &str = "berth";
+
+fn is_named_by_us(network: &Network) -> bool {
+    network.link.name == LinkSettings::new(Driver::Bridge, &network.id).name
+}
+
+/// Removes a network's bridge. One that was there before the network is somebody else's, and stays.
+pub(super) fn take_down(network: &Network, route: &mut Socket) -> Result<(), NetworkError> {
+    let name = &network.link.name;
+    let step = || format!("remove the bridge {name}");
+    let link = link::find(route, name).map_err(|error| failed(step(), error))?;
+    match link {
+        Some(link) if link.alias == OURS || is_named_by_us(network) => {
+            link::remove(route, name).map_err(|error| failed(step(), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The gateway of the default bridge in IPv6: the first address of the subnet that was asked for, of the one it had, or of a
@@ -168,23 +206,36 @@ fn addresses_of(index: Option<u32>, route: &mut Socket) -> Result<Vec<Ipv4Net>, 
     Ok(of_link.collect())
 }
 
+/// Routes for more than this are ways out in parts, as VPNs set them (`0.0.0.0/1`), and no networks: no range for private use
+/// is wider.
+const WIDEST: (u8, u8) = (8, 7);
+
 /// What the host uses: addresses and routes of links that are not `ours`, and its resolvers.
 pub(super) fn used(
     route: &mut Socket,
     ours: impl Fn(Option<u32>) -> bool,
-) -> Result<Vec<IpNet>, NetworkError> {
-    let mut used = Vec::new();
+) -> Result<UsedRanges, NetworkError> {
+    let mut used = UsedRanges::default();
     for address in link::addresses(route).map_err(|error| failed("list addresses", error))? {
         if !ours(Some(address.index)) {
-            used.push(address.net);
+            used.near.push(address.net);
         }
     }
-    for (net, link) in link::routes(route).map_err(|error| failed("list routes", error))? {
-        if !ours(link) {
-            used.push(net);
+    for to in link::routes(route).map_err(|error| failed("list routes", error))? {
+        let widest = match to.net {
+            IpNet::V4(_) => WIDEST.0,
+            IpNet::V6(_) => WIDEST.1,
+        };
+        if ours(to.link) || to.net.prefix_len() < widest {
+            continue;
+        }
+        match to.by_another {
+            true => used.far.push(to.net),
+            false => used.near.push(to.net),
         }
     }
-    used.extend(resolver::servers().into_iter().map(IpNet::from));
+    used.near
+        .extend(resolver::servers().into_iter().map(IpNet::from));
     Ok(used)
 }
 

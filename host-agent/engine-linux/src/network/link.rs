@@ -24,6 +24,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
 const IFLA_LINK: u16 = 5;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
@@ -72,6 +73,8 @@ pub(crate) struct Link {
     /// `bridge`, `veth`, ...; empty for hardware.
     pub kind: String,
     pub master: Option<u32>,
+    /// A remark of whoever made it; mostly empty.
+    pub alias: String,
 }
 
 fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
@@ -92,10 +95,12 @@ pub(crate) fn parse_link(payload: &[u8]) -> Option<Link> {
         name: String::new(),
         kind: String::new(),
         master: None,
+        alias: String::new(),
     };
     for (attribute, value) in attributes(payload.get(16..)?) {
         match attribute {
             IFLA_IFNAME => link.name = text(value),
+            IFLA_IFALIAS => link.alias = text(value),
             IFLA_MASTER => link.master = value.try_into().ok().map(u32::from_ne_bytes),
             IFLA_LINKINFO => {
                 for (attribute, value) in attributes(value) {
@@ -275,6 +280,13 @@ pub(crate) enum OnParent {
     Ipvlan { mode: u16 },
 }
 
+/// Remarks something on a link.
+pub(crate) fn set_alias(index: u32, alias: &str) -> Message {
+    let mut message = Message::new(RTM_SETLINK, 0, &ifinfo(index, 0, 0));
+    message.text(IFLA_IFALIAS, alias);
+    message
+}
+
 /// Gives a link another hardware address; a veth may be up.
 pub(crate) fn set_mac(index: u32, mac: Mac) -> Message {
     let mut message = Message::new(RTM_SETLINK, 0, &ifinfo(index, 0, 0));
@@ -410,8 +422,17 @@ pub(crate) fn addresses(socket: &mut Socket) -> io::Result<Vec<LinkAddress>> {
     Ok(found)
 }
 
-/// Destinations of all routes except the default ones, with the link they leave by.
-pub(crate) fn routes(socket: &mut Socket) -> io::Result<Vec<(IpNet, Option<u32>)>> {
+/// Where a route leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Destination {
+    pub net: IpNet,
+    pub link: Option<u32>,
+    /// It is behind a gateway, not on the link.
+    pub by_another: bool,
+}
+
+/// Destinations of all routes except the default ones.
+pub(crate) fn routes(socket: &mut Socket) -> io::Result<Vec<Destination>> {
     let mut found = Vec::new();
     socket.query(Message::new(RTM_GETROUTE, 0, &[0; 12]), true, |payload| {
         let Some(header) = payload.get(..12) else {
@@ -423,10 +444,12 @@ pub(crate) fn routes(socket: &mut Socket) -> io::Result<Vec<(IpNet, Option<u32>)
         }
         let mut destination = None;
         let mut link = None;
+        let mut by_another = false;
         for (attribute, value) in attributes(&payload[12..]) {
             match attribute {
                 RTA_DST => destination = parse_address(value),
                 RTA_OIF => link = value.try_into().ok().map(u32::from_ne_bytes),
+                RTA_GATEWAY => by_another = true,
                 _ => {}
             }
         }
@@ -435,7 +458,11 @@ pub(crate) fn routes(socket: &mut Socket) -> io::Result<Vec<(IpNet, Option<u32>)
             (AF_INET6, Some(IpAddr::V6(ip))) => Ipv6Net::new(ip, length).ok().map(IpNet::V6),
             _ => None,
         };
-        found.extend(net.map(|net| (net, link)));
+        found.extend(net.map(|net| Destination {
+            net,
+            link,
+            by_another,
+        }));
     })?;
     Ok(found)
 }

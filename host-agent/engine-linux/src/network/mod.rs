@@ -44,7 +44,7 @@ use engine::networks::ipam::{self, Pool};
 use engine::networks::link::{LinkSettings, is_link_name};
 use engine::networks::{
     Attached, Attachment, Driver, Endpoint, EndpointRequest, HostFiles, Network, NetworkBackend,
-    NetworkError, Subnet, Survivor,
+    NetworkError, Subnet, Survivor, UsedRanges,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use namespace::{Namespace, Wiring, failed};
@@ -300,16 +300,19 @@ impl NetworkBackend for LinuxNetwork {
         networks.map(|network| (**network).clone()).collect()
     }
 
-    async fn used(&self) -> Result<Vec<IpNet>, NetworkError> {
-        let inner = self.inner.clone();
+    async fn used(&self, own: &str) -> Result<UsedRanges, NetworkError> {
+        let (inner, own) = (self.inner.clone(), own.to_owned());
         blocking(move || {
-            let ours: Vec<u32> = lock(&inner.books)
+            let mut ours: Vec<u32> = lock(&inner.books)
                 .networks
                 .values()
                 .filter(|entry| entry.network.driver == Driver::Bridge)
                 .map(|entry| entry.index)
                 .collect();
             let mut kernel = lock(&inner.kernel);
+            let own = link::find(&mut kernel.route, &own)
+                .map_err(|error| failed(format!("look for the link {own}"), error))?;
+            ours.extend(own.map(|own| own.index));
             bridge::used(&mut kernel.route, |link| {
                 link.is_some_and(|link| ours.contains(&link))
             })

@@ -241,10 +241,12 @@ impl Inner {
     fn create_bridge(&self, network: &Arc<Network>) -> Result<(), NetworkError> {
         let mut kernel = lock(&self.kernel);
         let known = lock(&self.books).networks.contains_key(&network.id);
-        let index = bridge::set_up(network, &mut kernel.route)?;
+        let (index, is_new) = bridge::set_up(network, &mut kernel.route)?;
         let undo = |kernel: &mut Kernel, error: NetworkError| {
             if !known {
                 lock(&self.books).networks.remove(&network.id);
+            }
+            if is_new {
                 let _ = link::remove(&mut kernel.route, &network.link.name);
             }
             Err(error)
@@ -380,8 +382,7 @@ impl Inner {
         }
         self.drop_unneeded_table(&mut kernel)?;
         // Links of containers that have just ended may still be its ports: they are removed by the janitor, or here.
-        link::remove(&mut kernel.route, &network.link.name)
-            .map_err(|error| failed(format!("remove the bridge {}", network.link.name), error))
+        bridge::take_down(&network, &mut kernel.route)
     }
 
     /// The index of a network's link as it is now. A bridge that somebody has deleted is made again, and the containers in it
@@ -421,7 +422,7 @@ impl Inner {
                     }
                     index
                 } else {
-                    bridge::set_up(&network, &mut kernel.route)?
+                    bridge::set_up(&network, &mut kernel.route)?.0
                 }
             }
             None => {

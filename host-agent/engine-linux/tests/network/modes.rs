@@ -247,6 +247,92 @@ fn links_on_the_hosts_link_are_made_or_refused_with_a_sentence() {
     });
 }
 
+fn networks_of(backend: &Arc<LinuxNetwork>) -> NetworkService {
+    NetworkService::empty(
+        backend.clone(),
+        Arc::new(MemoryNetworks::default()),
+        EventBus::new(),
+        Arc::new(SystemClock),
+        None,
+    )
+}
+
+fn named(name: &str, subnet: &str) -> CreateNetwork {
+    CreateNetwork {
+        name: name.into(),
+        subnets: vec![SubnetRequest {
+            subnet: subnet.into(),
+            ..SubnetRequest::default()
+        }],
+        ..CreateNetwork::default()
+    }
+}
+
+/// A bridge that was there before its network has its own addresses, and stays when the network goes.
+#[test]
+fn a_bridge_of_the_administrators_outlives_its_network() {
+    on_own_host(|| async {
+        let root = Root::new();
+        run("ip link add theirs0 type bridge");
+        run("ip addr add 10.85.0.1/24 dev theirs0");
+        run("ip link set theirs0 up");
+        let backend = Arc::new(LinuxNetwork::new(root.config()).unwrap());
+        let service = networks_of(&backend);
+        let on = |bridge: &str, subnet: &str| {
+            let mut request = named(bridge, subnet);
+            let option = "com.docker.network.bridge.name".to_owned();
+            request.options.insert(option, bridge.to_owned());
+            request
+        };
+        for (bridge, subnet) in [("theirs0", "10.85.0.0/24"), ("ours0", "10.86.0.0/24")] {
+            service.create(on(bridge, subnet)).await.unwrap();
+            let network = service.find(bridge).unwrap();
+            let wish = wish_for(vec![called(&network, &["one"])], vec![]);
+            let attached = backend.attach(wish.clone()).await.unwrap();
+            ask_tcp(serve_in(&attached, 80), LONG).unwrap();
+            backend.detach(&wish.container).await.unwrap();
+        }
+        let theirs = service.find("theirs0").unwrap();
+        let ours = service.find("ours0").unwrap();
+        drop((service, backend));
+        // Another agent knows whose is whose, too.
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        for network in [&theirs, &ours] {
+            backend.create(network.clone()).await.unwrap();
+            backend.remove(&network.id).await.unwrap();
+        }
+        let addresses = run("ip -o -4 addr show theirs0");
+        assert!(addresses.contains("10.85.0.1/24"), "{addresses}");
+        assert!(!run("ip -o link").contains("ours0"));
+    });
+}
+
+/// As a VPN has them: routes for everything, or for all that is private. There is room for networks all the same.
+#[test]
+fn routes_that_cover_everything_leave_room_for_networks() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        run("ip route add 0.0.0.0/1 via 192.0.2.2");
+        run("ip route add 128.0.0.0/1 via 192.0.2.2");
+        let backend = Arc::new(LinuxNetwork::new(root.config()).unwrap());
+        assert_eq!(backend.bridge_address().to_string(), "172.17.0.1/16");
+        let service = networks_of(&backend);
+        service
+            .create(named("asked", "10.87.0.0/24"))
+            .await
+            .unwrap();
+        run("ip route add 172.16.0.0/12 via 192.0.2.2");
+        service.create(named("first", "")).await.unwrap();
+        run("ip route add 192.168.0.0/16 via 192.0.2.2");
+        service.create(named("second", "")).await.unwrap();
+        let range = |name: &str| service.find(name).unwrap().subnets[0].range.to_string();
+        assert_eq!(range("first"), "192.168.0.0/20");
+        assert_eq!(range("second"), "172.18.0.0/16");
+        drop(neighbour);
+    });
+}
+
 /// Subnets are chosen beside the host's addresses and routes, and refused where they overlap with them.
 #[test]
 fn networks_keep_out_of_the_hosts_routes() {
@@ -256,21 +342,7 @@ fn networks_keep_out_of_the_hosts_routes() {
         run("ip route add 172.18.4.0/24 via 192.0.2.2");
         run("ip route add 10.78.0.0/16 via 192.0.2.2");
         let backend = Arc::new(LinuxNetwork::new(root.config()).unwrap());
-        let service = NetworkService::empty(
-            backend,
-            Arc::new(MemoryNetworks::default()),
-            EventBus::new(),
-            Arc::new(SystemClock),
-            None,
-        );
-        let named = |name: &str, subnet: &str| CreateNetwork {
-            name: name.into(),
-            subnets: vec![SubnetRequest {
-                subnet: subnet.into(),
-                ..SubnetRequest::default()
-            }],
-            ..CreateNetwork::default()
-        };
+        let service = networks_of(&backend);
         service.create(named("any", "")).await.unwrap();
         let chosen = service.find("any").unwrap().subnets[0].range;
         assert_eq!(chosen.to_string(), "172.19.0.0/16");
@@ -294,5 +366,45 @@ fn networks_keep_out_of_the_hosts_routes() {
             "invalid pool request: Pool overlaps with other one on this address space"
         );
         drop(neighbour);
+    });
+}
+
+/// Two ranges of one family on one bridge: the second is used when the first is full, and all are one network.
+#[test]
+fn several_subnets_are_one_network() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let both = made("both", "10.80.0.0/30", "10.80.0.1", |network| {
+            let second = "10.81.0.0/29".parse().unwrap();
+            let second = Subnet::of(second, "10.81.0.1".parse().unwrap());
+            network.subnets.push(second);
+        });
+        backend.create(both.clone()).await.unwrap();
+        neighbour.there(|| serve_tcp("192.0.2.2:82".parse().unwrap()));
+        let one = wish_for(vec![called(&both, &["one"])], vec![]);
+        let one = backend.attach(one).await.unwrap();
+        let ports = vec![port(80, None, 8083, Protocol::Tcp)];
+        let two = wish_for(vec![called(&both, &["two"])], ports);
+        let two = backend.attach(two).await.unwrap();
+        let (one_at, two_at) = (serve_in(&one, 80), serve_in(&two, 80));
+        assert_eq!(one_at.to_string(), "10.80.0.2:80");
+        assert_eq!(two_at.to_string(), "10.81.0.2:80");
+        inside(&one.namespace, || {
+            assert_eq!(ask_tcp(two_at, LONG).unwrap(), "10.80.0.2 hello");
+        });
+        inside(&two.namespace, || {
+            assert!(run("ip route show default").contains("via 10.81.0.1"));
+            ask_tcp(one_at, LONG).unwrap();
+            let world: SocketAddr = "192.0.2.2:82".parse().unwrap();
+            assert_eq!(ask_tcp(world, LONG).unwrap(), "192.0.2.1 hello");
+        });
+        neighbour.there(move || {
+            let published = SocketAddr::from(([192, 0, 2, 1], 8083));
+            ask_tcp(published, LONG).unwrap();
+            run("ip route add 10.81.0.0/29 via 192.0.2.1");
+            ask_tcp(two_at, SHORT).expect_err("around the published port");
+        });
     });
 }

@@ -217,3 +217,107 @@ fn sctp_is_published_in_both_families() {
         assert_eq!(backend.firewall_ports().unwrap(), 0);
     });
 }
+
+/// CRC-32C, which an SCTP packet has and conntrack looks at: RFC 9260, appendix A.
+fn checksum(bytes: &[u8]) -> [u8; 4] {
+    let sum = bytes.iter().fold(u32::MAX, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| match sum & 1 {
+            1 => sum >> 1 ^ 0x82f6_3b78,
+            _ => sum >> 1,
+        })
+    });
+    (!sum).to_le_bytes()
+}
+
+/// An SCTP packet with one chunk: INIT (1) or its acknowledgement (2).
+fn sctp(from: u16, to: u16, tag: u32, chunk: u8) -> Vec<u8> {
+    let mut packet = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    packet.extend_from_slice(&tag.to_be_bytes());
+    packet.extend_from_slice(&[0; 4]);
+    packet.extend_from_slice(&[chunk, 0, 0, 20]);
+    for number in [7_u32, 65_536, 0x0001_0001, 1] {
+        packet.extend_from_slice(&number.to_be_bytes());
+    }
+    let sum = checksum(&packet);
+    packet[8..12].copy_from_slice(&sum);
+    packet
+}
+
+/// A socket for whole SCTP packets, which the kernel need not understand.
+fn raw_sctp() -> UdpSocket {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(
+        AddressFamily::INET,
+        SocketType::RAW,
+        flags,
+        Some(ipproto::SCTP),
+    );
+    let socket = UdpSocket::from(socket.unwrap());
+    socket
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    socket
+}
+
+/// Ports of a packet, and who has sent it, as a raw socket receives it.
+fn received(socket: &UdpSocket) -> Option<(IpAddr, u16, u16)> {
+    let mut buffer = [0; 500];
+    let (length, from) = socket.recv_from(&mut buffer).ok()?;
+    let start = usize::from(buffer[0] & 0xf) * 4;
+    let packet = &buffer[start..length];
+    let number = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+    Some((from.ip(), number(0), number(2)))
+}
+
+/// Packets of a neighbour to a published SCTP port come to the container, and its answers from where they were sent to.
+#[test]
+fn sctp_packets_are_led_to_the_container_and_back() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let ports = vec![port(9, None, 8066, Protocol::Sctp)];
+        let one = backend.attach(wish(&backend, ports)).await.unwrap();
+        let (opened, is_open) = mpsc::channel();
+        let namespace = one.namespace.clone();
+        let container = std::thread::spawn(move || {
+            inside(&namespace, || {
+                let socket = raw_sctp();
+                opened.send(()).unwrap();
+                let end = Instant::now() + LONG;
+                while Instant::now() < end {
+                    if let Some((from, port, to)) = received(&socket) {
+                        assert_eq!(
+                            (from.to_string().as_str(), port, to),
+                            ("192.0.2.2", 4000, 9)
+                        );
+                        let answer = sctp(9, 4000, 7, 2);
+                        socket.send_to(&answer, SocketAddr::new(from, 0)).unwrap();
+                        return;
+                    }
+                }
+                panic!("nothing came");
+            });
+        });
+        is_open.recv().unwrap();
+        let answer = neighbour.there(|| {
+            let socket = raw_sctp();
+            let end = Instant::now() + LONG;
+            while Instant::now() < end {
+                let to = SocketAddr::from(([192, 0, 2, 1], 0));
+                socket.send_to(&sctp(4000, 8066, 0, 1), to).unwrap();
+                if let Some(answer) = received(&socket) {
+                    return Some(answer);
+                }
+            }
+            None
+        });
+        container.join().unwrap();
+        let (from, port, to) = answer.expect("an answer");
+        assert_eq!(
+            (from.to_string().as_str(), port, to),
+            ("192.0.2.1", 8066, 4000)
+        );
+    });
+}

@@ -283,6 +283,77 @@ fn ipv6_inside_out_and_published() {
     });
 }
 
+/// As in IPv4: networks are apart, and an internal one has no way out, not even by a route of a container's own making.
+#[test]
+fn networks_are_apart_in_ipv6_too() {
+    on_own_host(|| async {
+        if !Path::new("/proc/net/if_inet6").exists() {
+            println!("skipped: this kernel has no IPv6");
+            return;
+        }
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        run("ip addr add 2001:db8:99::1/64 dev uplink nodad");
+        neighbour.there(|| {
+            run("ip addr add 2001:db8:99::2/64 dev eth0 nodad");
+            run("ip -6 route add fd00::/16 via 2001:db8:99::1");
+            serve_tcp("[2001:db8:99::2]:82".parse().unwrap());
+        });
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let six = |name: &str, number: u8, internal: bool| {
+            let (range, gateway) = (format!("10.{number}.0.0/24"), format!("10.{number}.0.1"));
+            made(name, &range, &gateway, |network| {
+                network.ipv6 = true;
+                network.internal = internal;
+                network.subnets.push(Subnet::of(
+                    format!("fd00:{number}::/64").parse().unwrap(),
+                    format!("fd00:{number}::1").parse().unwrap(),
+                ));
+            })
+        };
+        let (front, back, hidden) = (
+            six("front", 82, false),
+            six("back", 83, false),
+            six("hidden", 84, true),
+        );
+        let mut all = Vec::new();
+        for network in [&front, &back, &hidden] {
+            backend.create(network.clone()).await.unwrap();
+            for name in ["one", "two"] {
+                all.push(one_in(&backend, network, name).await);
+            }
+        }
+        let at: Vec<SocketAddr> = all
+            .iter()
+            .map(|attached| {
+                let at = SocketAddr::new(attached.endpoints[0].ipv6_address.unwrap(), 80);
+                inside(&attached.namespace, move || serve_tcp(at));
+                at
+            })
+            .collect();
+        let world: SocketAddr = "[2001:db8:99::2]:82".parse().unwrap();
+        for (index, attached) in all.iter().enumerate().step_by(2) {
+            let is_hidden = index == 4;
+            inside(&attached.namespace, || {
+                ask_tcp(at[index + 1], LONG).expect("its own network");
+                if is_hidden {
+                    assert_eq!(run("ip -6 route show default"), "");
+                    run("ip -6 route add default via fd00:84::1");
+                }
+                assert_eq!(ask_tcp(world, SHORT).is_err(), is_hidden, "the world");
+                for other in [1, 3, 5].into_iter().filter(|other| *other != index + 1) {
+                    ask_tcp(at[other], SHORT).expect_err("another network");
+                }
+            });
+        }
+        neighbour.there(move || {
+            for at in at {
+                ask_tcp(at, SHORT).expect_err("not published");
+            }
+        });
+    });
+}
+
 #[test]
 fn links_come_and_go_while_it_runs_and_ports_follow_the_way_out() {
     on_own_host(|| async {

@@ -106,7 +106,8 @@ impl NetworkService {
                 format!("network with name {} already exists", request.name),
             ));
         }
-        self.place(driver, ipv4, ipv6, &mut subnets).await?;
+        self.place(driver, &link.name, (ipv4, ipv6), &mut subnets)
+            .await?;
         if let Some(other) = self.all().into_iter().find(|other| {
             driver == Driver::Bridge
                 && other.driver == Driver::Bridge
@@ -152,8 +153,8 @@ impl NetworkService {
     async fn place(
         &self,
         driver: Driver,
-        ipv4: bool,
-        ipv6: bool,
+        link: &str,
+        (ipv4, ipv6): (bool, bool),
         subnets: &mut Vec<Subnet>,
     ) -> Result<(), NetworkError> {
         let ours: Vec<IpNet> = self
@@ -192,10 +193,10 @@ impl NetworkService {
         let wants_ipv4 = ipv4 && !has(subnets, true);
         let on_bridge = driver == Driver::Bridge;
         if on_bridge || wants_ipv4 {
-            let mut used = self.backend().used().await?;
+            let mut used = self.backend().used(link).await?;
             if on_bridge
                 && let Some((subnet, other)) = subnets.iter().find_map(|subnet| {
-                    let other = used.iter().find(|other| overlap(&subnet.range, other))?;
+                    let other = used.all().find(|other| overlap(&subnet.range, other))?;
                     Some((subnet.range, *other))
                 })
             {
@@ -207,7 +208,7 @@ impl NetworkService {
                 ));
             }
             if wants_ipv4 {
-                used.extend(ours);
+                used.near.extend(ours);
                 let range = ipam::choose(self.pools(), &used).ok_or_else(|| {
                     NetworkError::invalid("all predefined address pools have been fully subnetted")
                 })?;

@@ -6,11 +6,10 @@ use super::link::LinkSettings;
 use super::store::{NetworkStore, NetworkStoreError};
 use super::{
     Attached, Attachment, Driver, Endpoint, EndpointRequest, HostFiles, Network, NetworkBackend,
-    NetworkError, NetworkService, Protocol, PublishedPort, Subnet, Survivor,
+    NetworkError, NetworkService, Protocol, PublishedPort, Subnet, Survivor, UsedRanges,
 };
 use crate::id::{ContainerId, NetworkId};
 use async_trait::async_trait;
-use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -229,8 +228,11 @@ impl NetworkBackend for FakeNetwork {
         self.predefined.clone()
     }
 
-    async fn used(&self) -> Result<Vec<IpNet>, NetworkError> {
-        Ok(vec!["203.0.113.0/24".parse().expect("a range")])
+    async fn used(&self, _: &str) -> Result<UsedRanges, NetworkError> {
+        Ok(UsedRanges {
+            near: vec!["203.0.113.0/24".parse().expect("a range")],
+            far: Vec::new(),
+        })
     }
 
     async fn create(&self, network: Arc<Network>) -> Result<(), NetworkError> {

@@ -1,5 +1,6 @@
 //! Addresses: the choice of a subnet, and the addresses of a network that are lent. Pure, for every backend.
 
+use super::UsedRanges;
 use super::network::Network;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::BTreeSet;
@@ -30,15 +31,20 @@ pub fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(&other.network()) || other.contains(&one.network())
 }
 
-/// The first IPv4 subnet of the pools that shares no address with what is used.
-pub fn choose(pools: &[Pool], used: &[IpNet]) -> Option<IpNet> {
-    pools
-        .iter()
-        .filter(|pool| pool.base.addr().is_ipv4())
-        .find_map(|pool| {
-            let mut subnets = pool.base.subnets(pool.size).ok()?;
-            subnets.find(|subnet| !used.iter().any(|net| overlap(subnet, net)))
-        })
+/// The first IPv4 subnet of the pools that shares no address with what is used; where there is none, the first that shares
+/// none with what is near.
+pub fn choose(pools: &[Pool], used: &UsedRanges) -> Option<IpNet> {
+    let first = |is_free: &dyn Fn(&IpNet) -> bool| {
+        pools
+            .iter()
+            .filter(|pool| pool.base.addr().is_ipv4())
+            .find_map(|pool| {
+                let mut subnets = pool.base.subnets(pool.size).ok()?;
+                subnets.find(|subnet| is_free(subnet))
+            })
+    };
+    first(&|subnet| !used.all().any(|net| overlap(subnet, net)))
+        .or_else(|| first(&|subnet| !used.near.iter().any(|net| overlap(subnet, net))))
 }
 
 /// An IPv6 subnet for a network that asked for none of its own: a /64 of the unique local range, random as RFC 4193 wants
@@ -236,8 +242,9 @@ mod tests {
 
     #[test]
     fn the_first_pool_that_fits_is_chosen() {
-        let nets = |texts: &[&str]| -> Vec<IpNet> {
-            texts.iter().map(|net| net.parse().unwrap()).collect()
+        let nets = |texts: &[&str]| UsedRanges {
+            near: texts.iter().map(|net| net.parse().unwrap()).collect(),
+            far: Vec::new(),
         };
         let chosen =
             |used: &[&str]| choose(&default_pools(), &nets(used)).map(|net| net.to_string());
@@ -254,6 +261,13 @@ mod tests {
             "192.168.64.0/20"
         );
         assert_eq!(chosen(&["0.0.0.0/0"]), None);
+        // Where routes by others cover everything, what is near must do.
+        let mut all_far = nets(&["172.17.0.1/16"]);
+        all_far.far = nets(&["172.16.0.0/12"]).near;
+        let chosen = |used: &UsedRanges| choose(&default_pools(), used).unwrap().to_string();
+        assert_eq!(chosen(&all_far), "192.168.0.0/20");
+        all_far.far.push("192.168.0.0/16".parse().unwrap());
+        assert_eq!(chosen(&all_far), "172.18.0.0/16");
         let small = [Pool {
             base: "10.9.0.0/16".parse().unwrap(),
             size: 24,

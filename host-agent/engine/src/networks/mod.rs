@@ -228,14 +228,29 @@ pub struct Survivor {
     pub process: Option<u32>,
 }
 
+/// Ranges that the host uses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UsedRanges {
+    /// Of its own addresses, links and resolvers: who takes one of these cuts the host off.
+    pub near: Vec<IpNet>,
+    /// Where routes lead by others. They often cover far more than there is: those of a VPN, say.
+    pub far: Vec<IpNet>,
+}
+
+impl UsedRanges {
+    pub fn all(&self) -> impl Iterator<Item = &IpNet> {
+        self.near.iter().chain(&self.far)
+    }
+}
+
 /// Makes the host do what networks need.
 #[async_trait]
 pub trait NetworkBackend: Send + Sync + 'static {
     /// The networks that are there without anybody's doing: bridge, host, none.
     fn predefined(&self) -> Vec<Network>;
 
-    /// Ranges the host uses for other things than the networks made here: its addresses, routes and resolvers.
-    async fn used(&self) -> Result<Vec<IpNet>, NetworkError>;
+    /// Ranges the host uses for other things than the networks made here and the bridge `own`, which may be there already.
+    async fn used(&self, own: &str) -> Result<UsedRanges, NetworkError>;
 
     /// Makes a network on the host. One that is there is repaired. After an error nothing is left.
     async fn create(&self, network: Arc<Network>) -> Result<(), NetworkError>;

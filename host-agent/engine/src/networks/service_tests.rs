@@ -319,6 +319,8 @@ async fn filters_and_prune() {
         .unwrap();
     assert_eq!(pruned, ["labelled"]);
     assert_eq!(names(&[("type", "custom")]), ["plain"]);
+    let later = until("2200-01-01T00:00:00");
+    assert_eq!(service.prune(&later, |_| false).await.unwrap(), ["plain"]);
 }
 
 /// What a second engine over the same disk knows.

@@ -232,6 +232,63 @@ async fn containers_are_connected_and_disconnected_running_or_not() {
     check(&removed, 204, "");
 }
 
+/// Networks of a container that does not run, and what is shown of its place in one once it does: something under every key.
+#[tokio::test]
+async fn a_stopped_container_comes_and_goes_and_its_place_is_shown_whole() {
+    let state = AppState::new(testing::services());
+    let ask = async |path: &str, body: &str, status: u16| {
+        check(&post(&state, path, body).await, status, "");
+    };
+    let six = r#"{"Name":"six","EnableIPv6":true,"IPAM":{"Config":[{"Subnet":"10.6.0.0/16"},{"Subnet":"fd00:6::/64"}]}}"#;
+    ask("/networks/create", six, 201).await;
+    ask("/networks/create", r#"{"Name":"back"}"#, 201).await;
+    let web = r#"{"Image":"busybox","Cmd":"sleep"}"#;
+    ask("/containers/create?name=web", web, 201).await;
+    let place = r#"{"Container":"web","EndpointConfig":{"Aliases":["w"],"Links":["db:store"],"GwPriority":-3,
+        "MacAddress":"02:42:00:00:00:66","DriverOpts":{"com.docker.network.endpoint.ifname":"six0"},
+        "IPAMConfig":{"IPv4Address":"10.6.0.66","IPv6Address":"fd00:6::66","LinkLocalIPs":["169.254.6.6","fe80::6"]}}}"#;
+    ask("/networks/six/connect", place, 200).await;
+    let alone = r#"{"Container":"web"}"#;
+    ask("/networks/back/connect", alone, 200).await;
+    for network in ["back", "bridge"] {
+        ask(&format!("/networks/{network}/disconnect"), alone, 200).await;
+    }
+    ask("/networks/back/disconnect", alone, 403).await;
+    ask("/containers/web/start", "", 204).await;
+    let shown = get(&state, "/containers/web/json").await.json();
+    let networks = shown["NetworkSettings"]["Networks"].as_object().unwrap();
+    assert_eq!(networks.keys().collect::<Vec<_>>(), ["six"]);
+    let six = networks["six"].as_object().unwrap();
+    for (key, value) in six {
+        let nothing = [Value::Null, json!(""), json!(0), json!([]), json!({})];
+        assert!(!nothing.contains(value), "{key}: {value}");
+    }
+    for (key, value) in [
+        ("MacAddress", json!("02:42:00:00:00:66")),
+        ("Links", json!(["db:store"])),
+        ("GwPriority", json!(-3)),
+        ("Gateway", json!("10.6.0.1")),
+        ("IPAddress", json!("10.6.0.66")),
+        ("IPPrefixLen", json!(16)),
+        ("IPv6Gateway", json!("fd00:6::1")),
+        ("GlobalIPv6Address", json!("fd00:6::66")),
+        ("GlobalIPv6PrefixLen", json!(64)),
+    ] {
+        assert_eq!(six[key], value, "{key}");
+    }
+    let local = &six["IPAMConfig"]["LinkLocalIPs"];
+    assert_eq!(*local, json!(["169.254.6.6", "fe80::6"]));
+    let far =
+        r#"{"Container":"web","EndpointConfig":{"IPAMConfig":{"LinkLocalIPs":["10.1.1.1"]}}}"#;
+    let refused = post(&state, "/networks/back/connect", far).await;
+    check(&refused, 400, "invalid link-local IP address: 10.1.1.1");
+    let taken = r#"{"Image":"busybox","Cmd":"sleep","HostConfig":{"NetworkMode":"six"},
+        "NetworkingConfig":{"EndpointsConfig":{"six":{"IPAMConfig":{"IPv4Address":"10.6.0.66"}}}}}"#;
+    ask("/containers/create?name=other", taken, 201).await;
+    let refused = post(&state, "/containers/other/start", "").await;
+    check(&refused, 403, "Address already in use");
+}
+
 #[tokio::test]
 async fn links_are_shown_and_removed() {
     let state = AppState::new(testing::services());
