@@ -341,13 +341,11 @@ fn networks_are_apart_in_ipv6_too() {
                     run("ip -6 route add default via fd00:84::1");
                 }
                 assert_eq!(ask_tcp(world, SHORT).is_err(), is_hidden, "the world");
-                for other in [1, 3, 5].into_iter().filter(|other| *other != index + 1) {
-                    ask_tcp(at[other], SHORT).expect_err("another network");
-                }
+                ask_tcp(at[(index + 3) % 6], SHORT).expect_err("another network");
             });
         }
         neighbour.there(move || {
-            for at in at {
+            for at in at.into_iter().step_by(2) {
                 ask_tcp(at, SHORT).expect_err("not published");
             }
         });

@@ -287,6 +287,22 @@ fn links_and_hosts_on_the_default_bridge() {
         hosts.contains("192.0.2.9\tme") && hosts.contains("\thost.docker.internal"),
         "{hosts}"
     );
+    // It is found where it has started again, by who runs already; what a program has written stays.
+    let detached = |words: &[&str]| {
+        let words = [&["run", "-d"], words, &["busybox", "sleep", "1000"]].concat();
+        agent.run(&words).success()
+    };
+    detached(&["--name", "web", "--link", "db:store"]);
+    let inside = |script: &str| agent.run(&["exec", "web", "sh", "-c", script]);
+    inside("echo 192.0.2.7 mine >> /etc/hosts").success();
+    let before = inside("grep store /etc/hosts").success();
+    agent.run(&["stop", "-t", "0", "db"]).success();
+    detached(&["--name", "other"]);
+    agent.run(&["start", "db"]).success();
+    eventually("the link follows", Duration::from_secs(30), || {
+        (inside("grep store /etc/hosts").success() != before).then_some(())
+    });
+    inside("ping -c 1 -W 10 store && grep mine /etc/hosts").success();
     agent.run(&["stop", "-t", "0", "db"]).success();
     let refused = agent
         .run(&["run", "--rm", "--link", "db", "busybox", "true"])

@@ -229,6 +229,9 @@ fn remove(ip: Ipv4Addr, port: Port) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
 
     #[track_caller]
     fn check(containers: &str, open: &[&str], problems: &[&str]) {
@@ -301,5 +304,60 @@ mod tests {
         };
         let why = explain(Ipv4Addr::LOCALHOST, port).unwrap();
         assert!(why.contains("another program"), "{why}");
+    }
+
+    /// QEMU itself, without a machine in it: UDP as well as TCP is bound and let go again, and what is taken is told.
+    #[test]
+    fn ports_of_either_protocol_open_and_close() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let process = std::process::Command::new("qemu-system-x86_64")
+            .args(["-M", "none", "-display", "none", "-nodefaults", "-S"])
+            .args(["-netdev", &format!("user,id={NETWORK}"), "-qmp", "stdio"])
+            .stdin(OwnedFd::from(theirs.try_clone().unwrap()))
+            .stdout(OwnedFd::from(theirs))
+            .stderr(std::process::Stdio::null())
+            .spawn();
+        let Ok(mut process) = process else {
+            println!("skipped: there is no qemu-system-x86_64 here");
+            return;
+        };
+        let qmp = Qmp::over(ours, Duration::from_secs(60)).unwrap();
+        // An address that only this test has.
+        let own = std::process::id().to_be_bytes();
+        let ip = Ipv4Addr::new(127, 77 ^ own[1], own[2], own[3] | 1);
+        let board = Board::new();
+        let mut forwards = Forwards::new(ip, &[]);
+        let udp = |number: u16| std::net::UdpSocket::bind((ip, number));
+        let taken = udp(40055).unwrap();
+        let published = |numbers: &str| -> Wanted {
+            let ports = numbers.split_whitespace().map(|port| {
+                let (number, protocol) = port.split_once('/').unwrap();
+                format!(r#"{{"IP":"0.0.0.0","PublicPort":{number},"Type":"{protocol}"}}"#)
+            });
+            let ports: Vec<String> = ports.collect();
+            let text = format!(r#"[{{"Ports":[{}]}}]"#, ports.join(","));
+            wanted(&serde_json::from_str::<Vec<Container>>(&text).unwrap())
+        };
+        let all = published("40053/tcp 40053/udp 40055/udp 40057/sctp");
+        forwards.bring_to(&all, &qmp, &board).unwrap();
+        std::net::TcpStream::connect((ip, 40053)).unwrap();
+        udp(40053).expect_err("QEMU has it");
+        assert_eq!(board.now().ports, ["40053/tcp", "40053/udp"]);
+        let another = format!("another program has it on {ip}");
+        let problems = forwards.problems();
+        assert_eq!(problems["40055/udp"], another);
+        assert!(problems["40057/sctp"].contains("inside the machine only"));
+        assert_eq!(board.now().port_problems.len(), 2);
+        drop(taken);
+        forwards.bring_to(&all, &qmp, &board).unwrap();
+        udp(40055).expect_err("QEMU has it now");
+        let none = Wanted::default();
+        forwards.bring_to(&none, &qmp, &board).unwrap();
+        for number in [40053, 40055] {
+            udp(number).expect("it was let go");
+        }
+        assert!(forwards.problems().is_empty());
+        process.kill().unwrap();
+        process.wait().unwrap();
     }
 }
