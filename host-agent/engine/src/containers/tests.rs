@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod life;
-mod links;
 mod many;
 
 const STOP_NOW: StopOptions = StopOptions {
