@@ -133,8 +133,13 @@ impl ContainerService {
         let from = self
             .volumes_from(&request.host)
             .map_err(missing_reference)?;
-        let mut points = mounts::collect(&request.host, &config.volumes, from)
-            .map_err(ContainerError::invalid)?;
+        let mut points = mounts::collect(
+            &request.host,
+            &config.volumes,
+            from,
+            self.deps.settings.desktop_folders.is_some(),
+        )
+        .map_err(ContainerError::invalid)?;
         let is_step = step_mounts.is_some();
         points.extend(step_mounts.into_iter().flatten());
 

@@ -2,6 +2,7 @@
 
 use super::error::ContainerError;
 use super::spec::{ContainerSpec, HostSettings, MountKind, MountPoint, MountRequest};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -81,6 +82,23 @@ fn destination(text: &str, spec: &str) -> Result<String, String> {
         ));
     }
     Ok(path)
+}
+
+/// A path of Windows at the beginning of `-v` or in `--mount`, as the machines of a desktop have it: `C:\Users\me:/src` is
+/// `/c/Users/me:/src`. Clients on Windows send it as it was typed, and compose makes it of every relative path.
+fn from_windows(text: &str) -> Cow<'_, str> {
+    let [drive, b':', b'\\' | b'/', ..] = text.as_bytes() else {
+        return Cow::Borrowed(text);
+    };
+    if !drive.is_ascii_alphabetic() {
+        return Cow::Borrowed(text);
+    }
+    let (path, more) = match text[2..].find(':') {
+        Some(colon) => text[2..].split_at(colon),
+        None => (&text[2..], ""),
+    };
+    let drive = char::from(drive.to_ascii_lowercase());
+    Cow::Owned(format!("/{drive}{}{more}", path.replace('\\', "/")))
 }
 
 /// `source:target[:mode]` (or only `target`, an anonymous volume).
@@ -373,13 +391,15 @@ pub fn parse_volumes_from(text: &str) -> Result<(&str, Option<bool>), String> {
     Ok((name, read_only))
 }
 
-/// Everything together, without sources of volumes. `from` are the mounts of the containers of `VolumesFrom`.
+/// Everything together, without sources of volumes. `from` are the mounts of the containers of `VolumesFrom`. In the machine
+/// of a desktop sources may be paths of Windows.
 /// Later kinds give way to earlier ones where Docker does so: `-v` and `--mount` win over inherited mounts, and an
 /// image's anonymous volume is only made where nothing else is mounted.
 pub fn collect(
     host: &HostSettings,
     volumes: &BTreeSet<String>,
     from: Vec<MountPoint>,
+    of_a_desktop: bool,
 ) -> Result<Vec<MountPoint>, String> {
     let mut chosen: Vec<MountPoint> = Vec::new();
     let add = |mount: MountPoint, chosen: &mut Vec<MountPoint>| {
@@ -394,10 +414,18 @@ pub fn collect(
         Ok(())
     };
     for spec in &host.binds {
-        add(parse_bind(spec, &host.volume_driver)?, &mut chosen)?;
+        let spec = match of_a_desktop {
+            true => from_windows(spec),
+            false => Cow::Borrowed(spec.as_str()),
+        };
+        add(parse_bind(&spec, &host.volume_driver)?, &mut chosen)?;
     }
     for request in &host.mounts {
-        add(parse_mount(request)?, &mut chosen)?;
+        let mut request = request.clone();
+        if of_a_desktop && request.kind == MountKind::Bind {
+            request.source = from_windows(&request.source).into_owned();
+        }
+        add(parse_mount(&request)?, &mut chosen)?;
     }
     for (target, options) in &host.tmpfs {
         add(parse_tmpfs(target, options)?, &mut chosen)?;
@@ -535,7 +563,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            collect(&host, &BTreeSet::new(), Vec::new()),
+            collect(&host, &BTreeSet::new(), Vec::new(), false),
             Err("Duplicate mount point: /data".into())
         );
         host.binds.pop();
@@ -543,6 +571,7 @@ mod tests {
             &host,
             &BTreeSet::from(["/data".into(), "/data/inner".into(), "/z".into()]),
             Vec::new(),
+            false,
         )
         .expect("good");
         let places: Vec<_> = all.iter().map(|mount| mount.destination.as_str()).collect();
@@ -605,7 +634,7 @@ mod tests {
 
         #[test]
         fn parents_come_before_children(paths in proptest::collection::btree_set("/[ab](/[ab]){0,3}", 1..6)) {
-            let all = collect(&HostSettings::default(), &paths, Vec::new()).expect("good");
+            let all = collect(&HostSettings::default(), &paths, Vec::new(), false).expect("good");
             for (index, mount) in all.iter().enumerate() {
                 for later in &all[index + 1..] {
                     let parent = format!("{}/", later.destination);

@@ -668,6 +668,37 @@ async fn in_a_machine_of_a_desktop_no_source_is_made_empty() {
         error,
         "invalid mount config for type \"bind\": bind source path does not exist: /not/here (this machine shares of the desktop only /home/me; to share the folder: machine set NAME --mount /not/here, then machine restart NAME)"
     );
+
+    // Clients on Windows send paths as they are there.
+    let bind = |text: &str| super::spec::MountRequest {
+        kind: super::spec::MountKind::Bind,
+        source: text.into(),
+        target: "/x".into(),
+        read_only: false,
+        consistency: String::new(),
+        bind: None,
+        volume: None,
+        tmpfs: None,
+    };
+    for (given, meant) in [
+        (r"C:\Users\me\not here", "/c/Users/me/not here"),
+        ("d:/src/../not", "/d/not"),
+    ] {
+        let mut by_volume = request("web", &["sleep"]);
+        by_volume.host.binds = vec![format!("{given}:/x:ro")];
+        let mut by_mount = request("web", &["sleep"]);
+        by_mount.host.mounts = vec![bind(given)];
+        for spec in [by_volume, by_mount] {
+            let error = refused(&service, spec).await.to_string();
+            let expected = format!("bind source path does not exist: {meant} (this machine");
+            assert!(error.contains(&expected), "{error}");
+        }
+    }
+    // On a host of its own such a path means nothing.
+    let mut spec = request("web", &["sleep"]);
+    spec.host.binds = vec![r"C:\Users\me:/x".into()];
+    let error = refused(&World::default().service(), spec).await.to_string();
+    assert!(error.contains("invalid"), "{error}");
 }
 
 #[tokio::test]
