@@ -136,17 +136,18 @@ fn boot(children: &'static Children) -> Result<()> {
         SERVE.keep_running(children, move || serve(&wanted))
     })?;
     REPORTER.ready(Stage::Engine, None, None);
-    start("later", move || {
-        // Standard tools inside the guest look for Docker's own path.
-        let _ = std::os::unix::fs::symlink(API_SOCKET, DOCKER_SOCKET);
-        complain(loader.load(modules::LATER));
-        complain(loader.load_list(guest_contract::MODULES_BOOT_LIST));
-        power::watch_buttons(request_power_off);
-    })?;
+    // Standard tools inside the guest look for Docker's own path.
+    let _ = std::os::unix::fs::symlink(API_SOCKET, DOCKER_SOCKET);
     wait_for_api()?;
     ANSWERED.store(true, Ordering::SeqCst);
     REPORTER.ready(Stage::Api, None, None);
     start("sshd", move || SSHD.keep_running(children, sshd))?;
+    // Beside the engine's start it would take the processor from who is waited for.
+    start("later", move || {
+        complain(loader.load(modules::LATER));
+        complain(loader.load_list(guest_contract::MODULES_BOOT_LIST));
+        power::watch_buttons(request_power_off);
+    })?;
     start("memory", memory::keep_giving_back)?;
     Ok(())
 }
