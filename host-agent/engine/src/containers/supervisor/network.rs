@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The texts of the files in /etc that are the container's own.
+#[derive(Default)]
 struct EtcFiles {
     hostname: String,
     hosts: String,
@@ -217,17 +218,20 @@ impl Supervisor {
         links: &[Link],
     ) -> Result<String, ContainerError> {
         let files = self.etc_files(attached, links)?;
-        let hostname = files.hostname.clone();
-        self.put_files(folder, files).await?;
-        Ok(hostname)
-    }
-
-    async fn put_files(&self, folder: &Path, files: EtcFiles) -> Result<(), ContainerError> {
-        let files = vec![
+        let texts = vec![
             (plan::HOSTNAME_FILE, format!("{}\n", files.hostname)),
             (plan::HOSTS_FILE, files.hosts),
             (plan::RESOLV_CONF_FILE, files.resolv_conf),
         ];
+        self.put_files(folder, texts).await?;
+        Ok(files.hostname)
+    }
+
+    async fn put_files(
+        &self,
+        folder: &Path,
+        files: Vec<(&'static str, String)>,
+    ) -> Result<(), ContainerError> {
         let written = self.deps.files.write_all(folder, files).await;
         written.map_err(|error| {
             ContainerError::storage(format!("write the files of {}", self.container.id), error)
@@ -351,7 +355,7 @@ impl Supervisor {
             last_addresses: Vec::new(),
         };
         let running = self.has_namespace();
-        let before = self.hosts_now();
+        let before = self.files_now();
         let mut attached = None;
         if running {
             let request = self.endpoint_request(network.clone(), &membership);
@@ -399,7 +403,7 @@ impl Supervisor {
             .into_iter()
             .find(|endpoint| endpoint.network_name == name)
             .cloned();
-        let before = self.hosts_now();
+        let before = self.files_now();
         let mut now = None;
         if let Some(endpoint) = &endpoint
             && self.has_namespace()
@@ -439,7 +443,7 @@ impl Supervisor {
                 name: format!("/{}/{alias}", self.container.name()),
             });
         }
-        let before = self.hosts_now();
+        let before = self.files_now();
         self.status
             .send_modify(|status| status.updated = Some(Arc::new(spec)));
         self.networks_changed(&before).await;
@@ -455,37 +459,44 @@ impl Supervisor {
         runs && status.network.is_some()
     }
 
-    /// Brings files and record up to the networks there are now. `before`: see [`Supervisor::hosts_now`].
-    async fn networks_changed(&self, before: &str) {
+    /// Brings files and record up to the networks there are now. `before`: see [`Supervisor::files_now`].
+    async fn networks_changed(&self, before: &EtcFiles) {
         self.refresh_files(before).await;
         self.save(Durability::Synced).await;
     }
 
     /// A container that this one has by a private name has started.
     pub(super) async fn links_changed(&self) {
-        self.refresh_files("").await;
+        let mut before = self.files_now();
+        before.hosts.clear();
+        self.refresh_files(&before).await;
     }
 
-    /// What we would write into /etc/hosts now.
-    fn hosts_now(&self) -> String {
+    /// What we would write now.
+    fn files_now(&self) -> EtcFiles {
         let attached = self.status.borrow().network.clone();
         let files = self.etc_files(attached.as_deref(), &self.links_now());
-        files.map(|files| files.hosts).unwrap_or_default()
+        files.unwrap_or_default()
     }
 
-    /// Brings the files of a running container up to date. What others have written into /etc/hosts stays there.
-    async fn refresh_files(&self, before: &str) {
+    /// Brings the files of a running container up to date. What others have written into /etc/hosts stays there, and into
+    /// /etc/resolv.conf where the container's first network with names does not come and its last one does not go.
+    async fn refresh_files(&self, before: &EtcFiles) {
         if !self.has_namespace() {
             return;
         }
         let folder = self.deps.store.folder(&self.container.id);
         let attached = self.status.borrow().network.clone();
         let written = async {
-            let mut files = self.etc_files(attached.as_deref(), &self.links_now())?;
+            let files = self.etc_files(attached.as_deref(), &self.links_now())?;
             let there = self.deps.files.read(&folder.join(plan::HOSTS_FILE)).await;
-            files.hosts =
-                etc_files::with_others_lines(files.hosts, before, &there.unwrap_or_default());
-            self.put_files(&folder, files).await
+            let there = there.unwrap_or_default();
+            let hosts = etc_files::with_others_lines(files.hosts, &before.hosts, &there);
+            let mut texts = vec![(plan::HOSTS_FILE, hosts)];
+            if files.resolv_conf != before.resolv_conf {
+                texts.push((plan::RESOLV_CONF_FILE, files.resolv_conf));
+            }
+            self.put_files(&folder, texts).await
         };
         if let Err(error) = written.await {
             tracing::warn!(container = %self.container.id, error = crate::error::full_message(&error), "names of hosts are not up to date");

@@ -449,3 +449,43 @@ async fn a_linked_container_is_found_where_it_has_started_again() {
     let unlinked = hosts(&world, &web, |text| !text.contains("\tstore ")).await;
     assert!(unlinked.contains("192.0.2.9\tmine"), "{unlinked}");
 }
+
+/// What a program in a container writes into /etc/resolv.conf is not ours to lose, but for the networks that need it.
+#[tokio::test]
+async fn resolv_conf_is_written_anew_only_where_the_server_changes() {
+    let world = World::default();
+    let service = world.service();
+    let web = create(&service, request("web", &["sleep"])).await;
+    service.start("web").await.expect("start");
+    let path = world.store.folder(&web.id).join("resolv.conf");
+    let text = || world.files.written.lock().unwrap()[&path].clone();
+    let append = |line: &str| {
+        let mut written = world.files.written.lock().unwrap();
+        written.get_mut(&path).expect("written").push_str(line);
+    };
+    for name in ["front", "back"] {
+        let wanted = crate::networks::create::CreateNetwork {
+            name: name.into(),
+            ..Default::default()
+        };
+        let made = world.network_service.create(wanted).await;
+        made.expect("made");
+    }
+    let connect = async |name: &str| {
+        let network = world.network_service.find(name).expect("there");
+        let joined = service.connect("web", &network, EndpointSettings::default());
+        joined.await.expect("connected");
+    };
+    assert!(!text().contains("127.0.0.11"), "{}", text());
+    connect("front").await;
+    assert!(text().contains("nameserver 127.0.0.11"), "{}", text());
+    append("options timeout:9\n");
+    connect("back").await;
+    assert!(text().contains("timeout:9"), "{}", text());
+    let left = service.disconnect("web", "front").await;
+    left.expect("disconnected");
+    assert!(text().contains("timeout:9"), "{}", text());
+    let left = service.disconnect("web", "back").await;
+    left.expect("disconnected");
+    assert!(!text().contains("127.0.0.11"), "{}", text());
+}
