@@ -32,6 +32,7 @@ pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod rename;
+mod resources;
 pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod rmi;
