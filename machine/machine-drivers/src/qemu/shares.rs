@@ -225,18 +225,19 @@ mod tests {
         }
     }
 
+    #[track_caller]
+    fn check(text: &str, host: &str, guest: &str, read_only: bool) {
+        let wanted = Mount {
+            host: host.into(),
+            guest: guest.into(),
+            read_only,
+        };
+        assert_eq!(Mount::parse(text), Ok(wanted));
+    }
+
     #[cfg(windows)]
     #[test]
     fn a_mount_of_windows_is_read() {
-        #[track_caller]
-        fn check(text: &str, host: &str, guest: &str, read_only: bool) {
-            let wanted = Mount {
-                host: host.into(),
-                guest: guest.into(),
-                read_only,
-            };
-            assert_eq!(Mount::parse(text), Ok(wanted));
-        }
         check(r"C:\src", r"C:\src", "/c/src", false);
         check(r"C:\src:ro", r"C:\src", "/c/src", true);
         check("C:/src:/work", "C:/src", "/work", false);
@@ -250,15 +251,6 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn a_mount_is_read() {
-        #[track_caller]
-        fn check(text: &str, host: &str, guest: &str, read_only: bool) {
-            let wanted = Mount {
-                host: host.into(),
-                guest: guest.into(),
-                read_only,
-            };
-            assert_eq!(Mount::parse(text), Ok(wanted));
-        }
         check("/src", "/src", "/src", false);
         check("/src:ro", "/src", "/src", true);
         check("/src:/work/", "/src", "/work", false);
