@@ -638,20 +638,25 @@ async fn volumes_are_made_filled_shared_and_removed() {
         .await
         .expect("nobody uses it any more");
     let mut strict = request("strict", &["sleep"]);
-    strict.host.mounts = vec![super::spec::MountRequest {
+    strict.host.mounts = vec![bind_mount("/not/here")];
+    assert_eq!(
+        refused(&service, strict).await.to_string(),
+        "invalid mount config for type \"bind\": bind source path does not exist: /not/here"
+    );
+}
+
+/// `--mount type=bind` of this source at /x.
+fn bind_mount(source: &str) -> super::spec::MountRequest {
+    super::spec::MountRequest {
         kind: super::spec::MountKind::Bind,
-        source: "/not/here".into(),
+        source: source.into(),
         target: "/x".into(),
         read_only: false,
         consistency: String::new(),
         bind: None,
         volume: None,
         tmpfs: None,
-    }];
-    assert_eq!(
-        refused(&service, strict).await.to_string(),
-        "invalid mount config for type \"bind\": bind source path does not exist: /not/here"
-    );
+    }
 }
 
 #[tokio::test]
@@ -670,16 +675,6 @@ async fn in_a_machine_of_a_desktop_no_source_is_made_empty() {
     );
 
     // Clients on Windows send paths as they are there.
-    let bind = |text: &str| super::spec::MountRequest {
-        kind: super::spec::MountKind::Bind,
-        source: text.into(),
-        target: "/x".into(),
-        read_only: false,
-        consistency: String::new(),
-        bind: None,
-        volume: None,
-        tmpfs: None,
-    };
     for (given, meant) in [
         (r"C:\Users\me\not here", "/c/Users/me/not here"),
         ("d:/src/../not", "/d/not"),
@@ -687,7 +682,7 @@ async fn in_a_machine_of_a_desktop_no_source_is_made_empty() {
         let mut by_volume = request("web", &["sleep"]);
         by_volume.host.binds = vec![format!("{given}:/x:ro")];
         let mut by_mount = request("web", &["sleep"]);
-        by_mount.host.mounts = vec![bind(given)];
+        by_mount.host.mounts = vec![bind_mount(given)];
         for spec in [by_volume, by_mount] {
             let error = refused(&service, spec).await.to_string();
             let expected = format!("bind source path does not exist: {meant} (this machine");
