@@ -119,17 +119,10 @@ fn an_isolated_network_is_without_the_host() {
 #[test]
 fn a_routed_network_is_reached_by_its_own_addresses_in_ipv6() {
     on_own_host(|| async {
-        if !Path::new("/proc/net/if_inet6").exists() {
-            println!("skipped: this kernel has no IPv6");
-            return;
-        }
         let root = Root::new();
-        let neighbour = Neighbour::new();
-        run("ip addr add 2001:db8:74::1/64 dev uplink nodad");
-        neighbour.there(|| {
-            run("ip addr add 2001:db8:74::2/64 dev eth0 nodad");
-            serve_tcp("[2001:db8:74::2]:82".parse().unwrap());
-        });
+        let Some(neighbour) = neighbour_in_ipv6("2001:db8:74") else {
+            return;
+        };
         let backend = LinuxNetwork::new(root.config()).unwrap();
         let routed = made("routed", "10.74.0.0/24", "10.74.0.1", |network| {
             network.ipv6 = true;

@@ -154,6 +154,23 @@ impl Neighbour {
     }
 }
 
+/// A neighbour in IPv6, too: the host is PREFIX::1, the neighbour PREFIX::2, and it answers on port 82. `None`, with a line
+/// that says why, where the kernel has no IPv6.
+pub(crate) fn neighbour_in_ipv6(prefix: &str) -> Option<Neighbour> {
+    if !Path::new("/proc/net/if_inet6").exists() {
+        println!("skipped: this kernel has no IPv6");
+        return None;
+    }
+    let neighbour = Neighbour::new();
+    run(&format!("ip addr add {prefix}::1/64 dev uplink nodad"));
+    let theirs = format!("{prefix}::2");
+    neighbour.there(move || {
+        run(&format!("ip addr add {theirs}/64 dev eth0 nodad"));
+        serve_tcp(format!("[{theirs}]:82").parse().unwrap());
+    });
+    Some(neighbour)
+}
+
 /// A server that tells every client whom it sees, then sends back what it gets until the end.
 pub(crate) fn serve_tcp(address: SocketAddr) {
     let listener = TcpListener::bind(address).unwrap();

@@ -232,17 +232,10 @@ fn is_answered(from: &str, to: &str) -> bool {
 #[test]
 fn ipv6_inside_out_and_published() {
     on_own_host(|| async {
-        if !Path::new("/proc/net/if_inet6").exists() {
-            println!("skipped: this kernel has no IPv6");
-            return;
-        }
         let root = Root::new();
-        let neighbour = Neighbour::new();
-        run("ip addr add 2001:db8:99::1/64 dev uplink nodad");
-        neighbour.there(|| {
-            run("ip addr add 2001:db8:99::2/64 dev eth0 nodad");
-            serve_tcp("[2001:db8:99::2]:82".parse().unwrap());
-        });
+        let Some(neighbour) = neighbour_in_ipv6("2001:db8:99") else {
+            return;
+        };
         let backend = LinuxNetwork::new(root.config()).unwrap();
         let six = made("six", "10.34.0.0/24", "10.34.0.1", |network| {
             network.ipv6 = true;
@@ -287,18 +280,11 @@ fn ipv6_inside_out_and_published() {
 #[test]
 fn networks_are_apart_in_ipv6_too() {
     on_own_host(|| async {
-        if !Path::new("/proc/net/if_inet6").exists() {
-            println!("skipped: this kernel has no IPv6");
-            return;
-        }
         let root = Root::new();
-        let neighbour = Neighbour::new();
-        run("ip addr add 2001:db8:99::1/64 dev uplink nodad");
-        neighbour.there(|| {
-            run("ip addr add 2001:db8:99::2/64 dev eth0 nodad");
-            run("ip -6 route add fd00::/16 via 2001:db8:99::1");
-            serve_tcp("[2001:db8:99::2]:82".parse().unwrap());
-        });
+        let Some(neighbour) = neighbour_in_ipv6("2001:db8:99") else {
+            return;
+        };
+        neighbour.there(|| run("ip -6 route add fd00::/16 via 2001:db8:99::1"));
         let backend = LinuxNetwork::new(root.config()).unwrap();
         let six = |name: &str, number: u8, internal: bool| {
             let (range, gateway) = (format!("10.{number}.0.0/24"), format!("10.{number}.0.1"));
