@@ -37,12 +37,32 @@ impl Windows {
             println!("skipped: no programs for Windows (cargo xtask cross windows)");
             return None;
         }
-        Some(Windows {
+        let windows = Windows {
             wine,
             programs,
             prefix: tempfile::tempdir().unwrap(),
             store: tempfile::tempdir().unwrap(),
-        })
+        };
+        windows.keep();
+        Some(windows)
+    }
+
+    /// Debian's wine goes with its last program, and who comes while it goes is killed after two seconds: it is to stay, a
+    /// minute after a test that was killed.
+    fn keep(&self) {
+        std::fs::create_dir(self.prefix.path().join("wine")).unwrap();
+        for words in [
+            self.in_prefix(&self.server()).arg("-p60"),
+            self.in_prefix(&self.wine).args(["wineboot", "--init"]),
+        ] {
+            // What goes on after them would hold on to the outputs of whoever started it.
+            let quiet = words.stdout(Stdio::null()).stderr(Stdio::null());
+            assert!(quiet.status().unwrap().success());
+        }
+    }
+
+    fn server(&self) -> PathBuf {
+        self.wine.with_file_name("wineserver")
     }
 
     fn command(&self, program: &str) -> Command {
@@ -112,8 +132,7 @@ impl Windows {
 impl Drop for Windows {
     /// Machines that a failed test left behind run in this prefix only.
     fn drop(&mut self) {
-        let server = self.wine.with_file_name("wineserver");
-        let _ = self.in_prefix(&server).arg("-k").status();
+        let _ = self.in_prefix(&self.server()).arg("-k").status();
     }
 }
 
