@@ -47,6 +47,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Each container has its own stop timeout, and none more than this; `init` waits a little longer before it ends what is left.
 const CONTAINERS_STOP_WITHIN: Duration = Duration::from_secs(guest_contract::STOP_TIMEOUT_SECONDS);
+/// A removed container's root file system is unmounted, which may wait for the disk.
+const REMOVALS_END_WITHIN: Duration = Duration::from_secs(5);
 /// Read where it exists and no other file is named.
 const DEFAULT_CONFIG_FILE: &str = "/etc/berth/daemon.json";
 
@@ -188,6 +190,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         notify_manager("STOPPING=1");
         stop.cancel();
     }
+    containers.finish_removals(REMOVALS_END_WITHIN).await;
     networks.backend().close().await;
     // The host may go down next.
     images.make_durable().await?;

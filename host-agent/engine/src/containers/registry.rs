@@ -12,6 +12,8 @@ pub(super) struct Registry {
     inner: RwLock<Inner>,
     /// The host goes down: nothing is started again.
     pub(super) closing: std::sync::atomic::AtomicBool,
+    /// Read by whoever removes what a container has on disk, written by the engine's end, which waits for them.
+    pub(super) removals: Arc<tokio::sync::RwLock<()>>,
 }
 
 #[derive(Default)]

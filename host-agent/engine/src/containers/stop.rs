@@ -92,6 +92,15 @@ impl ContainerService {
         futures_util::future::join_all(stops).await;
     }
 
+    /// For the engine's end: containers that nobody sees any more are removed from the disk, too, for at most `most`. What is
+    /// not done by then, the next engine does.
+    pub async fn finish_removals(&self, most: Duration) {
+        let removals = tokio::time::timeout(most, self.registry.removals.write());
+        if removals.await.is_err() {
+            tracing::warn!("containers are still being removed: the next start goes on");
+        }
+    }
+
     pub(super) async fn stop_container(
         &self,
         container: &Container,

@@ -214,6 +214,8 @@ pub struct FakeLayers {
     pub mounted: Mutex<BTreeSet<ContainerId>>,
     /// The next removal fails.
     pub fail_removal: Mutex<bool>,
+    /// Held: removals wait.
+    pub busy: tokio::sync::Mutex<()>,
     /// What every container is said to have changed.
     pub changes: Mutex<Vec<Change>>,
 }
@@ -261,6 +263,7 @@ impl Layers for FakeLayers {
     }
 
     async fn remove(&self, container: &ContainerId) -> Result<(), LayerError> {
+        let _disk = self.busy.lock().await;
         if std::mem::take(&mut *locked(&self.fail_removal)) {
             return Err(LayerError::Failed {
                 step: "remove the layer".into(),

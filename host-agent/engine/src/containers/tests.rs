@@ -157,6 +157,22 @@ async fn run_rm_attached_sees_everything_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn the_engines_end_waits_for_what_is_being_removed() {
+    let world = World::default();
+    let service = world.service();
+    create(&service, removing("once", &["echo", "hi"])).await;
+    let disk = world.layers.busy.lock().await;
+    let waiting = service.wait("once", WaitCondition::Removed).expect("wait");
+    service.start("once").await.expect("start");
+    waiting.done().await;
+    service.finish_removals(Duration::from_millis(20)).await;
+    assert_eq!(world.store.load().await.unwrap().len(), 1);
+    drop(disk);
+    service.finish_removals(Duration::from_secs(20)).await;
+    assert!(world.store.load().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn input_flows_to_the_process_and_its_end_ends_it() {
     let world = World::default();
     let service = world.service();

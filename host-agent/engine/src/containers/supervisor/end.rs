@@ -50,6 +50,10 @@ impl Supervisor {
             ("execDuration", ran.as_secs().to_string()),
         ];
         self.deps.tell(&self.container, "die", attributes);
+        let _removal = match auto_remove {
+            true => Some(self.registry.removals.clone().read_owned().await),
+            false => None,
+        };
         if auto_remove {
             // Whoever is told of the end finds the name free.
             self.registry.remove(&self.container);

@@ -13,6 +13,7 @@ impl Supervisor {
             let _ = reply.send(Err(error));
             return Flow::GoOn;
         }
+        let _removal = self.registry.removals.clone().read_owned().await;
         self.status
             .send_modify(|status| status.state = ContainerState::Removing);
         if let Err(error) = self.deps.layers.remove(&self.container.id).await {

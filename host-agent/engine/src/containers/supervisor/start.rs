@@ -71,6 +71,7 @@ impl Supervisor {
             }
         });
         if auto_remove {
+            let _removal = self.registry.removals.clone().read_owned().await;
             self.forget();
             if let Some(reply) = reply {
                 let _ = reply.send(Err(error));
