@@ -3,13 +3,13 @@
 
 use crate::namespace::Namespace;
 use crate::programs::{find, program};
-use crate::run::{Output, eventually, run};
+use crate::run::{Output, run};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest a client's command may take in a test.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -129,6 +129,12 @@ impl Agent {
 
     /// Starts `serve` (again) and waits until it answers.
     pub fn serve(&mut self) {
+        if let Err(why) = self.try_serve() {
+            panic!("{why}:\n{}", self.log());
+        }
+    }
+
+    fn try_serve(&mut self) -> Result<(), String> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -155,14 +161,19 @@ impl Agent {
             .stderr(log)
             .spawn()
             .expect("host-agent starts");
-        self.child = Some(child);
-        let socket = self.socket();
-        eventually("the engine answers", Duration::from_secs(30), || {
-            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
-                panic!("the engine ended with {status}:\n{}", self.log());
+        let child = self.child.insert(child);
+        let socket = self.folder.path().join("api.sock");
+        let end = Instant::now() + Duration::from_secs(30);
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(format!("the engine ended with {status}"));
             }
-            std::os::unix::net::UnixStream::connect(&socket).ok()
-        });
+            if Instant::now() > end {
+                return Err("the engine does not answer".to_owned());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// `kill -9` of `serve`; containers go on.
@@ -258,8 +269,11 @@ impl Drop for Agent {
         if std::thread::panicking() {
             eprintln!("--- log of serve\n{}\n---", self.log());
         }
-        if self.child.is_none() && !std::thread::panicking() {
-            self.serve();
+        match (self.child.is_some(), std::thread::panicking()) {
+            (true, _) => {}
+            (false, false) => self.serve(),
+            // A second panic would end the test before anything is cleared away.
+            (false, true) => drop(self.try_serve()),
         }
         let listed = run(&mut self.berth(&["ps", "-aq"]), LIMIT);
         for id in listed.stdout.split_whitespace() {
