@@ -43,9 +43,11 @@ pub(super) fn read(pids: &[u32], threads: bool) -> Vec<ProcessFacts> {
             let folder = fs::read_dir(format!("/proc/{pid}/task"));
             let entries = folder.into_iter().flatten().flatten();
             let threads = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-            all.extend(threads.filter_map(|thread| read_one(*pid, thread, &host)));
+            all.extend(threads.filter_map(|thread| {
+                read_one(&format!("/proc/{pid}/task/{thread}"), *pid, thread, &host)
+            }));
         } else {
-            all.extend(read_one(*pid, *pid, &host));
+            all.extend(read_one(&format!("/proc/{pid}"), *pid, *pid, &host));
         }
     }
     all
@@ -61,8 +63,8 @@ fn names(text: &str) -> Names {
     lines.collect()
 }
 
-fn read_one(pid: u32, thread: u32, host: &Host) -> Option<ProcessFacts> {
-    let folder = format!("/proc/{pid}/task/{thread}");
+/// `folder` is the process's, with the times of all its threads, or a thread's.
+fn read_one(folder: &str, pid: u32, thread: u32, host: &Host) -> Option<ProcessFacts> {
     let text = |name: &str| fs::read_to_string(format!("{folder}/{name}")).unwrap_or_default();
     let words = |name: &str| {
         let bytes = fs::read(format!("{folder}/{name}")).unwrap_or_default();
@@ -112,9 +114,22 @@ fn read_one(pid: u32, thread: u32, host: &Host) -> Option<ProcessFacts> {
     facts.control_group = text("cgroup").lines().collect::<Vec<_>>().join(",");
     facts.oom_score = text("oom_score").trim().parse().unwrap_or(0);
     facts.oom_adjustment = text("oom_score_adj").trim().parse().unwrap_or(0);
-    let program = fs::read_link(Path::new(&folder).join("exe")).unwrap_or_default();
+    facts.namespaces = namespaces(folder);
+    let program = fs::read_link(Path::new(folder).join("exe")).unwrap_or_default();
     facts.program = program.to_string_lossy().into_owned();
     Some(facts)
+}
+
+/// Of links such as `net:[4026531833]`.
+fn namespaces(folder: &str) -> Vec<(String, u64)> {
+    let entries = fs::read_dir(format!("{folder}/ns"));
+    let numbers = entries.into_iter().flatten().flatten().filter_map(|entry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        let (_, number) = link.to_str()?.split_once(":[")?;
+        let number = number.strip_suffix(']')?.parse().ok()?;
+        Some((entry.file_name().into_string().ok()?, number))
+    });
+    numbers.collect()
 }
 
 /// Of `0 0 0 0`: real, effective, saved, and that of files.
@@ -183,6 +198,9 @@ fn parse(stat: &str, boot: i64, now: OffsetDateTime) -> Option<ProcessFacts> {
         code_memory: number(27)
             .zip(number(26))
             .map_or(0, |(end, start)| end.saturating_sub(start) / 1024),
+        stack_start: number(28).unwrap_or(0),
+        stack_pointer: number(29).unwrap_or(0),
+        instruction: number(30).unwrap_or(0),
         processor: number(39).unwrap_or(0),
         realtime_priority: number(40).unwrap_or(0),
         policy: number(41).unwrap_or(0),
@@ -244,5 +262,28 @@ mod tests {
             "{threads:?}"
         );
         assert!(threads.iter().all(|thread| thread.pid == own));
+        let net = fs::read_link("/proc/self/ns/net").unwrap();
+        let (_, number) = facts[0]
+            .namespaces
+            .iter()
+            .find(|(kind, _)| kind == "net")
+            .unwrap();
+        assert_eq!(net.to_str(), Some(format!("net:[{number}]").as_str()));
+    }
+
+    #[test]
+    fn the_time_of_a_process_is_that_of_all_its_threads() {
+        let own = std::process::id();
+        // This test runs in a thread that is not the process's first.
+        let first = || read(&[own], true).into_iter().find(|one| one.thread == own);
+        let whole = loop {
+            let threads: u64 = read(&[own], true).iter().map(|one| one.cpu_ticks).sum();
+            if threads >= first().unwrap().cpu_ticks + 3 {
+                break threads;
+            }
+        };
+        let told = read(&[own], false)[0].cpu_ticks;
+        // The kernel rounds each thread's time down by itself.
+        assert!(told >= whole, "{told} of {whole}");
     }
 }

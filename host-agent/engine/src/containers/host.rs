@@ -118,6 +118,12 @@ pub struct ProcessFacts {
     /// Of a security module.
     pub label: String,
     pub control_group: String,
+    /// Kinds as in /proc/PID/ns with the numbers of their inodes.
+    pub namespaces: Vec<(String, u64)>,
+    /// Addresses: of the stack's start, and of what the kernel tells of a process that ends.
+    pub stack_start: u64,
+    pub stack_pointer: u64,
+    pub instruction: u64,
     pub oom_score: i64,
     pub oom_adjustment: i64,
     pub signals: SignalSets,

@@ -10,8 +10,7 @@ pub(super) struct Wanted {
     pub columns: Vec<(String, Column)>,
     /// What comes first; whether it is turned round.
     pub sort: Vec<(Column, bool)>,
-    /// A line for each thread.
-    pub threads: bool,
+    pub threads: Threads,
     pub forest: bool,
     /// Numbers in place of names of users and groups.
     pub numeric: bool,
@@ -19,6 +18,17 @@ pub(super) struct Wanted {
     pub environment: bool,
     lists: Vec<(Kind, Vec<String>)>,
     inverted: bool,
+}
+
+/// Which lines threads have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Threads {
+    #[default]
+    None,
+    /// Lines like those of processes, in their place.
+    Alone,
+    /// Lines below the one of their process, which has no part of what is a thread's.
+    Below,
 }
 
 /// What a list of processes to show names.
@@ -67,6 +77,8 @@ struct Reading {
     system_v: String,
     bsd: String,
     is_bsd: bool,
+    /// Letters that ask for threads: `H`, `L`, `T`, `m`.
+    threads: String,
     own: Vec<(String, Column)>,
     /// `-O`: these between the usual ones.
     between: bool,
@@ -164,7 +176,11 @@ impl Reading {
                 }
                 'L' | 'T' => {
                     self.system_v.push(letter);
-                    self.wanted.threads = true;
+                    self.threads.push(letter);
+                    continue;
+                }
+                'm' => {
+                    self.threads.push(letter);
                     continue;
                 }
                 'H' => {
@@ -179,7 +195,6 @@ impl Reading {
                     self.wanted.numeric = true;
                     continue;
                 }
-                'm' => return Err(absent("-m (lines for threads between those for processes)")),
                 'V' => return Err(NO_PID.into()),
                 'o' | 'O' => {
                     let list = value(rest, words, &format!("{FORMAT_MISSING} -{letter}"))?;
@@ -218,7 +233,7 @@ impl Reading {
             self.is_bsd = true;
             let kind = match letter {
                 'a' | 'x' | 'g' | 'r' | 'T' | 'w' | 'S' => continue,
-                'u' | 'l' | 'j' | 'v' | 's' => {
+                'u' | 'l' | 'j' | 'v' | 's' | 'X' => {
                     self.bsd.push(letter);
                     continue;
                 }
@@ -242,16 +257,14 @@ impl Reading {
                     self.no_titles = true;
                     continue;
                 }
-                'H' => {
-                    self.wanted.threads = true;
+                'H' | 'm' => {
+                    self.threads.push(letter);
                     continue;
                 }
                 'Z' | 'M' => {
                     self.system_v.push('Z');
                     continue;
                 }
-                'm' => return Err(absent("m (lines for threads between those for processes)")),
-                'X' => return Err(absent("X (registers)")),
                 'V' => return Err(NO_PID.into()),
                 'L' => return Err(NO_PID.into()),
                 'k' => {
@@ -361,6 +374,26 @@ impl Reading {
         Ok(())
     }
 
+    /// What the letters for threads come to together.
+    fn threads(&self) -> Result<Threads, String> {
+        let has = |letter| self.threads.contains(letter);
+        let conflict = |what: &str| Err(wrong(&format!("thread flags conflict; {what}")));
+        if has('H') && has('m') {
+            return conflict("can't use H with m or -m");
+        }
+        if has('L') && has('T') {
+            return conflict("can't use both -L and -T");
+        }
+        if !self.threads.is_empty() && self.wanted.forest {
+            return Err(wrong("thread display conflicts with forest display"));
+        }
+        Ok(match self.threads.as_str() {
+            "" => Threads::None,
+            letters if letters.contains('m') => Threads::Below,
+            _ => Threads::Alone,
+        })
+    }
+
     /// `%p %U`: AIX's letters.
     fn format_of_aix(&mut self, list: &str) -> Result<(), String> {
         for letter in list.split('%').skip(1) {
@@ -389,6 +422,7 @@ impl Reading {
     }
 
     fn finish(mut self) -> Result<Wanted, String> {
+        self.wanted.threads = self.threads()?;
         let has = |letter| self.system_v.contains(letter);
         let own = !self.own.is_empty() && !self.between;
         let system_v = self
@@ -409,6 +443,7 @@ impl Reading {
             Some('l') => "f,uid,pid,ppid,priority,ni,vsz,rss,wchan,stat,tname,bsdtime,args".into(),
             Some('j') => "ppid,pid,pgid,sid,tname,tpgid,stat,uid,bsdtime,args".into(),
             Some('v') => "pid,tname,stat,bsdtime,maj_flt,trs,drs,rss,pmem,args".into(),
+            Some('X') => "pid,stackp,esp,eip,tmout,alarm,stat,tname,bsdtime,args".into(),
             Some('s') => "uid,pid,pending,blocked,ignored,caught,stat,tname,bsdtime,args".into(),
             _ if self.is_bsd && !system_v => "pid,tname,stat,bsdtime,args".into(),
             _ => system_v_names(&self.system_v),

@@ -168,9 +168,23 @@ const COLUMNS: &[Column] = &[
         _ => "*".into(),
     }),
     plain("addr", "ADDR", |_| "-".into()),
+    plain("stackp", "STACKP", |p| format!("{:016x}", p.stack_start)),
+    plain("esp", "ESP", |p| format!("{:016x}", p.stack_pointer)),
+    plain("eip", "EIP", |p| format!("{:016x}", p.instruction)),
+    // No kernel tells these any more.
+    plain("tmout", "TMOUT", |_| "-".into()),
+    plain("alarm", "ALARM", |_| "-".into()),
     plain("wchan", "WCHAN", |p| or_dash(&p.waits_in)),
     plain("label", "LABEL", |p| or_dash(&p.label)),
     plain("cgroup", "CGROUP", |p| or_dash(&p.control_group)),
+    plain("cgroupns", "CGROUPNS", |p| namespace(p, "cgroup")),
+    plain("ipcns", "IPCNS", |p| namespace(p, "ipc")),
+    plain("mntns", "MNTNS", |p| namespace(p, "mnt")),
+    plain("netns", "NETNS", |p| namespace(p, "net")),
+    plain("pidns", "PIDNS", |p| namespace(p, "pid")),
+    plain("timens", "TIMENS", |p| namespace(p, "time")),
+    plain("userns", "USERNS", |p| namespace(p, "user")),
+    plain("utsns", "UTSNS", |p| namespace(p, "uts")),
     plain("oom", "OOM", |p| p.oom_score.to_string()),
     plain("oomadj", "OOMADJ", |p| p.oom_adjustment.to_string()),
     plain("pending", "PENDING", |p| p.signals.pending.clone()),
@@ -228,7 +242,40 @@ const SAME: &[(&str, &str)] = &[
     ("fname", "comm"),
     ("command", "args"),
     ("nwchan", "wchan"),
+    ("wname", "wchan"),
+    ("atime", "time"),
+    ("intpri", "opri"),
+    ("longtname", "tname"),
+    ("start_stack", "stackp"),
+    ("sig", "pending"),
+    ("tsig", "pending"),
+    ("sigmask", "blocked"),
+    ("sigignore", "ignored"),
+    ("sigcatch", "caught"),
 ];
+
+/// What `ps m` shows in the line of a process only.
+const OF_PROCESSES: &[&str] = &[
+    "args", "cgroup", "cmd", "comm", "drs", "exe", "nlwp", "pgid", "pgrp", "pid", "pmem", "ppid",
+    "rss", "sess", "sid", "stackp", "sz", "tgid", "thcount", "tname", "tpgid", "trs", "tt", "ucmd",
+    "vsz",
+];
+
+/// What `ps m` shows in the lines of threads only.
+const OF_THREADS: &[&str] = &[
+    "blocked", "caught", "cls", "eip", "esp", "ignored", "lwp", "ni", "oom", "oomadj", "opri",
+    "policy", "pri", "priority", "psr", "s", "sched", "sgi_p", "spid", "stat", "tid", "wchan",
+];
+
+impl Column {
+    pub(super) fn is_of_processes(&self) -> bool {
+        OF_PROCESSES.contains(&self.name)
+    }
+
+    pub(super) fn is_of_threads(&self) -> bool {
+        OF_THREADS.contains(&self.name)
+    }
+}
 
 /// What `ps --sort` compares where the text does not sort: ages fall as starts rise.
 const SORTED_BY: &[(&str, &str)] = &[
@@ -240,10 +287,9 @@ const SORTED_BY: &[(&str, &str)] = &[
 
 /// Names that procps has and we do not: refused with words of our own.
 pub(super) const UNKNOWN_HERE: &[&str] = &[
-    "cgname", "cgroupns", "cp", "eip", "environ", "esp", "fds", "htprv", "htshr", "ipcns",
-    "lsession", "luid", "lxc", "machine", "mntns", "netns", "numa", "ouid", "pidns", "pss",
-    "rbytes", "rchars", "rops", "seat", "size", "slice", "stackp", "supgrp", "timens", "unit",
-    "userns", "uss", "utsns", "uunit", "wbytes", "wcbytes", "wchars", "wops",
+    "cgname", "cp", "environ", "fds", "htprv", "htshr", "lsession", "luid", "lxc", "machine",
+    "numa", "ouid", "pss", "rbytes", "rchars", "rops", "seat", "size", "slice", "supgrp", "unit",
+    "uss", "uunit", "wbytes", "wcbytes", "wchars", "wops",
 ];
 
 pub(super) fn find(name: &str) -> Option<Column> {
@@ -267,6 +313,11 @@ fn id(ids: &(u32, String)) -> String {
 
 fn or_dash(text: &str) -> String {
     if text.is_empty() { "-" } else { text }.to_owned()
+}
+
+fn namespace(process: &ProcessFacts, kind: &str) -> String {
+    let found = process.namespaces.iter().find(|(name, _)| name == kind);
+    found.map_or_else(|| "-".into(), |(_, number)| number.to_string())
 }
 
 fn per_mille(process: &ProcessFacts) -> u64 {

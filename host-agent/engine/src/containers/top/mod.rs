@@ -8,7 +8,8 @@ use super::error::ContainerError;
 use super::host::ProcessFacts;
 use super::lifecycle::Request;
 use super::service::ContainerService;
-use arguments::Wanted;
+use arguments::{Threads, Wanted};
+use columns::Column;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
@@ -28,13 +29,20 @@ impl ContainerService {
             return Err(container.denied(super::lifecycle::Denied::NotRunning, asked));
         };
         let pids = task.processes().await?;
-        let facts = self.deps.files.processes(pids, wanted.threads).await;
+        let files = &self.deps.files;
+        let threads = match wanted.threads {
+            Threads::Below => files.processes(pids.clone(), true).await,
+            Threads::None | Threads::Alone => Vec::new(),
+        };
+        let alone = wanted.threads == Threads::Alone;
+        let facts = files.processes(pids, alone).await;
         self.deps.tell(&container, "top", []);
-        Ok(table(&wanted, facts))
+        Ok(table(&wanted, facts, &threads))
     }
 }
 
-fn table(wanted: &Wanted, mut facts: Vec<ProcessFacts>) -> ProcessTable {
+/// `threads` come below their processes.
+fn table(wanted: &Wanted, mut facts: Vec<ProcessFacts>, threads: &[ProcessFacts]) -> ProcessTable {
     facts.retain(|process| wanted.chooses(process));
     facts.sort_by(|one, other| {
         let asked = wanted.sort.iter().map(|(column, descending)| {
@@ -54,24 +62,49 @@ fn table(wanted: &Wanted, mut facts: Vec<ProcessFacts>) -> ProcessTable {
         .iter()
         .map(|(title, _)| title.clone())
         .collect();
-    let rows = facts.iter().zip(depths).map(|(process, depth)| {
-        let cells = wanted.columns.iter().map(|(_, column)| {
-            let mut cell = if wanted.numeric {
-                column.numeric.unwrap_or(column.show)(process)
-            } else {
-                (column.show)(process)
-            };
-            if column.is_command && wanted.environment && !process.environment.is_empty() {
-                cell = format!("{cell} {}", process.environment);
-            }
-            if column.is_command && depth > 0 {
-                cell = format!("{}\\_ {cell}", "    ".repeat(depth - 1));
-            }
-            cell
-        });
-        cells.collect()
+    let below = wanted.threads == Threads::Below;
+    let mut rows = Vec::new();
+    for (process, depth) in facts.iter().zip(depths) {
+        rows.push(row(wanted, process, depth, |column| {
+            below && column.is_of_threads()
+        }));
+        let mut own: Vec<_> = threads
+            .iter()
+            .filter(|one| below && one.pid == process.pid)
+            .collect();
+        own.sort_by_key(|one| one.thread);
+        rows.extend(
+            own.into_iter()
+                .map(|thread| row(wanted, thread, 0, Column::is_of_processes)),
+        );
+    }
+    without_untitled(titles, rows)
+}
+
+fn row(
+    wanted: &Wanted,
+    process: &ProcessFacts,
+    depth: usize,
+    hidden: impl Fn(&Column) -> bool,
+) -> Vec<String> {
+    let cells = wanted.columns.iter().map(|(_, column)| {
+        if hidden(column) {
+            return "-".into();
+        }
+        let mut cell = if wanted.numeric {
+            column.numeric.unwrap_or(column.show)(process)
+        } else {
+            (column.show)(process)
+        };
+        if column.is_command && wanted.environment && !process.environment.is_empty() {
+            cell = format!("{cell} {}", process.environment);
+        }
+        if column.is_command && depth > 0 {
+            cell = format!("{}\\_ {cell}", "    ".repeat(depth - 1));
+        }
+        cell
     });
-    without_untitled(titles, rows.collect())
+    cells.collect()
 }
 
 /// Docker splits the lines that `ps` writes at spaces: what is in columns without a title goes to the last one with one.

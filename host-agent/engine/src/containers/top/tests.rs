@@ -31,13 +31,18 @@ fn process(pid: u32, parent: u32, command: &str) -> ProcessFacts {
         resident_memory: 1376,
         name: command.split(' ').next().unwrap().into(),
         command: command.into(),
+        stack_start: 0x7ffc_0000_0000,
+        namespaces: vec![("net".into(), 4_026_531_833)],
         ..ProcessFacts::default()
     }
 }
 
 fn shown(arguments: &str) -> Result<ProcessTable, String> {
     let facts = vec![process(20, 1, "sleep 1000"), process(30, 20, "worker two")];
-    Ok(table(&arguments::read(arguments)?, facts))
+    let mut second = facts[0].clone();
+    second.thread = 21;
+    let threads = [second, facts[1].clone(), facts[0].clone()];
+    Ok(table(&arguments::read(arguments)?, facts, &threads))
 }
 
 fn titles(arguments: &str) -> String {
@@ -97,6 +102,28 @@ fn the_titles_are_those_of_ps() {
             "s",
             "UID PID PENDING BLOCKED IGNORED CAUGHT STAT TTY TIME COMMAND",
         ),
+        ("m", "PID TTY STAT TIME COMMAND"),
+        ("-m", "PID TTY TIME CMD"),
+        ("-Lm", "PID LWP TTY TIME CMD"),
+        ("X", "PID STACKP ESP EIP TMOUT ALARM STAT TTY TIME COMMAND"),
+        ("-eo pid,netns,sig,wname", "PID NETNS PENDING WCHAN"),
+        (
+            "mH",
+            "ps: error: thread flags conflict; can't use H with m or -m",
+        ),
+        (
+            "-eLT",
+            "ps: error: thread flags conflict; can't use both -L and -T",
+        ),
+        (
+            "-LH",
+            "ps: error: thread display conflicts with forest display",
+        ),
+        (
+            "mf",
+            "ps: error: thread display conflicts with forest display",
+        ),
+        ("Xu", "ps: error: conflicting format options"),
         ("-o pid= -o comm", "Couldn't find PID field in ps output"),
         ("-o comm", "Couldn't find PID field in ps output"),
         ("--no-headers", "Couldn't find PID field in ps output"),
@@ -152,8 +179,36 @@ fn what_is_under_the_titles() {
         "root|20|6103.2|0.0|2268|1376|?|Ss|15:26|62:03|sleep 1000"
     );
     assert_eq!(row("-n -o pid,user"), "20|0");
+    assert_eq!(
+        row("X"),
+        "20|00007ffc00000000|0000000000000000|0000000000000000|-|-|Ss|?|62:03|sleep 1000"
+    );
+    assert_eq!(row("-eo pid,netns,pidns"), "20|4026531833|-");
     // Without a title: Docker counts words.
     assert_eq!(row("-eo pid,time= -o cmd"), "20|01:02:03 sleep 1000");
+}
+
+/// As procps shows it: what is the process's in its own line only, what is a thread's in the threads' only.
+#[test]
+fn threads_stand_below_their_processes() {
+    let rows = |arguments: &str| {
+        let rows = shown(arguments).expect(arguments).rows;
+        rows.iter().map(|row| row.join("|")).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        rows("m -o pid,lwp,stat,user,comm"),
+        [
+            "20|-|-|root|sleep",
+            "-|20|Ss|root|-",
+            "-|21|Ss|root|-",
+            "30|-|-|root|worker",
+            "-|30|Ss|root|-",
+        ]
+    );
+    assert_eq!(
+        rows("m -C worker"),
+        ["30|?|-|62:03|worker two", "-|-|Ss|62:03|-"]
+    );
 }
 
 #[test]
