@@ -15,6 +15,12 @@ pub(crate) struct Options {
     /// Keep what was used last, up to so much: 512m, 2g
     #[arg(long, visible_alias = "reserved-space")]
     keep_storage: Option<String>,
+    /// Keep no more than so much
+    #[arg(long)]
+    max_used_space: Option<String>,
+    /// Remove no more than it takes to have so much free on the disk
+    #[arg(long)]
+    min_free_space: Option<String>,
     /// Do not ask
     #[arg(short, long)]
     force: bool,
@@ -32,8 +38,14 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     if options.all {
         pairs.push(("all", "1".to_owned()));
     }
-    if let Some(size) = &options.keep_storage {
-        pairs.push(("keep-storage", parse::bytes(size)?.to_string()));
+    for (name, size) in [
+        ("keep-storage", &options.keep_storage),
+        ("max-used-space", &options.max_used_space),
+        ("min-free-space", &options.min_free_space),
+    ] {
+        if let Some(size) = size {
+            pairs.push((name, parse::bytes(size)?.to_string()));
+        }
     }
     let answer = engine
         .post(&format!("/build/prune{}", query(&pairs)), None)

@@ -36,9 +36,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tree::Tree;
 
-/// Bytes of a context's files, at most.
-const CONTEXT_MAX: u64 = 128 << 30;
-
 /// Keeps contexts below `<data-root>/builds/contexts`, cache mounts below `builds/caches`, and secrets in memory.
 #[derive(Debug, Clone)]
 pub struct DiskBuildFiles {
@@ -188,10 +185,7 @@ impl BuildFiles for DiskBuildFiles {
     async fn free_bytes(&self) -> Result<u64, BuildFilesError> {
         let facts = rustix::fs::statvfs(&self.folder)
             .map_err(|error| failed("measure the free space", error))?;
-        Ok(facts
-            .f_bavail
-            .saturating_mul(facts.f_frsize)
-            .min(CONTEXT_MAX))
+        Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
     }
 
     async fn read(

@@ -293,14 +293,13 @@ impl BuildService {
             .partition(|entry| entry.kind != CacheKind::Regular);
         let mut pruned = Pruned::default();
         // Down to what may stay.
-        let mut excess = request.keep_bytes.map(|keep| {
-            let held: u64 = usage
-                .iter()
-                .filter(|entry| !entry.shared)
-                .map(|entry| entry.size)
-                .sum();
-            held.saturating_sub(keep)
-        });
+        let own = usage.iter().filter(|entry| !entry.shared);
+        let held = own.map(|entry| entry.size).sum();
+        let free = match request.keep.least_free {
+            0 => 0,
+            _ => self.inner.files.free_bytes().await?,
+        };
+        let mut excess = request.keep.excess(held, free);
         for mount in mounts {
             if excess == Some(0) {
                 break;

@@ -14,6 +14,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Bytes of a context's files, at most.
+const CONTEXT_MAX: u64 = 128 << 30;
 /// Contexts that wait for their build, at most, and how long they do.
 const OFFERED_MAX: usize = 64;
 const OFFER_PATIENCE: Duration = Duration::from_secs(600);
@@ -65,7 +67,7 @@ impl BuildService {
         };
         let files = &self.inner.containers.deps().container_files;
         let options = WriteOptions {
-            largest: Some(self.inner.files.free_bytes().await?),
+            largest: Some(self.inner.files.free_bytes().await?.min(CONTEXT_MAX)),
             ..WriteOptions::default()
         };
         files

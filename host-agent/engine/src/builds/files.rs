@@ -30,7 +30,7 @@ pub trait BuildFiles: Send + Sync + 'static {
     /// Keeps none of them any longer; answers how many bytes they had.
     async fn forget_contents(&self) -> Result<u64, BuildFilesError>;
 
-    /// Bytes that a context may have: what is free on the disk, within reason.
+    /// Bytes that are free on the disk of contexts and of the cache.
     async fn free_bytes(&self) -> Result<u64, BuildFilesError>;
 
     /// A small file; `None` where there is none. Links are followed.

@@ -189,10 +189,38 @@ pub struct BuildOutcome {
 pub struct PruneRequest {
     /// Also what images or later entries use. Without it, entries that an image's history still uses stay.
     pub all: bool,
-    /// `keep-storage`: the most recently used entries up to so many bytes stay.
-    pub keep_bytes: Option<u64>,
+    /// What of it stays.
+    pub keep: Keep,
     /// `until`, `unused-for`, `id`, `parent`, `type`, `description`, `inuse`, `shared`, `private`; others are refused.
     pub filters: engine_api::Filters,
+}
+
+/// How much of the cache a prune leaves, in bytes; all 0: nothing. The least recently used goes first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// `reserved-space`, `keep-storage`: so much stays in any case.
+    pub reserved: u64,
+    /// `max-used-space`: no more than this stays.
+    pub most: u64,
+    /// `min-free-space`: so much is to be free on the disk; where it is, nothing needs to go for it.
+    pub least_free: u64,
+}
+
+impl Keep {
+    /// How much of `held` bytes goes with so many `free` on the disk; `None` for all that may go (`calculateKeepBytes` of
+    /// BuildKit).
+    pub fn excess(self, held: u64, free: u64) -> Option<u64> {
+        if self == Keep::default() {
+            return None;
+        }
+        let for_disk = match self.least_free {
+            0 => None,
+            least => Some(held.saturating_sub(least.saturating_sub(free))),
+        };
+        let most = (self.most != 0).then_some(self.most);
+        let allowed = most.into_iter().chain(for_disk).min().unwrap_or(0);
+        Some(held.saturating_sub(allowed.max(self.reserved)))
+    }
 }
 
 /// What a prune removed.
@@ -247,6 +275,32 @@ pub struct CacheUsage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prune_leaves_what_is_allowed_and_not_less_than_is_reserved() {
+        for (reserved, most, least_free, expected) in [
+            (0, 0, 0, None),
+            (30, 0, 0, Some(70)),
+            (0, 60, 0, Some(40)),
+            (60, 30, 0, Some(40)),
+            // 20 of them are free.
+            (0, 0, 20, Some(0)),
+            (0, 0, 50, Some(30)),
+            (0, 0, 1_000, Some(100)),
+            (90, 0, 50, Some(10)),
+            (90, 0, 10, Some(0)),
+            (0, 60, 50, Some(40)),
+            (0, 90, 50, Some(30)),
+            (200, 0, 0, Some(0)),
+        ] {
+            let keep = Keep {
+                reserved,
+                most,
+                least_free,
+            };
+            assert_eq!(keep.excess(100, 20), expected, "{keep:?}");
+        }
+    }
 
     #[test]
     fn contexts_are_found_by_every_name_of_an_image() {

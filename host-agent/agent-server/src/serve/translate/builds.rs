@@ -10,7 +10,8 @@ use engine::builds::classic::ClassicMessage;
 use engine::builds::error::BuildError;
 use engine::builds::event::{BuildEvent, Finding, OutputOf, PlannedStep};
 use engine::builds::request::{
-    BuildOutput, BuildRequest, CacheUsage, DockerfileSource, PruneRequest, RemoveContainers, Secret,
+    BuildOutput, BuildRequest, CacheUsage, DockerfileSource, Keep, PruneRequest, RemoveContainers,
+    Secret,
 };
 use engine::clock::rfc3339;
 use engine::containers::spec::NetworkChoice;
@@ -331,27 +332,25 @@ pub fn files_follow() -> Bytes {
     line_of(&json!({"files": true}))
 }
 
-/// Parameters of `POST /build/prune`. `reserved-space` is the newer name of `keep-storage`; with `max-used-space` as much
-/// stays as that allows, and not less than is reserved (`calculateKeepBytes` of BuildKit).
+/// Parameters of `POST /build/prune`. `reserved-space` is the newer name of `keep-storage`.
 pub fn prune(query: &Query) -> ApiResult<PruneRequest> {
     let bytes = |name: &str| -> ApiResult<u64> {
         let given = query.number::<i64>(name)?.unwrap_or(0);
         u64::try_from(given)
             .map_err(|_| ApiError::invalid(format!("invalid value for {name}: {given}")))
     };
-    if bytes("min-free-space")? != 0 {
-        return Err(ApiError::unsupported(
-            "min-free-space is not supported by this engine: use max-used-space or keep-storage (reserved-space)",
-        ));
-    }
     let reserved = match bytes("reserved-space")? {
         0 => bytes("keep-storage")?,
         reserved => reserved,
     };
-    let keep = reserved.max(bytes("max-used-space")?);
+    let keep = Keep {
+        reserved,
+        most: bytes("max-used-space")?,
+        least_free: bytes("min-free-space")?,
+    };
     Ok(PruneRequest {
         all: query.flag("all"),
-        keep_bytes: (keep != 0).then_some(keep),
+        keep,
         filters: query.filters()?,
     })
 }
@@ -509,19 +508,25 @@ mod tests {
     #[test]
     fn prunes_are_read() {
         let prune = |text: &str| prune(&Query::parse(text));
+        let keep = |reserved, most, least_free| Keep {
+            reserved,
+            most,
+            least_free,
+        };
         let request = prune("all=1&keep-storage=5").expect("good");
         assert!(request.all);
-        assert_eq!(request.keep_bytes, Some(5));
-        let request = prune("reserved-space=7&keep-storage=5").expect("good");
-        assert_eq!(request.keep_bytes, Some(7));
-        assert_eq!(prune("").expect("good").keep_bytes, None);
-        assert!(prune("keep-storage=-1").is_err());
-        let request = prune("max-used-space=9&reserved-space=7").expect("good");
-        assert_eq!(request.keep_bytes, Some(9));
-        let request = prune("max-used-space=6&reserved-space=7").expect("good");
-        assert_eq!(request.keep_bytes, Some(7));
-        assert!(prune("max-used-space=-1").is_err());
-        assert!(prune("min-free-space=1").is_err());
+        assert_eq!(request.keep, keep(5, 0, 0));
+        for (text, expected) in [
+            ("", keep(0, 0, 0)),
+            ("reserved-space=7&keep-storage=5", keep(7, 0, 0)),
+            ("max-used-space=9&reserved-space=7", keep(7, 9, 0)),
+            ("min-free-space=3", keep(0, 0, 3)),
+        ] {
+            assert_eq!(prune(text).expect(text).keep, expected, "{text}");
+        }
+        for name in ["keep-storage", "max-used-space", "min-free-space"] {
+            assert!(prune(&format!("{name}=-1")).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -295,7 +295,8 @@ async fn prunes_answer_as_dockerd_does() {
         400,
         "x",
     );
-    check(&prune("min-free-space=1").await, 501, "keep-storage");
+    check(&prune("min-free-space=1").await, 200, "SpaceReclaimed");
+    check(&prune("min-free-space=-1").await, 400, "min-free-space");
     check(&prune("max-used-space=1").await, 200, "SpaceReclaimed");
     let usage = send_to(&place.state, Method::GET, "/system/df", Body::empty()).await;
     assert!(usage.json()["BuildCache"].is_array());
