@@ -56,7 +56,8 @@ impl StageResult {
     pub fn state_id(&self) -> Option<Digest> {
         match &self.image {
             Some(image) => Some(image.clone()),
-            None if self.details.history.is_empty() => None,
+            // Images may come without a history; what begins with one of them is something.
+            None if self.details.history.is_empty() && self.layers.is_empty() => None,
             None => Some(digest_of(&encode(&self.image_details()))),
         }
     }

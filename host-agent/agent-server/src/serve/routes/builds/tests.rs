@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use engine::builds::{BuildBackends, BuildOptions, BuildService};
 use engine::containers::testing::World;
+use engine::images::config::digest_of;
 use engine_api::builds::BUILD_CONTENT_TYPE;
 use engine_linux::builds::DiskBuildFiles;
 use http::{Method, Request};
@@ -107,6 +108,69 @@ async fn a_build_is_told_as_dockerd_tells_it() {
     let image = send_to(&place.state, Method::GET, path, Body::empty()).await;
     assert_eq!(image.json()["Id"], id);
     assert_eq!(image.json()["Config"]["Labels"]["a"], "b");
+}
+
+/// An image as others make it, too: with a layer and no history.
+fn archive_without_history() -> Vec<u8> {
+    let layer = "files";
+    let config = json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"OnBuild": ["RUN never"]},
+        "rootfs": {"type": "layers", "diff_ids": [digest_of(layer.as_bytes())]},
+    });
+    let manifest =
+        json!([{"Config": "config.json", "RepoTags": ["bare:1"], "Layers": ["layer.tar"]}]);
+    tar_of(&[
+        ("manifest.json", &manifest.to_string()),
+        ("config.json", &config.to_string()),
+        ("layer.tar", layer),
+    ])
+}
+
+#[tokio::test]
+async fn stages_without_a_step_are_what_they_begin_with() {
+    let place = place();
+    let id_of = async |name: &str| {
+        let path = format!("/images/{name}/json");
+        let answer = send_to(&place.state, Method::GET, &path, Body::empty()).await;
+        answer.json()["Id"].as_str().expect("an id").to_owned()
+    };
+    for text in ["FROM scratch\n", "FROM scratch AS a\nFROM a AS b\n"] {
+        let answer = build(&place, "t=nothing", dockerfile(text)).await;
+        check(
+            &answer,
+            200,
+            "No image was generated. Is your Dockerfile empty?",
+        );
+    }
+    let answer = build(&place, "t=base:1", dockerfile(SIMPLE)).await;
+    check(&answer, 200, "Successfully tagged base:1");
+    let base = id_of("base:1").await;
+    let renamed = SIMPLE.replace("scratch", "scratch AS first") + "FROM first AS a\nFROM a AS b\n";
+    for (text, query) in [
+        ("FROM base:1\n", "t=same:1"),
+        ("FROM base:1 AS a\nFROM a AS b\n", "t=same:2&target=b"),
+        (&renamed, "t=same:3&target=b"),
+    ] {
+        let answer = build(&place, query, dockerfile(text)).await;
+        check(&answer, 200, "Successfully tagged");
+        let name = query[2..].split('&').next().expect("a name");
+        assert_eq!(id_of(name).await, base, "{text}");
+    }
+    let load = send_to(
+        &place.state,
+        Method::POST,
+        "/images/load",
+        archive_without_history(),
+    );
+    check(&load.await, 200, "Loaded image");
+    // In a stage's place: what the image has for ONBUILD is not done, and not handed on.
+    let preamble = json!({"contexts": {"a": {"image": "bare:1"}}});
+    let text = dockerfile("FROM scratch AS a\n");
+    let answer = berth(&place, "t=replaced:1", preamble, text).await;
+    check(&answer, 200, "replaced:1");
+    assert_ne!(id_of("replaced:1").await, id_of("bare:1").await);
 }
 
 #[tokio::test]
