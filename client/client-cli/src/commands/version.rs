@@ -61,6 +61,8 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
                     text(&server["Arch"])
                 ),
                 format!(" Kernel:      {}", text(&server["KernelVersion"])),
+                format!(" Git commit:  {}", text(&server["GitCommit"])),
+                format!(" Built:       {}", text(&server["BuildTime"])),
             ]);
             0
         }

@@ -2,6 +2,7 @@
 
 use super::config::Config;
 use bytes::Bytes;
+use engine::clock::rfc3339;
 use engine::runtime::RuntimeFacts;
 use engine_api::ApiVersion;
 use engine_linux::files::{self, ENGINE_ID};
@@ -10,6 +11,7 @@ use engine_linux::runtime::BUILT_IN as BUILT_IN_RUNTIME;
 use serde_json::json;
 use std::io;
 use std::path::Path;
+use time::OffsetDateTime;
 
 /// This engine's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -55,9 +57,17 @@ fn compiler() -> String {
     format!("rust{}", env!("CARGO_PKG_RUST_VERSION"))
 }
 
+/// As the docker command reads it; empty where nobody said it. `seconds` since 1970.
+fn build_time(seconds: &str) -> String {
+    let at = seconds.parse().ok();
+    let at = at.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    at.map(rfc3339).unwrap_or_default()
+}
+
 fn version_answer(host: &HostFacts, experimental: bool) -> Bytes {
+    // Set by `cargo xtask agent`.
     let commit = option_env!("BERTH_COMMIT").unwrap_or("unknown");
-    let built = option_env!("BERTH_BUILD_TIME").unwrap_or_default();
+    let built = build_time(option_env!("BERTH_BUILD_TIME").unwrap_or_default());
     let newest = ApiVersion::MAXIMUM.to_string();
     let oldest = ApiVersion::MINIMUM.to_string();
     let mut answer = json!({
@@ -138,6 +148,13 @@ fn random_uuid() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_of_the_build_is_dockers_or_none() {
+        assert_eq!(build_time("1748606834"), "2025-05-30T12:07:14Z");
+        assert_eq!(build_time(""), "");
+        assert_eq!(build_time("yesterday"), "");
+    }
 
     #[test]
     fn the_id_stays_and_a_damaged_one_is_replaced() {
