@@ -38,7 +38,7 @@ pub fn router() -> Router<AppState> {
 /// The body of `POST /networks/create`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct CreateBody {
+pub(super) struct CreateBody {
     name: Option<String>,
     driver: Option<String>,
     scope: Option<String>,
@@ -59,13 +59,13 @@ struct CreateBody {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct ConfigFrom {
+pub(super) struct ConfigFrom {
     network: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct IpamBody {
+pub(super) struct IpamBody {
     driver: Option<String>,
     options: Option<BTreeMap<String, String>>,
     config: Option<Vec<SubnetBody>>,
@@ -73,7 +73,7 @@ struct IpamBody {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct SubnetBody {
+pub(super) struct SubnetBody {
     subnet: Option<String>,
     #[serde(rename = "IPRange")]
     ip_range: Option<String>,
@@ -83,13 +83,21 @@ struct SubnetBody {
     auxiliary_addresses: Option<BTreeMap<String, String>>,
 }
 
-/// The bodies of connect and disconnect. `Force` says nothing here: a container that hangs is disconnected, too, and in Docker,
-/// as here, one that is not connected is an error all the same.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct ConnectBody {
+pub(super) struct ConnectBody {
     container: Option<String>,
     endpoint_config: Option<EndpointBody>,
+}
+
+/// `Force` says nothing here: a container that hangs is disconnected, too, and in Docker, as here, one that is not connected
+/// is an error all the same.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct DisconnectBody {
+    container: Option<String>,
+    #[serde(rename = "Force")]
+    _force: Option<bool>,
 }
 
 async fn create(
@@ -197,7 +205,7 @@ async fn connect(
 async fn disconnect(
     State(containers): Containers,
     Path(id): Path<String>,
-    Json(body): Json<ConnectBody>,
+    Json(body): Json<DisconnectBody>,
 ) -> ApiResult<StatusCode> {
     let container = body.container.unwrap_or_default();
     containers.disconnect(&container, &id).await?;

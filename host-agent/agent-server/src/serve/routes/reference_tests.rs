@@ -1,6 +1,7 @@
 //! `docs/reference/docker-api.md` says what is so: every endpoint of the router, every field of the wire types, every
 //! exception of the compat tier is in it, and what it calls served is served.
 
+use super::networks;
 use crate::serve::testing;
 use engine_api::containers::{
     BindOptionsBody, ContainerCreate, EndpointBody, HealthcheckBody, HostConfigBody, IpamBody,
@@ -243,6 +244,16 @@ fn every_field_of_a_container_is_on_the_page() {
     check_fields::<NetworkingConfigBody>("### NetworkingConfig");
     check_fields::<EndpointBody>("### EndpointsConfig: each network");
     check_fields::<IpamBody>("### IPAMConfig");
+}
+
+#[test]
+fn every_field_of_a_network_is_on_the_page() {
+    check_fields::<networks::CreateBody>("### The body of `POST /networks/create`");
+    check_fields::<networks::ConfigFrom>("### ConfigFrom");
+    check_fields::<networks::IpamBody>("### IPAM");
+    check_fields::<networks::SubnetBody>("### Config of IPAM: each range");
+    check_fields::<networks::ConnectBody>("### The body of `POST /networks/{id}/connect`");
+    check_fields::<networks::DisconnectBody>("### The body of `POST /networks/{id}/disconnect`");
 }
 
 #[test]
