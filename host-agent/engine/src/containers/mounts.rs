@@ -421,9 +421,10 @@ pub fn collect(
         add(parse_bind(&spec, &host.volume_driver)?, &mut chosen)?;
     }
     for request in &host.mounts {
-        let mut request = request.clone();
+        let mut request = Cow::Borrowed(request);
         if of_a_desktop && request.kind == MountKind::Bind {
-            request.source = from_windows(&request.source).into_owned();
+            let source = from_windows(&request.source).into_owned();
+            request.to_mut().source = source;
         }
         add(parse_mount(&request)?, &mut chosen)?;
     }

@@ -4,7 +4,7 @@
 use super::container::Container;
 use super::error::ContainerError;
 use crate::id::ContainerId;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, RwLock};
 
 #[derive(Default)]
@@ -20,6 +20,8 @@ pub(super) struct Registry {
 struct Inner {
     containers: BTreeMap<ContainerId, Arc<Container>>,
     names: HashMap<String, ContainerId>,
+    /// Those that were made with links: few, and every start asks for them.
+    with_links: BTreeSet<ContainerId>,
 }
 
 impl Registry {
@@ -60,6 +62,9 @@ impl Registry {
         let name = container.name();
         let mut inner = self.write();
         inner.names.insert(name, container.id.clone());
+        if !container.spec.host.links.is_empty() {
+            inner.with_links.insert(container.id.clone());
+        }
         inner.containers.insert(container.id.clone(), container);
     }
 
@@ -67,11 +72,20 @@ impl Registry {
     pub(super) fn remove(&self, container: &Container) {
         let mut inner = self.write();
         inner.containers.remove(&container.id);
+        inner.with_links.remove(&container.id);
         inner.names.retain(|_, id| *id != container.id);
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Container>> {
         self.read().containers.values().cloned().collect()
+    }
+
+    /// Those that were made with links, which may be gone since.
+    pub(super) fn with_links(&self) -> Vec<Arc<Container>> {
+        let inner = self.read();
+        let ids = inner.with_links.iter();
+        ids.filter_map(|id| inner.containers.get(id).cloned())
+            .collect()
     }
 
     /// By full id, name (with or without a slash) or beginning of an id, in this order.

@@ -192,10 +192,7 @@ impl Supervisor {
     /// Who has this container by a private name has its address in a file, and it may be another one now. Nobody is waited
     /// for: they may be waiting for us.
     pub(super) fn tell_linked(&self) {
-        for other in self.registry.all() {
-            if other.spec.host.links.is_empty() {
-                continue;
-            }
+        for other in self.registry.with_links() {
             let spec = other.latest_spec();
             let mut named = spec.host.links.iter().filter_map(|text| split_link(text));
             let means_us = |name: &str| {
