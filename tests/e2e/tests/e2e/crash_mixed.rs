@@ -63,7 +63,7 @@ impl Players<'_> {
     }
 
     fn name(&self) -> String {
-        format!("c{}", self.next_name.fetch_add(1, Ordering::Relaxed))
+        format!("box{}", self.next_name.fetch_add(1, Ordering::Relaxed))
     }
 
     fn made(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Known>> {

@@ -224,7 +224,8 @@ impl Players<'_> {
             host["NetworkMode"] = json!(network);
         }
         let body = json!({"Image": "busybox", "Cmd": ["sleep", "1000"], "HostConfig": host});
-        let name = self.name("c");
+        // No beginning of an id: one that was never made would remove another.
+        let name = self.name("box");
         let path = format!("/containers/create?name={name}");
         let lost = format!("/containers/{name}?force=1&v=1");
         let id = self.make(
