@@ -220,7 +220,7 @@ pub struct MountBody {
     pub bind_options: Option<BindOptionsBody>,
     pub volume_options: Option<VolumeOptionsBody>,
     pub tmpfs_options: Option<TmpfsOptionsBody>,
-    pub image_options: Option<serde::de::IgnoredAny>,
+    pub image_options: Option<ImageOptionsBody>,
     pub cluster_options: Option<serde::de::IgnoredAny>,
 }
 
@@ -248,6 +248,12 @@ pub struct VolumeOptionsBody {
 pub struct DriverConfigBody {
     pub name: Option<String>,
     pub options: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageOptionsBody {
+    pub subpath: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

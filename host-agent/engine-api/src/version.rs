@@ -24,6 +24,12 @@ impl ApiVersion {
         minor: 51,
     };
 
+    /// The first with mounts of images.
+    pub const IMAGE_MOUNTS: ApiVersion = ApiVersion {
+        major: 1,
+        minor: 48,
+    };
+
     /// Reads `1.51`.
     pub fn parse(text: &str) -> Option<ApiVersion> {
         let (major, minor) = text.split_once('.')?;

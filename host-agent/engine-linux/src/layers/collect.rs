@@ -96,11 +96,16 @@ fn drop_side_by_side(folders: Vec<TemporaryFolder>) {
 }
 
 impl State {
+    /// The top layers of what containers stand on and mount.
+    fn tops(&self) -> impl Iterator<Item = &Digest> {
+        let mounted = self.images.values().flatten();
+        self.containers.values().flatten().chain(mounted)
+    }
+
     /// The layers that are used: those in `keep`, those below containers, and whatever is below these.
     fn used(&self, keep: &BTreeSet<Digest>) -> BTreeSet<Digest> {
         let mut used: BTreeSet<Digest> = BTreeSet::new();
-        let tops = keep.iter().chain(self.containers.values().flatten());
-        for top in tops {
+        for top in keep.iter().chain(self.tops()) {
             let mut next = Some(top);
             while let Some(chain_id) = next {
                 if !used.insert(chain_id.clone()) {
@@ -118,7 +123,7 @@ impl State {
     /// Folders of layers whose record cannot be read and that nobody can need. `keep` names every layer of every image; of
     /// a container we know the top layer only, so as long as one's chain breaks off, each of them may be what is missing.
     fn useless(&self, used: &BTreeSet<Digest>) -> BTreeSet<Digest> {
-        let chains_are_whole = self.containers.values().flatten().all(|top| {
+        let chains_are_whole = self.tops().all(|top| {
             let mut next = Some(top);
             while let Some(chain_id) = next {
                 match self.layers.get(chain_id) {

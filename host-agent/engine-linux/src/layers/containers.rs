@@ -10,15 +10,15 @@
 use super::changes::Stack;
 use super::mount::Overlay;
 use super::{
-    EMPTY, LINKS, LOWER, MERGED, OverlayLayers, PLACES, UPPER, WORK, failed, mount, open_path,
-    remove_path,
+    EMPTY, IMAGES, LINKS, LOWER, MERGED, OverlayLayers, PLACES, UPPER, WORK, failed, mount,
+    open_path, remove_path,
 };
 use crate::archive::write::PieceWriter;
 use crate::{files, quota};
 use async_trait::async_trait;
 use engine::id::ContainerId;
 use engine::images::{
-    BorrowedRoot, ByteStream, Change, ContainerDiskUsage, Digest, LayerError, Layers,
+    BorrowedRoot, ByteStream, Change, ContainerDiskUsage, Digest, LayerError, LayerFolders, Layers,
 };
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -115,8 +115,7 @@ impl OverlayLayers {
         Overlay {
             links: &self.inner.folder.join(LINKS),
             lower: links,
-            upper: &rw.join(UPPER),
-            work: &rw.join(WORK),
+            upper: Some((&rw.join(UPPER), &rw.join(WORK))),
             target: &rw.join(MERGED),
         }
         .mount()
@@ -228,6 +227,55 @@ impl Layers for OverlayLayers {
             },
         )
         .await
+    }
+
+    async fn keep(
+        &self,
+        container: &ContainerId,
+        top_layers: Vec<Digest>,
+    ) -> Result<(), LayerError> {
+        {
+            let mut state = self.state();
+            if let Some(missing) = top_layers
+                .iter()
+                .find(|top| !state.layers.contains_key(*top))
+            {
+                return Err(LayerError::Missing {
+                    chain_id: missing.clone(),
+                });
+            }
+            state.images.insert(container.clone(), top_layers.clone());
+        }
+        let note = self.rw(container).join(IMAGES);
+        self.blocking(
+            || {
+                format!(
+                    "note the images that container {} mounts",
+                    container.short()
+                )
+            },
+            move |_| {
+                fs::write(
+                    note,
+                    top_layers
+                        .iter()
+                        .map(|top| format!("{top}\n"))
+                        .collect::<String>(),
+                )
+            },
+        )
+        .await
+    }
+
+    fn stacked(&self, top_layer: Option<&Digest>) -> Result<LayerFolders, LayerError> {
+        let mut names = self.links(top_layer)?;
+        if top_layer.is_some() {
+            names.push(format!("../{EMPTY}"));
+        }
+        Ok(LayerFolders {
+            folder: self.inner.folder.join(LINKS),
+            names,
+        })
     }
 
     fn limits_size(&self) -> bool {
@@ -395,7 +443,9 @@ impl Layers for OverlayLayers {
                     let _ = quota::forget(&this.rw(&id).join(UPPER));
                 }
                 remove_path(&this.rw(&id))?;
-                this.state().containers.remove(&id);
+                let mut state = this.state();
+                state.containers.remove(&id);
+                state.images.remove(&id);
                 Ok(())
             },
         )

@@ -6,6 +6,7 @@
 //! layers/tmp-<random>/                       being unpacked, made or removed ([`collect`]); what is there at the start goes
 //! layers/empty/                              stands in for the layers of an image that has none
 //! containers/<id>/rw/{upper, work, merged}   a container's own part; `merged` is where its root file system is mounted
+//! containers/<id>/rw/images                  the same of the images that it mounts; they are mounted for it alone
 //! containers/<id>/rw/lower                   chain id of the image's top layer: layers below a container are kept
 //! ```
 //!
@@ -71,6 +72,7 @@ const UPPER: &str = "upper";
 const WORK: &str = "work";
 const MERGED: &str = "merged";
 const LOWER: &str = "lower";
+const IMAGES: &str = "images";
 /// Hex digits of a short link; more where two layers share them.
 const LINK_DIGITS: usize = 8;
 
@@ -122,6 +124,8 @@ struct State {
     unreadable: BTreeSet<Digest>,
     /// Containers that have a writable layer, and the top layer below it.
     containers: HashMap<ContainerId, Option<Digest>>,
+    /// Top layers of the images that containers mount.
+    images: HashMap<ContainerId, Vec<Digest>>,
     mounted: HashSet<ContainerId>,
     /// Mounted for their own sake and not only because somebody borrowed them.
     wanted: HashSet<ContainerId>,
@@ -289,7 +293,12 @@ fn open(data_root: &Path, limits: UnpackLimits) -> io::Result<OverlayLayers> {
         let Some(id) = entry.file_name().to_str().and_then(ContainerId::parse) else {
             continue;
         };
-        if let Ok(text) = fs::read_to_string(entry.path().join(CONTAINER_LAYER).join(LOWER)) {
+        let rw = entry.path().join(CONTAINER_LAYER);
+        if let Ok(text) = fs::read_to_string(rw.join(IMAGES)) {
+            let images = text.lines().filter_map(Digest::parse).collect();
+            state.images.insert(id.clone(), images);
+        }
+        if let Ok(text) = fs::read_to_string(rw.join(LOWER)) {
             state.containers.insert(id, Digest::parse(text.trim()));
         }
     }

@@ -4,6 +4,7 @@
 //! only by overlayfs (500). Older kernels get one option string of at most a page: layers are named there through the
 //! folder of short links, opened as a file descriptor, so some 150 fit.
 
+use engine::images::LayerFolders;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -21,8 +22,8 @@ pub struct Overlay<'a> {
     pub links: &'a Path,
     /// Short links of the layers, top first; at least one.
     pub lower: &'a [String],
-    pub upper: &'a Path,
-    pub work: &'a Path,
+    /// The layer that takes what is written, and overlayfs's own folder beside it; without them nothing can be written.
+    pub upper: Option<(&'a Path, &'a Path)>,
     pub target: &'a Path,
 }
 
@@ -51,8 +52,10 @@ impl Overlay<'_> {
         for link in self.lower {
             rustix::mount::fsconfig_set_string(context, "lowerdir+", self.links.join(link))?;
         }
-        rustix::mount::fsconfig_set_string(context, "upperdir", self.upper)?;
-        rustix::mount::fsconfig_set_string(context, "workdir", self.work)?;
+        if let Some((upper, work)) = self.upper {
+            rustix::mount::fsconfig_set_string(context, "upperdir", upper)?;
+            rustix::mount::fsconfig_set_string(context, "workdir", work)?;
+        }
         // Layers are shared by containers, which the inode index does not allow.
         rustix::mount::fsconfig_set_string(context, "index", "off")?;
         // A folder renamed by reference would be read wrongly by whoever reads the layer without overlayfs (diff, commit),
@@ -86,12 +89,11 @@ impl Overlay<'_> {
             .iter()
             .map(|link| format!("{folder}/{link}"))
             .collect();
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={},index=off,redirect_dir=off",
-            lower.join(":"),
-            escaped(self.upper)?,
-            escaped(self.work)?
-        );
+        let mut options = format!("lowerdir={},index=off,redirect_dir=off", lower.join(":"));
+        if let Some((upper, work)) = self.upper {
+            let (upper, work) = (escaped(upper)?, escaped(work)?);
+            options.push_str(&format!(",upperdir={upper},workdir={work}"));
+        }
         // mount(2) takes one page, with the zero byte.
         if options.len() > 4095 {
             return Err(io::Error::other(format!(
@@ -108,6 +110,21 @@ impl Overlay<'_> {
             options.as_c_str(),
         )?;
         Ok(())
+    }
+}
+
+/// Mounts an image's files, read-only.
+pub fn mount_image(layers: &LayerFolders, target: &Path) -> io::Result<()> {
+    match layers.names.as_slice() {
+        // Overlayfs wants two folders or one to write to.
+        [only] => Ok(rustix::mount::mount_bind(layers.folder.join(only), target)?),
+        lower => Overlay {
+            links: &layers.folder,
+            lower,
+            upper: None,
+            target,
+        }
+        .mount(),
     }
 }
 

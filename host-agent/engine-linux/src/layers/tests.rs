@@ -359,8 +359,7 @@ async fn an_image_without_layers_and_one_of_very_many_can_be_mounted() {
     Overlay {
         links: &layers.inner.folder.join(LINKS),
         lower: &links,
-        upper: &rw.join(UPPER),
-        work: &rw.join(WORK),
+        upper: Some((&rw.join(UPPER), &rw.join(WORK))),
         target: &rw.join(MERGED),
     }
     .mount_by_options()
@@ -406,6 +405,67 @@ async fn what_a_crash_left_is_removed_at_the_start_and_layers_are_found_again() 
     assert_eq!(layers.collect(&BTreeSet::new()).await.expect("good"), chain);
     layers.settle().await.expect("good");
     assert!(debris(&root).is_empty());
+}
+
+#[tokio::test]
+async fn an_image_mounted_for_a_container_is_merged_read_only_and_kept() {
+    if !is_possible() {
+        return;
+    }
+    let root = Root::new();
+    let layers = root.open();
+    let lower = tar_of(|tar| {
+        tar.file("a", 0o644, b"a");
+        tar.file("b", 0o644, b"lower");
+        // Marks a removed file, though nothing is below.
+        tar.file(".wh.nothing", 0o644, b"");
+    });
+    let upper = tar_of(|tar| {
+        tar.file(".wh.a", 0o644, b"");
+        tar.file("b", 0o644, b"upper");
+    });
+    let chain = put(&layers, &[lower, upper]).await.expect("good");
+    let target = root.path().join("here");
+    fs::create_dir(&target).expect("made");
+    for (top, expected) in [
+        (Some(&chain[0]), vec!["a", "b"]),
+        (Some(&chain[1]), vec!["b"]),
+        (None, vec![]),
+    ] {
+        let folders = layers.stacked(top).expect("there");
+        mount::mount_image(&folders, &target).expect("mounted");
+        assert_eq!(names(&target), expected);
+        if top.is_some() {
+            let error = fs::write(target.join("b"), "x").expect_err("read-only");
+            assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
+        }
+        mount::unmount(&target).expect("unmounted");
+    }
+    // By one option string, as on old kernels.
+    let folders = layers.stacked(Some(&chain[1])).expect("there");
+    let overlay = Overlay {
+        links: &folders.folder,
+        lower: &folders.names,
+        upper: None,
+        target: &target,
+    };
+    overlay.mount_by_options().expect("mounted");
+    assert_eq!(names(&target), ["b"]);
+    mount::unmount(&target).expect("unmounted");
+
+    let container = ContainerId::random();
+    layers.prepare(&container, None).await.expect("made");
+    layers
+        .keep(&container, vec![chain[1].clone()])
+        .await
+        .expect("kept");
+    let layers = root.open();
+    // A start says anew what the container stands on, and nothing of what it mounts.
+    layers.mount(&container, None).await.expect("mounted");
+    let nothing = BTreeSet::new();
+    assert!(layers.collect(&nothing).await.expect("good").is_empty());
+    layers.remove(&container).await.expect("removed");
+    assert_eq!(layers.collect(&nothing).await.expect("good").len(), 2);
 }
 
 #[test]

@@ -270,6 +270,7 @@ fn plan_mount(mount: &MountPlan, rootfs: &Path) -> Value {
             }
             json!({ "destination": mount.target, "type": "bind", "source": path, "options": options })
         }
+        MountSource::Image { .. } => unreachable!("`subpath::pin` has put a path in its place"),
         MountSource::Tmpfs { options } => {
             let mut all = vec!["nosuid", "nodev", "noexec"];
             all.extend(options.iter().map(String::as_str));

@@ -1,8 +1,13 @@
-//! Mounts of a part of a volume (`volume-subpath`). What is in a volume is the containers' to change: a link put in the
-//! place of a folder, at any moment, must not lead out of it. So the part is opened once, without leaving the volume,
-//! and what was opened is bound to a name of ours, in a mount namespace that only the start of this container sees.
+//! Mounts that are made for one container: a part of a volume (`volume-subpath`), an image and a part of one.
+//!
+//! What is in a volume is the containers' to change: a link put in the place of a folder, at any moment, must not lead out
+//! of it. So the part is opened once, without leaving the volume, and what was opened is bound to a name of ours, in a
+//! mount namespace that only the start of this container sees. An image is mounted there, too: nothing of it is left on
+//! the host, however the container ends.
 
 use super::protocol::Refusal;
+use crate::layers::mount::mount_image;
+use engine::images::LayerFolders;
 use engine::runtime::{LaunchPlan, MountSource};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -12,11 +17,15 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// The plan with every part of a volume replaced by a path of its own; `None` where there is none. To be called in the
-/// process that makes the container: it gets a mount namespace of its own.
+/// The plan with every image and every part of a volume replaced by a path of its own; `None` where there is none. To be
+/// called in the process that makes the container: it gets a mount namespace of its own.
 pub fn pin(plan: &LaunchPlan, run: &Path) -> Result<Option<LaunchPlan>, Refusal> {
-    let has_part = |source: &MountSource| matches!(source, MountSource::Bind { subpath, .. } if !subpath.is_empty());
-    if !plan.mounts.iter().any(|mount| has_part(&mount.source)) {
+    let is_own = |source: &MountSource| match source {
+        MountSource::Bind { subpath, .. } => !subpath.is_empty(),
+        MountSource::Image { .. } => true,
+        MountSource::Tmpfs { .. } => false,
+    };
+    if !plan.mounts.iter().any(|mount| is_own(&mount.source)) {
         return Ok(None);
     }
     let shared = plan.mounts.iter().any(|mount| {
@@ -24,8 +33,9 @@ pub fn pin(plan: &LaunchPlan, run: &Path) -> Result<Option<LaunchPlan>, Refusal>
     });
     if shared {
         return Err(Refusal::Unsupported {
-            what: "a mount with shared propagation beside a volume's subpath".to_owned(),
-            why: "parts of volumes are mounted where the host does not see it".to_owned(),
+            what: "a mount with shared propagation beside an image or a volume's subpath"
+                .to_owned(),
+            why: "these are mounted where the host does not see it".to_owned(),
         });
     }
     let alone = || -> io::Result<()> {
@@ -36,22 +46,41 @@ pub fn pin(plan: &LaunchPlan, run: &Path) -> Result<Option<LaunchPlan>, Refusal>
     alone().map_err(|error| Refusal::failed("make a mount namespace", error))?;
     let mut plan = plan.clone();
     for (number, mount) in plan.mounts.iter_mut().enumerate() {
-        if let MountSource::Bind { path, subpath, .. } = &mut mount.source
-            && !subpath.is_empty()
-        {
-            *path = bind(path, subpath, &run.join(format!("subpath-{number}")))
-                .map_err(|error| refusal(path, subpath, &error))?;
-            subpath.clear();
+        let target = run.join(format!("subpath-{number}"));
+        match &mut mount.source {
+            MountSource::Bind { path, subpath, .. } if !subpath.is_empty() => {
+                *path = bind(path, subpath, &target)
+                    .map_err(|error| refusal("volume subpath", path, subpath, &error))?;
+                subpath.clear();
+            }
+            MountSource::Image { layers, subpath } => {
+                let image =
+                    mounted(layers, &run.join(format!("image-{number}"))).map_err(|error| {
+                        Refusal::failed(format!("mount the image at {}", mount.target), error)
+                    })?;
+                let path = match subpath.is_empty() {
+                    true => image,
+                    false => bind(&image, subpath, &target)
+                        .map_err(|error| refusal("image subpath", &image, subpath, &error))?,
+                };
+                mount.source = MountSource::Bind {
+                    path,
+                    subpath: String::new(),
+                    recursive: false,
+                    propagation: "rprivate".to_owned(),
+                };
+            }
+            MountSource::Bind { .. } | MountSource::Tmpfs { .. } => {}
         }
     }
     Ok(Some(plan))
 }
 
 /// moby's words (internal/safepath).
-fn refusal(base: &Path, subpath: &str, error: &io::Error) -> Refusal {
+fn refusal(what: &str, base: &Path, subpath: &str, error: &io::Error) -> Refusal {
     if error.raw_os_error() == Some(Errno::XDEV.raw_os_error()) {
         return Refusal::Invalid {
-            what: "volume subpath".to_owned(),
+            what: what.to_owned(),
             why: format!(
                 "path concatenation escapes the base directory, base: {base:?}, subpath: {subpath:?}"
             ),
@@ -61,6 +90,12 @@ fn refusal(base: &Path, subpath: &str, error: &io::Error) -> Refusal {
         format!("cannot access path {}", base.join(subpath).display()),
         error,
     )
+}
+
+fn mounted(layers: &LayerFolders, target: &Path) -> io::Result<PathBuf> {
+    fs::create_dir(target)?;
+    mount_image(layers, target)?;
+    Ok(target.to_owned())
 }
 
 fn bind(base: &Path, subpath: &str, target: &Path) -> io::Result<PathBuf> {

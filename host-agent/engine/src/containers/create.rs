@@ -10,7 +10,7 @@ use super::resources::Purpose;
 use super::service::ContainerService;
 use super::spec::{
     Config, ContainerSpec, CreateRequest, HostSettings, IpcMode, MountKind, MountPoint,
-    NamespaceMode, NetworkChoice,
+    MountedImage, NamespaceMode, NetworkChoice,
 };
 use super::status::Status;
 use super::store::{ContainerRecord, Durability};
@@ -140,6 +140,7 @@ impl ContainerService {
             self.deps.settings.desktop_folders.is_some(),
         )
         .map_err(ContainerError::invalid)?;
+        self.find_images(&mut points).await?;
         let is_step = step_mounts.is_some();
         points.extend(step_mounts.into_iter().flatten());
 
@@ -153,9 +154,9 @@ impl ContainerService {
             platform: image.os,
             mounts: points,
         };
-        let made = match self.deps.images.made_durable(&spec.image).await {
+        let made = match self.made_durable(&spec).await {
             Ok(()) => self.make(&id, &name, spec, memberships, is_step).await,
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         };
         match made {
             Ok(()) => Ok(Created { id, warnings }),
@@ -172,6 +173,47 @@ impl ContainerService {
             return Err(ContainerError::invalid("no image specified"));
         }
         Ok(self.deps.images.resolve(&request.config.image).await?)
+    }
+
+    /// Looks up the images that are to be mounted. Those of another container are known already.
+    async fn find_images(&self, mounts: &mut [MountPoint]) -> Result<(), ContainerError> {
+        for mount in mounts {
+            let (MountKind::Image, Some(name), None) = (mount.kind, &mount.name, &mount.image)
+            else {
+                continue;
+            };
+            let image = self.deps.images.resolve(name).await?;
+            mount.source = self.deps.layers.stacked(image.top_layer.as_ref())?.top();
+            mount.image = Some(MountedImage {
+                id: image.id,
+                top_layer: image.top_layer,
+            });
+        }
+        Ok(())
+    }
+
+    async fn made_durable(&self, spec: &ContainerSpec) -> Result<(), ContainerError> {
+        self.deps.images.made_durable(&spec.image).await?;
+        for (_, image) in spec.mounted_images() {
+            self.deps.images.made_durable(&image.id).await?;
+        }
+        Ok(())
+    }
+
+    /// So that their layers stay as long as the container, also where they are removed by force.
+    pub(super) async fn keep_images(
+        &self,
+        id: &ContainerId,
+        spec: &ContainerSpec,
+    ) -> Result<(), ContainerError> {
+        let images = spec.mounted_images();
+        let layers: Vec<_> = images
+            .filter_map(|(_, image)| image.top_layer.clone())
+            .collect();
+        if !layers.is_empty() {
+            self.deps.layers.keep(id, layers).await?;
+        }
+        Ok(())
     }
 
     fn apply_defaults(&self, host: &mut HostSettings) {
@@ -334,6 +376,7 @@ impl ContainerService {
             .layers
             .prepare(id, spec.top_layer.as_ref())
             .await?;
+        self.keep_images(id, spec).await?;
         let size = size_limit(&spec.host, true).map_err(ContainerError::invalid)?;
         if let Some(bytes) = size {
             self.deps.layers.limit(id, bytes).await?;

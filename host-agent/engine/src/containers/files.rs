@@ -17,7 +17,7 @@ use super::service::ContainerService;
 use super::spec::MountKind;
 use crate::error::{Class, Classify};
 use crate::id::ContainerId;
-use crate::images::{BorrowedRoot, ByteStream, Change};
+use crate::images::{BorrowedRoot, ByteStream, Change, LayerFolders};
 use crate::volumes::VolumeService;
 use async_trait::async_trait;
 use std::path::PathBuf;
@@ -59,7 +59,7 @@ pub struct FileView {
 /// A volume, bind or file of the engine's, as the container sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ViewMount {
-    pub source: PathBuf,
+    pub source: ViewSource,
     /// Inside the source; its links are the container's and stay inside.
     pub subpath: String,
     pub target: String,
@@ -69,6 +69,15 @@ pub struct ViewMount {
     /// One of /etc/hosts and the like: where its source is not there yet it is left out, and it does not count as a
     /// volume for the read-only rules.
     pub is_own: bool,
+}
+
+/// What is seen at a mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ViewSource {
+    /// Of the host.
+    Path(PathBuf),
+    /// Of an image, to be mounted for this view only.
+    Image(LayerFolders),
 }
 
 impl FileView {
@@ -252,6 +261,7 @@ impl ContainerService {
             .spec
             .mounts
             .iter()
+            .filter(|mount| mount.kind == MountKind::Volume)
             .filter_map(|mount| mount.name.as_ref())
         {
             held.volumes.hold(name, &held.borrower).await?;
@@ -267,15 +277,23 @@ impl ContainerService {
             .mounts
             .iter()
             .filter(|mount| mount.kind != MountKind::Tmpfs)
-            .map(|mount| ViewMount {
-                source: mount.source.clone(),
-                subpath: mount.subpath.clone(),
-                target: mount.destination.clone(),
-                read_only: !mount.read_write,
-                recursive: mount.recursive,
-                is_own: false,
+            .map(|mount| {
+                Ok(ViewMount {
+                    source: match &mount.image {
+                        Some(image) => {
+                            let top_layer = image.top_layer.as_ref();
+                            ViewSource::Image(self.deps.layers.stacked(top_layer)?)
+                        }
+                        None => ViewSource::Path(mount.source.clone()),
+                    },
+                    subpath: mount.subpath.clone(),
+                    target: mount.destination.clone(),
+                    read_only: !mount.read_write,
+                    recursive: mount.recursive,
+                    is_own: false,
+                })
             })
-            .collect();
+            .collect::<Result<_, ContainerError>>()?;
         let folder = self.folder(&container.id);
         for (target, file) in [
             ("/etc/hostname", HOSTNAME_FILE),
@@ -284,7 +302,7 @@ impl ContainerService {
         ] {
             if !mounts.iter().any(|mount| mount.target == target) {
                 mounts.push(ViewMount {
-                    source: folder.join(file),
+                    source: ViewSource::Path(folder.join(file)),
                     subpath: String::new(),
                     target: target.to_owned(),
                     read_only: spec.host.read_only_root,
@@ -340,7 +358,7 @@ mod tests {
 
     fn mount(target: &str, read_only: bool) -> ViewMount {
         ViewMount {
-            source: "/source".into(),
+            source: ViewSource::Path("/source".into()),
             subpath: String::new(),
             target: target.into(),
             read_only,

@@ -42,6 +42,7 @@ pub(crate) fn plain(kind: MountKind, destination: String) -> MountPoint {
         create_source: false,
         tmpfs_options: Vec::new(),
         subpath: String::new(),
+        image: None,
         volume_labels: BTreeMap::new(),
         volume_options: BTreeMap::new(),
         submounts_writable: false,
@@ -196,20 +197,21 @@ pub fn parse_mount(request: &MountRequest) -> Result<MountPoint, String> {
             "invalid specification: destination can't be '/'".into(),
         ));
     }
-    let excess = |name: &str, present: bool| {
-        if present {
-            Err(refuse(format!("field {name} must not be specified")))
-        } else {
-            Ok(())
-        }
-    };
     let mut mount = plain(request.kind, target);
     mount.read_write = !request.read_only;
     mount.from_mount_flag = true;
+    for (owner, name, present) in [
+        (MountKind::Bind, "BindOptions", request.bind.is_some()),
+        (MountKind::Volume, "VolumeOptions", request.volume.is_some()),
+        (MountKind::Image, "ImageOptions", request.image.is_some()),
+        (MountKind::Tmpfs, "TmpfsOptions", request.tmpfs.is_some()),
+    ] {
+        if present && request.kind != owner {
+            return Err(refuse(format!("field {name} must not be specified")));
+        }
+    }
     match request.kind {
         MountKind::Bind => {
-            excess("VolumeOptions", request.volume.is_some())?;
-            excess("TmpfsOptions", request.tmpfs.is_some())?;
             if request.source.is_empty() {
                 return Err(refuse("field Source must not be empty".into()));
             }
@@ -260,8 +262,6 @@ pub fn parse_mount(request: &MountRequest) -> Result<MountPoint, String> {
             }
         }
         MountKind::Volume => {
-            excess("BindOptions", request.bind.is_some())?;
-            excess("TmpfsOptions", request.tmpfs.is_some())?;
             if request.source.is_empty() {
                 mount.anonymous = true;
             } else if is_volume_name(&request.source) {
@@ -273,13 +273,7 @@ pub fn parse_mount(request: &MountRequest) -> Result<MountPoint, String> {
                 )));
             }
             let options = request.volume.clone().unwrap_or_default();
-            if options.subpath.starts_with('/')
-                || options.subpath.split('/').any(|part| part == "..")
-            {
-                return Err(refuse(
-                    "subpath must be a relative path within the volume".into(),
-                ));
-            }
+            check_subpath(&options.subpath).map_err(refuse)?;
             mount.mode = "z".into();
             mount.driver = Some(driver_or_local(&options.driver));
             mount.copy_up = !options.no_copy;
@@ -287,9 +281,19 @@ pub fn parse_mount(request: &MountRequest) -> Result<MountPoint, String> {
             mount.volume_labels = options.labels;
             mount.volume_options = options.driver_options;
         }
+        MountKind::Image => {
+            if request.source.is_empty() {
+                return Err(refuse("field Source must not be empty".into()));
+            }
+            let options = request.image.clone().unwrap_or_default();
+            check_subpath(&options.subpath).map_err(refuse)?;
+            mount.name = Some(request.source.clone());
+            mount.subpath = options.subpath;
+            // Whatever is asked for: other containers have the same layers.
+            mount.read_write = false;
+            mount.propagation = "rprivate".into();
+        }
         MountKind::Tmpfs => {
-            excess("BindOptions", request.bind.is_some())?;
-            excess("VolumeOptions", request.volume.is_some())?;
             if !request.source.is_empty() {
                 return Err(refuse("field Source must not be specified".into()));
             }
@@ -317,6 +321,14 @@ pub fn parse_mount(request: &MountRequest) -> Result<MountPoint, String> {
         }
     }
     Ok(mount)
+}
+
+/// The words are the same for images (moby `volume/mounts`, `errInvalidSubpath`).
+fn check_subpath(subpath: &str) -> Result<(), String> {
+    if subpath.starts_with('/') || subpath.split('/').any(|part| part == "..") {
+        return Err("subpath must be a relative path within the volume".into());
+    }
+    Ok(())
 }
 
 /// One `--tmpfs target[:options]`.
@@ -509,6 +521,7 @@ pub fn volume_names(spec: &ContainerSpec) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::containers::spec::ImageOptions;
     use proptest::prelude::*;
 
     #[test]
@@ -598,6 +611,7 @@ mod tests {
             bind: None,
             volume: None,
             tmpfs: None,
+            image: None,
         };
         assert_eq!(
             parse_mount(&request),
@@ -615,6 +629,73 @@ mod tests {
             parse_mount(&bind),
             Err("invalid mount config for type \"bind\": field Source must not be empty".into())
         );
+    }
+
+    #[test]
+    fn an_image_is_mounted_read_only_whatever_is_asked() {
+        let request = MountRequest {
+            kind: MountKind::Image,
+            source: "busybox".into(),
+            target: "/x/".into(),
+            read_only: false,
+            consistency: String::new(),
+            bind: None,
+            volume: None,
+            tmpfs: None,
+            image: Some(ImageOptions {
+                subpath: "bin/..data".into(),
+            }),
+        };
+        let mount = parse_mount(&request).expect("good");
+        assert_eq!(mount.name.as_deref(), Some("busybox"));
+        assert_eq!(
+            (mount.destination.as_str(), mount.read_write),
+            ("/x", false)
+        );
+        assert_eq!((mount.subpath.as_str(), mount.driver), ("bin/..data", None));
+        let change = |change: &dyn Fn(&mut MountRequest)| {
+            let mut request = request.clone();
+            change(&mut request);
+            parse_mount(&request).expect_err("Docker refuses this")
+        };
+        for (error, expected) in [
+            (
+                change(&|request| request.source.clear()),
+                "type \"image\": field Source must not be empty",
+            ),
+            (
+                change(&|request| request.bind = Some(Default::default())),
+                "type \"image\": field BindOptions must not be specified",
+            ),
+            (
+                change(&|request| request.volume = Some(Default::default())),
+                "type \"image\": field VolumeOptions must not be specified",
+            ),
+            (
+                change(&|request| request.tmpfs = Some(Default::default())),
+                "type \"image\": field TmpfsOptions must not be specified",
+            ),
+            (
+                change(&|request| request.kind = MountKind::Volume),
+                "type \"volume\": field ImageOptions must not be specified",
+            ),
+            (
+                change(&|request| request.target = "/".into()),
+                "destination can't be '/'",
+            ),
+        ] {
+            assert!(error.contains(expected), "{error}");
+        }
+        for subpath in ["../etc", "/etc", "a/../../b", ".."] {
+            let options = ImageOptions {
+                subpath: subpath.into(),
+            };
+            let error = change(&|request| request.image = Some(options.clone()));
+            assert_eq!(
+                error,
+                "invalid mount config for type \"image\": subpath must be a relative path within the volume"
+            );
+        }
     }
 
     proptest! {

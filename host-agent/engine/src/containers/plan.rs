@@ -9,10 +9,12 @@ use super::resources;
 use super::security::{self, Security};
 use super::spec::{ContainerSpec, IpcMode, MountKind, NamespaceMode};
 use crate::id::ContainerId;
+use crate::images::LayerFolders;
 use crate::runtime::{
     AppArmor, LaunchPlan, MountPlan, MountSource, NamespacePlan, NetworkNamespace, ProcessPlan,
     SharedNamespace,
 };
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Names of the files in a container's folder.
@@ -46,6 +48,8 @@ pub struct Surroundings {
     pub ipc_of: Option<u32>,
     /// The /dev/shm of this container where it is shared: a folder on the host.
     pub shared_memory: Option<PathBuf>,
+    /// Where the files of the images that it mounts are, by the place of the mount.
+    pub images: BTreeMap<String, LayerFolders>,
     /// The container's own, or that of the container whose network it joins.
     pub hostname: String,
     /// `NAME=value`, where the container's own settings do not say otherwise: its links.
@@ -83,7 +87,7 @@ pub fn launch(
         read_only_root: host.read_only_root,
         process: first_process(spec, &hostname, around.environment, &security),
         domain_name: spec.config.domain_name.clone(),
-        mounts: mounts(spec, &around.folder, around.shared_memory),
+        mounts: mounts(spec, &around.folder, around.shared_memory, around.images),
         namespaces: NamespacePlan {
             network: around.network,
             pid: shared(&host.pid, around.pid_of),
@@ -213,7 +217,12 @@ pub fn exec_process(
     Ok(process)
 }
 
-fn mounts(spec: &ContainerSpec, folder: &Path, shared_memory: Option<PathBuf>) -> Vec<MountPlan> {
+fn mounts(
+    spec: &ContainerSpec,
+    folder: &Path,
+    shared_memory: Option<PathBuf>,
+    mut images: BTreeMap<String, LayerFolders>,
+) -> Vec<MountPlan> {
     let mut all: Vec<MountPlan> = spec
         .mounts
         .iter()
@@ -224,6 +233,10 @@ fn mounts(spec: &ContainerSpec, folder: &Path, shared_memory: Option<PathBuf>) -
             source: match mount.kind {
                 MountKind::Tmpfs => MountSource::Tmpfs {
                     options: mount.tmpfs_options.clone(),
+                },
+                MountKind::Image => MountSource::Image {
+                    layers: images.remove(&mount.destination).unwrap_or_default(),
+                    subpath: mount.subpath.clone(),
                 },
                 MountKind::Bind | MountKind::Volume => MountSource::Bind {
                     path: mount.source.clone(),
@@ -284,6 +297,7 @@ mod tests {
             pid_of: None,
             ipc_of: None,
             shared_memory: None,
+            images: BTreeMap::new(),
             hostname: "web".into(),
             environment: Vec::new(),
         };

@@ -99,6 +99,9 @@ impl ContainerService {
                 tracing::warn!(container = %id, %error, "volume of a container is not there");
             }
         }
+        if let Err(error) = self.keep_images(&id, &record.spec).await {
+            tracing::warn!(container = %id, error = crate::error::full_message(&error), "an image that a container mounts is not there");
+        }
         let was_running = record.state.is_running();
         let host = &record.spec.host;
         let (policy, auto_remove) = (host.restart, host.auto_remove);

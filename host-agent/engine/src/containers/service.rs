@@ -279,7 +279,7 @@ impl ImageUsers for ContainerService {
     fn users_of(&self, image: &Digest) -> Vec<(ContainerId, bool)> {
         self.all()
             .into_iter()
-            .filter(|container| container.spec.image == *image)
+            .filter(|container| container.spec.uses_image(image))
             .map(|container| {
                 (
                     container.id.clone(),

@@ -28,6 +28,17 @@ impl ContainerSpec {
         let entrypoint = self.config.entrypoint.iter().flatten();
         entrypoint.chain(self.config.cmd.iter().flatten())
     }
+
+    /// The images that are mounted; not the one the container is made from.
+    pub fn mounted_images(&self) -> impl Iterator<Item = (&MountPoint, &MountedImage)> {
+        let mounts = self.mounts.iter();
+        mounts.filter_map(|mount| Some((mount, mount.image.as_ref()?)))
+    }
+
+    /// Whether the container cannot be without this image.
+    pub fn uses_image(&self, id: &Digest) -> bool {
+        self.image == *id || self.mounted_images().any(|(_, image)| image.id == *id)
+    }
 }
 
 /// The part that an image can have an opinion on.
@@ -341,6 +352,7 @@ pub enum MountKind {
     Bind,
     Volume,
     Tmpfs,
+    Image,
 }
 
 impl MountKind {
@@ -349,6 +361,7 @@ impl MountKind {
             MountKind::Bind => "bind",
             MountKind::Volume => "volume",
             MountKind::Tmpfs => "tmpfs",
+            MountKind::Image => "image",
         }
     }
 }
@@ -364,6 +377,8 @@ pub struct MountRequest {
     pub bind: Option<BindOptions>,
     pub volume: Option<VolumeOptions>,
     pub tmpfs: Option<TmpfsOptions>,
+    #[serde(default)]
+    pub image: Option<ImageOptions>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -395,13 +410,26 @@ pub struct TmpfsOptions {
     pub options: Vec<Vec<String>>,
 }
 
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageOptions {
+    pub subpath: String,
+}
+
+/// An image whose files are mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedImage {
+    pub id: Digest,
+    /// Chain id of its top layer; none where it has no layers.
+    pub top_layer: Option<Digest>,
+}
+
 /// A mount as it will be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPoint {
     pub kind: MountKind,
-    /// The volume's name.
+    /// The volume's name, or the image's as its creator wrote it.
     pub name: Option<String>,
-    /// On the host; empty for tmpfs and for volumes that are not made yet.
+    /// On the host; empty for tmpfs and for volumes that are not made yet. Of an image the folder of its top layer.
     pub source: PathBuf,
     pub destination: String,
     pub driver: Option<String>,
@@ -417,8 +445,11 @@ pub struct MountPoint {
     /// A missing source on the host is made.
     pub create_source: bool,
     pub tmpfs_options: Vec<String>,
-    /// Path inside the volume.
+    /// Path inside the volume or the image.
     pub subpath: String,
+    /// Which image, as soon as it is looked up.
+    #[serde(default)]
+    pub image: Option<MountedImage>,
     /// For a volume made for this mount.
     pub volume_labels: BTreeMap<String, String>,
     pub volume_options: BTreeMap<String, String>,

@@ -5,8 +5,10 @@
 //! on when the service over it is dropped, as real containers do.
 
 mod files;
+mod images;
 
 pub use files::FakeContainerFiles;
+pub use images::{FakeImages, FakeLayers, data_image, image_id};
 
 use super::host::{HostFiles, HostLoad, InterfaceCounters, ProcessFacts};
 use super::lifecycle::ContainerState;
@@ -16,10 +18,6 @@ use super::store::{ContainerRecord, ContainerStore, ContainerStoreError, Durabil
 use crate::clock::SystemClock;
 use crate::events::EventBus;
 use crate::id::ContainerId;
-use crate::images::{
-    BorrowedRoot, ByteStream, Change, ContainerDiskUsage, Digest, Image, ImageConfig,
-    ImageLookupError, ImageSource, LayerError, Layers,
-};
 use crate::logs::{LogBatch, LogEntry, LogQuery, LogReader};
 use crate::networks::NetworkService;
 use crate::networks::fake::FakeNetwork;
@@ -42,11 +40,6 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .expect("no code panics while it holds this lock")
-}
-
-/// Id of the only image there is, `busybox`.
-pub fn image_id() -> Digest {
-    Digest::from_hex(&"ab".repeat(32)).expect("64 hex digits")
 }
 
 /// Settings of a container that runs `sleep`.
@@ -174,122 +167,6 @@ impl World {
             .filter(|event| event.kind == crate::events::EventKind::Container)
             .map(|event| event.action.clone())
             .collect()
-    }
-}
-
-/// `busybox`, and nothing else.
-pub struct FakeImages;
-
-#[async_trait]
-impl ImageSource for FakeImages {
-    async fn resolve(&self, name: &str) -> Result<Image, ImageLookupError> {
-        let id = image_id();
-        // Of a processor nobody tests on.
-        let is_foreign = name == "foreign";
-        if !is_foreign && !["busybox", "busybox:latest", id.as_str()].contains(&name) {
-            return Err(ImageLookupError::NotFound { name: name.into() });
-        }
-        let config = ImageConfig {
-            cmd: Some(vec!["echo".into(), "hello".into()]),
-            ..ImageConfig::default()
-        };
-        Ok(Image {
-            id,
-            config,
-            top_layer: None,
-            os: "linux".into(),
-            architecture: match is_foreign {
-                true => "ppc64".into(),
-                false => crate::images::Platform::host().architecture,
-            },
-            created: None,
-        })
-    }
-}
-
-/// Remembers what is mounted.
-#[derive(Default)]
-pub struct FakeLayers {
-    pub prepared: Mutex<BTreeSet<ContainerId>>,
-    pub mounted: Mutex<BTreeSet<ContainerId>>,
-    /// The next removal fails.
-    pub fail_removal: Mutex<bool>,
-    /// Held: removals wait.
-    pub busy: tokio::sync::Mutex<()>,
-    /// What every container is said to have changed.
-    pub changes: Mutex<Vec<Change>>,
-}
-
-#[async_trait]
-impl Layers for FakeLayers {
-    async fn prepare(&self, container: &ContainerId, _: Option<&Digest>) -> Result<(), LayerError> {
-        locked(&self.prepared).insert(container.clone());
-        Ok(())
-    }
-
-    async fn mount(
-        &self,
-        container: &ContainerId,
-        _: Option<&Digest>,
-    ) -> Result<PathBuf, LayerError> {
-        locked(&self.mounted).insert(container.clone());
-        Ok(PathBuf::from("/fake/rootfs"))
-    }
-
-    async fn borrow(
-        &self,
-        container: &ContainerId,
-        _: Option<&Digest>,
-    ) -> Result<BorrowedRoot, LayerError> {
-        let path = PathBuf::from("/fake/rootfs").join(container.as_str());
-        Ok(BorrowedRoot::new(path, ()))
-    }
-
-    async fn changes(
-        &self,
-        _: &ContainerId,
-        _: Option<&Digest>,
-    ) -> Result<Vec<Change>, LayerError> {
-        Ok(locked(&self.changes).clone())
-    }
-
-    async fn diff(&self, _: &ContainerId, _: Option<&Digest>) -> Result<ByteStream, LayerError> {
-        Ok(crate::images::blobs::stream_of(vec![0; 1024]))
-    }
-
-    async fn unmount(&self, container: &ContainerId) -> Result<(), LayerError> {
-        locked(&self.mounted).remove(container);
-        Ok(())
-    }
-
-    async fn remove(&self, container: &ContainerId) -> Result<(), LayerError> {
-        let _disk = self.busy.lock().await;
-        if std::mem::take(&mut *locked(&self.fail_removal)) {
-            return Err(LayerError::Failed {
-                step: "remove the layer".into(),
-                source: "busy".into(),
-            });
-        }
-        locked(&self.mounted).remove(container);
-        locked(&self.prepared).remove(container);
-        Ok(())
-    }
-
-    async fn usage(
-        &self,
-        _: &ContainerId,
-        _: Option<&Digest>,
-    ) -> Result<ContainerDiskUsage, LayerError> {
-        Ok(ContainerDiskUsage {
-            writable: 10,
-            total: 110,
-        })
-    }
-
-    fn folders(&self, container: &ContainerId, _: Option<&Digest>) -> BTreeMap<String, String> {
-        ["LowerDir", "MergedDir", "UpperDir", "WorkDir"]
-            .map(|name| (name.into(), format!("/fake/{container}/{name}")))
-            .into()
     }
 }
 

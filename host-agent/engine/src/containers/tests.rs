@@ -20,6 +20,7 @@ use engine_api::Filters;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod images;
 mod life;
 mod many;
 
@@ -672,6 +673,7 @@ fn bind_mount(source: &str) -> super::spec::MountRequest {
         bind: None,
         volume: None,
         tmpfs: None,
+        image: None,
     }
 }
 

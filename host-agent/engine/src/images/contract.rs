@@ -252,8 +252,27 @@ pub async fn check_layers<L: LayerStore + Layers>(layers: &L, tars: [&[u8]; 2]) 
         .unmount(&container)
         .await
         .expect("not mounted is no error");
+    // So does one that mounts an image.
+    let other = ContainerId::random();
+    layers.prepare(&other, None).await.expect("good");
+    assert!(matches!(
+        layers.keep(&other, vec![nowhere.clone()]).await,
+        Err(LayerError::Missing { .. })
+    ));
+    assert!(matches!(
+        layers.stacked(Some(&nowhere)),
+        Err(LayerError::Missing { .. })
+    ));
+    let kept = vec![chain[1].clone()];
+    layers.keep(&other, kept).await.expect("good");
     layers.remove(&container).await.expect("good");
     layers.remove(&container).await.expect("gone is no error");
+    assert!(layers.collect(&nothing).await.expect("good").is_empty());
+    let stacked = layers.stacked(Some(&chain[1])).expect("good");
+    assert_eq!(stacked.names.len(), 3, "two layers and nothing below");
+    let bare = layers.stacked(None).expect("good");
+    assert_eq!(bare.names, stacked.names[2..]);
+    layers.remove(&other).await.expect("good");
     let keep = BTreeSet::from([chain[1].clone()]);
     assert!(layers.collect(&keep).await.expect("good").is_empty());
     let mut collected = layers.collect(&nothing).await.expect("good");

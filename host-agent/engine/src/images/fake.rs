@@ -11,7 +11,9 @@ use super::download::{Download, DownloadError, Downloads};
 use super::layer_store::{DraftLayer, LayerInfo, LayerSpec, LayerStore, SealedLayer, StagedLayer};
 use super::records::{ImageRecords, ImageStore, ImageStoreError, LoadedRecords};
 use super::service::{ImageBackends, ImageOptions, ImageService};
-use super::{BorrowedRoot, Change, ContainerDiskUsage, Digest, ImageUsers, LayerError, Layers};
+use super::{
+    BorrowedRoot, Change, ContainerDiskUsage, Digest, ImageUsers, LayerError, LayerFolders, Layers,
+};
 use crate::clock::SystemClock;
 use crate::events::EventBus;
 use crate::id::ContainerId;
@@ -239,6 +241,7 @@ impl MemoryLayers {
 struct LayerState {
     layers: BTreeMap<Digest, LayerInfo>,
     containers: HashMap<ContainerId, Option<Digest>>,
+    kept: HashMap<ContainerId, Vec<Digest>>,
     mounted: HashSet<ContainerId>,
     syncs: usize,
     at_next_sync: Option<AtSync>,
@@ -396,6 +399,7 @@ impl LayerStore for MemoryLayers {
         let tops: Vec<Digest> = keep
             .iter()
             .chain(state.containers.values().flatten())
+            .chain(state.kept.values().flatten())
             .cloned()
             .collect();
         let used = state.with_parents(tops);
@@ -439,6 +443,38 @@ impl LayerStore for MemoryLayers {
 
 #[async_trait]
 impl Layers for MemoryLayers {
+    async fn keep(
+        &self,
+        container: &ContainerId,
+        top_layers: Vec<Digest>,
+    ) -> Result<(), LayerError> {
+        let mut state = lock(&self.state);
+        for top_layer in &top_layers {
+            state.check(Some(top_layer))?;
+        }
+        state.kept.insert(container.clone(), top_layers);
+        Ok(())
+    }
+
+    fn stacked(&self, top_layer: Option<&Digest>) -> Result<LayerFolders, LayerError> {
+        let state = lock(&self.state);
+        state.check(top_layer)?;
+        let mut names = Vec::new();
+        let mut next = top_layer;
+        while let Some(chain_id) = next {
+            names.push(chain_id.hex().to_owned());
+            next = state
+                .layers
+                .get(chain_id)
+                .and_then(|layer| layer.parent.as_ref());
+        }
+        names.push("empty".into());
+        Ok(LayerFolders {
+            folder: "/layers".into(),
+            names,
+        })
+    }
+
     async fn prepare(
         &self,
         container: &ContainerId,
@@ -493,6 +529,7 @@ impl Layers for MemoryLayers {
         let mut state = lock(&self.state);
         state.mounted.remove(container);
         state.containers.remove(container);
+        state.kept.remove(container);
         Ok(())
     }
 

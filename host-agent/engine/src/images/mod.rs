@@ -181,6 +181,26 @@ impl BorrowedRoot {
     }
 }
 
+/// The folders of an image's layers: what is in the first covers what is in the others. The last is always empty, so
+/// that also marks of removed files in the lowest layer are hidden.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerFolders {
+    pub folder: PathBuf,
+    /// Relative to `folder`; only one where the image has no layers.
+    pub names: Vec<String>,
+}
+
+impl LayerFolders {
+    /// What covers the others.
+    pub fn top(&self) -> PathBuf {
+        let mut names = self.names.iter();
+        names
+            .next()
+            .map(|name| self.folder.join(name))
+            .unwrap_or_default()
+    }
+}
+
 /// What happened to a path since the container was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeKind {
@@ -222,6 +242,16 @@ pub trait Layers: Send + Sync + 'static {
             source: "the file system keeps no account of folders".into(),
         })
     }
+
+    /// Keeps the layers of images that the container mounts, until [`Layers::remove`]; after [`Layers::prepare`].
+    async fn keep(
+        &self,
+        container: &ContainerId,
+        top_layers: Vec<Digest>,
+    ) -> Result<(), LayerError>;
+
+    /// Where an image's files are, for whoever mounts them over each other.
+    fn stacked(&self, top_layer: Option<&Digest>) -> Result<LayerFolders, LayerError>;
 
     /// Mounts the root file system and returns its path; mounts nothing twice.
     async fn mount(
@@ -353,7 +383,7 @@ impl crate::error::Classify for ImageLookupError {
 
 /// What images need of the containers: which are in the way of a removal.
 pub trait ImageUsers: Send + Sync + 'static {
-    /// Containers made from the image: (id, running).
+    /// Containers made from the image or with a mount of it: (id, running).
     fn users_of(&self, image: &Digest) -> Vec<(ContainerId, bool)>;
 }
 

@@ -19,6 +19,7 @@ pub use rlimit::Rlimit;
 
 use crate::error::{Class, Classify};
 use crate::id::{ContainerId, ExecId};
+use crate::images::LayerFolders;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -142,6 +143,12 @@ pub enum MountSource {
         subpath: String,
         recursive: bool,
         propagation: String,
+    },
+    /// An image's files.
+    Image {
+        layers: LayerFolders,
+        /// Only this part; links in it lead nowhere outside of the image. Empty is all of it.
+        subpath: String,
     },
     /// tmpfs with mount options such as `size=65536k` or `mode=1777`.
     Tmpfs { options: Vec<String> },

@@ -23,6 +23,7 @@ mod files;
 mod guest_limits;
 mod host_config;
 mod host_restart;
+mod image_mounts;
 mod images;
 mod images_crash;
 mod images_credentials;

@@ -167,7 +167,11 @@ impl Container {
         pairs.extend(self.platform.clone().map(|platform| ("platform", platform)));
         let path = format!("/containers/create{}", query(&pairs));
         let created = match engine.post(&path, Some(&body)).await {
-            Err(error) if self.pull == "missing" && is_missing_image(&error) => {
+            Err(error)
+                if self.pull == "missing"
+                    && is_missing_image(&error)
+                    && !is_of_a_mount(&error.to_string(), &body) =>
+            {
                 if !self.quiet {
                     eprintln!("Unable to find image '{image}' locally");
                 }
@@ -273,9 +277,36 @@ fn is_missing_image(error: &anyhow::Error) -> bool {
     EngineError::is_not_found(error) && error.to_string().contains("No such image")
 }
 
+/// Whether the image that is missing is one that is to be mounted: as with Docker's client that is not downloaded, and
+/// downloading the container's would not help.
+fn is_of_a_mount(error: &str, body: &Value) -> bool {
+    let mounts = body["HostConfig"]["Mounts"].as_array();
+    let images = mounts
+        .into_iter()
+        .flatten()
+        .filter(|mount| mount["Type"] == "image");
+    let mut sources = images.filter_map(|mount| mount["Source"].as_str());
+    sources.any(|source| {
+        let missing = format!("No such image: {source}");
+        error.ends_with(&missing) || error.ends_with(&format!("{missing}:latest"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_image_of_the_container_is_downloaded() {
+        let body = json!({ "Image": "web", "HostConfig": { "Mounts": [
+            { "Type": "volume", "Source": "web" },
+            { "Type": "image", "Source": "data" },
+        ] } });
+        assert!(is_of_a_mount("No such image: data:latest", &body));
+        assert!(!is_of_a_mount("No such image: web:latest", &body));
+        assert!(!is_of_a_mount("No such image: data:1", &body));
+        assert!(!is_of_a_mount("No such image: web:latest", &json!({})));
+    }
     use clap::{CommandFactory, Parser};
 
     #[derive(Parser)]

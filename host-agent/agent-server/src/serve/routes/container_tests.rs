@@ -224,6 +224,10 @@ async fn bad_creates() {
             "invalid mount config for type \\\"bind\\\": field ImageOptions must not be specified",
         ),
         (
+            r#"{"Mounts":[{"Type":"image","Source":"x","Target":"/x","ImageOptions":{"Subpath":"../x"}}]}"#,
+            "invalid mount config for type \\\"image\\\": subpath must be a relative path within the volume",
+        ),
+        (
             r#"{"Mounts":[{"Type":"tmpfs","Target":"/x","ClusterOptions":{}}]}"#,
             "field ClusterOptions must not be specified",
         ),
@@ -567,6 +571,41 @@ async fn inspect_echoes_the_settings() {
     assert_eq!(volume.expect("the volume")["RW"], false);
     let list = get(&state, "/containers/json").await.json();
     assert_eq!(list[0]["Ports"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn a_mounted_image_is_shown_as_docker_does() {
+    let state = state();
+    let body = |source: &str| {
+        let mount = json!({ "Type": "image", "Source": source, "Target": "/x", "ImageOptions": { "Subpath": "bin" } });
+        json!({ "Image": "busybox", "HostConfig": { "Mounts": [mount] } }).to_string()
+    };
+    for path in ["/v1.48/containers/create?name=web", "/containers/create"] {
+        check(&post(&state, path, &body("data")).await, 201, "");
+    }
+    check(
+        &post(&state, "/v1.47/containers/create", &body("data")).await,
+        400,
+        "Mount type \\\"image\\\" needs API v1.48 or newer",
+    );
+    check(
+        &post(&state, "/v1.48/containers/create", &body("nowhere")).await,
+        404,
+        "{\"message\":\"No such image: nowhere\"}",
+    );
+    let shown = get(&state, "/containers/web/json").await.json();
+    let source = format!("/fake/layers/{}", "1a".repeat(32));
+    assert_eq!(
+        shown["Mounts"],
+        json!([{
+            "Type": "image", "Name": "data", "Source": source, "Destination": "/x",
+            "Mode": "", "RW": false, "Propagation": "rprivate",
+        }])
+    );
+    assert_eq!(
+        shown["HostConfig"]["Mounts"],
+        json!([{ "Type": "image", "Source": "data", "Target": "/x", "ImageOptions": { "Subpath": "bin" } }])
+    );
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use crate::serve::extract::{Json, Query};
 use crate::serve::state::AppState;
 use crate::serve::system::System;
 use crate::serve::translate::{container_list, container_views, containers as translate};
+use axum::Extension;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -16,6 +17,7 @@ use engine::containers::stop::StopOptions;
 use engine::execs::ExecService;
 use engine::networks::NetworkService;
 use engine::runtime::TtySize;
+use engine_api::ApiVersion;
 use engine_api::containers::{ContainerCreate, HostConfigBody};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderMap, StatusCode};
@@ -46,6 +48,7 @@ pub fn router() -> Router<AppState> {
 
 async fn create(
     State(containers): Containers,
+    Extension(version): Extension<ApiVersion>,
     query: Query,
     body: Option<Json<ContainerCreate>>,
 ) -> ApiResult<(StatusCode, Json<Value>)> {
@@ -55,6 +58,7 @@ async fn create(
         ));
     };
     let request = translate::create_request(query.text("name"), query.text("platform"), body)?;
+    translate::check_version(&request, version)?;
     let created = containers.create(request).await?;
     Ok((
         StatusCode::CREATED,

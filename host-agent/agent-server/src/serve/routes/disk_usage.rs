@@ -94,7 +94,7 @@ fn image_usage(images: &[ImageView], containers: &ContainerService, version: Api
             .sum();
         let users = containers
             .iter()
-            .filter(|container| container.spec.image == image.id && !container.status().removed)
+            .filter(|container| container.spec.uses_image(&image.id) && !container.status().removed)
             .count();
         let mut shown = image_views::summary(image, None, version);
         shown["SharedSize"] = shared.into();

@@ -4,8 +4,9 @@
 use super::networks;
 use crate::serve::testing;
 use engine_api::containers::{
-    BindOptionsBody, ContainerCreate, EndpointBody, HealthcheckBody, HostConfigBody, IpamBody,
-    MountBody, NetworkingConfigBody, TmpfsOptionsBody, VolumeOptionsBody,
+    BindOptionsBody, ContainerCreate, EndpointBody, HealthcheckBody, HostConfigBody,
+    ImageOptionsBody, IpamBody, MountBody, NetworkingConfigBody, TmpfsOptionsBody,
+    VolumeOptionsBody,
 };
 use http::Method;
 use serde::de::{Deserialize, Deserializer, Visitor};
@@ -240,6 +241,7 @@ fn every_field_of_a_container_is_on_the_page() {
     check_fields::<MountBody>("### Mounts");
     check_fields::<BindOptionsBody>("### BindOptions");
     check_fields::<VolumeOptionsBody>("### VolumeOptions");
+    check_fields::<ImageOptionsBody>("### ImageOptions");
     check_fields::<TmpfsOptionsBody>("### TmpfsOptions");
     check_fields::<NetworkingConfigBody>("### NetworkingConfig");
     check_fields::<EndpointBody>("### EndpointsConfig: each network");

@@ -404,6 +404,9 @@ fn mount_request(mount: &MountRequest) -> Value {
             "Subpath": options.subpath,
         });
     }
+    if let Some(options) = &mount.image {
+        shown["ImageOptions"] = json!({ "Subpath": options.subpath });
+    }
     if let Some(options) = &mount.tmpfs {
         shown["TmpfsOptions"] = json!({ "SizeBytes": options.size, "Mode": options.mode });
     }

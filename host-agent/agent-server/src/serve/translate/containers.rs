@@ -3,14 +3,15 @@
 
 use crate::serve::error::{ApiError, ApiResult};
 use engine::containers::spec::{
-    BindOptions, Config, CreateRequest, HostSettings, IpcMode, LogSettings, MountKind,
-    MountRequest, NamespaceMode, NetworkChoice, PortBinding, RestartPolicy, TmpfsOptions,
-    VolumeOptions,
+    BindOptions, Config, CreateRequest, HostSettings, ImageOptions, IpcMode, LogSettings,
+    MountKind, MountRequest, NamespaceMode, NetworkChoice, PortBinding, RestartPolicy,
+    TmpfsOptions, VolumeOptions,
 };
 use engine::containers::update::UpdateRequest;
 use engine::images::Healthcheck;
 use engine::networks::EndpointSettings;
 use engine::runtime::{DevicePlan, ResourcePlan, Rlimit, TtySize};
+use engine_api::ApiVersion;
 use engine_api::containers::{
     ContainerCreate, EndpointBody, HealthcheckBody, HostConfigBody, MountBody,
     NetworkingConfigBody, RateDevice, StringOrList,
@@ -401,12 +402,25 @@ fn resources(body: &mut HostConfigBody) -> ApiResult<ResourcePlan> {
     })
 }
 
+/// What the version of the API that the client speaks does not have yet.
+pub fn check_version(request: &CreateRequest, version: ApiVersion) -> ApiResult<()> {
+    let mut mounts = request.host.mounts.iter();
+    if version < ApiVersion::IMAGE_MOUNTS && mounts.any(|mount| mount.kind == MountKind::Image) {
+        let needed = ApiVersion::IMAGE_MOUNTS;
+        return Err(ApiError::invalid(format!(
+            "Mount type \"image\" needs API v{needed} or newer"
+        )));
+    }
+    Ok(())
+}
+
 fn mount(body: MountBody) -> ApiResult<MountRequest> {
     let kind = match body.kind.as_deref().unwrap_or_default() {
         "bind" => MountKind::Bind,
         "volume" => MountKind::Volume,
         "tmpfs" => MountKind::Tmpfs,
-        other @ ("image" | "npipe" | "cluster") => {
+        "image" => MountKind::Image,
+        other @ ("npipe" | "cluster") => {
             return Err(ApiError::invalid(format!(
                 "invalid mount config for type \"{other}\": mounts of this type are not supported by this engine"
             )));
@@ -417,17 +431,12 @@ fn mount(body: MountBody) -> ApiResult<MountRequest> {
             )));
         }
     };
-    // Of types that there are not; what belongs to another one that there is, the engine refuses.
-    for (name, given) in [
-        ("ImageOptions", body.image_options.is_some()),
-        ("ClusterOptions", body.cluster_options.is_some()),
-    ] {
-        if given {
-            return Err(ApiError::invalid(format!(
-                "invalid mount config for type \"{}\": field {name} must not be specified",
-                kind.name()
-            )));
-        }
+    // Of a type that there is not; what belongs to another one that there is, the engine refuses.
+    if body.cluster_options.is_some() {
+        return Err(ApiError::invalid(format!(
+            "invalid mount config for type \"{}\": field ClusterOptions must not be specified",
+            kind.name()
+        )));
     }
     let bind = match body.bind_options {
         None => None,
@@ -463,6 +472,9 @@ fn mount(body: MountBody) -> ApiResult<MountRequest> {
         bind,
         volume,
         tmpfs,
+        image: body.image_options.map(|options| ImageOptions {
+            subpath: options.subpath.unwrap_or_default(),
+        }),
     })
 }
 

@@ -9,12 +9,17 @@
 
 use super::failed;
 use crate::archive::tree::{descriptor_path, retry};
-use engine::containers::files::{FileError, FileView, ViewMount};
+use crate::layers::mount::mount_image;
+use engine::containers::files::{FileError, FileView, ViewMount, ViewSource};
+use engine::images::LayerFolders;
 use nix::sched::CloneFlags;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -52,7 +57,7 @@ impl Root {
             .map_err(|error| failed("open the root file system", error))?;
         let root = Root { root };
         for mount in &view.mounts {
-            root.mount(mount)?;
+            root.mount(mount, &view.root.path)?;
         }
         if view.read_only_root {
             make_read_only(root.as_fd())
@@ -139,25 +144,34 @@ impl Root {
         Ok(resolved)
     }
 
-    fn mount(&self, mount: &ViewMount) -> Result<(), FileError> {
-        let step = || format!("mount {} at {}", mount.source.display(), mount.target);
-        let source = match open_source(mount) {
+    /// `cover`: a folder at which something may be mounted for a moment.
+    fn mount(&self, mount: &ViewMount, cover: &Path) -> Result<(), FileError> {
+        let step = || match &mount.source {
+            ViewSource::Path(path) => format!("mount {} at {}", path.display(), mount.target),
+            ViewSource::Image(_) => format!("mount an image at {}", mount.target),
+        };
+        let (path, image) = match &mount.source {
+            ViewSource::Path(path) => (path.as_path(), None),
+            ViewSource::Image(layers) => {
+                let image = Covering::mount(layers, cover);
+                (cover, Some(image.map_err(|error| failed(step(), error))?))
+            }
+        };
+        let source = match open_source(path, &mount.subpath) {
             Err(Errno::NOENT | Errno::NOTDIR) if mount.is_own => return Ok(()),
             Err(Errno::NOENT) => {
-                return Err(FileError::Invalid {
-                    why: format!(
+                let why = match image {
+                    None => format!(
                         "invalid mount config: bind source path does not exist: {}",
-                        mount.source.display()
+                        path.display()
                     ),
-                });
+                    Some(_) => format!(
+                        "invalid mount config: cannot access path {} of the image",
+                        mount.subpath
+                    ),
+                };
+                return Err(FileError::Invalid { why });
             }
-            outcome => outcome.map_err(|error| failed(step(), error))?,
-        };
-        let facts = rustix::fs::fstat(&source).map_err(|error| failed(step(), error))?;
-        let is_folder = FileType::from_raw_mode(facts.st_mode) == FileType::Directory;
-        let target = match self.make_target(&mount.target, is_folder) {
-            // The engine's own files are a courtesy: an image may have something odd in their place.
-            Err(_) if mount.is_own => return Ok(()),
             outcome => outcome.map_err(|error| failed(step(), error))?,
         };
         let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
@@ -166,8 +180,20 @@ impl Root {
         if mount.recursive {
             flags |= OpenTreeFlags::AT_RECURSIVE;
         }
+        let tree = match rustix::mount::open_tree(&source, "", flags) {
+            Err(_) if mount.is_own => return Ok(()),
+            outcome => outcome.map_err(|error| failed(step(), error))?,
+        };
+        // The tree is a mount of its own.
+        drop(image);
+        let facts = rustix::fs::fstat(&source).map_err(|error| failed(step(), error))?;
+        let is_folder = FileType::from_raw_mode(facts.st_mode) == FileType::Directory;
+        let target = match self.make_target(&mount.target, is_folder) {
+            // The engine's own files are a courtesy: an image may have something odd in their place.
+            Err(_) if mount.is_own => return Ok(()),
+            outcome => outcome.map_err(|error| failed(step(), error))?,
+        };
         let attach = || {
-            let tree = rustix::mount::open_tree(&source, "", flags)?;
             rustix::mount::move_mount(
                 &tree,
                 "",
@@ -222,17 +248,34 @@ impl Root {
     }
 }
 
+/// An image, mounted over a folder until this is dropped.
+struct Covering<'a>(&'a Path);
+
+impl Covering<'_> {
+    fn mount<'a>(layers: &LayerFolders, folder: &'a Path) -> io::Result<Covering<'a>> {
+        mount_image(layers, folder)?;
+        Ok(Covering(folder))
+    }
+}
+
+impl Drop for Covering<'_> {
+    fn drop(&mut self) {
+        // If it fails the thread's namespace, which ends with the thread, keeps it.
+        let _ = rustix::mount::unmount(self.0, UnmountFlags::DETACH);
+    }
+}
+
 /// The source of a mount on the host, and the path inside of it that its container may have filled with links.
-fn open_source(mount: &ViewMount) -> rustix::io::Result<OwnedFd> {
+fn open_source(path: &Path, subpath: &str) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let source = rustix::fs::openat(CWD, &mount.source, flags, Mode::empty())?;
-    if mount.subpath.is_empty() {
+    let source = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    if subpath.is_empty() {
         return Ok(source);
     }
     retry(|| {
         rustix::fs::openat2(
             &source,
-            &mount.subpath,
+            subpath,
             flags,
             Mode::empty(),
             ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,

@@ -6,6 +6,8 @@ use crate::containers::error::ContainerError;
 use crate::containers::plan;
 use crate::containers::spec::{IpcMode, MountKind};
 use crate::id::ContainerId;
+use crate::images::LayerFolders;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 impl Supervisor {
@@ -35,6 +37,17 @@ impl Supervisor {
                 tracing::warn!(container = %self.container.id, error = crate::error::full_message(&error), "a volume is not mounted");
             }
         }
+    }
+
+    /// Where the images are that the container mounts. The mounts are made where only the container sees them.
+    pub(super) fn image_folders(&self) -> Result<BTreeMap<String, LayerFolders>, ContainerError> {
+        let images = self.container.spec.mounted_images();
+        images
+            .map(|(mount, image)| {
+                let folders = self.deps.layers.stacked(image.top_layer.as_ref())?;
+                Ok((mount.destination.clone(), folders))
+            })
+            .collect()
     }
 
     /// What this container's /dev/shm is on the host, where it is not the container's alone: its own that others may

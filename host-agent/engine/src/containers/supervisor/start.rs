@@ -99,6 +99,7 @@ impl Supervisor {
             IpcMode::Container(id) => Some(self.pid_of(id, "IPC")?),
             _ => None,
         };
+        let images = self.image_folders()?;
         for mount in spec
             .mounts
             .iter()
@@ -158,6 +159,7 @@ impl Supervisor {
             pid_of,
             ipc_of,
             shared_memory,
+            images,
             hostname,
             environment: links
                 .into_iter()
