@@ -2,9 +2,9 @@
 
 use super::container::Container;
 use super::error::ContainerError;
+use super::ports;
 use super::service::ContainerService;
 use super::status::Status;
-use super::{mounts, ports};
 use engine_api::Filters;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -134,10 +134,12 @@ impl ContainerService {
                 && since.is_none_or(|border| container.created > border)
                 && (!filters.has("ancestor") || ancestors.contains(&spec.image))
                 && in_any("volume", &|value| {
-                    mounts::volume_names(spec).any(|volume| volume == value)
-                        || spec.mounts.iter().any(|mount| {
-                            mount.destination == value || mount.source.to_str() == Some(value)
-                        })
+                    // Docker's finds mounted images by their names, too.
+                    spec.mounts.iter().any(|mount| {
+                        mount.name.as_deref() == Some(value)
+                            || mount.destination == value
+                            || mount.source.to_str() == Some(value)
+                    })
                 })
                 && in_any("network", &|value| {
                     spec.host.network.text() == value

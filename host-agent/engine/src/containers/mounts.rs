@@ -1,7 +1,7 @@
 //! Mounts: from `-v`, `--mount`, `--tmpfs` and the image's volumes to one list of mount points.
 
 use super::error::ContainerError;
-use super::spec::{ContainerSpec, HostSettings, MountKind, MountPoint, MountRequest};
+use super::spec::{HostSettings, MountKind, MountPoint, MountRequest};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -508,14 +508,6 @@ fn sort(mounts: &mut [MountPoint]) {
             mount.destination.clone(),
         )
     });
-}
-
-/// Names of the volumes a container uses.
-pub fn volume_names(spec: &ContainerSpec) -> impl Iterator<Item = &str> {
-    spec.mounts
-        .iter()
-        .filter(|mount| mount.kind == MountKind::Volume)
-        .filter_map(|mount| mount.name.as_deref())
 }
 
 #[cfg(test)]

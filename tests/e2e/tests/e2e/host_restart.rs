@@ -77,6 +77,8 @@ fn containers_come_back_as_their_policies_say_in_the_order_they_were_made() {
             policy,
             "-v",
             "kept:/kept",
+            "--mount",
+            "type=image,source=busybox,target=/image",
         ];
         let words = [&words[..], &["busybox", "sh", "-c", script]].concat();
         ids.push(agent.run(&words).success().trim().to_owned());
@@ -116,6 +118,8 @@ fn containers_come_back_as_their_policies_say_in_the_order_they_were_made() {
         shown(&agent, "stopped", "{{.State.Status}} {{.State.ExitCode}}"),
         "exited 0"
     );
+    let applet = ["exec", "zeta", "test", "-x", "/image/bin/busybox"];
+    agent.run(&applet).success();
     for file in ["/kept/file", "/file"] {
         assert_eq!(
             agent.run(&["exec", "zeta", "cat", file]).success(),

@@ -112,6 +112,14 @@ async fn whoever_mounts_an_image_uses_it() {
     assert_eq!(service.users_of(&data.id), [(first.id.clone(), false)]);
     service.start("first").await.expect("start");
     assert_eq!(service.users_of(&data.id), [(first.id.clone(), true)]);
+    for (volume, found) in [("data", 1), ("/x", 1), ("other", 0)] {
+        let options = ListOptions {
+            filters: Filters::of([("volume", volume)]),
+            ..ListOptions::default()
+        };
+        let listed = service.list(&options).await.expect("good filters");
+        assert_eq!(listed.len(), found, "{volume}");
+    }
     let mut second = request("second", &["sleep"]);
     second.host.volumes_from = vec!["first:rw".into()];
     let second = create(&service, second).await;
