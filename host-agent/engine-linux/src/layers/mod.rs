@@ -264,6 +264,8 @@ fn open(data_root: &Path, limits: UnpackLimits) -> io::Result<OverlayLayers> {
     }
     make_places(&folder.join(PLACES))?;
     spread(&folder);
+    // A container alone has a dozen files here, and its removal frees as many.
+    spread(&containers);
     let mut state = State::default();
     for entry in fs::read_dir(&folder)? {
         let entry = entry?;

@@ -530,6 +530,23 @@ async fn a_layer_whose_record_was_lost_is_replaced_or_goes() {
     assert!(debris(&root).is_empty());
 }
 
+/// Where the file system takes the hint at all.
+#[test]
+fn layers_and_containers_are_spread_over_the_disk() {
+    let root = Root::new();
+    let layers = root.open();
+    let is_spread = |path: &Path| {
+        let folder = fs::File::open(path).expect("it was made");
+        rustix::fs::ioctl_getflags(&folder).is_ok_and(|flags| flags.contains(IFlags::TOPDIR))
+    };
+    let probe = root.path().join("probe");
+    fs::create_dir(&probe).expect("a folder");
+    spread(&probe);
+    for folder in [&layers.inner.folder, &layers.inner.containers] {
+        assert_eq!(is_spread(folder), is_spread(&probe), "{folder:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_container_whose_note_of_its_layers_was_lost_gets_a_new_one() {
     if !is_possible() {
