@@ -5,6 +5,7 @@
 
 import os
 import sys
+import time
 import urllib.request
 
 import docker
@@ -27,6 +28,7 @@ def page(container):
         except OSError:
             if attempt == 99:
                 raise
+            time.sleep(0.1)
 
 
 def day():
