@@ -55,9 +55,9 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
         for (number, engine) in [ours, theirs].into_iter().enumerate() {
             // A container of its own each time: into a folder that is there a copy would go as one more folder.
             let id = create(engine, "none", &["true"], false)?;
-            take_memory(folder.path())?;
+            settle(folder.path())?;
             let put = timed(|| copy(engine, &text(&source), &format!("{id}:/in")))?;
-            take_memory(folder.path())?;
+            settle(folder.path())?;
             let target = folder.path().join("out");
             let got = timed(|| copy(engine, &format!("{id}:/in"), &text(&target)))?;
             check(&source, &target)?;
@@ -70,7 +70,7 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
         }
         let target = folder.path().join("tar");
         fs::create_dir(&target)?;
-        take_memory(folder.path())?;
+        settle(folder.path())?;
         let piped = timed(|| tar_to_tar(&source, &target))?;
         check(&source, &target)?;
         fs::remove_dir_all(&target)?;
@@ -99,11 +99,15 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
 }
 
 /// Has the kernel take the memory that a copy fills, and free it again. A host that is itself a virtual machine gives
-/// memory back that it does not use, and whoever is first to want more pays for that: all shall find the same.
-fn take_memory(folder: &Path) -> Result<()> {
+/// memory back that it does not use, and whoever is first to want more pays for that; and whoever comes after a copy would
+/// share the disk with what that has left to be written. All shall find the same.
+fn settle(folder: &Path) -> Result<()> {
     let file = folder.join("memory");
     fs::write(&file, vec![1; (MEGABYTES * FILES) << 20])?;
     fs::remove_file(file)?;
+    if !Command::new("sync").status()?.success() {
+        bail!("sync failed");
+    }
     Ok(())
 }
 
