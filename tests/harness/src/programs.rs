@@ -64,3 +64,19 @@ pub fn find(name: &str) -> Option<PathBuf> {
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
 }
+
+/// Whether the docker command here is older than 23, as Debian 12's is: it asks for API 1.41 at most.
+pub fn docker_is_old() -> bool {
+    let Some(docker) = find("docker") else {
+        return false;
+    };
+    let output = Command::new(docker).arg("--version").output();
+    let words = output.map(|output| output.stdout).unwrap_or_default();
+    // "Docker version 20.10.24+dfsg1, build 297e128"
+    let words = String::from_utf8_lossy(&words);
+    let major = words
+        .trim_start_matches("Docker version ")
+        .split('.')
+        .next();
+    major.is_some_and(|major| major.parse().is_ok_and(|major: u32| major < 23))
+}

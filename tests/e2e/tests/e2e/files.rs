@@ -2,6 +2,7 @@
 
 use crate::engine_with_busybox;
 use harness::agent::{Agent, LIMIT};
+use harness::programs::docker_is_old;
 use harness::run::{Output, run, run_with_input};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -190,7 +191,9 @@ fn what_cannot_be_copied_is_said_in_docker_s_words() {
     ] {
         for output in [docker(&agent, &arguments), agent.run(&arguments)] {
             assert_ne!(output.code, Some(0), "{arguments:?}");
-            let is_head = arguments[1].starts_with("nobody");
+            // Old clients say it in words of their own.
+            let is_head = arguments[1].starts_with("nobody")
+                || (docker_is_old() && output.stderr.contains("No such container:path"));
             assert!(
                 output.stderr.contains(part) || is_head,
                 "{arguments:?}: {}",

@@ -253,20 +253,22 @@ fn a_new_volume_is_filled_by_the_image_and_goes_with_its_container() {
         "{}",
         text.report()
     );
+    // With our client: Debian 12's knows neither subpaths nor `--all`.
     let part = "type=volume,src=web,dst=/p,volume-subpath=index.html";
     assert_eq!(
-        say(&[
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "--mount",
-            part,
-            "busybox",
-            "cat",
-            "/p"
-        ])
-        .success(),
+        agent
+            .run(&[
+                "run",
+                "--rm",
+                "--network",
+                "none",
+                "--mount",
+                part,
+                "busybox",
+                "cat",
+                "/p"
+            ])
+            .success(),
         "hello from berth\n"
     );
     assert_eq!(
@@ -278,7 +280,7 @@ fn a_new_volume_is_filled_by_the_image_and_goes_with_its_container() {
     );
     say(&["rm", "-v", "donor"]).success();
     assert_eq!(say(&["volume", "ls", "-q"]).success(), "bare\nweb\n");
-    let pruned = say(&["volume", "prune", "-f", "--all"]).success();
+    let pruned = agent.run(&["volume", "prune", "-f", "--all"]).success();
     assert!(
         pruned.contains("bare")
             && pruned.contains("web")
