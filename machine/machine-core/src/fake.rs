@@ -101,7 +101,10 @@ impl FakeDriver {
         seed: &SeedFiles,
         progress: &dyn Progress,
     ) -> Result<(), DriverError> {
-        progress.say("Booting (fake)");
+        progress.say(match place.folder.join(MEMORY).exists() {
+            true => "Going on (fake)",
+            false => "Booting (fake)",
+        });
         let ready = Instant::now() + self.boot_time;
         while Instant::now() < ready {
             if progress.interrupted() {

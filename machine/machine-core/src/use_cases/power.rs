@@ -42,7 +42,7 @@ impl Machines {
         Ok(())
     }
 
-    /// Stops a running machine, then starts it.
+    /// Stops a running machine, then starts it. A suspended one is woken first.
     pub fn restart(&self, name: &str, progress: &dyn Progress) -> Result<(), MachineError> {
         let (mut machine, _lock) = self.open_locked(name, progress)?;
         let capabilities = machine.driver.capabilities();
@@ -54,10 +54,7 @@ impl Machines {
         }
         machine.require_power("restart")?;
         progress.say(&format!("Restarting \"{name}\"..."));
-        if !matches!(machine.status()?, Status::Stopped | Status::Saved) {
-            self.stop_opened(&mut machine, progress)?;
-        }
-        self.start_opened(&mut machine, progress)?;
+        self.boot_anew(&mut machine, progress)?;
         progress.say(&format!("Machine \"{name}\" was restarted."));
         Ok(())
     }
@@ -129,6 +126,33 @@ impl Machines {
             self.install_over_ssh(machine, &shared, Purpose::Again, progress)?;
         }
         Ok(())
+    }
+
+    /// Wakes a machine that sleeps: what its memory holds and its disk does not is lost when it is merely booted, and what it would
+    /// go on with is not what it is to boot. The machine's lock is held by the caller.
+    pub(super) fn wake_opened(
+        &self,
+        machine: &mut Machine,
+        progress: &dyn Progress,
+    ) -> Result<(), MachineError> {
+        if machine.status()? == Status::Saved {
+            progress.say(&format!("Resuming \"{}\"...", machine.name()));
+            self.start_opened(machine, progress)?;
+        }
+        Ok(())
+    }
+
+    /// Boots a machine, stopping it in order before where it is not off. The machine's lock is held by the caller.
+    pub(super) fn boot_anew(
+        &self,
+        machine: &mut Machine,
+        progress: &dyn Progress,
+    ) -> Result<(), MachineError> {
+        self.wake_opened(machine, progress)?;
+        if machine.status()? != Status::Stopped {
+            self.stop_opened(machine, progress)?;
+        }
+        self.start_opened(machine, progress)
     }
 
     /// The machine's lock is held by the caller.

@@ -27,13 +27,12 @@ impl Machines {
         progress.say(&format!(
             "Restarting \"{name}\", which reads its settings and certificates..."
         ));
-        self.stop_opened(&mut machine, progress)?;
-        self.start_opened(&mut machine, progress)?;
+        self.boot_anew(&mut machine, progress)?;
         progress.say(&format!("Machine \"{name}\" was provisioned."));
         Ok(())
     }
 
-    /// Brings the engine to the version that this program comes with. A stopped machine is started.
+    /// Brings the engine to the version that this program comes with. A stopped machine is started, a suspended one is woken first.
     pub fn upgrade(&self, name: &str, progress: &dyn Progress) -> Result<(), MachineError> {
         let (mut machine, _lock) = self.open_locked(name, progress)?;
         let capabilities = machine.driver.capabilities();
@@ -56,16 +55,16 @@ impl Machines {
                     "The Docker engine of \"{name}\" is its host's: only what stands before it was upgraded."
                 ));
             }
-        } else if machine.status()? != Status::Stopped {
-            // A machine whose engine is ill is upgraded all the same.
-            before = machine.engine()?.version(super::ENGINE_ATTEMPT).ok();
-            progress.say(&format!(
-                "Restarting \"{name}\" from the image of this version..."
-            ));
-            self.stop_opened(&mut machine, progress)?;
-        }
-        if capabilities.boots_our_image {
-            self.start_opened(&mut machine, progress)?;
+        } else {
+            self.wake_opened(&mut machine, progress)?;
+            if machine.status()? != Status::Stopped {
+                // A machine whose engine is ill is upgraded all the same.
+                before = machine.engine()?.version(super::ENGINE_ATTEMPT).ok();
+                progress.say(&format!(
+                    "Restarting \"{name}\" from the image of this version..."
+                ));
+            }
+            self.boot_anew(&mut machine, progress)?;
         }
         let after = machine.connect(super::ENGINE_ATTEMPT)?;
         progress.say(&match before {

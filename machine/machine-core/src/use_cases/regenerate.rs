@@ -13,7 +13,7 @@ use guest_contract::seed as names;
 
 impl Machines {
     /// Makes a new server certificate and gives it to the engine, whose containers go on. A guest that cannot be reached over ssh
-    /// is restarted: it reads the certificate when it boots.
+    /// is restarted: it reads the certificate when it boots. A suspended one is woken.
     pub fn regenerate_certificates(
         &self,
         name: &str,
@@ -28,6 +28,8 @@ impl Machines {
         if !machine.driver.capabilities().boots_our_image {
             return Err(machine.unsupported("renew the certificates of"));
         }
+        // A guest takes a certificate awake, or when it boots.
+        self.wake_opened(&mut machine, progress)?;
         forget(&machine, layout::SERVER_CERT)?;
         if machine.status()? == Status::Stopped {
             // Made now rather than at the next start, so that what can fail fails here.
@@ -45,8 +47,7 @@ impl Machines {
             Err(error) => {
                 tracing::debug!(%error, "the running guest did not take the certificates");
                 progress.say(&format!("Restarting \"{name}\", which reads them..."));
-                self.stop_opened(&mut machine, progress)?;
-                self.start_opened(&mut machine, progress)
+                self.boot_anew(&mut machine, progress)
             }
         }
     }

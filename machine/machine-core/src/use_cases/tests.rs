@@ -628,3 +628,28 @@ fn new_certificates_work_and_old_ones_of_clients_go_on() {
     assert_ne!(read(layout::SERVER_CERT), before);
     assert_eq!(machine.status().unwrap(), Status::Stopped);
 }
+
+/// What sleeps is woken first: its memory has what its disk has not yet, and going on with it would be no restart.
+#[test]
+fn a_suspended_machine_is_woken_and_then_booted() {
+    type Verb = fn(&Machines, &Heard) -> Result<(), MachineError>;
+    let verbs: [(&str, Verb); 3] = [
+        ("restart", |machines, heard| machines.restart("dev", heard)),
+        ("upgrade", |machines, heard| machines.upgrade("dev", heard)),
+        ("regenerate-certs", |machines, heard| {
+            machines.regenerate_certificates("dev", heard)
+        }),
+    ];
+    for (verb, run) in verbs {
+        let place = place();
+        let created = place.machines.create(&request("dev"), &Heard::default());
+        let machine = created.unwrap();
+        place.machines.suspend("dev", &Heard::default()).unwrap();
+        let heard = Heard::default();
+        run(&place.machines, &heard).unwrap();
+        let text = heard.text();
+        let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{verb}: {text}"));
+        assert!(at("Going on (fake)") < at("Booting (fake)"), "{text}");
+        assert_eq!(machine.status().unwrap(), Status::Running, "{verb}");
+    }
+}
