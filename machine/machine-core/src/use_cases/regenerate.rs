@@ -44,6 +44,7 @@ impl Machines {
         self.store.save(&machine.record)?;
         match self.send_certificates(&machine, &seed, progress) {
             Ok(()) => machine.wait_for_engine(progress).map(drop),
+            Err(_) if progress.interrupted() => Err(MachineError::Interrupted),
             Err(error) => {
                 tracing::debug!(%error, "the running guest did not take the certificates");
                 progress.say(&format!("Restarting \"{name}\", which reads them..."));

@@ -653,3 +653,17 @@ fn a_suspended_machine_is_woken_and_then_booted() {
         assert_eq!(machine.status().unwrap(), Status::Running, "{verb}");
     }
 }
+
+/// Ctrl-C is no reason to restart a machine and its containers.
+#[test]
+fn an_interrupted_renewal_restarts_nothing() {
+    let place = place();
+    let created = place.machines.create(&request("dev"), &Heard::default());
+    let machine = created.unwrap();
+    let heard = Heard::default();
+    heard.interrupted.store(true, Ordering::Relaxed);
+    let renewed = place.machines.regenerate_certificates("dev", &heard);
+    assert!(renewed.unwrap_err().is_interruption());
+    assert_eq!(heard.text(), "");
+    assert_eq!(machine.status().unwrap(), Status::Running);
+}
