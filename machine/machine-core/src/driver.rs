@@ -269,7 +269,8 @@ pub trait Driver: Send + Sync {
         Err(DriverError::Unsupported)
     }
 
-    /// The files that hold what the machine remembers while it is stopped or suspended; none where they are elsewhere.
+    /// The files that may hold what the machine remembers while it is stopped or suspended: the disk, what only a suspended
+    /// machine has, and last the file that makes it one. None where they are elsewhere.
     fn disks(&self, _place: &MachinePlace) -> Vec<PathBuf> {
         Vec::new()
     }

@@ -79,7 +79,7 @@ impl Machines {
         clear(folder)?;
         atomic::make_private_folder(folder)
             .map_err(|source| StoreError::io("make", folder, source))?;
-        let copied = copy_all(&machine.driver.disks(&machine.place), folder).and_then(|()| {
+        let copied = copy_all(&disks_of(machine), folder).and_then(|()| {
             let described = Snapshot {
                 version: SNAPSHOT_VERSION,
                 name: snapshot.to_owned(),
@@ -129,7 +129,7 @@ impl Machines {
             Status::Stopped | Status::Saved => {}
             other => return Err(not_stopped(&machine, other)),
         }
-        // Copied beside first: a full disk must not cost the machine.
+        // Copied beside first: neither a full disk nor a cut may cost the machine.
         let fresh = machine
             .place
             .folder
@@ -142,23 +142,16 @@ impl Machines {
             let _ = std::fs::remove_dir_all(&fresh);
             return Err(error.into());
         }
-        for old in machine.driver.disks(&machine.place) {
-            match std::fs::remove_file(&old) {
+        // A memory must never meet another disk than its own: the old one goes before the disk comes, the new one comes after it.
+        let disks = machine.driver.disks(&machine.place);
+        for old in disks.iter().skip(1).rev() {
+            match std::fs::remove_file(old) {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(StoreError::io("remove", &old, source).into());
+                    return Err(StoreError::io("remove", old, source).into());
                 }
                 _ => {}
             }
         }
-        for file in disks_in(&fresh)? {
-            let to = machine
-                .place
-                .folder
-                .join(file.file_name().unwrap_or_default());
-            std::fs::rename(&file, &to)
-                .map_err(|source| StoreError::io("rename", &file, source))?;
-        }
-        clear(&fresh)?;
         // Address and key stay the machine's own.
         for (key, value) in described.driver {
             if ["CPU", "Memory", "DiskSize", "Accelerator"].contains(&key.as_str()) {
@@ -166,6 +159,18 @@ impl Machines {
             }
         }
         self.store.save(&machine.record)?;
+        for disk in &disks {
+            let file = fresh.join(disk.file_name().unwrap_or_default());
+            match std::fs::rename(&file, disk) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("rename", &file, source).into());
+                }
+                _ => {}
+            }
+        }
+        atomic::sync_folder(&machine.place.folder)
+            .map_err(|source| StoreError::io("write", &machine.place.folder, source))?;
+        clear(&fresh)?;
         progress.say(&format!(
             "Machine \"{name}\" is what it was in \"{snapshot}\"."
         ));
@@ -220,7 +225,7 @@ impl Machines {
             self.store.save(&record)?;
             record
         };
-        let copied = copy_all(&machine.driver.disks(&machine.place), &new.folder);
+        let copied = copy_all(&disks_of(&machine), &new.folder);
         if let Err(error) = copied {
             self.store.delete(to)?;
             return Err(error.into());
@@ -267,6 +272,12 @@ fn read(machine: &Machine, folder: &Path, snapshot: &str) -> Result<Snapshot, Ma
         .into());
     }
     Ok(found)
+}
+
+/// The files that there are of those that hold what the machine remembers.
+fn disks_of(machine: &Machine) -> Vec<PathBuf> {
+    let files = machine.driver.disks(&machine.place);
+    files.into_iter().filter(|file| file.exists()).collect()
 }
 
 /// The copies in a snapshot's folder.

@@ -99,7 +99,8 @@ impl Machines {
                     Err(error) => return Err(error),
                 }
             }
-            for disk in disks.iter().filter(|_| options.disks) {
+            // The rest is a suspended machine's.
+            for disk in disks.iter().take(1).filter(|_| options.disks) {
                 let name = disk.file_name().unwrap_or_default();
                 archive.append_path_with_name(disk, name)?;
             }

@@ -667,3 +667,29 @@ fn an_interrupted_renewal_restarts_nothing() {
     assert_eq!(heard.text(), "");
     assert_eq!(machine.status().unwrap(), Status::Running);
 }
+
+/// A restore that is cut off, here by a memory that cannot be removed, has not cost the disk.
+#[test]
+fn a_restore_that_is_cut_off_keeps_the_disk() {
+    let (place, heard) = (place(), Heard::default());
+    let machine = place.machines.create(&request("dev"), &heard).unwrap();
+    place.machines.stop("dev", &heard).unwrap();
+    place
+        .machines
+        .create_snapshot("dev", "first", &heard)
+        .unwrap();
+    let (disk, memory) = (
+        machine.place.folder.join("data.raw"),
+        machine.place.folder.join("memory.state"),
+    );
+    std::fs::write(&disk, "newer").unwrap();
+    std::fs::create_dir(&memory).unwrap();
+    let restore = || place.machines.restore_snapshot("dev", "first", &heard);
+    assert!(restore().is_err());
+    assert_eq!(std::fs::read_to_string(&disk).unwrap(), "newer");
+    std::fs::remove_dir(&memory).unwrap();
+    std::fs::write(&memory, "memory").unwrap();
+    restore().unwrap();
+    assert_eq!(std::fs::read_to_string(&disk).unwrap(), "data");
+    assert!(!memory.exists(), "it is another disk's");
+}

@@ -266,12 +266,15 @@ impl Driver for QemuDriver {
         let files = Files::of(place);
         finish(&files)?;
         // What was saved of a suspended machine goes, too: `kill` is the way out when it cannot be resumed.
-        match std::fs::remove_file(files.memory()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(DriverError::failed("remove the saved memory", error))
+        for file in [files.memory(), files.shares_state()] {
+            match std::fs::remove_file(file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(DriverError::failed("remove the saved memory", error));
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     fn remove(&self, place: &MachinePlace, _state: &mut DriverState) -> Result<(), DriverError> {
@@ -403,13 +406,7 @@ impl Driver for QemuDriver {
 
     fn disks(&self, place: &MachinePlace) -> Vec<PathBuf> {
         let files = Files::of(place);
-        let mut disks = vec![files.disk()];
-        for file in [files.memory(), files.shares_state()] {
-            if files.memory().exists() && file.exists() {
-                disks.push(file);
-            }
-        }
-        disks
+        vec![files.disk(), files.shares_state(), files.memory()]
     }
 
     fn plan_copy(
