@@ -93,6 +93,8 @@ pub enum MachineError {
     },
     #[error("no active machine: DOCKER_HOST names none of this store that is running")]
     NoActive,
+    #[error("which machine is active is not known: not all have answered within {seconds} s")]
+    ActiveUnknown { seconds: u64 },
 }
 
 impl MachineError {
@@ -153,6 +155,9 @@ impl MachineError {
             MachineError::NotUndone { machine, .. } => {
                 Some(format!("try again: machine rm {machine}"))
             }
+            MachineError::ActiveUnknown { .. } => Some(
+                "`machine ls` shows who does not answer; `machine active -t SECONDS` waits longer".into(),
+            ),
             MachineError::NoActive => Some("eval \"$(machine env NAME)\"".into()),
             _ => None,
         }

@@ -166,6 +166,70 @@ fn the_program_remembers_a_host() {
     bench.assert_nothing_left();
 }
 
+/// What programs read, as JSON, and addresses in the order of the names.
+#[test]
+fn machines_for_programs() {
+    let bench = bench();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(machine_program());
+        bench.environment(&mut command);
+        let output = command.args(arguments).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    for (name, host) in [("near", "127.0.0.1"), ("far", "127.0.0.2")] {
+        let url = format!("tcp://{host}:9");
+        let (code, said) = run(&[
+            "create",
+            "-d",
+            "none",
+            "--url",
+            &url,
+            "--engine-label",
+            "a=b",
+            name,
+        ]);
+        assert_eq!(code, Some(0), "{said}");
+    }
+    let (code, list) = run(&["ls", "-t", "20", "-f", "json"]);
+    assert_eq!(code, Some(0));
+    let list: Vec<serde_json::Value> = list
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let shown: Vec<_> = list
+        .iter()
+        .map(|machine| [&machine["Name"], &machine["DriverName"], &machine["URL"]])
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ["far", "none", "tcp://127.0.0.2:9"],
+            ["near", "none", "tcp://127.0.0.1:9"],
+        ]
+    );
+    for format in [&["inspect", "near"][..], &["inspect", "-f", "json", "near"]] {
+        let record: serde_json::Value = serde_json::from_str(&run(format).1).unwrap();
+        assert_eq!(record["ConfigVersion"], 3);
+        assert_eq!(record["Driver"]["URL"], "tcp://127.0.0.1:9");
+    }
+    let inspect = |format: &str| run(&["inspect", "-f", format, "near"]).1;
+    assert_eq!(
+        inspect("{{json .HostOptions.EngineOptions.Labels}}"),
+        "[\"a=b\"]\n"
+    );
+    assert_eq!(
+        inspect("{{prettyjson .HostOptions.EngineOptions.Labels}}"),
+        "[\n    \"a=b\"\n]\n"
+    );
+    assert_eq!(
+        run(&["ip", "near", "nobody", "far"]),
+        (Some(1), "127.0.0.1\n127.0.0.2\n".into())
+    );
+}
+
 /// The real program: verbs that need no machine are quick. The bound is loose, since tests run under load and this build is not
 /// optimised; the number is printed.
 #[test]

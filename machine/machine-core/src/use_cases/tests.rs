@@ -6,6 +6,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// So long a question may take in these tests.
+const SOON: Duration = Duration::from_secs(20);
+
 /// Remembers what was said; can be told that Ctrl-C was pressed once a certain line was said.
 #[derive(Default)]
 struct Heard {
@@ -121,9 +124,9 @@ fn a_machines_life() {
         assert!(folder.join(file).exists(), "{file}");
     }
     assert_eq!(machine.ssh_key().unwrap(), folder.join("id_ed25519"));
-    assert_eq!(machines.active(&url).unwrap(), "dev");
+    assert_eq!(machines.active(&url, SOON).unwrap(), "dev");
     assert!(matches!(
-        machines.active("tcp://192.0.2.1:2376"),
+        machines.active("tcp://192.0.2.1:2376", SOON),
         Err(MachineError::NoActive)
     ));
 
@@ -146,7 +149,10 @@ fn a_machines_life() {
         stopped.connect(Duration::from_secs(5)),
         Err(MachineError::NotRunning { .. })
     ));
-    assert!(matches!(machines.active(&url), Err(MachineError::NoActive)));
+    assert!(matches!(
+        machines.active(&url, SOON),
+        Err(MachineError::NoActive)
+    ));
     machines.start("dev", &heard).unwrap();
     assert_eq!(
         std::fs::read_to_string(folder.join(layout::SERVER_CERT)).unwrap(),
@@ -692,4 +698,22 @@ fn a_restore_that_is_cut_off_keeps_the_disk() {
     restore().unwrap();
     assert_eq!(std::fs::read_to_string(&disk).unwrap(), "data");
     assert!(!memory.exists(), "it is another disk's");
+}
+
+#[test]
+fn who_is_active_is_not_waited_for_without_end() {
+    let (place, heard) = (place(), Heard::default());
+    let mut hung = place.machines.create(&request("hung"), &heard).unwrap();
+    hung.record.driver.insert("Hang".into(), true.into());
+    place.machines.store().save(&hung.record).unwrap();
+    let up = place.machines.create(&request("up"), &heard).unwrap();
+    let active = |machine: &Machine, seconds| {
+        let timeout = Duration::from_secs(seconds);
+        place.machines.active(&machine.url().unwrap(), timeout)
+    };
+    assert_eq!(active(&up, 20).unwrap(), "up");
+    assert!(matches!(
+        active(&hung, 1),
+        Err(MachineError::ActiveUnknown { seconds: 1 })
+    ));
 }
