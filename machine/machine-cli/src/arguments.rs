@@ -97,6 +97,28 @@ impl Global {
         paths
     }
 
+    /// The flags for another run of this program that is to do as this one does.
+    pub(crate) fn again(&self) -> anyhow::Result<Vec<OsString>> {
+        let mut words = vec!["--storage-path".into(), self.store()?.into()];
+        for (flag, path) in [
+            ("--tls-ca-cert", &self.tls_ca_cert),
+            ("--tls-ca-key", &self.tls_ca_key),
+            ("--tls-client-cert", &self.tls_client_cert),
+            ("--tls-client-key", &self.tls_client_key),
+        ] {
+            if let Some(path) = given(path) {
+                words.extend([flag.into(), path.into()]);
+            }
+        }
+        if self.debug {
+            words.push("--debug".into());
+        }
+        if self.native_ssh {
+            words.push("--native-ssh".into());
+        }
+        Ok(words)
+    }
+
     pub(crate) fn say_what_is_ignored(&self) {
         if self.github_api_token.is_some() {
             tracing::debug!("--github-api-token is ignored: nothing is asked of GitHub");

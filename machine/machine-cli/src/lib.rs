@@ -27,6 +27,8 @@ pub(crate) struct Context {
     pub(crate) native_ssh: bool,
     /// The whole command line as it was typed; hints repeat it.
     pub(crate) typed: Vec<String>,
+    /// The flags before the verb, for another run of this program.
+    pub(crate) again: Vec<OsString>,
 }
 
 impl Context {
@@ -70,6 +72,7 @@ fn try_run(arguments: Vec<OsString>, mut drivers: Vec<Arc<dyn Driver>>) -> anyho
         console: Console::new(cli.verb.speaks_on_stderr()),
         native_ssh: cli.global.native_ssh,
         typed,
+        again: cli.global.again()?,
     };
     cli.verb.run(&context, driver_values)
 }

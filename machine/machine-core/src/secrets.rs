@@ -4,7 +4,7 @@
 //! A secret that was given is moved to `secrets.json` beside it (0600). One that was given as a reference (`env:NAME`,
 //! `file:PATH`, `cmd:COMMAND`) is kept as that, and looked up each time it is needed.
 
-use crate::driver::DriverState;
+use crate::driver::{DriverState, FlagValue, FlagValues};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -121,6 +121,18 @@ pub fn keep_references(before: &DriverState, state: &mut DriverState) {
     }
 }
 
+/// What flags were given, without those that are secrets themselves.
+pub fn without_secrets(values: &FlagValues) -> BTreeMap<String, FlagValue> {
+    let given = values.0.iter().filter(|(name, value)| match value {
+        FlagValue::Text(text) => !is_secret(name) || is_reference(text),
+        FlagValue::List(_) => !is_secret(name),
+        FlagValue::Bool(_) | FlagValue::Int(_) => true,
+    });
+    given
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
 /// Parts of names that say so; keys that only name a file are none.
 const SECRET: [&str; 7] = [
     "token",
@@ -178,6 +190,21 @@ mod tests {
         new.insert("SecretKey".into(), "resolved".into());
         keep_references(&given, &mut new);
         assert_eq!(new, given);
+    }
+
+    #[test]
+    fn secrets_given_as_flags_are_left_out() {
+        let text = |text: &str| FlagValue::Text(text.into());
+        let given = [
+            ("x-token", text("secret")),
+            ("x-password", text("env:PASSWORD")),
+            ("x-size", FlagValue::Int(7)),
+            ("x-tag", text("a")),
+            ("x-secrets", FlagValue::List(vec!["secret".into()])),
+        ];
+        let values = FlagValues(given.map(|(name, value)| (name.to_owned(), value)).into());
+        let kept: Vec<String> = without_secrets(&values).into_keys().collect();
+        assert_eq!(kept, ["x-password", "x-size", "x-tag"]);
     }
 
     #[test]

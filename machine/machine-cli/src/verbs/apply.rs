@@ -9,13 +9,13 @@
 //! ```
 //!
 //! Keys are the flags of `create`. A machine that is not there is made, what can be changed is changed, and what differs and cannot
-//! be changed is told.
+//! be changed, or cannot be compared, is told.
 
 use crate::Context;
 use crate::failure::Failure;
 use anyhow::Context as _;
 use clap::Args;
-use machine_core::driver::Change;
+use machine_core::driver::{Change, Flag, FlagValue};
 use machine_core::store::StoreError;
 use machine_core::store::record::MachineRecord;
 use std::collections::BTreeMap;
@@ -67,7 +67,8 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
             }
             Err(error) => return Err(error.into()),
             Ok(record) => {
-                let found = compare(&record, wanted)?;
+                let found = compare(context, &record, wanted)
+                    .with_context(|| format!("machine \"{name}\" cannot be compared"))?;
                 for line in &found.told {
                     context.console.print(&format!("{name}: {line}"));
                 }
@@ -97,10 +98,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
 fn create(context: &Context, name: &str, wanted: &BTreeMap<String, Value>) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program's own path")?;
     let mut command = Command::new(program);
-    command
-        .arg("-s")
-        .arg(context.machines.store().root())
-        .arg("create");
+    command.args(&context.again).arg("create");
     for (key, value) in wanted {
         command.args(flags(key, value)?);
     }
@@ -146,6 +144,7 @@ fn text(key: &str, value: &Value) -> Result<String, Failure> {
 }
 
 /// How a machine differs from what is declared.
+#[derive(Default)]
 struct Found {
     change: Change,
     told: Vec<String>,
@@ -153,84 +152,174 @@ struct Found {
     cannot: bool,
 }
 
-fn compare(record: &MachineRecord, wanted: &BTreeMap<String, Value>) -> anyhow::Result<Found> {
-    let mut found = Found {
-        change: Change::default(),
-        told: Vec::new(),
-        cannot: false,
-    };
-    let options = &record.host_options.engine_options;
-    for (key, value) in wanted {
-        let number = |name: &str| record.driver.get(name).and_then(serde_json::Value::as_u64);
-        let size = || -> Result<u64, Failure> {
-            let text = text(key, value)?;
-            machine_drivers::mebibytes(&text).ok_or_else(|| {
-                Failure::new(
-                    format!("{key}: {text:?} is no size"),
-                    "give MiB, or a number with M, G or T",
-                )
-            })
-        };
-        match key.trim_start_matches("qemu-") {
-            "cpus" | "cpu-count" => {
-                let wanted = size()? as u32;
-                if number("CPU") != Some(wanted.into()) {
-                    found.change.cpus = Some(wanted);
-                    found
-                        .told
-                        .push(format!("{wanted} processors from the next start"));
-                }
-            }
-            "memory" => {
-                let wanted = size()?;
-                if number("Memory") != Some(wanted) {
-                    found.change.memory_mib = Some(wanted);
-                    found
-                        .told
-                        .push(format!("{wanted} MiB of memory from the next start"));
-                }
-            }
-            "disk" | "disk-size" => {
-                let wanted = size()?;
-                if number("DiskSize") != Some(wanted) {
-                    found.change.disk_mib = Some(wanted);
-                    found
-                        .told
-                        .push(format!("a disk of {wanted} MiB from the next start"));
-                }
-            }
-            _ => {
-                let has: Option<Vec<String>> = match key.as_str() {
-                    "driver" => Some(vec![record.driver_name.clone()]),
-                    "engine-label" => Some(options.labels.clone()),
-                    "engine-opt" => Some(options.arbitrary_flags.clone()),
-                    "engine-registry-mirror" => Some(options.registry_mirror.clone()),
-                    "engine-insecure-registry" => Some(options.insecure_registry.clone()),
-                    "tls-san" => Some(record.host_options.auth_options.server_cert_sans.clone()),
-                    "url" => record
-                        .driver
-                        .get("URL")
-                        .and_then(|v| v.as_str())
-                        .map(|v| vec![v.to_owned()]),
-                    // Each driver keeps its flags in its own way.
-                    _ => None,
-                };
-                let wanted = match value {
-                    Value::Array(values) => values
-                        .iter()
-                        .map(|v| text(key, v))
-                        .collect::<Result<Vec<_>, _>>()?,
-                    Value::Boolean(_) => continue,
-                    one => vec![text(key, one)?],
-                };
-                if has.is_some_and(|has| has != wanted) {
-                    found.cannot = true;
-                    found
-                        .told
-                        .push(format!("{key} differs and cannot be changed"));
-                }
-            }
+impl Found {
+    fn differs(&mut self, key: &str) {
+        self.cannot = true;
+        self.told
+            .push(format!("{key} differs and cannot be changed"));
+    }
+}
+
+fn compare(
+    context: &Context,
+    record: &MachineRecord,
+    declared: &BTreeMap<String, Value>,
+) -> anyhow::Result<Found> {
+    let mut found = Found::default();
+    if let Some(driver) = declared.get("driver")
+        && text("driver", driver)? != record.driver_name
+    {
+        // The other keys may be flags of that other driver.
+        found.differs("driver");
+        return Ok(found);
+    }
+    let mut of_driver = Vec::new();
+    for (key, value) in declared.iter().filter(|(key, _)| *key != "driver") {
+        match engine_and_swarm(record, key) {
+            Some(has) if has != texts(key, value)? => found.differs(key),
+            Some(_) => {}
+            None => of_driver.push((key, value)),
         }
     }
+    if of_driver.is_empty() {
+        return Ok(found);
+    }
+    // A plug-in is started to be asked for its flags.
+    let flags = context.machines.driver(&record.driver_name)?.flags()?;
+    for (key, value) in of_driver {
+        compare_with_driver(record, &flags, key, value, &mut found)?;
+    }
     Ok(found)
+}
+
+fn compare_with_driver(
+    record: &MachineRecord,
+    flags: &[Flag],
+    key: &str,
+    value: &Value,
+    found: &mut Found,
+) -> Result<(), Failure> {
+    let flag = flags
+        .iter()
+        .find(|flag| flag.name == key || flag.aliases.contains(&key))
+        .ok_or_else(|| {
+            let driver = &record.driver_name;
+            Failure::new(
+                format!("`create` has no flag --{key} with the driver {driver}"),
+                format!("`machine create -d {driver} --help` lists them"),
+            )
+        })?;
+    let number = |name: &str| record.driver.get(name).and_then(serde_json::Value::as_u64);
+    match flag.name {
+        "qemu-cpus" => {
+            let wanted: u32 = text(key, value)?.parse().map_err(|_| {
+                Failure::new(format!("{key} is no number"), "give 1 to 255 processors")
+            })?;
+            if number("CPU") != Some(u64::from(wanted)) {
+                found.change.cpus = Some(wanted);
+                found
+                    .told
+                    .push(format!("{wanted} processors from the next start"));
+            }
+        }
+        "qemu-memory" => {
+            let wanted = size(key, value)?;
+            if number("Memory") != Some(wanted) {
+                found.change.memory_mib = Some(wanted);
+                found
+                    .told
+                    .push(format!("{wanted} MiB of memory from the next start"));
+            }
+        }
+        "qemu-disk-size" => {
+            let wanted = size(key, value)?;
+            if number("DiskSize") != Some(wanted) {
+                found.change.disk_mib = Some(wanted);
+                found
+                    .told
+                    .push(format!("a disk of {wanted} MiB from the next start"));
+            }
+        }
+        "qemu-mount" => {
+            let wanted = texts(key, value)?;
+            if record.driver.get("Mounts") != Some(&serde_json::json!(wanted)) {
+                found.told.push(match wanted.is_empty() {
+                    true => "the home is shared from the next start".to_owned(),
+                    false => format!("{} shared from the next start", wanted.join(", ")),
+                });
+                found.change.mounts = Some(wanted);
+            }
+        }
+        // Each driver keeps its flags in its own way, and a plug-in's way is not ours to know: what it was given counts.
+        name => match record
+            .berth
+            .as_ref()
+            .and_then(|berth| berth.flags.get(name))
+        {
+            Some(given) if given_texts(given) != texts(key, value)? => found.differs(key),
+            Some(_) => {}
+            None => found.told.push(format!(
+                "{key} cannot be compared: what it was made with is not remembered"
+            )),
+        },
+    }
+    Ok(())
+}
+
+/// What a machine has of the options of `create` that are no driver's.
+fn engine_and_swarm(record: &MachineRecord, key: &str) -> Option<Vec<String>> {
+    let engine = &record.host_options.engine_options;
+    let swarm = &record.host_options.swarm_options;
+    let list = |list: &[String]| list.to_vec();
+    let one = |text: &str| vec![text.to_owned()];
+    let switch = |on: bool| vec![on.to_string()];
+    Some(match key {
+        "engine-label" => list(&engine.labels),
+        "engine-opt" => list(&engine.arbitrary_flags),
+        "engine-env" => list(&engine.env),
+        "engine-registry-mirror" => list(&engine.registry_mirror),
+        "engine-insecure-registry" => list(&engine.insecure_registry),
+        "engine-storage-driver" => one(&engine.storage_driver),
+        "engine-install-url" => one(&engine.install_url),
+        "tls-san" => list(&record.host_options.auth_options.server_cert_sans),
+        "swarm" => switch(swarm.is_swarm),
+        "swarm-image" => one(&swarm.image),
+        "swarm-master" => switch(swarm.master),
+        "swarm-discovery" => one(&swarm.discovery),
+        "swarm-strategy" => one(&swarm.strategy),
+        "swarm-opt" => list(&swarm.arbitrary_flags),
+        "swarm-join-opt" => list(&swarm.arbitrary_join_flags),
+        "swarm-host" => one(&swarm.host),
+        "swarm-addr" => one(&swarm.address),
+        "swarm-experimental" => switch(swarm.is_experimental),
+        _ => return None,
+    })
+}
+
+/// A declared value as the words of a command line.
+fn texts(key: &str, value: &Value) -> Result<Vec<String>, Failure> {
+    match value {
+        Value::Array(values) => values.iter().map(|value| text(key, value)).collect(),
+        Value::Boolean(on) => Ok(vec![on.to_string()]),
+        one => Ok(vec![text(key, one)?]),
+    }
+}
+
+fn given_texts(value: &FlagValue) -> Vec<String> {
+    match value {
+        FlagValue::Bool(on) => vec![on.to_string()],
+        FlagValue::Int(number) => vec![number.to_string()],
+        FlagValue::Text(text) => vec![text.clone()],
+        FlagValue::List(list) => list.clone(),
+    }
+}
+
+fn size(key: &str, value: &Value) -> Result<u64, Failure> {
+    let text = text(key, value)?;
+    machine_drivers::mebibytes(&text).ok_or_else(|| {
+        Failure::new(
+            format!("{key}: {text:?} is no size"),
+            "give MiB, or a number with M, G or T",
+        )
+    })
 }

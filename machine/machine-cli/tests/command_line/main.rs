@@ -4,6 +4,7 @@
 //! The program under test is this file itself, started anew with the role [`SESSION`]: the real program's driver list has
 //! no fake, and should not.
 
+mod apply;
 mod docker_machine;
 mod program;
 mod robust;
@@ -414,49 +415,6 @@ fn a_machine_that_starts_at_log_in() {
     );
     bench.run(&["machine autostart --off dev"]);
     assert!(!link.exists() && !folder.join("berth-dev.service").exists());
-}
-
-/// Machines that a file declares are made once; what differs later is told.
-#[test]
-fn declared_machines() {
-    let bench = bench();
-    let file = bench.folder.path().join("machine.toml");
-    let apply = |text: &str, more: &[&str]| {
-        std::fs::write(&file, text).unwrap();
-        let mut command = Command::new(machine_program());
-        bench.environment(&mut command);
-        let output = command
-            .args(["apply", "-f"])
-            .arg(&file)
-            .args(more)
-            .output()
-            .unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (
-            output.status.code(),
-            text(&output.stdout),
-            text(&output.stderr),
-        )
-    };
-    let declared = "[machine.far]\ndriver = \"none\"\nurl = \"tcp://192.0.2.7:2376\"\nengine-label = [\"a=b\"]\n";
-    assert_eq!(apply(declared, &["--dry-run"]).1, "far: create\n");
-    assert!(!bench.store().join("machines/far").exists());
-    let (code, _, said) = apply(declared, &[]);
-    assert_eq!(code, Some(0), "{said}");
-    assert_eq!(
-        apply(declared, &[]),
-        (Some(0), "far: as declared\n".into(), String::new())
-    );
-    let (code, told, said) = apply(&declared.replace("a=b", "a=c"), &[]);
-    assert_eq!(code, Some(1));
-    assert_eq!(told, "far: engine-label differs and cannot be changed\n");
-    assert!(said.contains("Hint: "), "{said}");
-    let (code, _, said) = apply("[machines.far]\n", &[]);
-    assert_eq!(code, Some(1));
-    assert!(
-        said.contains("cannot be understood") && said.contains("[machine.NAME]"),
-        "{said}"
-    );
 }
 
 #[test]

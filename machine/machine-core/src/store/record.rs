@@ -3,9 +3,10 @@
 //! they are computed anew from where the store is: a store may be moved.
 
 use super::layout;
-use crate::driver::{DriverState, MachinePlace};
+use crate::driver::{DriverState, FlagValue, MachinePlace};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The version of config.json that docker-machine 0.16 writes, and we.
@@ -139,6 +140,9 @@ pub struct BerthRecord {
     /// `rm` refuses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub protected: bool,
+    /// What `create` was given for the driver's flags, but for secrets. What can be changed since is what the driver's state says.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub flags: BTreeMap<String, FlagValue>,
     #[serde(flatten)]
     pub other: Other,
 }
@@ -165,6 +169,7 @@ impl MachineRecord {
                 stage: Stage::Creating,
                 made_by: env!("CARGO_PKG_VERSION").to_owned(),
                 protected: false,
+                flags: BTreeMap::new(),
                 other: Other::new(),
             }),
             other: Other::new(),
@@ -196,6 +201,7 @@ impl MachineRecord {
             stage: Stage::Created,
             made_by: env!("CARGO_PKG_VERSION").to_owned(),
             protected: false,
+            flags: BTreeMap::new(),
             other: Other::new(),
         })
     }

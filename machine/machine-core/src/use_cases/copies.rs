@@ -221,6 +221,9 @@ impl Machines {
                 .map_err(|source| machine.failed("clone", source))?;
             let mut record = MachineRecord::new(&new, machine.driver.name(), state);
             record.host_options = machine.record.host_options.clone();
+            if let Some(berth) = &machine.record.berth {
+                record.berth_mut().flags.clone_from(&berth.flags);
+            }
             record.recompute_paths(&new);
             self.store.save(&record)?;
             record

@@ -17,6 +17,7 @@ use crate::driver::{
 };
 use crate::engine_settings::{EngineOptionError, daemon_json};
 use crate::error::chain;
+use crate::secrets;
 use crate::store::record::{EngineOptions, MachineRecord, Stage, SwarmOptions};
 use crate::store::{MachineStore, StoreError, layout};
 use std::sync::Arc;
@@ -128,6 +129,7 @@ impl Machines {
             .driver
             .entry("MachineName")
             .or_insert_with(|| place.name.clone().into());
+        record.berth_mut().flags = secrets::without_secrets(&request.values);
         let options = &mut record.host_options;
         options.engine_options = request.engine.clone();
         options.swarm_options = request.swarm.clone();
