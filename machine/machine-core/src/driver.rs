@@ -200,7 +200,8 @@ pub trait Driver: Send + Sync {
     /// Chooses what must be known before certificates are made (the address, for local VMs) and returns the first state.
     fn plan(&self, place: &MachinePlace, values: &FlagValues) -> Result<DriverState, DriverError>;
 
-    /// Makes and starts the machine. After an error nothing of it is left. A host that is there already is only remembered.
+    /// Makes and starts the machine. After an error `state` says what `remove`, which is called next, finds of it. A host that is
+    /// there already is only remembered.
     fn create(
         &self,
         _place: &MachinePlace,

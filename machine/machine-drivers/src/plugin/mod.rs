@@ -226,21 +226,16 @@ impl Driver for PluginDriver {
         let done = with_lines(&session, progress, |over| {
             session.act("Create", rpc::nothing(), over)
         });
-        // Also after a failure: what exists at the provider must be known to `remove`.
+        // Also after a failure or Ctrl-C: what exists at the provider must be known to `remove`.
         if let Ok(mut new) = session.state() {
             secrets::keep_references(state, &mut new);
             *state = new;
-            if let Ok(key) = session.text("GetSSHKeyPath") {
+            if done.is_ok()
+                && let Ok(key) = session.text("GetSSHKeyPath")
+            {
                 state.insert("SSHKeyPath".into(), key.into());
             }
             checkpoint.save(state)?;
-        }
-        drop(session);
-        if done.is_err() && !matches!(done, Err(DriverError::Interrupted)) {
-            // After an error nothing of it is left, as far as the plug-in can.
-            if let Err(error) = self.act("Remove", state, progress) {
-                tracing::debug!(%error, "what was made could not be removed");
-            }
         }
         done.map(drop)
     }

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,11 @@ const SHORT: Duration = Duration::from_secs(60);
 /// Making a machine at a slow provider.
 pub const LONG: Duration = Duration::from_secs(3600);
 const CLOSES_WITHIN: Duration = Duration::from_secs(5);
+/// What is asked of the provider when Ctrl-C comes may still be answered for so long: without the id in that answer nobody could
+/// remove what was made.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// Telling the record needs nobody else; a plug-in that was interrupted may be too busy for it.
+const TELLS_WITHIN: Duration = Duration::from_secs(15);
 /// The version of the protocol, the only one there ever was.
 const VERSION: i64 = 1;
 
@@ -48,14 +53,15 @@ impl Session {
     pub fn start(driver: &'static str, program: &Path) -> Result<Session, DriverError> {
         let failed =
             |error| DriverError::failed(format!("start the plug-in {}", program.display()), error);
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .env(TOKEN, TOKEN_VALUE)
             .env(DRIVER_NAME, driver)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
+            .stderr(Stdio::piped());
+        spare_from_interrupts(&mut command);
+        let mut child = command.spawn().map_err(failed)?;
         let complaints = Arc::new(Mutex::new(Vec::new()));
         let show: Arc<Mutex<Option<Show>>> = Arc::new(Mutex::new(None));
         let first = read_lines(&mut child, &complaints, &show);
@@ -126,7 +132,7 @@ impl Session {
     fn beat(&self, ended: Receiver<()>) {
         let (client, method) = (self.client.clone(), format!("{}.Heartbeat", self.service));
         std::thread::spawn(move || {
-            while ended.recv_timeout(HEARTBEAT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            while ended.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
                 if let Err(error) = client.call(&method, nothing(), SHORT) {
                     tracing::debug!(%error, "the plug-in's heart does not beat");
                     return;
@@ -149,7 +155,7 @@ impl Session {
 
     /// What the plug-in wants to be told next time.
     pub fn state(&self) -> Result<DriverState, DriverError> {
-        let answer = self.call("GetConfigRaw", nothing(), SHORT);
+        let answer = self.call("GetConfigRaw", nothing(), TELLS_WITHIN);
         match answer.map_err(|error| self.failed("tell the machine's record", error))? {
             Value::Bytes(json) => serde_json::from_slice(&json)
                 .map_err(|error| DriverError::failed("read what the plug-in remembers", error)),
@@ -172,7 +178,8 @@ impl Session {
         Ok(answer.int().unwrap_or_default())
     }
 
-    /// Something that takes its time; looks whether it is to be given up.
+    /// Something that takes its time; looks whether it is to be given up. The protocol has no way to stop one call: one that was
+    /// given up goes on until the plug-in ends, which can be asked for its state meanwhile.
     pub fn act(
         &self,
         method: &'static str,
@@ -180,22 +187,22 @@ impl Session {
         over: &dyn Fn() -> bool,
     ) -> Result<Value, DriverError> {
         let (sender, answer) = channel();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let _ = sender.send(self.call(method, argument, LONG));
-            });
-            loop {
-                match answer.recv_timeout(Duration::from_millis(50)) {
-                    Ok(answer) => return answer.map_err(|error| self.failed(method, error)),
-                    Err(_) if over() => {
-                        // The protocol has no way to stop one call.
-                        self.end();
-                        return Err(DriverError::Interrupted);
-                    }
-                    Err(_) => {}
-                }
+        let (client, name) = (self.client.clone(), format!("{}.{method}", self.service));
+        std::thread::spawn(move || {
+            // Nobody listens once it was given up.
+            let _ = sender.send(client.call(&name, argument, LONG));
+        });
+        let told = loop {
+            match answer.recv_timeout(Duration::from_millis(50)) {
+                Ok(told) => break told,
+                Err(_) if over() => match answer.recv_timeout(ANSWERS_WITHIN) {
+                    Ok(told) => break told,
+                    Err(_) => return Err(DriverError::Interrupted),
+                },
+                Err(_) => {}
             }
-        })
+        };
+        told.map_err(|error| self.failed(method, error))
     }
 
     fn call(
@@ -260,6 +267,17 @@ impl Drop for Session {
         }
         drop(child);
         self.end();
+    }
+}
+
+/// Ctrl-C in a terminal reaches every program of its group. A plug-in that ends by it can no longer say what it has made.
+fn spare_from_interrupts(command: &mut Command) {
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(command, 0);
+    #[cfg(windows)]
+    {
+        const CREATE_NEW_PROCESS_GROUP: u32 = 0x0000_0200;
+        std::os::windows::process::CommandExt::creation_flags(command, CREATE_NEW_PROCESS_GROUP);
     }
 }
 
