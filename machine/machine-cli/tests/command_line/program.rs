@@ -166,6 +166,47 @@ fn the_program_remembers_a_host() {
     bench.assert_nothing_left();
 }
 
+/// Eight first creates at once, each a process of its own: one authority, and each machine whole.
+#[test]
+fn eight_programs_create_in_a_new_store() {
+    let bench = bench();
+    let program = |arguments: &[&str]| {
+        let mut command = Command::new(machine_program());
+        bench.environment(&mut command);
+        command.args(arguments);
+        command
+    };
+    let names: Vec<String> = (1..=8).map(|number| format!("m{number}")).collect();
+    let children: Vec<_> = names
+        .iter()
+        .map(|name| {
+            program(&["create", "-d", "none", "--url", "tcp://127.0.0.1:9", name])
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+    }
+    let certs = bench.store().join("certs");
+    for file in ["ca.pem", "cert.pem", "key.pem"] {
+        let shared = std::fs::read(certs.join(file)).unwrap();
+        for name in &names {
+            let copy = bench.store().join("machines").join(name).join(file);
+            assert_eq!(std::fs::read(copy).unwrap(), shared, "{name}/{file}");
+        }
+    }
+    let listed = program(&["ls", "-q"]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed.lines().collect::<Vec<_>>(), names);
+    let entries = std::fs::read_dir(bench.store().join("machines")).unwrap();
+    assert_eq!(entries.count(), 8, "no lock is left");
+}
+
 /// What programs read, as JSON, and addresses in the order of the names.
 #[test]
 fn machines_for_programs() {
