@@ -371,8 +371,12 @@ mod linux {
             world.machines.change(NAME, &change, &Patient).unwrap(),
             Status::Running
         );
+        // Asleep it is woken with what it was booted with, so that what its kernel has not written yet is not lost.
+        run("echo late > /var/lib/berth/late");
+        world.machines.suspend(NAME, &Patient).unwrap();
         world.machines.restart(NAME, &Patient).unwrap();
         assert_ne!(run("cat /proc/sys/kernel/random/boot_id"), boot);
+        assert_eq!(run("cat /var/lib/berth/late"), "late");
         assert_eq!(run("nproc"), "1");
         let memory: u64 = run("grep MemTotal /proc/meminfo | tr -dc 0-9")
             .parse()

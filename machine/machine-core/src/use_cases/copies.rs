@@ -153,10 +153,11 @@ impl Machines {
             }
         }
         // Address and key stay the machine's own.
-        for (key, value) in described.driver {
-            if ["CPU", "Memory", "DiskSize", "Accelerator"].contains(&key.as_str()) {
-                machine.record.driver.insert(key, value);
-            }
+        for key in ["CPU", "Memory", "DiskSize", "Accelerator", "Booted"] {
+            match described.driver.get(key) {
+                Some(value) => machine.record.driver.insert(key.into(), value.clone()),
+                None => machine.record.driver.remove(key),
+            };
         }
         self.store.save(&machine.record)?;
         for disk in &disks {

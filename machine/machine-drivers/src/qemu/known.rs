@@ -8,6 +8,27 @@ use std::path::PathBuf;
 /// The user that ssh logs in.
 pub(super) const SSH_USER: &str = "docker";
 
+/// What a machine was booted with. `change` counts from its next boot, and a memory that was saved fits nothing else.
+const BOOTED: &str = "Booted";
+
+/// Writes into the state that it is booted now.
+pub(super) fn remember_boot(state: &mut DriverState) {
+    let booted: DriverState = ["CPU", "Memory", "Mounts"]
+        .into_iter()
+        .filter_map(|key| Some((key.to_owned(), state.get(key)?.clone())))
+        .collect();
+    state.insert(BOOTED.into(), booted.into());
+}
+
+/// The state as it was booted.
+pub(super) fn booted(state: &DriverState) -> DriverState {
+    let mut state = state.clone();
+    if let Some(serde_json::Value::Object(booted)) = state.remove(BOOTED) {
+        state.extend(booted);
+    }
+    state
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) address: Chosen,

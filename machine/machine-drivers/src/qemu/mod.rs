@@ -74,7 +74,11 @@ impl QemuDriver {
         progress: &dyn Progress,
     ) -> Result<(), DriverError> {
         let files = Files::of(place);
-        let known = Known::read(state)?;
+        let resumes = files.memory().exists();
+        if !resumes {
+            known::remember_boot(state);
+        }
+        let known = Known::read(&known::booted(state))?;
         let image = Image::open(&known.image(place))?;
         let program = accelerator::find_program(known.program.as_deref(), &image.program())?;
         address::check(&known.address)?;
@@ -95,7 +99,6 @@ impl QemuDriver {
             address: known.address,
         };
         let mut arguments = arguments::of(&hardware, &image, &files, mounts.len());
-        let resumes = files.memory().exists();
         if resumes {
             arguments.extend(arguments::incoming(&files));
         } else {
@@ -534,6 +537,25 @@ mod tests {
         assert_eq!(other["Mounts"], state["Mounts"]);
         assert_eq!(other["SSHKeyPath"], "");
         assert_eq!(other["DiskSize"], 30_000);
+    }
+
+    #[test]
+    fn a_change_counts_from_the_next_boot() {
+        let store = tempfile::tempdir().unwrap();
+        let place = place(store.path());
+        let driver = QemuDriver::new();
+        let mut state = driver.plan(&place, &values(&[("qemu-cpus", "2")])).unwrap();
+        let booted = |state: &DriverState| Known::read(&known::booted(state)).unwrap();
+        known::remember_boot(&mut state);
+        let change = Change {
+            cpus: Some(3),
+            mounts: Some(vec!["/tmp:/work:ro".into()]),
+            ..Change::default()
+        };
+        driver.change(&place, &mut state, &change).unwrap();
+        assert_eq!((booted(&state).cpus, booted(&state).mounts.len()), (2, 0));
+        known::remember_boot(&mut state);
+        assert_eq!((booted(&state).cpus, booted(&state).mounts.len()), (3, 1));
     }
 
     #[test]
