@@ -137,17 +137,6 @@ impl Filters {
         }
     }
 
-    /// Whether one of the filter's values is part of `text`; true where the filter was not given. Docker matches names
-    /// with regular expressions; a plain part is what people write.
-    pub fn part_of(&self, name: &str, text: &str) -> bool {
-        match self.0.get(name) {
-            Some(values) if !values.is_empty() => {
-                values.iter().any(|value| text.contains(value.as_str()))
-            }
-            _ => true,
-        }
-    }
-
     /// Whether all `label` filters (`key` or `key=value`) hold, and no `label!` one does.
     pub fn labels(&self, labels: &BTreeMap<String, String>) -> bool {
         let holds = |wanted: &str| match wanted.split_once('=') {

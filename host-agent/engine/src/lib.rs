@@ -11,6 +11,7 @@ pub mod id;
 pub mod images;
 pub mod logs;
 pub mod networks;
+mod patterns;
 pub mod record;
 pub mod runtime;
 pub mod volumes;

@@ -5,6 +5,7 @@ use super::error::ContainerError;
 use super::ports;
 use super::service::ContainerService;
 use super::status::Status;
+use crate::patterns::Patterns;
 use engine_api::Filters;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -123,7 +124,7 @@ impl ContainerService {
                 !filters.has(name) || filters.values(name).any(fits)
             };
             let fits = ids.fit(&[container.id.as_str()])
-                && (names.0.is_none() || named())
+                && named()
                 && filters.labels(&spec.config.labels)
                 && filters.exact("status", status.state.name())
                 && (exit_codes.is_empty()
@@ -185,41 +186,6 @@ impl ContainerService {
             listed.truncate(limit);
         }
         Ok(listed)
-    }
-}
-
-/// The values of a filter that are regular expressions, as Docker reads them: one that is none fits only itself.
-struct Patterns(Option<Vec<Pattern>>);
-
-enum Pattern {
-    Regex(regex::Regex),
-    Plain(String),
-}
-
-impl Patterns {
-    fn of(filters: &Filters, name: &str) -> Patterns {
-        let pattern = |value: &str| match regex::Regex::new(value) {
-            Ok(regex) => Pattern::Regex(regex),
-            Err(_) => Pattern::Plain(value.to_owned()),
-        };
-        Patterns(
-            filters
-                .has(name)
-                .then(|| filters.values(name).map(pattern).collect()),
-        )
-    }
-
-    /// Whether one pattern fits one of the texts; true where there is no filter.
-    fn fit(&self, texts: &[&str]) -> bool {
-        let one = |pattern: &Pattern| {
-            texts.iter().any(|text| match pattern {
-                Pattern::Regex(regex) => regex.is_match(text),
-                Pattern::Plain(plain) => plain == text,
-            })
-        };
-        self.0
-            .as_ref()
-            .is_none_or(|patterns| patterns.is_empty() || patterns.iter().any(one))
     }
 }
 
@@ -326,22 +292,6 @@ fn go_duration(text: &str) -> Option<time::Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_fit_as_regular_expressions() {
-        let fits = |pattern: &str, name: &str| {
-            let filters = Filters::of([("name", pattern)]);
-            Patterns::of(&filters, "name").fit(&[name, &format!("/{name}")])
-        };
-        assert!(fits("web", "my-web-1"));
-        assert!(fits("^/web-1$", "web-1"));
-        assert!(fits("^web-1$", "web-1"));
-        assert!(!fits("^web$", "web-1"));
-        assert!(fits("web-[0-9]+$", "web-12"));
-        assert!(fits("^(a|b)$", "b"));
-        assert!(!fits("we(b", "web"), "no regular expression");
-        assert!(Patterns::of(&Filters::default(), "name").fit(&["x"]));
-    }
 
     #[test]
     fn until_is_given_once() {

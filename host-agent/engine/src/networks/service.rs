@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::error::Class;
 use crate::events::{Event, EventBus, EventKind};
 use crate::id::{ContainerId, NetworkId};
+use crate::patterns::Patterns;
 use engine_api::Filters;
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
@@ -216,10 +217,11 @@ impl NetworkService {
             let kind = if network.is_predefined() {
                 "builtin"
             } else {
+        let (names, ids) = (Patterns::of(filters, "name"), Patterns::of(filters, "id"));
                 "custom"
             };
-            filters.part_of("name", &network.name)
-                && filters.part_of("id", network.id.as_str())
+            names.fit(&[&network.name])
+                && ids.fit(&[network.id.as_str()])
                 && filters.exact("driver", network.driver.name())
                 && filters.exact("scope", "local")
                 && filters.exact("type", kind)

@@ -271,6 +271,14 @@ async fn filters_and_prune() {
         names(&[("dangling", "true"), ("name", "la")]),
         ["labelled", "plain"]
     );
+    assert_eq!(names(&[("name", "^pl[aeiou]in$")]), ["plain"]);
+    assert_eq!(names(&[("name", "^la$")]), Vec::<String>::new());
+    let id = service.find("plain").unwrap().id.to_string();
+    assert_eq!(names(&[("id", &format!("^{}", &id[..12]))]), ["plain"]);
+    assert_eq!(
+        names(&[("id", &format!("{}$", &id[..12]))]),
+        Vec::<String>::new()
+    );
     assert_eq!(names(&[("scope", "swarm")]), Vec::<String>::new());
     refused(
         service.list(&Filters::of([("colour", "x")])),

@@ -6,6 +6,7 @@ use super::{
 use crate::clock::Clock;
 use crate::events::{Event, EventBus, EventKind};
 use crate::id::ContainerId;
+use crate::patterns::Patterns;
 use engine_api::Filters;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -270,11 +271,12 @@ impl VolumeService {
     pub fn list(&self, filters: &Filters) -> Result<Vec<Volume>, VolumeError> {
         filters.only(&["dangling", "driver", "label", "label!", "name"])?;
         let dangling = filters.flag("dangling")?;
+        let names = Patterns::of(filters, "name");
         let entries = self.entries();
         let fitting = entries.values().filter(|entry| {
             dangling.is_none_or(|dangling| dangling == entry.users.is_empty())
                 && filters.exact("driver", LOCAL_DRIVER)
-                && filters.part_of("name", &entry.volume.name)
+                && names.fit(&[&entry.volume.name])
                 && filters.labels(&entry.volume.labels)
         });
         Ok(fitting.map(|entry| entry.volume.clone()).collect())
@@ -567,6 +569,8 @@ mod tests {
         assert_eq!(names("dangling", "0"), ["used"]);
         assert_eq!(names("label", "tier=db"), ["used"]);
         assert_eq!(names("name", "spa"), ["spare"]);
+        assert_eq!(names("name", "^sp.re$"), ["spare"]);
+        assert!(names("name", "^spa$").is_empty());
         assert_eq!(names("driver", "local"), ["spare", "used"]);
         assert!(names("driver", "nfs").is_empty());
         assert!(volumes.list(&Filters::of([("size", "1")])).is_err());
