@@ -101,6 +101,11 @@ impl ApiVersion {
         !self.since(45)
     }
 
+    /// Before 1.28, `/networks` said of every network who is connected; later only the inspection of one does.
+    pub fn lists_connected_containers(self) -> bool {
+        !self.since(28)
+    }
+
     /// From 1.30 a build tells the id of its image (`aux`).
     pub fn tells_built_image(self) -> bool {
         self.since(30)

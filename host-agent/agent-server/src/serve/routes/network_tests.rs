@@ -184,6 +184,17 @@ async fn containers_are_connected_and_disconnected_running_or_not() {
         (&connected["Name"], &connected["IPv4Address"]),
         (&json!("web"), &json!("10.5.0.77/16"))
     );
+    for (path, told) in [("/v1.27/networks", true), ("/v1.28/networks", false)] {
+        let list = get(&state, path).await.json();
+        let mut all = list.as_array().unwrap().iter();
+        let listed = all.find(|network| network["Name"] == "front").unwrap();
+        let expected = if told {
+            &front["Containers"]
+        } else {
+            &json!({})
+        };
+        assert_eq!(&listed["Containers"], expected, "{path}");
+    }
     let removal = send_to(&state, Method::DELETE, "/networks/front", "").await;
     check(&removal, 403, "has active endpoints");
     let pruned = post(&state, "/networks/prune", "").await;

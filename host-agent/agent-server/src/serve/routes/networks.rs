@@ -4,13 +4,14 @@ use crate::serve::error::{ApiError, ApiResult};
 use crate::serve::extract::{Json, Query};
 use crate::serve::state::AppState;
 use crate::serve::translate::containers::endpoint_settings;
-use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::{delete, get, post};
+use axum::{Extension, Router};
 use engine::clock::rfc3339;
 use engine::containers::ContainerService;
 use engine::networks::create::{CreateNetwork, SubnetRequest};
 use engine::networks::{Network, NetworkService};
+use engine_api::ApiVersion;
 use engine_api::containers::EndpointBody;
 use http::StatusCode;
 use serde::Deserialize;
@@ -148,10 +149,21 @@ async fn create(
     ))
 }
 
-async fn list(State(networks): Networks, query: Query) -> ApiResult<Json<Value>> {
+async fn list(
+    State(networks): Networks,
+    State(containers): Containers,
+    Extension(version): Extension<ApiVersion>,
+    query: Query,
+) -> ApiResult<Json<Value>> {
     let list = networks.list(&query.filters()?)?;
-    // A list does not say who is connected.
-    Ok(Json(list.iter().map(|network| shown(network)).collect()))
+    let each = list.iter().map(|network| {
+        let mut shown = shown(network);
+        if version.lists_connected_containers() {
+            shown["Containers"] = connected(&networks, &containers, network);
+        }
+        shown
+    });
+    Ok(Json(each.collect()))
 }
 
 async fn inspect(
