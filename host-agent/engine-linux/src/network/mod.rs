@@ -445,8 +445,8 @@ impl NetworkBackend for LinuxNetwork {
         self.inner.leave_other_firewalls();
     }
 
-    fn resolv_conf(&self) -> String {
-        resolver::for_containers()
+    fn resolv_conf(&self, ipv6: bool) -> String {
+        resolver::for_containers(ipv6)
     }
 
     fn host_files(&self) -> HostFiles {

@@ -57,6 +57,21 @@ struct Books {
 
 impl Default for FakeNetwork {
     fn default() -> FakeNetwork {
+        FakeNetwork::made(false)
+    }
+}
+
+impl FakeNetwork {
+    pub fn new() -> FakeNetwork {
+        FakeNetwork::default()
+    }
+
+    /// The default bridge has IPv6, too.
+    pub fn with_ipv6() -> FakeNetwork {
+        FakeNetwork::made(true)
+    }
+
+    fn made(ipv6: bool) -> FakeNetwork {
         let mut predefined = Vec::new();
         let mut books = Books::default();
         for (name, driver) in [
@@ -70,6 +85,13 @@ impl Default for FakeNetwork {
                 network.link.name = "berth0".into();
                 network.subnets[0].range = "172.17.0.0/16".parse().expect("a range");
                 network.subnets[0].gateway = Some(Ipv4Addr::new(172, 17, 0, 1).into());
+                if ipv6 {
+                    network.ipv6 = true;
+                    network.subnets.push(Subnet::of(
+                        "fd00:17::/64".parse().expect("a range"),
+                        Ipv6Addr::new(0xfd00, 0x17, 0, 0, 0, 0, 0, 1).into(),
+                    ));
+                }
                 let shared = Arc::new(network.clone());
                 let leases = Leases::new(&shared);
                 books.networks.insert(network.id.clone(), (shared, leases));
@@ -82,12 +104,6 @@ impl Default for FakeNetwork {
             predefined,
             books: Mutex::new(books),
         }
-    }
-}
-
-impl FakeNetwork {
-    pub fn new() -> FakeNetwork {
-        FakeNetwork::default()
     }
 
     /// A service over this backend that remembers in memory.
@@ -402,8 +418,13 @@ impl NetworkBackend for FakeNetwork {
 
     async fn close(&self) {}
 
-    fn resolv_conf(&self) -> String {
-        "nameserver 192.0.2.53\n".into()
+    fn resolv_conf(&self, ipv6: bool) -> String {
+        let ipv6 = if ipv6 {
+            "nameserver 2001:db8::53\n"
+        } else {
+            ""
+        };
+        format!("nameserver 192.0.2.53\n{ipv6}")
     }
 
     fn host_files(&self) -> HostFiles {

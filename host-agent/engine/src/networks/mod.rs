@@ -292,8 +292,9 @@ pub trait NetworkBackend: Send + Sync + 'static {
     /// Told at the engine's orderly end: what was only kept ready goes, what containers use stays.
     async fn close(&self);
 
-    /// The host's own DNS servers and search domains for a container's /etc/resolv.conf, loopback resolvers replaced.
-    fn resolv_conf(&self) -> String;
+    /// The host's own DNS servers and search domains for a container's /etc/resolv.conf, those left out that it cannot
+    /// reach: on loopback, and by IPv6 where it has none (`ipv6`).
+    fn resolv_conf(&self, ipv6: bool) -> String;
 
     /// The host's files as they are: for containers in its own network.
     fn host_files(&self) -> HostFiles;

@@ -13,8 +13,8 @@ use crate::containers::spec::NetworkChoice;
 use crate::containers::store::Durability;
 use crate::error::Class;
 use crate::networks::{
-    Attached, Attachment, Driver, EndpointRequest, EndpointSettings, Network, NetworkError,
-    NetworkService,
+    Attached, Attachment, Driver, Endpoint, EndpointRequest, EndpointSettings, Network,
+    NetworkError, NetworkService,
 };
 use crate::runtime::NetworkNamespace;
 use std::collections::BTreeMap;
@@ -256,18 +256,19 @@ impl Supervisor {
         let hostname = etc_files::hostname(spec, short);
         let dns = Dns::of(spec, &self.deps.settings.dns);
         let backend = self.deps.networks.backend();
-        let named = attached.is_some_and(|attached| {
-            attached
-                .endpoints
-                .iter()
-                .any(|endpoint| !endpoint.names.is_empty())
-        });
+        let in_any = |fits: fn(&Endpoint) -> bool| {
+            attached.is_some_and(|attached| attached.endpoints.iter().any(fits))
+        };
+        let named = in_any(|endpoint| !endpoint.names.is_empty());
+        let has_ipv6 = in_any(|endpoint| endpoint.ipv6_address.is_some());
         // In the host's network its own resolvers are reached, those on loopback too, and its names are as good as ever.
         let of_host = (spec.host.network == NetworkChoice::Host).then(|| backend.host_files());
         let resolv_conf = match &of_host {
             Some(of_host) => etc_files::resolv_conf(&dns, &of_host.resolv_conf),
-            None if named => etc_files::resolv_conf_of_network(&dns, &backend.resolv_conf()),
-            None => etc_files::resolv_conf(&dns, &backend.resolv_conf()),
+            None if named => {
+                etc_files::resolv_conf_of_network(&dns, &backend.resolv_conf(has_ipv6))
+            }
+            None => etc_files::resolv_conf(&dns, &backend.resolv_conf(has_ipv6)),
         };
         let gateways = self.host_gateways(of_host.is_some(), attached);
         let hosts = match of_host {

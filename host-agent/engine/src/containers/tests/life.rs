@@ -6,8 +6,10 @@ use crate::containers::etc_files;
 use crate::containers::health::HealthStatus;
 use crate::containers::store::Durability;
 use crate::containers::update::UpdateRequest;
+use crate::events::EventBus;
 use crate::images::Healthcheck;
 use crate::networks::EndpointSettings;
+use crate::networks::fake::FakeNetwork;
 use crate::runtime::ResourcePlan;
 
 fn with_check(name: &str, test: &[&str], milliseconds: i64) -> CreateRequest {
@@ -488,4 +490,27 @@ async fn resolv_conf_is_written_anew_only_where_the_server_changes() {
     let left = service.disconnect("web", "back").await;
     left.expect("disconnected");
     assert!(!text().contains("127.0.0.11"), "{}", text());
+}
+
+/// A DNS server that is reached by IPv6 alone is no use to a container without it.
+#[tokio::test]
+async fn servers_with_ipv6_addresses_are_for_containers_with_ipv6() {
+    for ipv6 in [false, true] {
+        let networks = Arc::new(match ipv6 {
+            true => FakeNetwork::with_ipv6(),
+            false => FakeNetwork::new(),
+        });
+        let world = World {
+            network_service: Arc::new(networks.service(EventBus::new())),
+            networks,
+            ..World::default()
+        };
+        let service = world.service();
+        let web = create(&service, request("web", &["sleep"])).await;
+        service.start("web").await.expect("start");
+        let path = world.store.folder(&web.id).join("resolv.conf");
+        let text = world.files.written.lock().unwrap()[&path].clone();
+        assert!(text.contains("192.0.2.53"), "{text}");
+        assert_eq!(text.contains("2001:db8::53"), ipv6, "{text}");
+    }
 }
