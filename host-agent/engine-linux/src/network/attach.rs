@@ -11,6 +11,7 @@ use super::proxy::Proxy;
 use super::{Books, Chore, Entry, Holding, Inner, Kernel, conntrack, leases_of, lock, mend};
 use engine::id::{ContainerId, NetworkId};
 use engine::networks::link::GatewayMode;
+use engine::networks::sysctls::LinkSysctl;
 use engine::networks::{
     Attached, Attachment, Driver, Endpoint, EndpointRequest, Network, NetworkError, PortRequest,
     Protocol,
@@ -116,6 +117,8 @@ impl Inner {
             }
             None => format!("{}{slot}", request.network.link.interface_prefix),
         };
+        let sysctls =
+            LinkSysctl::asked_for(&settings.driver_options).map_err(NetworkError::invalid)?;
         let mut books = self.books_without_leaving(request);
         let Some(entry) = books.networks.get_mut(&request.network.id) else {
             return Err(NetworkError::NotFound {
@@ -174,6 +177,7 @@ impl Inner {
             links: request.links.clone(),
             link_is_way: layer3 && way_out,
             link_local: settings.link_local.clone(),
+            sysctls,
         })
     }
 
@@ -496,6 +500,13 @@ impl Inner {
         for (address, length) in own.chain(local) {
             let net = IpNet::new(address, length).map_err(|error| failed(step(), error))?;
             changes.push(link::add_address(index, net));
+        }
+        if !endpoint.sysctls.is_empty() {
+            // Before it is up, where it is not a spare's, but after an address: some need one of their family.
+            socket
+                .execute(std::mem::take(&mut changes))
+                .map_err(|error| failed(step(), error))?;
+            namespace::set_sysctls(path, endpoint)?;
         }
         changes.push(link::up(index));
         socket

@@ -6,7 +6,8 @@
 
 use super::link;
 use super::netlink::Socket;
-use engine::networks::NetworkError;
+use engine::networks::sysctls::SYSCTLS;
+use engine::networks::{Endpoint, NetworkError};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{FsType, statfs};
@@ -139,6 +140,32 @@ pub(crate) fn enable_ipv6(path: &Path, interface: &str) -> Result<(), NetworkErr
     let file = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
     within(path, || std::fs::write(&file, "0"))?
         .map_err(|error| failed(format!("write 0 to {file}"), error))
+}
+
+/// What the kernel is told about a place's link in the namespace.
+pub(crate) fn set_sysctls(path: &Path, endpoint: &Endpoint) -> Result<(), NetworkError> {
+    within(path, || {
+        for sysctl in &endpoint.sysctls {
+            let file = sysctl.file(&endpoint.interface);
+            if let Err(error) = std::fs::write(&file, &sysctl.value) {
+                return Err(match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                        NetworkError::Unsupported {
+                            what: format!("{file} (option {SYSCTLS})"),
+                            why:
+                                "this kernel has no such setting that can be written; leave it out"
+                                    .into(),
+                        }
+                    }
+                    _ => failed(
+                        format!("write {:?} to {file} (option {SYSCTLS})", sysctl.value),
+                        error,
+                    ),
+                });
+            }
+        }
+        Ok(())
+    })?
 }
 
 /// Makes `count` namespaces with loopback up, connected as `wiring` says.

@@ -2,8 +2,9 @@
 
 use super::user_defined::{called, made, serve_in};
 use super::*;
-use engine::networks::Subnet;
 use engine::networks::contract::{network as plain, wish as wish_for};
+use engine::networks::sysctls::SYSCTLS;
+use engine::networks::{EndpointRequest, Subnet};
 
 fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
@@ -181,6 +182,72 @@ fn another_firewall_may_come_later() {
         eventually("the administrator is heard", || !reaches());
         run("iptables-nft -F DOCKER-USER");
         eventually("and heard again", reaches);
+    });
+}
+
+/// Docker's option of an endpoint for what the kernel has for a link: set where it is made, later and again.
+#[test]
+fn a_link_has_the_kernels_settings_that_were_asked_for() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let front = plain("front", "10.67.0.0/24", "10.67.0.1");
+        backend.create(front.clone()).await.unwrap();
+        let with = |request: &mut EndpointRequest, settings: &str| {
+            let option = (SYSCTLS.to_owned(), settings.to_owned());
+            request.settings.driver_options = [option].into();
+        };
+        let mut first = wish(&backend, vec![]);
+        let settings = "net.ipv4.conf.IFNAME.log_martians=1,net.ipv4.neigh.IFNAME.mcast_solicit=5";
+        with(&mut first.endpoints[0], settings);
+        let attached = backend.attach(first.clone()).await.unwrap();
+        let read = |file: &str| {
+            let path = format!("/proc/sys/net/ipv4/{file}");
+            let text = inside(&attached.namespace, || std::fs::read_to_string(&path));
+            text.unwrap_or_else(|error| panic!("{path}: {error}"))
+        };
+        assert_eq!(read("conf/eth0/log_martians"), "1\n");
+        assert_eq!(read("neigh/eth0/mcast_solicit"), "5\n");
+        let mut second = called(&front, &["one"]);
+        with(&mut second, "net.ipv4.conf.ifname.forwarding=0");
+        let connect = async |request: &EndpointRequest| {
+            backend.connect(&first.container, request.clone()).await
+        };
+        connect(&second).await.unwrap();
+        assert_eq!(read("conf/eth1/forwarding"), "0\n");
+        assert_eq!(read("conf/eth0/forwarding"), "1\n");
+        // As the link is made again, the settings are.
+        inside(&attached.namespace, || run("ip link delete eth0"));
+        eventually("it is connected again", || {
+            inside(&attached.namespace, || {
+                std::fs::read_to_string("/proc/sys/net/ipv4/conf/eth0/log_martians")
+                    .is_ok_and(|text| text == "1\n")
+            })
+        });
+        backend
+            .disconnect(&first.container, &front.id)
+            .await
+            .unwrap();
+        // What the kernel does not have or want leaves nothing.
+        for (settings, part) in [
+            ("net.ipv4.conf.IFNAME.nonsense=1", "conf/eth1/nonsense"),
+            (
+                "net.ipv4.conf.IFNAME.forwarding=much",
+                "conf/eth1/forwarding",
+            ),
+            (
+                "net.ipv4.conf.eth0.forwarding=1",
+                "unrecognised network interface sysctl",
+            ),
+        ] {
+            with(&mut second, settings);
+            let error = connect(&second).await.expect_err(settings);
+            let error = engine::error::full_message(&error);
+            assert!(error.contains(part), "{error}");
+        }
+        assert_eq!(backend.endpoints(&front.id), vec![]);
+        let links = inside(&attached.namespace, || run("ip -o link"));
+        assert!(!links.contains("eth1"), "{links}");
     });
 }
 

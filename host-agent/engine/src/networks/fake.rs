@@ -180,6 +180,7 @@ impl Books {
             links: request.links.clone(),
             link_is_way: false,
             link_local: settings.link_local.clone(),
+            sysctls: Vec::new(),
         })
     }
 

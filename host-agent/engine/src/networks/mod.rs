@@ -17,6 +17,7 @@ pub mod link;
 pub mod network;
 pub mod service;
 pub mod store;
+pub mod sysctls;
 
 pub use network::{Driver, Network, Subnet};
 pub use service::NetworkService;
@@ -30,6 +31,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use sysctls::LinkSysctl;
 
 /// TCP, UDP or SCTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -152,6 +154,9 @@ pub struct Endpoint {
     /// More addresses, of the link alone.
     #[serde(default)]
     pub link_local: Vec<IpAddr>,
+    /// What the kernel is told about its link.
+    #[serde(default)]
+    pub sysctls: Vec<LinkSysctl>,
 }
 
 fn first_interface() -> String {

@@ -10,6 +10,7 @@ use engine::containers::spec::{
 use engine::containers::update::UpdateRequest;
 use engine::images::Healthcheck;
 use engine::networks::EndpointSettings;
+use engine::networks::sysctls::{LinkSysctl, SYSCTLS};
 use engine::runtime::{DevicePlan, ResourcePlan, Rlimit, TtySize};
 use engine_api::ApiVersion;
 use engine_api::containers::{
@@ -507,14 +508,16 @@ pub fn endpoint_settings(body: EndpointBody) -> ApiResult<EndpointSettings> {
         .map(|text| text.parse().map_err(|_| invalid("link-local", &text)))
         .collect::<ApiResult<_>>()?;
     let driver_options = body.driver_opts.unwrap_or_default();
+    let is_known = |name: &str| name == SYSCTLS || name.ends_with(".ifname");
     if let Some(name) = driver_options
         .keys()
-        .find(|name| name.starts_with("com.docker.network.endpoint.") && !name.ends_with(".ifname"))
+        .find(|name| name.starts_with("com.docker.network.endpoint.") && !is_known(name))
     {
         return Err(ApiError::invalid(format!(
             "driver option {name} of an endpoint is not supported by this engine"
         )));
     }
+    LinkSysctl::asked_for(&driver_options).map_err(ApiError::invalid)?;
     Ok(EndpointSettings {
         ipv4,
         ipv6,
@@ -587,6 +590,10 @@ mod tests {
         );
         refused(
             r#"{"NetworkingConfig":{"EndpointsConfig":{"n":{"DriverOpts":{"com.docker.network.endpoint.sysctls":"x"}}}}}"#,
+            "invalid endpoint settings:\nunrecognised network interface sysctl 'x'",
+        );
+        refused(
+            r#"{"NetworkingConfig":{"EndpointsConfig":{"n":{"DriverOpts":{"com.docker.network.endpoint.expose":"x"}}}}}"#,
             "is not supported by this engine",
         );
     }
