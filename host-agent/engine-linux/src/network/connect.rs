@@ -26,11 +26,22 @@ impl Inner {
         let endpoint = self.lend(request, slot)?;
         let path = attached.namespace.clone();
         attached.endpoints.push(endpoint.clone());
+        // The container runs: it may send as soon as its link is up.
+        lock(&self.books)
+            .joining
+            .push((path.clone(), endpoint.clone()));
+        self.guard(std::slice::from_ref(&endpoint));
         let made = namespace::socket_in(&path).and_then(|mut socket| {
             self.join(request, &endpoint, &path, &mut socket, None)
                 .and_then(|()| set_routes(&attached, &mut socket))
                 .and_then(|()| self.settle(container, attached.clone()))
         });
+        let id = &endpoint.endpoint_id;
+        let mut books = lock(&self.books);
+        books
+            .joining
+            .retain(|(_, joining)| joining.endpoint_id != *id);
+        drop(books);
         self.arrived(&endpoint.network);
         match made {
             Ok(()) => {
@@ -39,6 +50,7 @@ impl Inner {
             }
             Err(error) => {
                 self.remove_link(&attached, &endpoint);
+                self.guard(std::slice::from_ref(&endpoint));
                 self.give_back(&leases_of(std::slice::from_ref(&endpoint)));
                 Err(error)
             }
@@ -61,7 +73,7 @@ impl Inner {
         // Out of the books, whatever is left of it: the link goes with the namespace at the latest.
         self.settle(container, attached.clone())?;
         self.remove_link(&attached, &endpoint);
-        self.guard_again(std::slice::from_ref(&endpoint));
+        self.guard(std::slice::from_ref(&endpoint));
         self.give_back(&leases_of(std::slice::from_ref(&endpoint)));
         let mut socket = namespace::socket_in(&attached.namespace)?;
         set_routes(&attached, &mut socket)?;

@@ -188,6 +188,8 @@ struct Books {
     /// Being attached: a second request for the same container must not get in between.
     arriving: BTreeSet<ContainerId>,
     /// Given up by containers, but not free before the janitor has removed their namespaces.
+    /// Places that containers which run are on their way to, with their namespaces: guarded before their links are up.
+    joining: Vec<(PathBuf, Endpoint)>,
     leaving: HashSet<(NetworkId, IpAddr)>,
 }
 
@@ -345,7 +347,9 @@ impl NetworkBackend for LinuxNetwork {
         let chores = self.chores.clone();
         blocking(move || {
             let outcome = inner.attach(&attachment, &chores);
-            inner.guard(&outcome);
+            if let Ok(attached) = &outcome {
+                inner.guard(&attached.endpoints);
+            }
             let _ = chores.send(Chore::Refill {
                 after: Duration::ZERO,
             });
@@ -360,12 +364,7 @@ impl NetworkBackend for LinuxNetwork {
         request: EndpointRequest,
     ) -> Result<Attached, NetworkError> {
         let (inner, container) = (self.inner.clone(), container.clone());
-        blocking(move || {
-            let outcome = inner.connect(&container, &request);
-            inner.guard(&outcome);
-            outcome
-        })
-        .await
+        blocking(move || inner.connect(&container, &request)).await
     }
 
     async fn disconnect(
@@ -416,7 +415,7 @@ impl NetworkBackend for LinuxNetwork {
             let forwards = entry.forwards;
             blocking(move || inner.close(&forwards)).await
         };
-        self.inner.guard_again(&entry.attached.endpoints);
+        self.inner.guard(&entry.attached.endpoints);
         let leases = leases_of(&entry.attached.endpoints);
         lock(&self.inner.books)
             .leaving
@@ -589,6 +588,7 @@ impl Inner {
             spares: Mutex::default(),
             ports: Ports::default(),
             directory: Arc::default(),
+                joining: Vec::new(),
             upstream: Arc::new(dns::Upstream::new(config.resolvers.clone())),
             config,
         };

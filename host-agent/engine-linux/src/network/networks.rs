@@ -125,15 +125,8 @@ impl Inner {
         Ok(())
     }
 
-    /// After a container has come into networks.
-    pub(super) fn guard(&self, outcome: &Result<Attached, NetworkError>) {
-        if let Ok(attached) = outcome {
-            self.guard_again(&attached.endpoints);
-        }
-    }
-
-    /// After containers have come to these places, or left them.
-    pub(super) fn guard_again(&self, endpoints: &[Endpoint]) {
+    /// After containers have come to these places or left them, or before they come.
+    pub(super) fn guard(&self, endpoints: &[Endpoint]) {
         let apart = {
             let books = lock(&self.books);
             endpoints.iter().any(|endpoint| {
@@ -157,19 +150,29 @@ impl Inner {
                 let network = books.networks.get(id).map(|entry| &entry.network);
                 network.is_some_and(|network| network.driver == Driver::Bridge && !network.link.icc)
             };
-            let attached = books.attached.values().map(|entry| &entry.attached);
-            let places = attached.flat_map(|attached| {
-                let endpoints = attached.endpoints.iter();
-                let guarded = endpoints.filter(|endpoint| apart(&endpoint.network));
-                guarded.filter_map(|endpoint| {
-                    Some(guard::Place {
-                        link: namespace::outside_name(&attached.namespace, endpoint.slot)?,
-                        mac: link::parse_mac(&endpoint.mac_address)?,
-                        addresses: endpoint
-                            .addresses()
-                            .chain(endpoint.link_local.iter().copied())
-                            .collect(),
-                    })
+            let attached = books.attached.values().flat_map(|entry| {
+                let Attached {
+                    namespace,
+                    endpoints,
+                    ..
+                } = &entry.attached;
+                endpoints.iter().map(move |endpoint| (namespace, endpoint))
+            });
+            let joining = books
+                .joining
+                .iter()
+                .map(|(path, endpoint)| (path, endpoint));
+            let guarded = attached
+                .chain(joining)
+                .filter(|(_, endpoint)| apart(&endpoint.network));
+            let places = guarded.filter_map(|(namespace, endpoint)| {
+                Some(guard::Place {
+                    link: namespace::outside_name(namespace, endpoint.slot)?,
+                    mac: link::parse_mac(&endpoint.mac_address)?,
+                    addresses: endpoint
+                        .addresses()
+                        .chain(endpoint.link_local.iter().copied())
+                        .collect(),
                 })
             });
             places.collect()

@@ -4,6 +4,7 @@ use super::*;
 use engine::networks::contract::{network as plain, wish as wish_for};
 use engine::networks::{EndpointRequest, Network, Subnet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A network like `plain`, changed.
 pub(super) fn made(
@@ -215,6 +216,61 @@ fn nobody_pretends_to_be_another_where_containers_may_not_talk() {
 #[test]
 fn where_they_may_talk_they_are_trusted() {
     pretending(true);
+}
+
+/// A container that runs may send as soon as its new link is up: by then it is known who it is.
+#[test]
+fn nobody_pretends_to_be_another_while_he_is_connected() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let hidden = made("hidden", "10.37.0.0/24", "10.37.0.1", |network| {
+            network.internal = true;
+        });
+        let apart = made("apart", "10.38.0.0/24", "10.38.0.1", |network| {
+            network.link.icc = false;
+        });
+        for network in [&hidden, &apart] {
+            backend.create(network.clone()).await.unwrap();
+        }
+        let wish = wish_for(vec![called(&hidden, &["one"])], vec![]);
+        let one = backend.attach(wish.clone()).await.unwrap();
+        let server = UdpSocket::bind("10.38.0.1:81").unwrap();
+        server.set_read_timeout(Some(SHORT)).unwrap();
+        let is_connected = Arc::new(AtomicBool::new(false));
+        let (pretends, is_pretending) = mpsc::channel();
+        let pretender = std::thread::spawn({
+            let (namespace, is_connected) = (one.namespace.clone(), is_connected.clone());
+            move || {
+                inside(&namespace, || {
+                    run("ip addr add 10.38.0.99/32 dev lo");
+                    let socket = UdpSocket::bind("10.38.0.99:0").unwrap();
+                    pretends.send(()).unwrap();
+                    while !is_connected.load(Ordering::Relaxed) {
+                        // There is no way as long as there is no link.
+                        let _ = socket.send_to(b"pretended", "10.38.0.1:81");
+                    }
+                });
+            }
+        });
+        is_pretending.recv().unwrap();
+        let joined = backend.connect(&wish.container, called(&apart, &["one"]));
+        let joined = joined.await.unwrap();
+        is_connected.store(true, Ordering::Relaxed);
+        pretender.join().unwrap();
+        let own = joined.endpoints[1].address.unwrap();
+        let heard = inside(&one.namespace, || {
+            // Nobody has answered to the other name: that is not waited for.
+            run("ip neigh flush dev eth1");
+            let socket = UdpSocket::bind((own, 0)).unwrap();
+            (0..20).find_map(|_| {
+                socket.send_to(b"as itself", "10.38.0.1:81").unwrap();
+                let (_, from) = server.recv_from(&mut [0; 16]).ok()?;
+                Some(from.ip())
+            })
+        });
+        assert_eq!(heard, Some(own));
+    });
 }
 
 /// Whether a datagram from a chosen address is answered.
