@@ -28,6 +28,7 @@ mod namespace;
 mod netlink;
 mod networks;
 mod nftables;
+mod obstacles;
 mod ports;
 mod proxy;
 mod records;
@@ -187,9 +188,9 @@ struct Books {
     attached: HashMap<ContainerId, Entry>,
     /// Being attached: a second request for the same container must not get in between.
     arriving: BTreeSet<ContainerId>,
-    /// Given up by containers, but not free before the janitor has removed their namespaces.
     /// Places that containers which run are on their way to, with their namespaces: guarded before their links are up.
     joining: Vec<(PathBuf, Endpoint)>,
+    /// Given up by containers, but not free before the janitor has removed their namespaces.
     leaving: HashSet<(NetworkId, IpAddr)>,
 }
 
@@ -451,6 +452,13 @@ impl NetworkBackend for LinuxNetwork {
     fn host_files(&self) -> HostFiles {
         resolver::of_host()
     }
+
+    async fn warnings(&self) -> Vec<String> {
+        let inner = self.inner.clone();
+        blocking(move || Ok(inner.obstacles()))
+            .await
+            .unwrap_or_default()
+    }
 }
 
 fn leases_of(endpoints: &[Endpoint]) -> Vec<(NetworkId, IpAddr)> {
@@ -580,6 +588,7 @@ impl Inner {
                 networks: HashMap::from([(predefined[0].id.clone(), entry)]),
                 attached: HashMap::new(),
                 arriving: BTreeSet::new(),
+                joining: Vec::new(),
                 leaving: HashSet::new(),
             }),
             returned: Condvar::new(),
@@ -588,10 +597,12 @@ impl Inner {
             spares: Mutex::default(),
             ports: Ports::default(),
             directory: Arc::default(),
-                joining: Vec::new(),
             upstream: Arc::new(dns::Upstream::new(config.resolvers.clone())),
             config,
         };
+        for warning in inner.obstacles() {
+            tracing::warn!("{warning}");
+        }
         // An old table serves running containers until `recover` replaces it in one step.
         if !there {
             inner.install_firewall(&mut lock(&inner.kernel))?;
@@ -617,24 +628,35 @@ impl Inner {
         }
     }
 
+    /// Names of our bridges.
+    fn bridges(&self) -> Vec<String> {
+        let books = lock(&self.books);
+        let networks = books.networks.values().map(|entry| &entry.network);
+        let bridges = networks.filter(|network| network.driver == Driver::Bridge);
+        bridges.map(|network| network.link.name.clone()).collect()
+    }
+
+    /// See [`obstacles`]. Who keeps us from making rules knows of the others.
+    fn obstacles(&self) -> Vec<String> {
+        if !self.config.firewall {
+            return Vec::new();
+        }
+        let mut bridges = self.bridges();
+        bridges.sort();
+        let mut kernel = lock(&self.kernel);
+        let ipv6 = kernel.ipv6;
+        obstacles::obstacles(&mut kernel.netfilter, &bridges, ipv6).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the rules of other firewalls could not be looked at");
+            Vec::new()
+        })
+    }
+
     /// Where nobody is connected any more, rules in other firewalls go with us.
     fn leave_other_firewalls(&self) {
-        if !self.config.firewall {
+        if !self.config.firewall || !lock(&self.books).attached.is_empty() {
             return;
         }
-        let bridges: Vec<String> = {
-            let books = lock(&self.books);
-            if !books.attached.is_empty() {
-                return;
-            }
-            let bridges = books
-                .networks
-                .values()
-                .filter(|entry| entry.network.driver == Driver::Bridge);
-            bridges
-                .map(|entry| entry.network.link.name.clone())
-                .collect()
-        };
+        let bridges = self.bridges();
         let mut kernel = lock(&self.kernel);
         for bridge in bridges {
             beside::take_back(&mut kernel.netfilter, &bridge);

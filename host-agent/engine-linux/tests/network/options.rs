@@ -185,6 +185,57 @@ fn another_firewall_may_come_later() {
     });
 }
 
+/// A firewall in nf_tables' own form that drops: nobody but its administrator opens it, so it is told of until he has.
+#[test]
+fn a_foreign_chain_that_drops_is_told_of() {
+    on_own_host(|| async {
+        if !has("nft") {
+            return;
+        }
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        neighbour.there(|| serve_tcp("192.0.2.2:82".parse().unwrap()));
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let front = plain("front", "10.66.0.0/24", "10.66.0.1");
+        backend.create(front.clone()).await.unwrap();
+        let one = backend.attach(wish(&backend, vec![])).await.unwrap();
+        let reaches = || {
+            inside(&one.namespace, || {
+                ask_tcp("192.0.2.2:82".parse::<SocketAddr>().unwrap(), SHORT).is_ok()
+            })
+        };
+        let none = Vec::<String>::new();
+        run("nft add table inet theirs");
+        let chain = "add chain inet theirs on { type filter hook forward priority 0; policy";
+        run(&format!("nft {chain} accept; }}"));
+        if has("iptables-nft") {
+            // Of that one the engine takes care.
+            run("iptables-nft -P FORWARD DROP");
+            eventually("the bridge may pass", reaches);
+        }
+        assert_eq!(backend.warnings().await, none);
+        run(&format!("nft {chain} drop; }}"));
+        assert!(!reaches());
+        let told = backend.warnings().await;
+        let both = format!("no rule of it names berth0, {}:", front.link.name);
+        assert!(told.len() == 1 && told[0].contains(&both), "{told:?}");
+        let (_, advice) = told[0].split_once("Let them pass: ").unwrap();
+        let (command, _) = advice.split_once(", and").unwrap();
+        assert!(
+            command.contains("inet theirs on iifname berth0"),
+            "{command}"
+        );
+        run(command);
+        run(&command.replace("iifname", "oifname"));
+        assert!(reaches());
+        let told = backend.warnings().await;
+        let other = format!("names {}:", front.link.name);
+        assert!(told.len() == 1 && told[0].contains(&other), "{told:?}");
+        run("nft insert rule inet theirs on iifname br-* accept");
+        assert_eq!(backend.warnings().await, none);
+    });
+}
+
 /// Docker's option of an endpoint for what the kernel has for a link: set where it is made, later and again.
 #[test]
 fn a_link_has_the_kernels_settings_that_were_asked_for() {

@@ -434,6 +434,10 @@ impl NetworkBackend for FakeNetwork {
             resolv_conf: "nameserver 127.0.0.53\n".into(),
         }
     }
+
+    async fn warnings(&self) -> Vec<String> {
+        vec!["a firewall of the fake host's drops".into()]
+    }
 }
 
 /// Records in memory.

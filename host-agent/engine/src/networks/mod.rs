@@ -303,6 +303,9 @@ pub trait NetworkBackend: Send + Sync + 'static {
 
     /// The host's files as they are: for containers in its own network.
     fn host_files(&self) -> HostFiles;
+
+    /// What of the host may keep containers from others, as sentences for people.
+    async fn warnings(&self) -> Vec<String>;
 }
 
 /// What the host itself has in /etc; empty where it has no such file.

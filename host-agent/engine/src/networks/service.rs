@@ -115,6 +115,11 @@ impl NetworkService {
             .clone()
     }
 
+    /// What of the host may keep containers from others, as sentences for people.
+    pub async fn warnings(&self) -> Vec<String> {
+        self.backend.warnings().await
+    }
+
     /// What does the host's part; for containers.
     pub fn backend(&self) -> &dyn NetworkBackend {
         &*self.backend
@@ -212,12 +217,12 @@ impl NetworkService {
                 )));
             }
         }
+        let (names, ids) = (Patterns::of(filters, "name"), Patterns::of(filters, "id"));
         let mut all = self.all();
         all.retain(|network| {
             let kind = if network.is_predefined() {
                 "builtin"
             } else {
-        let (names, ids) = (Patterns::of(filters, "name"), Patterns::of(filters, "id"));
                 "custom"
             };
             names.fit(&[&network.name])

@@ -365,3 +365,13 @@ async fn ports_that_the_desktop_does_not_have_are_told() {
     assert!(!warnings.contains("8080"), "{warnings}");
     check(&told("[]").await, 400, "");
 }
+
+#[tokio::test]
+async fn what_the_host_keeps_from_containers_is_told() {
+    let info = get(&AppState::new(testing::services()), "/info").await;
+    let warnings = info.json()["Warnings"].to_string();
+    assert!(
+        warnings.contains("WARNING: a firewall of the fake host's drops"),
+        "{warnings}"
+    );
+}

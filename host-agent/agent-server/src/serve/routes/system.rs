@@ -160,7 +160,7 @@ async fn info(
         "SecurityOptions": security_options(&system),
         "CDISpecDirs": [],
         "FirewallBackend": { "Driver": "nftables" },
-        "Warnings": warnings(&system, &networks),
+        "Warnings": warnings(&system, &networks).await,
     });
     if version.shows_bridge_netfilter() {
         info["BridgeNfIptables"] = true.into();
@@ -270,7 +270,7 @@ fn security_options(system: &System) -> Vec<&'static str> {
     options
 }
 
-fn warnings(system: &System, networks: &NetworkService) -> Vec<String> {
+async fn warnings(system: &System, networks: &NetworkService) -> Vec<String> {
     let mut warnings: Vec<String> = system
         .config
         .warnings
@@ -281,6 +281,8 @@ fn warnings(system: &System, networks: &NetworkService) -> Vec<String> {
     if !host::ipv4_forwarding() {
         warnings.push("WARNING: IPv4 forwarding is disabled".into());
     }
+    let of_host = networks.warnings().await.into_iter();
+    warnings.extend(of_host.map(|warning| format!("WARNING: {warning}")));
     let ports = networks.port_problems().into_iter();
     warnings.extend(ports.map(|(port, why)| {
         format!("WARNING: published port {port} cannot be reached on the desktop: {why}")
