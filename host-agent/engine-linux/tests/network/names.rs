@@ -275,25 +275,44 @@ fn names_have_addresses_of_both_families() {
     });
 }
 
-/// `--dns 127.0.0.11` would be ourselves: nobody is asked, and the answer comes at once.
+/// `--dns 127.0.0.11` would be ourselves: nobody is asked, neither we nor who listens there on the host.
 #[test]
 fn a_server_that_is_ourselves_is_not_asked() {
     on_own_host(|| async {
         let root = Root::new();
         let backend = LinuxNetwork::new(root.config()).unwrap();
+        let on_host = (
+            UdpSocket::bind(SERVER).unwrap(),
+            TcpListener::bind(SERVER).unwrap(),
+        );
+        on_host.0.set_nonblocking(true).unwrap();
+        on_host.1.set_nonblocking(true).unwrap();
         let front = plain("front", "10.47.0.0/24", "10.47.0.1");
         backend.create(front.clone()).await.unwrap();
         let mut wish = wish_for(vec![called(&front, &["a"])], vec![]);
         wish.dns = vec![Ipv4Addr::new(127, 0, 0, 11).into()];
         let attached = backend.attach(wish).await.unwrap();
         inside(&attached.namespace, || {
-            for _ in 0..300 {
-                assert_eq!(over_udp("example.com", A).code, 2);
-            }
+            let before = datagrams();
+            assert_eq!(over_udp("example.com", A).code, 2);
+            // The question and the answer, and none of ours to ourselves.
+            assert_eq!(datagrams() - before, 2);
             assert_eq!(over_tcp("example.com", A).code, 2);
             check(over_udp("a", A), &["10.47.0.2"]);
         });
+        on_host.0.recv(&mut [0]).expect_err("nobody asks over UDP");
+        on_host.1.accept().expect_err("nobody asks over TCP");
     });
+}
+
+/// How many datagrams programs of this namespace have got.
+fn datagrams() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, numbers) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut all = names.split(' ').zip(numbers.split(' '));
+    let (_, number) = all.find(|(name, _)| *name == "InDatagrams").unwrap();
+    number.parse().unwrap()
 }
 
 /// Many containers under one name: an answer that does not fit is cut and says so; over TCP it is whole.
