@@ -368,7 +368,7 @@ async fn execute(
         })
         .await;
     let container = containers.find(&id)?;
-    let (_, mut output) = container.hub.subscribe(true, true);
+    let (_, mut output) = container.hub.run().subscribe(true, true);
     let ended = containers.wait(&id, WaitCondition::NextExit)?;
     if let Err(error) = containers.start(&id).await {
         return Err(error.into());

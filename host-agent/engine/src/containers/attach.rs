@@ -58,9 +58,10 @@ impl ContainerService {
                 options.detach_keys
             ))
         })?;
+        let run = container.hub.run();
         let subscription = options
             .stream
-            .then(|| container.hub.subscribe(options.stdout, options.stderr));
+            .then(|| run.subscribe(options.stdout, options.stderr));
         let (client, output) = subscription.unzip();
         let detached = Arc::new(AtomicBool::new(false));
         let stdin = (options.stdin && options.stream && config.open_stdin).then(|| {
@@ -70,9 +71,7 @@ impl ContainerService {
                 detached: detached.clone(),
             });
             // The end of a terminal's client is not the end of the terminal.
-            container
-                .hub
-                .stdin(config.stdin_once && !config.tty, escape)
+            run.stdin(config.stdin_once && !config.tty, escape)
         });
         let past = if options.logs {
             let log = LogOptions {

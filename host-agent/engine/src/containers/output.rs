@@ -5,12 +5,12 @@
 //!                              '--> client B      nothing is lost and nothing piles up
 //!   client A --stdin--> feed --> process
 //! ```
-//! Clients may come before the process does: they are then served from its first byte.
+//! Clients may come before the process does: they are then served from its first byte. Each run has clients of its own.
 
 use crate::runtime::{ProcessIo, StreamKind};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -31,6 +31,14 @@ pub enum StdinChunk {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct OutputHub {
+    /// Of the run that is on; where none is, of the next one.
+    current: Mutex<Arc<RunStreams>>,
+}
+
+/// The clients of one run. It lives as long as the hub or the run's pump holds it, and their streams end with it: a client
+/// that does not read holds up the pump of its own run, and no later one.
+#[derive(Debug, Default)]
+pub struct RunStreams {
     inner: Mutex<Inner>,
 }
 
@@ -39,7 +47,7 @@ struct Inner {
     last_client: u64,
     subscribers: Vec<Subscriber>,
     stdin: mpsc::Sender<StdinChunk>,
-    /// Taken by the run that feeds from it.
+    /// Taken when the run begins.
     stdin_source: Option<mpsc::Receiver<StdinChunk>>,
 }
 
@@ -77,7 +85,45 @@ struct Subscriber {
 }
 
 impl OutputHub {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Arc<RunStreams>> {
+        self.current
+            .lock()
+            .expect("no code panics while it holds this lock")
+    }
+
+    /// Where clients of the current or, where none is on, of the next run attach.
+    pub fn run(&self) -> Arc<RunStreams> {
+        self.lock().clone()
+    }
+
+    /// Connects a process that has started. The returned task ends with the process's output.
+    pub fn connect(self: &Arc<Self>, io: ProcessIo) -> JoinHandle<()> {
+        let run = self.run();
+        let source = run.lock().stdin_source.take();
+        let source = source.expect("a run ends before the next one begins");
+        let feed = tokio::spawn(feed(source, io.stdin));
+        let hub = self.clone();
+        tokio::spawn(async move {
+            run.pump(io.output).await;
+            feed.abort();
+            // It may be over since long.
+            let mut current = hub.lock();
+            if Arc::ptr_eq(&current, &run) {
+                *current = Arc::default();
+            }
+        })
+    }
+
+    /// The run is over, or there will be none: who comes from now on waits for the next one. What its clients have not read
+    /// by now is still delivered; then their streams end.
+    pub fn end(&self) {
+        // Dropped outside of the lock.
+        let _over = std::mem::take(&mut *self.lock());
+    }
+}
+
+impl RunStreams {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner
             .lock()
             .expect("no code panics while it holds this lock")
@@ -98,8 +144,8 @@ impl OutputHub {
         (id, receiver)
     }
 
-    /// Input of the current or, where none is on, the next run. Dropping it is the client's end of input, which ends the
-    /// process's only with `close_at_end`. With `escape`, keys typed in that order end the client's output (detach).
+    /// Input of the run. Dropping it is the client's end of input, which ends the process's only with `close_at_end`. With
+    /// `escape`, keys typed in that order end the client's output (detach).
     pub fn stdin(
         self: &Arc<Self>,
         close_at_end: bool,
@@ -107,7 +153,8 @@ impl OutputHub {
     ) -> mpsc::Sender<Bytes> {
         let shared = self.lock().stdin.clone();
         let (client, mut typed) = mpsc::channel::<Bytes>(1);
-        let hub = self.clone();
+        // A client that still types does not keep the streams of the others from ending.
+        let run = Arc::downgrade(self);
         tokio::spawn(async move {
             let mut escape = escape;
             while let Some(mut data) = typed.recv().await {
@@ -122,7 +169,9 @@ impl OutputHub {
                     }
                     if let Some(escape) = &escape {
                         escape.detached.store(true, Ordering::Relaxed);
-                        hub.leave(escape.client);
+                        if let Some(run) = run.upgrade() {
+                            run.leave(escape.client);
+                        }
                     }
                     return;
                 }
@@ -142,24 +191,6 @@ impl OutputHub {
         self.lock()
             .subscribers
             .retain(|subscriber| subscriber.id != client);
-    }
-
-    /// Connects a process that has started. The returned task ends with the process's output.
-    pub fn connect(self: &Arc<Self>, io: ProcessIo) -> JoinHandle<()> {
-        let source = {
-            let mut inner = self.lock();
-            inner.stdin_source.take().unwrap_or_else(|| {
-                let (stdin, source) = mpsc::channel(WAITING);
-                inner.stdin = stdin;
-                source
-            })
-        };
-        let feed = tokio::spawn(feed(source, io.stdin));
-        let hub = self.clone();
-        tokio::spawn(async move {
-            hub.pump(io.output).await;
-            feed.abort();
-        })
     }
 
     async fn pump(&self, mut output: mpsc::Receiver<Chunk>) {
@@ -184,17 +215,6 @@ impl OutputHub {
                     .retain(|target| !target.sender.is_closed());
             }
         }
-        self.end();
-    }
-
-    /// Ends the streams of everybody attached: the run is over, or there will be none.
-    pub fn end(&self) {
-        // Dropped outside of the lock.
-        let fresh = Inner {
-            last_client: self.lock().last_client,
-            ..Inner::default()
-        };
-        let _old = std::mem::replace(&mut *self.lock(), fresh);
     }
 }
 
@@ -211,8 +231,6 @@ async fn feed(mut source: mpsc::Receiver<StdinChunk>, mut stdin: Option<mpsc::Se
             (StdinChunk::Data(_), None) => {}
         }
     }
-    // Every client is gone and the hub has a new channel: the process keeps its input until the pump ends this task.
-    std::future::pending::<()>().await;
 }
 
 /// The keys that detach a terminal's client: `ctrl-p,ctrl-q` unless it says otherwise.
@@ -313,8 +331,8 @@ mod tests {
     #[tokio::test]
     async fn clients_that_come_before_the_start_see_the_first_byte_and_the_end() {
         let hub = Arc::new(OutputHub::default());
-        let (_, mut one) = hub.subscribe(true, true);
-        let (_, mut two) = hub.subscribe(false, true);
+        let (_, mut one) = hub.run().subscribe(true, true);
+        let (_, mut two) = hub.run().subscribe(false, true);
         let (io, output, _input) = io();
         let pump = hub.connect(io);
         output.send(out("a")).await.expect("the pump reads");
@@ -340,8 +358,8 @@ mod tests {
     #[tokio::test]
     async fn a_slow_client_loses_nothing_and_a_client_that_left_holds_nobody_up() {
         let hub = Arc::new(OutputHub::default());
-        let (_, mut slow) = hub.subscribe(true, true);
-        drop(hub.subscribe(true, true));
+        let (_, mut slow) = hub.run().subscribe(true, true);
+        drop(hub.run().subscribe(true, true));
         let (io, output, _input) = io();
         let _pump = hub.connect(io);
         let writer = tokio::spawn(async move {
@@ -361,13 +379,13 @@ mod tests {
     #[tokio::test]
     async fn input_from_before_the_start_arrives_and_is_closed_only_where_asked() {
         let hub = Arc::new(OutputHub::default());
-        let early = hub.stdin(false, None);
+        let early = hub.run().stdin(false, None);
         early.send(Bytes::from_static(b"1")).await.expect("taken");
         drop(early);
         let (io, output, mut input) = io();
         let _pump = hub.connect(io);
         assert_eq!(input.recv().await, Some(Bytes::from_static(b"1")));
-        let once = hub.stdin(true, None);
+        let once = hub.run().stdin(true, None);
         once.send(Bytes::from_static(b"2")).await.expect("taken");
         drop(once);
         assert_eq!(input.recv().await, Some(Bytes::from_static(b"2")));
@@ -375,18 +393,63 @@ mod tests {
         drop(output);
     }
 
+    /// A client that stopped reading, as a suspended `docker run` has, is its own run's matter.
+    #[tokio::test]
+    async fn what_an_earlier_run_has_left_does_not_reach_the_clients_of_the_next() {
+        let hub = Arc::new(OutputHub::default());
+        let (_, mut suspended) = hub.run().subscribe(true, true);
+        let (first, output, _input) = io();
+        let pump = hub.connect(first);
+        let written = WAITING + 2;
+        for _ in 0..written {
+            output.send(out("old")).await.expect("there is room");
+        }
+        drop(output);
+        hub.end();
+
+        let (_, mut client) = hub.run().subscribe(true, true);
+        let stdin = hub.run().stdin(true, None);
+        let (second, output, mut input) = io();
+        let _pump = hub.connect(second);
+        output.send(out("new")).await.expect("the pump reads");
+        assert_eq!(client.recv().await, Some(out("new")));
+        for _ in 0..written {
+            assert_eq!(suspended.recv().await, Some(out("old")));
+        }
+        assert_eq!(suspended.recv().await, None);
+        pump.await.expect("the first pump ends");
+
+        output.send(out("newer")).await.expect("the pump reads");
+        assert_eq!(client.recv().await, Some(out("newer")));
+        stdin.send(Bytes::from_static(b"in")).await.expect("taken");
+        assert_eq!(input.recv().await, Some(Bytes::from_static(b"in")));
+        let (_, mut later) = hub.run().subscribe(true, true);
+        output.send(out("newest")).await.expect("the pump reads");
+        assert_eq!(later.recv().await, Some(out("newest")));
+    }
+
+    #[tokio::test]
+    async fn where_no_run_comes_the_streams_end_also_of_a_client_that_types() {
+        let hub = Arc::new(OutputHub::default());
+        let (_, mut output) = hub.run().subscribe(true, true);
+        let stdin = hub.run().stdin(true, None);
+        hub.end();
+        assert_eq!(output.recv().await, None);
+        drop(stdin);
+    }
+
     #[tokio::test]
     async fn the_detach_keys_end_one_client_only() {
         let hub = Arc::new(OutputHub::default());
-        let (id, mut output) = hub.subscribe(true, true);
-        let (_, mut other) = hub.subscribe(true, true);
+        let (id, mut output) = hub.run().subscribe(true, true);
+        let (_, mut other) = hub.run().subscribe(true, true);
         let detached = Arc::new(AtomicBool::new(false));
         let escape = Escape {
             keys: DetachKeys::default(),
             client: id,
             detached: detached.clone(),
         };
-        let stdin = hub.stdin(true, Some(escape));
+        let stdin = hub.run().stdin(true, Some(escape));
         stdin
             .send(Bytes::from_static(b"a\x10\x11"))
             .await

@@ -23,6 +23,7 @@ use std::time::Duration;
 mod images;
 mod life;
 mod many;
+mod stop;
 
 const STOP_NOW: StopOptions = StopOptions {
     signal: None,

@@ -14,8 +14,10 @@ impl Supervisor {
         self.set_task(None);
         self.end_health();
         if let Some(pump) = self.pump.take() {
-            // Dropping the handle lets the pump go on by itself.
-            let _ = tokio::time::timeout(LAST_OUTPUT, pump).await;
+            // Dropping the handle lets the pump go on by itself, with the clients of this run only.
+            if tokio::time::timeout(LAST_OUTPUT, pump).await.is_err() {
+                self.container.hub.end();
+            }
         }
         // Before anybody is told: ports must be free for the next container once this one is known to have ended.
         self.tell_network("disconnect");
