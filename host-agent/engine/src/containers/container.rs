@@ -44,6 +44,11 @@ pub(super) enum Command {
     ResumeAfterCommit(Reply),
     /// Give up waiting for the next restart.
     CancelRestart(Reply),
+    /// Whether a container that is removed at its end (`--rm`) stays this time: it is being restarted. The next start forgets it.
+    KeepAtEnd {
+        keep: bool,
+        reply: Reply,
+    },
     Rename {
         name: String,
         reply: Reply,

@@ -5,6 +5,7 @@ use super::error::ContainerError;
 use super::lifecycle::{Request, Step};
 use super::service::ContainerService;
 use super::signals;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Docker's patience after SIGKILL.
@@ -29,13 +30,37 @@ impl ContainerService {
         Ok(())
     }
 
-    /// `docker restart`: stop where it runs, then start.
-    pub async fn restart(&self, asked: &str, options: &StopOptions) -> Result<(), ContainerError> {
+    /// `docker restart`: stop where it runs, then start. Once begun, it goes to its end even where the client goes away: what
+    /// was stopped must not stay so.
+    pub async fn restart(
+        self: &Arc<Self>,
+        asked: &str,
+        options: &StopOptions,
+    ) -> Result<(), ContainerError> {
+        let (this, asked, options) = (self.clone(), asked.to_owned(), options.clone());
+        let work = async move { this.restart_now(&asked, &options).await };
+        tokio::spawn(work)
+            .await
+            .map_err(|error| ContainerError::storage("restart the container", error))?
+    }
+
+    async fn restart_now(&self, asked: &str, options: &StopOptions) -> Result<(), ContainerError> {
         let (container, step) = self.decide(asked, Request::Restart)?;
         if step == Step::StopThenStart {
+            let keep_at_end = async |keep| {
+                container
+                    .ask(|reply| Command::KeepAtEnd { keep, reply })
+                    .await
+            };
+            keep_at_end(true).await?;
             // It may end by itself in the meantime: that is as good.
             if let Ok(step) = container.decide(Request::Stop, asked) {
-                self.stop_container(&container, step, options).await?;
+                let stopped = self.stop_container(&container, step, options).await;
+                if stopped.is_err() {
+                    // An error is its end.
+                    let _ = keep_at_end(false).await;
+                }
+                stopped?;
                 self.deps.tell(&container, "stop", []);
             }
         }

@@ -32,7 +32,7 @@ impl Supervisor {
             )
         };
         let ran = Duration::try_from(exit.at - started).unwrap_or_default();
-        let auto_remove = self.container.spec.host.auto_remove;
+        let auto_remove = self.container.spec.host.auto_remove && !self.keep_at_end;
         let closing = self
             .registry
             .closing

@@ -46,6 +46,8 @@ pub(super) struct Supervisor {
     pump: Option<JoinHandle<()>>,
     restart_at: Option<Instant>,
     last_pause: Option<Duration>,
+    /// In the middle of a restart by hand, which `--rm` outlives. Not stored: after a crash nobody would start it again.
+    keep_at_end: bool,
     /// How often this run's memory ran out, as far as it was told.
     out_of_memory: u64,
     /// While it runs and has a health check.
@@ -88,6 +90,7 @@ impl Supervisor {
             pump: None,
             restart_at: None,
             last_pause: None,
+            keep_at_end: false,
             out_of_memory: 0,
             monitor: None,
         }
@@ -186,6 +189,10 @@ impl Supervisor {
                 self.cancel_restart();
                 let _ = reply.send(Ok(()));
                 self.save(Durability::Written).await;
+            }
+            Command::KeepAtEnd { keep, reply } => {
+                self.keep_at_end = keep;
+                let _ = reply.send(Ok(()));
             }
             Command::Rename { name, reply } => {
                 let old = self.container.name();

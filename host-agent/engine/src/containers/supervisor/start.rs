@@ -19,6 +19,7 @@ impl Supervisor {
         }
         self.restart_at = None;
         self.last_pause = None;
+        self.keep_at_end = false;
         self.status.send_modify(|status| {
             status.restart_count = 0;
             status.stopped_by_hand = false;

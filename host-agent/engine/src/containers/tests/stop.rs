@@ -1,6 +1,115 @@
 //! Stop, restart and kill, where they meet `--rm`, a pause, a restart policy or a client that does not read.
 
 use super::*;
+use crate::containers::container::Command;
+use crate::containers::lifecycle::Request;
+use crate::containers::spec::NamespaceMode;
+
+/// `--rm` with an anonymous volume; it starts only while "donor" runs.
+async fn passing(service: &ContainerService, command: &[&str]) -> Created {
+    let mut request = removing("web", command);
+    request.config.volumes.insert("/data".into());
+    request.host.pid = NamespaceMode::Container("donor".into());
+    create(service, testing::request("donor", &["sleep"])).await;
+    service.start("donor").await.expect("start");
+    let created = create(service, request).await;
+    service.start("web").await.expect("start");
+    created
+}
+
+fn volumes(world: &World) -> usize {
+    let listed = world.volumes.list(&Filters::default());
+    listed.expect("a good filter").len()
+}
+
+async fn is_removed(service: &ContainerService, created: &Created) {
+    let waiting = service.wait(created.id.as_str(), WaitCondition::Removed);
+    if let Ok(waiting) = waiting {
+        let removed = tokio::time::timeout(Duration::from_secs(20), waiting.done()).await;
+        removed.expect("in time");
+    }
+    service.finish_removals(Duration::from_secs(20)).await;
+    assert!(service.find("web").is_err());
+}
+
+#[tokio::test]
+async fn a_restart_is_not_the_end_of_what_is_removed_at_its_end() {
+    let world = World::default();
+    let service = world.service();
+    let created = passing(&service, &["sleep"]).await;
+    for options in [StopOptions::default(), STOP_NOW] {
+        service.restart("web", &options).await.expect("restart");
+        assert_eq!(state(&service, "web").name(), "running");
+        assert_eq!(volumes(&world), 1);
+    }
+    let bad = StopOptions {
+        signal: Some("FLY".into()),
+        timeout: None,
+    };
+    let error = service.restart("web", &bad).await.expect_err("no signal");
+    assert_eq!(error.class(), Class::Invalid);
+    service.kill("web", None).await.expect("kill");
+    is_removed(&service, &created).await;
+    assert_eq!(volumes(&world), 0);
+    let actions = world.actions();
+    let count = |action: &str| actions.iter().filter(|one| *one == action).count();
+    assert_eq!((count("restart"), count("destroy")), (2, 1), "{actions:?}");
+}
+
+#[tokio::test]
+async fn a_restart_whose_start_fails_is_the_end_of_it() {
+    let world = World::default();
+    let service = world.service();
+    let created = passing(&service, &["sleep"]).await;
+    service.stop("donor", &STOP_NOW).await.expect("stop");
+    service.restart("web", &STOP_NOW).await.expect_err("start");
+    is_removed(&service, &created).await;
+    assert_eq!(volumes(&world), 0);
+}
+
+/// Nobody goes on with the restart: what was to be removed at its end is.
+#[tokio::test]
+async fn an_engine_that_is_killed_in_a_restart_leaves_nothing_of_it() {
+    let world = World::default();
+    let service = world.service();
+    passing(&service, &["sleep"]).await;
+    let container = service.find("web").expect("there");
+    let keep = |reply| Command::KeepAtEnd { keep: true, reply };
+    container.ask(keep).await.expect("noted");
+    let step = container.decide(Request::Stop, "web").expect("it runs");
+    let stopped = service.stop_container(&container, step, &STOP_NOW).await;
+    stopped.expect("stop");
+    assert_eq!(state(&service, "web").name(), "exited");
+    assert_eq!(volumes(&world), 1);
+    drop(service);
+    let service = world.service();
+    service.recover().await.expect("recover");
+    assert!(service.find("web").is_err());
+    assert_eq!(volumes(&world), 0);
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_without_its_client() {
+    let world = World::default();
+    let service = world.service();
+    create(&service, request("web", &["stubborn"])).await;
+    service.start("web").await.expect("start");
+    let options = StopOptions {
+        signal: None,
+        timeout: Some(1),
+    };
+    let restart = service.restart("web", &options);
+    let left = tokio::time::timeout(Duration::from_millis(50), restart).await;
+    left.expect_err("it takes its second");
+    let told = async {
+        while !world.actions().contains(&"restart".to_owned()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(20), told).await;
+    told.expect("it starts again");
+    assert_eq!(state(&service, "web").name(), "running");
+}
 
 /// A `docker run` that somebody has suspended does not read, and the next run has clients of its own.
 #[tokio::test]
