@@ -2,7 +2,7 @@
 
 use super::container::{Command, Container};
 use super::error::ContainerError;
-use super::lifecycle::{Request, Step};
+use super::lifecycle::{ContainerState, Request, Step};
 use super::service::ContainerService;
 use super::signals;
 use std::sync::Arc;
@@ -82,9 +82,15 @@ impl ContainerService {
         if step == Step::CancelRestart {
             return container.ask(Command::CancelRestart).await;
         }
-        let deadly = [signals::KILL, signals::TERM, stop_signal(&container)].contains(&number);
+        // dockerd takes every signal to a container that names no stop signal for a stop. A reload by SIGHUP then costs the
+        // container its restart policy, which its users report as a bug time and again.
+        let is_stop = [signals::KILL, stop_signal(&container)].contains(&number);
         let exits = container.status.borrow().exits;
-        signal_container(&container, number, deadly).await?;
+        signal_container(&container, number, is_stop).await?;
+        // As dockerd does: a signal that has a meaning of its own waits until the container is unpaused.
+        if is_stop || container.spec.config.stop_signal.is_none() {
+            wake(&container).await;
+        }
         if number == signals::KILL {
             ended(&container, exits, Some(PATIENCE)).await;
         }
@@ -155,21 +161,9 @@ impl ContainerService {
             .or(container.spec.config.stop_timeout)
             .unwrap_or(DEFAULT_TIMEOUT);
         let patience = u64::try_from(seconds).ok().map(Duration::from_secs);
-        let (exits, paused) = {
-            let status = container.status.borrow();
-            (
-                status.exits,
-                matches!(
-                    status.state,
-                    super::lifecycle::ContainerState::Paused { .. }
-                ),
-            )
-        };
+        let exits = container.status.borrow().exits;
         signal_container(container, signal, by_hand).await?;
-        if paused {
-            // A frozen process cannot act on a signal.
-            let _ = container.ask(Command::Unpause).await;
-        }
+        wake(container).await;
         if ended(container, exits, patience).await {
             return Ok(());
         }
@@ -208,6 +202,14 @@ pub(super) async fn signal_container(
     {
         Err(ContainerError::Denied(_) | ContainerError::Gone { .. }) => Ok(()),
         result => result,
+    }
+}
+
+/// Resumes a paused container: a frozen process cannot act on a signal.
+async fn wake(container: &Container) {
+    if let ContainerState::Paused { .. } = container.status().state {
+        // An error: it has ended, or somebody was faster.
+        let _ = container.ask(Command::Unpause).await;
     }
 }
 

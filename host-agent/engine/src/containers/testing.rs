@@ -338,6 +338,8 @@ struct Process {
     output: Mutex<Option<mpsc::Sender<(StreamKind, Bytes)>>>,
     pub size: Mutex<Option<TtySize>>,
     frozen: AtomicBool,
+    /// Signals that came while it was frozen.
+    waiting: Mutex<Vec<i32>>,
 }
 
 impl Process {
@@ -359,6 +361,10 @@ impl Process {
     fn signal(&self, signal: i32) -> Result<(), RuntimeError> {
         if self.exit.borrow().is_some() {
             return Err(RuntimeError::NotRunning);
+        }
+        if self.frozen.load(Ordering::SeqCst) && signal != 9 {
+            locked(&self.waiting).push(signal);
+            return Ok(());
         }
         let ignored = self.plan.args[0] == "stubborn" && signal != 9;
         if !ignored && [1, 2, 9, 15].contains(&signal) {
@@ -406,6 +412,7 @@ fn spawn(
         output: Mutex::new(Some(sender)),
         size: Mutex::new(None),
         frozen: AtomicBool::new(false),
+        waiting: Mutex::default(),
     });
     let running = process.clone();
     let args = plan.args.clone();
@@ -574,6 +581,10 @@ impl Task for FakeTask {
 
     async fn resume(&self) -> Result<(), RuntimeError> {
         self.process.frozen.store(false, Ordering::SeqCst);
+        let waiting = std::mem::take(&mut *locked(&self.process.waiting));
+        for signal in waiting {
+            self.process.signal(signal)?;
+        }
         Ok(())
     }
 

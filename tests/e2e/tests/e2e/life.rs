@@ -303,6 +303,39 @@ fn containers_are_stopped_with_their_signal_and_after_their_time() {
 }
 
 #[test]
+fn a_restart_keeps_what_is_removed_at_its_end_and_a_kill_wakes_who_is_paused() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let script = "echo again >> /data/log; trap 'exit 3' TERM; while :; do sleep 0.1; done";
+    let words = [
+        "run", "--rm", "-d", "--name", "web", "-v", "/data", "busybox", "sh", "-c", script,
+    ];
+    if agent.docker(&[]).is_none() {
+        return; // ours has no flags for it
+    }
+    docker(&agent, &words).success();
+    let lines = |wanted: &str| {
+        eventually("it has written", SOON, || {
+            let look = ["exec", "web", "cat", "/data/log"];
+            (docker(&agent, &look).stdout == wanted).then_some(())
+        });
+    };
+    lines("again\n");
+    docker(&agent, &["restart", "web"]).success();
+    // With its anonymous volume.
+    lines("again\nagain\n");
+
+    docker(&agent, &["pause", "web"]).success();
+    docker(&agent, &["kill", "-s", "TERM", "web"]).success();
+    eventually("it has ended and is gone", SOON, || {
+        let left = docker(&agent, &["ps", "-aq"]).success()
+            + &docker(&agent, &["volume", "ls", "-q"]).success();
+        left.is_empty().then_some(())
+    });
+}
+
+#[test]
 fn a_slow_start_is_looked_at_often_and_counts_no_failure() {
     let Some(agent) = engine_with_busybox(&[]) else {
         return;

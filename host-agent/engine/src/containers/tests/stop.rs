@@ -111,6 +111,57 @@ async fn a_restart_goes_on_without_its_client() {
     assert_eq!(state(&service, "web").name(), "running");
 }
 
+fn with_stop_signal(name: &str, signal: Option<&str>) -> CreateRequest {
+    let mut request = with_restart(name, &["sleep"], RestartPolicy::Always);
+    request.config.stop_signal = signal.map(str::to_owned);
+    request
+}
+
+#[tokio::test]
+async fn a_kill_wakes_who_is_paused_where_dockerds_does() {
+    let world = World::default();
+    let service = world.service();
+    for (stop_signal, signal, after) in [
+        (None, "TERM", "exited"),
+        (None, "KILL", "exited"),
+        (None, "USR1", "running"),
+        (Some("INT"), "INT", "exited"),
+        (Some("INT"), "KILL", "exited"),
+        (Some("INT"), "USR1", "paused"),
+        (Some("INT"), "TERM", "paused"),
+    ] {
+        create(&service, with_stop_signal("web", stop_signal)).await;
+        service.start("web").await.expect("start");
+        service.pause("web").await.expect("pause");
+        let killed = service.kill("web", Some(signal)).await;
+        killed.expect("kill");
+        reaches(&service, "web", after).await;
+        service.remove("web", FORCE).await.expect("remove");
+    }
+}
+
+/// What is not meant to end a container leaves its restart policy alone.
+#[tokio::test]
+async fn only_its_stop_signal_and_sigkill_end_a_restart_policy() {
+    let world = World::default();
+    let service = world.service();
+    for (stop_signal, signal, by_hand) in [
+        (None, "TERM", true),
+        (None, "KILL", true),
+        (None, "USR1", false),
+        (Some("INT"), "INT", true),
+        (Some("INT"), "KILL", true),
+        (Some("INT"), "TERM", false),
+    ] {
+        create(&service, with_stop_signal("web", stop_signal)).await;
+        service.start("web").await.expect("start");
+        service.kill("web", Some(signal)).await.expect("kill");
+        let status = service.find("web").expect("there").status();
+        assert_eq!(status.stopped_by_hand, by_hand, "{stop_signal:?} {signal}");
+        service.remove("web", FORCE).await.expect("remove");
+    }
+}
+
 /// A `docker run` that somebody has suspended does not read, and the next run has clients of its own.
 #[tokio::test]
 async fn a_client_that_does_not_read_holds_up_no_later_run() {
