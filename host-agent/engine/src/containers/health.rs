@@ -12,7 +12,7 @@
 use super::container::Container;
 use super::plan::{self, ExecSettings};
 use super::service::Dependencies;
-use super::spec::{Config, ContainerSpec};
+use super::spec::Config;
 use crate::error::full_message;
 use crate::id::ExecId;
 use crate::images::Healthcheck;
@@ -241,16 +241,23 @@ impl Monitor {
         Beat::Due
     }
 
-    /// Starts a probe.
+    /// Starts a probe. `linked`: the variables of the container's links.
     pub(super) fn probe(
         &mut self,
         deps: &Arc<Dependencies>,
         container: &Arc<Container>,
         task: Arc<dyn Task>,
+        linked: Vec<String>,
     ) {
         let (cancel, cancelled) = oneshot::channel();
+        let settings = ExecSettings {
+            args: self.plan.args.clone(),
+            linked,
+            ..ExecSettings::default()
+        };
         let (deps, container, plan) = (deps.clone(), container.clone(), self.plan.clone());
-        let work = async move { probe(&deps, &container, &*task, &plan, cancelled).await };
+        let work =
+            async move { probe(&deps, &container, &*task, &plan, &settings, cancelled).await };
         self.probe = Some(Probe {
             result: tokio::spawn(work),
             _cancel: cancel,
@@ -267,18 +274,10 @@ fn failed(start: OffsetDateTime, end: OffsetDateTime, output: String) -> ProbeRe
     }
 }
 
-fn exec_plan(
-    container: &Container,
-    spec: &ContainerSpec,
-    args: &[String],
-) -> Result<ExecPlan, String> {
-    let settings = ExecSettings {
-        args: args.to_vec(),
-        ..ExecSettings::default()
-    };
+fn exec_plan(container: &Container, settings: &ExecSettings) -> Result<ExecPlan, String> {
     Ok(ExecPlan {
         id: ExecId::random(),
-        process: plan::exec_process(&container.id, spec, &settings)?,
+        process: plan::exec_process(&container.id, &container.spec, settings)?,
         privileged: false,
     })
 }
@@ -288,10 +287,11 @@ async fn probe(
     container: &Container,
     task: &dyn Task,
     plan: &HealthPlan,
+    settings: &ExecSettings,
     cancelled: oneshot::Receiver<()>,
 ) -> ProbeResult {
     let start = deps.clock.now();
-    let exec = match exec_plan(container, &container.spec, &plan.args) {
+    let exec = match exec_plan(container, settings) {
         Ok(exec) => exec,
         Err(why) => return failed(start, deps.clock.now(), why),
     };

@@ -2,6 +2,11 @@
 //! What they are called: moby `daemon/links/links.go`.
 
 use super::container::Container;
+use super::error::ContainerError;
+use super::memberships::split_link;
+use super::registry::Registry;
+use super::service::ContainerService;
+use super::spec::NetworkChoice;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -15,8 +20,67 @@ pub struct Link {
     pub environment: Vec<String>,
 }
 
-/// `target` under the name `alias` in `parent`.
-pub(super) fn of(parent: &Container, target: &Container, alias: &str, address: IpAddr) -> Link {
+/// Other containers that `container` has by a private name, with their addresses; only on the default bridge. Elsewhere
+/// links are names in the DNS.
+pub(super) fn all(registry: &Registry, container: &Container) -> Result<Vec<Link>, ContainerError> {
+    let asked = asked(container);
+    let each = asked.iter().filter_map(|text| split_link(text));
+    each.map(|(name, alias)| link(registry, container, name, alias))
+        .collect()
+}
+
+/// As [`all`], of those that run now.
+pub(super) fn running(registry: &Registry, container: &Container) -> Vec<Link> {
+    let asked = asked(container);
+    let each = asked.iter().filter_map(|text| split_link(text));
+    each.filter_map(|(name, alias)| link(registry, container, name, alias).ok())
+        .collect()
+}
+
+/// What a process that joins `container` now is told of its links: `NAME=value`.
+pub(super) fn variables(registry: &Registry, container: &Container) -> Vec<String> {
+    let links = running(registry, container).into_iter();
+    links.flat_map(|link| link.environment).collect()
+}
+
+impl ContainerService {
+    /// What a process that joins `container` now is told of its links: `NAME=value`.
+    pub(crate) fn linked_environment(&self, container: &Container) -> Vec<String> {
+        variables(&self.registry, container)
+    }
+}
+
+fn asked(container: &Container) -> Vec<String> {
+    if container.spec.host.network != NetworkChoice::Bridge {
+        return Vec::new();
+    }
+    container.latest_spec().host.links.clone()
+}
+
+/// The container `name` under the name `alias` in `parent`.
+fn link(
+    registry: &Registry,
+    parent: &Container,
+    name: &str,
+    alias: &str,
+) -> Result<Link, ContainerError> {
+    let target = registry.find(name)?;
+    let status = target.status();
+    if !status.state.is_running() {
+        return Err(ContainerError::invalid(format!(
+            "Cannot link to a non running container: /{} AS /{}/{alias}",
+            target.name(),
+            parent.name()
+        )));
+    }
+    let endpoints = status.network.iter().flat_map(|network| &network.endpoints);
+    let mut of_bridge = endpoints.filter(|endpoint| endpoint.network_name == "bridge");
+    let Some(address) = of_bridge.next().and_then(|endpoint| endpoint.address) else {
+        return Err(ContainerError::invalid(format!(
+            "Cannot link to /{}, as it does not belong to the default network",
+            target.name()
+        )));
+    };
     let mut names = vec![
         alias.to_owned(),
         super::etc_files::hostname(&target.spec, target.id.short()),
@@ -25,7 +89,7 @@ pub(super) fn of(parent: &Container, target: &Container, alias: &str, address: I
         names.push(target.name());
     }
     let config = &target.spec.config;
-    Link {
+    Ok(Link {
         address,
         names,
         environment: environment(
@@ -35,7 +99,7 @@ pub(super) fn of(parent: &Container, target: &Container, alias: &str, address: I
             &config.exposed_ports,
             &config.env,
         ),
-    }
+    })
 }
 
 fn environment(

@@ -177,6 +177,8 @@ fn working_directory(given: &str) -> String {
 #[derive(Debug, Clone, Default)]
 pub struct ExecSettings {
     pub args: Vec<String>,
+    /// `NAME=value`, where the container's own settings do not say otherwise: its links.
+    pub linked: Vec<String>,
     pub env: Vec<String>,
     pub working_directory: String,
     pub user: String,
@@ -196,7 +198,8 @@ pub fn exec_process(
     let hostname = etc_files::hostname(spec, id.short());
     let mut process = first_process(spec, &hostname, Vec::new(), &security);
     process.args.clone_from(&exec.args);
-    process.env = merge::process_env(&hostname, exec.tty, &spec.config.env);
+    let own = [exec.linked.as_slice(), &spec.config.env].concat();
+    process.env = merge::process_env(&hostname, exec.tty, &own);
     merge::replace_env(&mut process.env, &exec.env);
     if !exec.working_directory.is_empty() {
         process
@@ -340,17 +343,15 @@ mod tests {
         spec.config.user = "me".into();
         let exec = ExecSettings {
             args: vec!["env".into()],
+            linked: vec!["DB_NAME=/web/db".into(), "B=linked".into()],
             env: vec!["A=9".into()],
-            working_directory: String::new(),
-            user: String::new(),
             tty: true,
-            tty_size: None,
-            open_stdin: false,
-            privileged: false,
+            ..ExecSettings::default()
         };
         let process = exec_process(&ContainerId::random(), &spec, &exec).expect("good");
         assert!(process.env.contains(&"A=9".to_owned()) && process.env.contains(&"B=2".to_owned()));
         assert!(process.env.contains(&"TERM=xterm".to_owned()));
+        assert!(process.env.contains(&"DB_NAME=/web/db".to_owned()));
         assert_eq!(process.user, "me");
     }
 }

@@ -258,6 +258,7 @@ impl ExecService {
         let request = &exec.request;
         let settings = ExecSettings {
             args: request.args.clone(),
+            linked: self.containers.linked_environment(container),
             env: request.env.clone(),
             working_directory: request.working_directory.clone(),
             user: request.user.clone(),

@@ -77,3 +77,53 @@ async fn an_exec_needs_a_running_container_and_a_program() {
         Err(ContainerError::NoSuchExec { .. })
     ));
 }
+
+/// As the container's first process is told of them.
+#[tokio::test]
+async fn an_exec_and_a_check_are_told_of_the_containers_links() {
+    let world = World::default();
+    let containers = world.service();
+    let execs = ExecService::new(containers.clone(), Arc::new(SystemClock));
+    let mut db = testing::request("db", &["sleep"]);
+    db.config.exposed_ports = ["5432/tcp".to_owned()].into();
+    containers.create(db).await.expect("create");
+    let mut web = testing::request("web", &["sleep"]);
+    web.host.links = vec!["db".into()];
+    web.config.env = vec!["DB_NAME=mine".into()];
+    web.config.healthcheck = Some(crate::images::Healthcheck {
+        test: vec!["CMD".into(), "exit".into()],
+        interval: 20_000_000,
+        ..Default::default()
+    });
+    containers.create(web).await.expect("create");
+    for name in ["db", "web"] {
+        containers.start(name).await.expect("start");
+    }
+    let id = execs.create("web", request(&["env"])).expect("create");
+    start(&execs, &id).await.expect("start");
+    let told = || {
+        let execs = world.runtime.execs.lock().unwrap();
+        let told = |program: &str| {
+            let mut ran = execs.iter().map(|plan| &plan.process);
+            let process = ran.find(|process| process.args[0] == program)?;
+            let mut env = process.env.iter();
+            let linked = env.any(|one| one.starts_with("DB_PORT_5432_TCP=tcp://172.17.0."));
+            Some(linked && process.env.contains(&"DB_NAME=mine".to_owned()))
+        };
+        Some((told("env")?, told("exit")?))
+    };
+    let checked = async {
+        loop {
+            match told() {
+                Some(told) => break told,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(20), checked).await;
+    assert_eq!(told.expect("it is checked"), (true, true));
+    // One that is gone is no reason not to run.
+    containers.kill("db", None).await.expect("kill");
+    let id = execs.create("web", request(&["env"])).expect("create");
+    start(&execs, &id).await.expect("start");
+}

@@ -296,6 +296,8 @@ fn links_and_hosts_on_the_default_bridge() {
     let inside = |script: &str| agent.run(&["exec", "web", "sh", "-c", script]);
     inside("echo 192.0.2.7 mine >> /etc/hosts").success();
     let before = inside("grep store /etc/hosts").success();
+    let env = inside("env").success();
+    assert!(env.contains("STORE_ENV_COLOR=blue"), "{env}");
     agent.run(&["stop", "-t", "0", "db"]).success();
     detached(&["--name", "other"]);
     agent.run(&["start", "db"]).success();

@@ -3,6 +3,7 @@
 use super::Supervisor;
 use crate::containers::health::{Beat, Health, HealthPlan, HealthStatus, Monitor};
 use crate::containers::lifecycle::ContainerState;
+use crate::containers::links;
 use crate::containers::store::Durability;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +73,8 @@ impl Supervisor {
         };
         let result = match beat {
             Beat::Due => {
-                monitor.probe(&self.deps, &self.container, task.clone());
+                let linked = links::variables(&self.registry, &self.container);
+                monitor.probe(&self.deps, &self.container, task.clone(), linked);
                 return;
             }
             Beat::Result(result) => result,

@@ -139,56 +139,6 @@ impl Supervisor {
         });
     }
 
-    /// Other containers this one has by a private name, with their addresses; only on the default bridge. Elsewhere links
-    /// are names in the DNS.
-    pub(super) fn links(&self) -> Result<Vec<Link>, ContainerError> {
-        let asked = self.asked_links();
-        let each = asked.iter().filter_map(|text| split_link(text));
-        each.map(|(name, alias)| self.link(name, alias)).collect()
-    }
-
-    /// As [`Supervisor::links`], of those that run now.
-    fn links_now(&self) -> Vec<Link> {
-        let asked = self.asked_links();
-        let each = asked.iter().filter_map(|text| split_link(text));
-        each.filter_map(|(name, alias)| self.link(name, alias).ok())
-            .collect()
-    }
-
-    fn asked_links(&self) -> Vec<String> {
-        if self.container.spec.host.network != NetworkChoice::Bridge {
-            return Vec::new();
-        }
-        self.container.latest_spec().host.links.clone()
-    }
-
-    fn link(&self, name: &str, alias: &str) -> Result<Link, ContainerError> {
-        let container = &self.container;
-        let target = self.registry.find(name)?;
-        let status = target.status();
-        let endpoint = status.network.as_ref().and_then(|network| {
-            network
-                .endpoints
-                .iter()
-                .find(|endpoint| endpoint.network_name == "bridge")
-                .cloned()
-        });
-        if !status.state.is_running() {
-            return Err(ContainerError::invalid(format!(
-                "Cannot link to a non running container: /{} AS /{}/{alias}",
-                target.name(),
-                container.name()
-            )));
-        }
-        let Some(address) = endpoint.and_then(|endpoint| endpoint.address) else {
-            return Err(ContainerError::invalid(format!(
-                "Cannot link to /{}, as it does not belong to the default network",
-                target.name()
-            )));
-        };
-        Ok(links::of(container, &target, alias, address))
-    }
-
     /// Who has this container by a private name has its address in a file, and it may be another one now. Nobody is waited
     /// for: they may be waiting for us.
     pub(super) fn tell_linked(&self) {
@@ -473,7 +423,10 @@ impl Supervisor {
     /// What we would write now.
     fn files_now(&self) -> EtcFiles {
         let attached = self.status.borrow().network.clone();
-        let files = self.etc_files(attached.as_deref(), &self.links_now());
+        let files = self.etc_files(
+            attached.as_deref(),
+            &links::running(&self.registry, &self.container),
+        );
         files.unwrap_or_default()
     }
 
@@ -486,7 +439,10 @@ impl Supervisor {
         let folder = self.deps.store.folder(&self.container.id);
         let attached = self.status.borrow().network.clone();
         let written = async {
-            let files = self.etc_files(attached.as_deref(), &self.links_now())?;
+            let files = self.etc_files(
+                attached.as_deref(),
+                &links::running(&self.registry, &self.container),
+            )?;
             let there = self.deps.files.read(&folder.join(plan::HOSTS_FILE)).await;
             let there = there.unwrap_or_default();
             let hosts = etc_files::with_others_lines(files.hosts, &before.hosts, &there);

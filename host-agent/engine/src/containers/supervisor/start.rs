@@ -4,6 +4,7 @@ use super::{Flow, Supervisor};
 use crate::containers::container::Reply;
 use crate::containers::error::ContainerError;
 use crate::containers::lifecycle::{ContainerState, Request};
+use crate::containers::links;
 use crate::containers::mounts::missing_source;
 use crate::containers::plan::{self, Surroundings};
 use crate::containers::spec::{IpcMode, MountKind, NamespaceMode, RestartPolicy};
@@ -144,7 +145,7 @@ impl Supervisor {
             Err(error) => return Err(undo(error).await),
         };
         let files = async {
-            let links = self.links()?;
+            let links = links::all(&self.registry, &self.container)?;
             let hostname = self.write_files(&folder, attached.as_ref(), &links).await?;
             Ok((hostname, links))
         };
