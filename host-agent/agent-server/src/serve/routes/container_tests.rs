@@ -530,7 +530,8 @@ async fn inspect_echoes_the_settings() {
             "Binds": ["data:/data:ro"], "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]},
             "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}, "Memory": 67108864, "CapAdd": ["net_admin"],
             "Tmpfs": {"/run": "size=1m"}, "Init": true, "Ulimits": [{"Name": "nofile", "Soft": 10, "Hard": -1}],
-            "Mounts": [{"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 4096}}], "PidsLimit": 9,
+            "Mounts": [{"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 4096, "Options": [["exec"]]}}],
+            "PidsLimit": 9, "UsernsMode": "host",
         }
     });
     let made = post(&state, "/containers/create?name=web", &body.to_string()).await;
@@ -556,7 +557,11 @@ async fn inspect_echoes_the_settings() {
         (&host["Init"], &host["PidsLimit"]),
         (&json!(true), &json!(9))
     );
-    assert_eq!(host["Mounts"][0]["TmpfsOptions"]["SizeBytes"], 4096);
+    assert_eq!(
+        host["Mounts"][0]["TmpfsOptions"],
+        json!({"SizeBytes": 4096, "Mode": 0, "Options": [["exec"]]})
+    );
+    assert_eq!(host["UsernsMode"], "host");
     assert_eq!(shown["Config"]["StopTimeout"], 3);
     assert_eq!(shown["Config"]["Hostname"], "box");
     assert_eq!(

@@ -409,6 +409,9 @@ fn mount_request(mount: &MountRequest) -> Value {
     }
     if let Some(options) = &mount.tmpfs {
         shown["TmpfsOptions"] = json!({ "SizeBytes": options.size, "Mode": options.mode });
+        if !options.options.is_empty() {
+            shown["TmpfsOptions"]["Options"] = json!(options.options);
+        }
     }
     shown
 }
