@@ -59,6 +59,13 @@ pub fn ipv4_forwarding() -> bool {
     fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1")
 }
 
+/// Whether packets between the ports of a bridge go through `iptables` (or `ip6tables`) now: without the kernel's module for it,
+/// they do not.
+pub fn filters_bridges(tables: &str) -> bool {
+    let path = format!("/proc/sys/net/bridge/bridge-nf-call-{tables}");
+    fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
+}
+
 /// How many files this process has open.
 pub fn open_files() -> usize {
     fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)

@@ -29,6 +29,7 @@ mod images_crash;
 mod images_credentials;
 mod images_memory;
 mod images_power;
+mod info;
 mod kernel_limits;
 mod life;
 mod machine;

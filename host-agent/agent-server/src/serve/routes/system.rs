@@ -163,8 +163,8 @@ async fn info(
         "Warnings": warnings(&system, &networks).await,
     });
     if version.shows_bridge_netfilter() {
-        info["BridgeNfIptables"] = true.into();
-        info["BridgeNfIp6tables"] = true.into();
+        info["BridgeNfIptables"] = host::filters_bridges("iptables").into();
+        info["BridgeNfIp6tables"] = host::filters_bridges("ip6tables").into();
     }
     if version.shows_expected_commits() {
         for program in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
@@ -408,6 +408,12 @@ mod tests {
         }
         assert!(info.get("BridgeNfIptables").is_none());
         let old = testing::get("/v1.43/info").await.json();
-        assert_eq!(old["BridgeNfIptables"], true);
+        for (key, file) in [
+            ("BridgeNfIptables", "bridge-nf-call-iptables"),
+            ("BridgeNfIp6tables", "bridge-nf-call-ip6tables"),
+        ] {
+            let text = std::fs::read_to_string(format!("/proc/sys/net/bridge/{file}"));
+            assert_eq!(old[key], text.is_ok_and(|text| text == "1\n"), "{key}");
+        }
     }
 }
