@@ -113,16 +113,19 @@ impl EventBus {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_subscriber_gets_the_past_and_the_future_without_a_gap() {
-        let bus = EventBus::new();
-        let event = |action: &str| Event {
+    fn event(action: &str) -> Event {
+        Event {
             kind: EventKind::Container,
             action: action.into(),
             actor: "x".into(),
             attributes: BTreeMap::new(),
             at: OffsetDateTime::UNIX_EPOCH,
-        };
+        }
+    }
+
+    #[test]
+    fn a_subscriber_gets_the_past_and_the_future_without_a_gap() {
+        let bus = EventBus::new();
         bus.publish(event("create"));
         let (past, mut future) = bus.subscribe();
         bus.publish(event("start"));
@@ -134,5 +137,18 @@ mod tests {
         );
         assert_eq!(future.try_recv().expect("one event waits").action, "start");
         assert!(future.try_recv().is_err());
+    }
+
+    /// `docker events --since` counts on 256.
+    #[test]
+    fn the_last_256_events_are_kept_in_their_order() {
+        let bus = EventBus::new();
+        for number in 0..300 {
+            bus.publish(event(&number.to_string()));
+        }
+        let (past, _) = bus.subscribe();
+        let actions: Vec<String> = past.iter().map(|event| event.action.clone()).collect();
+        let last: Vec<String> = (44..300).map(|number: i32| number.to_string()).collect();
+        assert_eq!(actions, last);
     }
 }

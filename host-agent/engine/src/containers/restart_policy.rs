@@ -53,7 +53,6 @@ pub fn next_pause(last: Option<Duration>, ran: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn the_policies() {
@@ -69,12 +68,18 @@ mod tests {
         assert!(!starts_with_engine(OnFailure(0), false, 1, false));
     }
 
-    proptest! {
-        #[test]
-        fn pauses_grow_within_bounds(last in 100u64..60_000, ran in 0u64..20_000) {
-            let last = Duration::from_millis(last);
-            let pause = next_pause(Some(last), Duration::from_millis(ran));
-            prop_assert!(pause >= FIRST && pause <= LONGEST);
+    #[test]
+    fn the_pause_doubles_up_to_a_minute_and_a_good_run_makes_it_the_first_again() {
+        let quick = Duration::from_millis(9_999);
+        let mut last = None;
+        for milliseconds in [
+            100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 51_200, 60_000, 60_000,
+        ] {
+            let pause = next_pause(last, quick);
+            assert_eq!(pause, Duration::from_millis(milliseconds));
+            last = Some(pause);
         }
+        let pause = next_pause(last, Duration::from_secs(10));
+        assert_eq!(pause, Duration::from_millis(100));
     }
 }
