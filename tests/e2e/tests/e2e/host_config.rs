@@ -340,6 +340,7 @@ fn the_host_s_namespaces_are_the_host_s() {
         ("--uts", "uts"),
         ("--cgroupns", "cgroup"),
         ("--network", "net"),
+        ("--userns", "user"),
     ] {
         let flags = [flag, "host"];
         let mut words = vec!["run", "--rm"];
@@ -351,6 +352,19 @@ fn the_host_s_namespaces_are_the_host_s() {
         };
         assert_eq!(output.success().trim(), link(name), "{flags:?}");
     }
+    // By default a container's own, on hosts of either version of control groups.
+    let script = "readlink /proc/self/ns/cgroup; cut -d : -f 3 /proc/self/cgroup | sort -u";
+    for flags in [&[][..], &["--cgroupns", "private"]] {
+        let text = inside(&agent, flags, script).expect("there is docker");
+        let (namespace, groups) = text.split_once('\n').expect("two lines");
+        assert_ne!(namespace, link("cgroup"), "{flags:?}");
+        assert_eq!(groups, "/\n", "{flags:?}");
+    }
+    let words = ["create", "--name", "web", "--userns", "host", "busybox"];
+    docker(&agent, &words).expect("there is docker").success();
+    let words = ["inspect", "-f", "{{.HostConfig.UsernsMode}}", "web"];
+    let shown = docker(&agent, &words).expect("there is docker").success();
+    assert_eq!(shown, "host\n");
 }
 
 #[test]
@@ -563,7 +577,9 @@ fn a_device_may_be_used_as_far_as_it_was_given() {
     let Some(agent) = engine_with_busybox(&[]) else {
         return;
     };
-    let names = ["/dev/net/tun", "/dev/fuse", "/dev/loop-control", "/dev/kvm"];
+    // The kernel's log is on every host; who reads it needs a right of its own.
+    let syslog = ["--cap-add", "SYSLOG"];
+    let names = ["/dev/kmsg", "/dev/net/tun", "/dev/fuse"];
     let Some(name) = names.into_iter().find(|name| {
         std::fs::OpenOptions::new()
             .read(true)
@@ -577,7 +593,11 @@ fn a_device_may_be_used_as_far_as_it_was_given() {
     let script = "( : < /dev/mine ) 2>/dev/null && echo read; ( : >> /dev/mine ) 2>/dev/null && echo write; true";
     for (permissions, expected) in [("r", "read\n"), ("w", "write\n"), ("rwm", "read\nwrite\n")] {
         let device = format!("{name}:/dev/mine:{permissions}");
-        let Some(text) = inside(&agent, &["--device", &device], script) else {
+        let Some(text) = inside(
+            &agent,
+            &[&syslog[..], &["--device", &device]].concat(),
+            script,
+        ) else {
             return;
         };
         assert_eq!(text, expected, "{device}");
@@ -591,11 +611,9 @@ fn a_device_may_be_used_as_far_as_it_was_given() {
     let script =
         format!("mknod /mine c {major} {minor}; ( : < /mine ) 2>/dev/null && echo read; true");
     let rule = format!("c {major}:* rm");
-    assert_eq!(inside(&agent, &[], &script).as_deref(), Some(""));
-    assert_eq!(
-        inside(&agent, &["--device-cgroup-rule", &rule], &script).as_deref(),
-        Some("read\n")
-    );
+    assert_eq!(inside(&agent, &syslog, &script).as_deref(), Some(""));
+    let flags = [&syslog[..], &["--device-cgroup-rule", &rule]].concat();
+    assert_eq!(inside(&agent, &flags, &script).as_deref(), Some("read\n"));
     assert_eq!(
         inside(&agent, &["--privileged"], &script).as_deref(),
         Some("read\n")
