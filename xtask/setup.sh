@@ -7,7 +7,7 @@ wanted="gcc libc6-dev musl-tools make ca-certificates qemu-system-x86 debian-arc
 case "${1:-demo}" in
 demo) wanted="$wanted busybox-static docker-registry openssh-client curl" ;;
 test) wanted="$wanted busybox-static procps apparmor debootstrap docker-registry docker.io podman iptables git xz-utils zstd openssh-client openssl curl nftables iproute2 runc crun python3-venv docker-compose gcc-mingw-w64-x86-64-posix wine64" ;;
-bench) wanted="$wanted busybox-static docker-registry openssh-client curl docker.io podman runc crun iptables iproute2 iperf3" ;;
+bench) wanted="$wanted busybox-static docker-registry openssh-client curl docker.io podman containernetworking-plugins runc crun iptables iproute2 iperf3" ;;
 *) echo "setup: unknown group '$1' (demo, test, bench)" >&2; exit 2 ;;
 esac
 

@@ -5,7 +5,7 @@ use crate::http::Api;
 use anyhow::{Context, Result, bail};
 use harness::programs::{find, target};
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,14 @@ pub(crate) fn podman_obstacle() -> Option<String> {
         .map(|program| format!("there is no {program} here"))
 }
 
+/// Why podman has no networks.
+pub(crate) fn podman_networks_obstacle() -> Option<String> {
+    ["/usr/lib/cni/bridge", "/usr/lib/cni/portmap"]
+        .into_iter()
+        .find(|plugin| !Path::new(plugin).is_file())
+        .map(|plugin| format!("there is no {plugin} here (package containernetworking-plugins)"))
+}
+
 /// Folder of an engine for what a restart of the host ends.
 const RUN: &str = "run";
 /// The agent as it is shipped, below the target folder.
@@ -95,8 +103,13 @@ impl Engine {
             &registries,
             "[[registry]]\nlocation = \"127.0.0.1:5000\"\ninsecure = true\n",
         )?;
+        let settings = path("containers.conf");
+        let networks = path("networks");
+        std::fs::create_dir(&networks)?;
+        std::fs::write(&settings, podman_settings(&networks))?;
         let child = Command::new("nsenter")
             .env("CONTAINERS_REGISTRIES_CONF", registries)
+            .env("CONTAINERS_CONF", settings)
             .arg(format!("--net=/run/netns/{namespace}"))
             .args(["sh", "-c", &script, "sh"])
             .args(&words)
@@ -170,6 +183,14 @@ fn daemon_words(kind: Kind, socket: &str, path: &dyn Fn(&str) -> PathBuf) -> Res
     }
     words.extend(["--bip".into(), "10.99.0.1/16".into()]);
     Ok(words)
+}
+
+/// Networks of podman's own, in a subnet that is nobody else's, with what Debian's package of podman brings along.
+fn podman_settings(networks: &Path) -> String {
+    format!(
+        "[network]\nnetwork_backend = \"cni\"\nnetwork_config_dir = \"{}\"\ndefault_subnet = \"10.98.0.0/16\"\n",
+        networks.display()
+    )
 }
 
 /// podman's service with Docker's API. runc, because crun 1.8 refuses hosts with both kinds of control groups.

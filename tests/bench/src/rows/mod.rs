@@ -10,11 +10,11 @@ mod networks;
 mod runs;
 mod throughput;
 
-use crate::engines::{Engine, Kind};
+use crate::engines::{self, Engine, Kind};
 use crate::table::Table;
 use anyhow::{Context, Result};
 use harness::image::TestImage;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// Rounds of each kind of run; the median counts.
@@ -40,10 +40,18 @@ pub(crate) fn measure(chosen: &[&str], table: &mut Table) -> Result<()> {
     for engine in [&ours, &theirs] {
         engine.api().load(&archive)?;
     }
+    let podman = match chosen
+        .iter()
+        .any(|name| ["engine", "networks"].contains(name))
+    {
+        true => podman(&archive)?,
+        false => None,
+    };
+    let podman = podman.as_ref();
     for name in chosen {
         match *name {
-            "engine" => runs::measure(&ours, &theirs, &archive, table)?,
-            "networks" => networks::measure(&ours, &theirs, table)?,
+            "engine" => runs::measure(&ours, &theirs, podman, table)?,
+            "networks" => networks::measure(&ours, &theirs, podman, table)?,
             "lists" => lists::measure(&ours, &theirs, table)?,
             "logs" => logs::measure(&ours, &theirs, table)?,
             "images" => images::measure(&ours, &theirs, table)?,
@@ -54,6 +62,54 @@ pub(crate) fn measure(chosen: &[&str], table: &mut Table) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A third opinion, where it is installed; without bounds.
+fn podman(archive: &[u8]) -> Result<Option<Engine>> {
+    if let Some(why) = engines::podman_obstacle() {
+        println!("  without podman: {why}");
+        return Ok(None);
+    }
+    if let Some(why) = engines::podman_networks_obstacle() {
+        println!("  without podman where networks are: {why}");
+    }
+    let podman = Engine::start(Kind::Podman)?;
+    podman.api().load(archive)?;
+    Ok(Some(podman))
+}
+
+/// Those to compare where there are networks: podman only with its programs for them.
+fn with_networks<'a>(
+    ours: &'a Engine,
+    theirs: &'a Engine,
+    podman: Option<&'a Engine>,
+) -> Vec<&'a Engine> {
+    let podman = podman.filter(|_| engines::podman_networks_obstacle().is_none());
+    [ours, theirs].into_iter().chain(podman).collect()
+}
+
+/// CPU and wall, to dockerd and to podman.
+fn rows(table: &mut Table, what: &str, costs: &[Cost], bounds: (f64, f64)) {
+    let (ours, theirs) = (costs[0], costs[1]);
+    table.ratio(
+        &format!("{what}, CPU"),
+        "ms",
+        ours.cpu,
+        theirs.cpu,
+        Some(bounds.0),
+    );
+    table.ratio(
+        &format!("{what}, wall"),
+        "ms",
+        ours.wall,
+        theirs.wall,
+        Some(bounds.1),
+    );
+    if let Some(podman) = costs.get(2) {
+        let row = |name: &str| format!("{what}, {name}, podman");
+        table.ratio(&row("CPU"), "ms", ours.cpu, podman.cpu, None);
+        table.ratio(&row("wall"), "ms", ours.wall, podman.wall, None);
+    }
 }
 
 /// One warm-up each, then A B A B; medians of each figure.
@@ -105,13 +161,18 @@ fn median(costs: Vec<Cost>) -> Cost {
 }
 
 fn create(engine: &Engine, network: &str, command: &[&str], remove: bool) -> Result<String> {
-    let mut body = json!({
+    let body = json!({
         "Image": "busybox:latest",
         "Cmd": command,
-        "HostConfig": { "NetworkMode": network, "AutoRemove": remove, "CgroupParent": engine.group.parent() },
+        "HostConfig": { "NetworkMode": network, "AutoRemove": remove },
     });
+    create_as(engine, body)
+}
+
+/// In the engine's group, with limits that podman may set: its own choice needs CAP_SYS_RESOURCE.
+fn create_as(engine: &Engine, mut body: Value) -> Result<String> {
+    body["HostConfig"]["CgroupParent"] = engine.group.parent().into();
     if engine.kind == Kind::Podman {
-        // Its own choice needs CAP_SYS_RESOURCE.
         let limit = |name: &str| json!({ "Name": name, "Soft": 1024, "Hard": 1024 });
         body["HostConfig"]["Ulimits"] = json!([limit("nofile"), limit("nproc")]);
     }

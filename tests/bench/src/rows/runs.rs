@@ -1,7 +1,7 @@
 //! One container at a time: running, executing, and what an idle one costs.
 
-use super::{Cost, ROUNDS, create, in_turn, start_idle};
-use crate::engines::{self, Engine, Kind};
+use super::{ROUNDS, create, in_turn, rows, start_idle, with_networks};
+use crate::engines::Engine;
 use crate::memory;
 use crate::table::Table;
 use anyhow::{Context, Result};
@@ -14,7 +14,7 @@ const IDLE: usize = 20;
 pub(super) fn measure(
     ours: &Engine,
     theirs: &Engine,
-    archive: &[u8],
+    podman: Option<&Engine>,
     table: &mut Table,
 ) -> Result<()> {
     table.figure(
@@ -30,29 +30,12 @@ pub(super) fn measure(
         idle(theirs),
         None,
     );
-    // A third opinion, where it is installed; without bounds.
-    let podman = match engines::podman_obstacle() {
-        Some(why) => {
-            println!("  without podman: {why}");
-            None
-        }
-        None => {
-            let podman = Engine::start(Kind::Podman)?;
-            podman.api().load(archive)?;
-            Some(podman)
-        }
-    };
-    let mut engines = vec![ours, theirs];
-    engines.extend(podman.as_ref());
-
-    for network in ["none", "bridge"] {
-        // podman's bridge needs a configuration of its own.
-        let engines = if network == "none" {
-            &engines[..]
-        } else {
-            &engines[..2]
-        };
-        let costs = in_turn(engines, ROUNDS, |engine| run(engine, network))?;
+    let engines: Vec<&Engine> = [ours, theirs].into_iter().chain(podman).collect();
+    for (network, engines) in [
+        ("none", engines.clone()),
+        ("bridge", with_networks(ours, theirs, podman)),
+    ] {
+        let costs = in_turn(&engines, ROUNDS, |engine| run(engine, network))?;
         let what = format!("run --rm true, network {network}");
         rows(table, &what, &costs, (1.0 / 12.0, 1.0 / 6.0));
     }
@@ -71,30 +54,6 @@ pub(super) fn measure(
     table.figure("an idle container, PSS", "MB", a, Some(1.0));
     table.ratio("an idle container, PSS, to dockerd's", "MB", a, b, None);
     Ok(())
-}
-
-/// CPU and wall, to dockerd and to podman.
-fn rows(table: &mut Table, what: &str, costs: &[Cost], bounds: (f64, f64)) {
-    let (ours, theirs) = (costs[0], costs[1]);
-    table.ratio(
-        &format!("{what}, CPU"),
-        "ms",
-        ours.cpu,
-        theirs.cpu,
-        Some(bounds.0),
-    );
-    table.ratio(
-        &format!("{what}, wall"),
-        "ms",
-        ours.wall,
-        theirs.wall,
-        Some(bounds.1),
-    );
-    if let Some(podman) = costs.get(2) {
-        let row = |name: &str| format!("{what}, {name}, podman");
-        table.ratio(&row("CPU"), "ms", ours.cpu, podman.cpu, None);
-        table.ratio(&row("wall"), "ms", ours.wall, podman.wall, None);
-    }
 }
 
 /// What `docker run --rm` asks of the engine: create, wait for the removal, start.
