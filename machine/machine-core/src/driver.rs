@@ -19,8 +19,6 @@ pub struct Capabilities {
     /// The engine is installed over ssh after `create`.
     pub provisions_over_ssh: bool,
     pub start_stop: bool,
-    /// There is an engine to talk to.
-    pub has_engine: bool,
 }
 
 /// One command-line flag of a driver, shown by `machine create -d DRIVER --help`.

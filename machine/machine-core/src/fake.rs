@@ -148,7 +148,6 @@ impl Driver for FakeDriver {
             boots_our_image: true,
             provisions_over_ssh: false,
             start_stop: true,
-            has_engine: true,
         }
     }
 

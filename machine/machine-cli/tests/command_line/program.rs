@@ -141,6 +141,9 @@ fn the_program_remembers_a_host() {
     assert!(!stdout.contains("Docker is up"), "{stdout}");
     assert_eq!(run(&["url", "far"]).1, "tcp://127.0.0.1:[PORT]\n");
     assert_eq!(run(&["status", "far"]).1, "Running\n");
+    let (_, listed, _) = run(&["ls", "-f", "{{.State}}|{{.DockerVersion}}|{{.Error}}"]);
+    assert!(listed.starts_with("Running|Unknown|"), "{listed}");
+    assert!(listed.contains("cannot connect to 127.0.0.1"), "{listed}");
     let (code, stdout, stderr) = run(&["env", "far"]);
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
     assert!(stderr.contains("cannot connect to 127.0.0.1"), "{stderr}");

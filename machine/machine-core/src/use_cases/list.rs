@@ -122,7 +122,7 @@ impl Machines {
             entry.status = machine.status()?;
             if entry.status == Status::Running {
                 entry.url = Some(machine.url()?);
-                entry.engine_version = engine_version(&machine, deadline)?;
+                entry.engine_version = Some(engine_version(&machine, deadline)?);
                 let problems = machine.port_problems();
                 entry.error = (!problems.is_empty()).then(|| problems.join("; "));
             }
@@ -135,18 +135,12 @@ impl Machines {
     }
 }
 
-fn engine_version(
-    machine: &Machine,
-    deadline: Instant,
-) -> Result<Option<String>, crate::MachineError> {
-    if !machine.driver.capabilities().has_engine {
-        return Ok(None);
-    }
+fn engine_version(machine: &Machine, deadline: Instant) -> Result<String, crate::MachineError> {
     // A little less than the caller waits, so that the reason is told rather than "Timeout".
     let left = deadline.saturating_duration_since(Instant::now()) * 9 / 10;
     let version = machine
         .engine()?
         .version(left.max(Duration::from_millis(1)))
         .map_err(|source| machine.unreachable(source))?;
-    Ok(Some(version.version))
+    Ok(version.version)
 }

@@ -33,7 +33,6 @@ impl Driver for GenericDriver {
             boots_our_image: false,
             provisions_over_ssh: true,
             start_stop: false,
-            has_engine: true,
         }
     }
 

@@ -181,7 +181,6 @@ impl Driver for PluginDriver {
             boots_our_image: false,
             provisions_over_ssh: true,
             start_stop: true,
-            has_engine: true,
         }
     }
 

@@ -159,7 +159,6 @@ impl Driver for QemuDriver {
             boots_our_image: true,
             provisions_over_ssh: false,
             start_stop: true,
-            has_engine: true,
         }
     }
 

@@ -42,7 +42,7 @@ fn a_machine_made_elsewhere_is_used_as_ones_own() {
     assert_eq!(ours.run(&["status", "far"]).success(), "Running\n");
     let listed = ours.run(&["ls"]).success();
     assert!(
-        listed.contains(&url) && listed.contains("Running"),
+        listed.contains(&url) && listed.contains("Running") && !listed.contains("Unknown"),
         "{listed}"
     );
     let config = ours.run(&["config", "far"]).success();
@@ -74,6 +74,11 @@ fn certificates_of_somebody_else_attach_nothing() {
     };
     let line = ["create", "-d", "none", "--url", &url, "theirs"];
     stranger.run(&line).success();
+    let listed = stranger.run(&["ls"]).success();
+    assert!(
+        listed.contains("Unknown") && listed.contains("certificate"),
+        "{listed}"
+    );
     let certs = certificates(&stranger);
     let refused = ours
         .run(&["attach", "far", &url, "--certs", &certs])
