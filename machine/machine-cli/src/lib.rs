@@ -2,6 +2,7 @@
 //! the use cases of `machine_core`. The program works the same under the name `docker-machine`.
 
 mod arguments;
+mod autostart;
 mod console;
 mod driver_flags;
 pub mod exit_code;

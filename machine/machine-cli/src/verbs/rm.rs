@@ -1,6 +1,7 @@
 //! `machine rm`
 
 use crate::Context;
+use crate::autostart::Autostart;
 use crate::failure::Failure;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
@@ -55,10 +56,16 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
     }
     context.console.catch_interrupts()?;
     for name in &names {
+        // Windows' file goes with the machine's folder.
+        let autostart = Autostart::of(context.machines.store(), name);
+        let autostart = autostart.ok().filter(Autostart::is_on);
         match context.machines.remove(name, arguments.force, console) {
             Ok(()) => {
                 console.print(&format!("Successfully removed {name}"));
                 forget_contexts(context, name);
+                if let Some(Err(error)) = autostart.map(|autostart| autostart.turn_off()) {
+                    console.warn(&format!("it is still started at log-in: {error:#}"));
+                }
             }
             Err(error) => errors.push(error.into()),
         }

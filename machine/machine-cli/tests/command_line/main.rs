@@ -5,6 +5,7 @@
 //! no fake, and should not.
 
 mod apply;
+mod autostart;
 mod docker_machine;
 mod program;
 mod robust;
@@ -394,27 +395,6 @@ fn an_attached_machine() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot be reached"), "{said}");
     assert!(!bench.store().join("machines/far").exists());
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_machine_that_starts_at_log_in() {
-    let bench = bench();
-    let (stdout, stderr) = bench.run(&[
-        "machine create dev",
-        "machine autostart dev",
-        "machine autostart dev",
-    ]);
-    assert_eq!(stderr, "");
-    assert!(stdout.contains("starts when you log in"), "{stdout}");
-    let folder = bench.folder.path().join(".config/systemd/user");
-    let link = folder.join("default.target.wants/berth-dev.service");
-    assert_eq!(
-        std::fs::read_link(&link).unwrap(),
-        folder.join("berth-dev.service")
-    );
-    bench.run(&["machine autostart --off dev"]);
-    assert!(!link.exists() && !folder.join("berth-dev.service").exists());
 }
 
 #[test]
