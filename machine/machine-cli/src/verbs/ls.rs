@@ -8,6 +8,7 @@ use machine_core::driver::Status;
 use machine_core::use_cases::list::Listed;
 use regex::Regex;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
@@ -48,7 +49,8 @@ const HEADINGS: [(&str, &str); 14] = [
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()> {
     let filters = Filters::parse(&arguments.filter)?;
     let mut listed = context.machines.records()?;
-    listed.retain(|machine| filters.fits_record(machine));
+    let swarms = Swarms::of(&listed);
+    listed.retain(|machine| filters.fits_record(machine, &swarms));
     // Names alone need no questions.
     if !arguments.quiet || !filters.states.is_empty() {
         listed = context
@@ -68,7 +70,10 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
         .filter(|format| !format.is_empty());
     let format = format.unwrap_or(DEFAULT_FORMAT);
     let docker_host = std::env::var("DOCKER_HOST").unwrap_or_default();
-    let rows: Vec<Value> = listed.iter().map(|m| shown(m, &docker_host)).collect();
+    let rows: Vec<Value> = listed
+        .iter()
+        .map(|machine| shown(machine, &swarms, &docker_host))
+        .collect();
     let text = Format::parse(format)
         .and_then(|parsed| parsed.render(&rows, &HEADINGS, Columns::MACHINE))
         .map_err(|error| template::failure(format, &error))?;
@@ -79,18 +84,17 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> anyhow::Result<()
 }
 
 /// What a template sees of one machine; the names are docker-machine's.
-fn shown(machine: &Listed, docker_host: &str) -> Value {
+fn shown(machine: &Listed, swarms: &Swarms, docker_host: &str) -> Value {
     let active = machine.status == Status::Running
         && machine.url.as_deref().is_some_and(|url| url == docker_host);
     let version = match (&machine.engine_version, &machine.error) {
         (Some(version), _) => format!("v{version}"),
         (None, _) => "Unknown".to_owned(),
     };
-    let swarm = &machine.swarm_options;
-    let swarm_text = match (swarm.is_swarm, swarm.master) {
-        (false, _) => String::new(),
-        (true, true) => format!("{} (master)", machine.name),
-        (true, false) => swarm.discovery.clone(),
+    let swarm_text = match swarms.master_of(machine) {
+        Some(master) if machine.swarm_options.master => format!("{master} (master)"),
+        Some(master) => master.to_owned(),
+        None => String::new(),
     };
     json!({
         "Name": machine.name,
@@ -100,7 +104,7 @@ fn shown(machine: &Listed, docker_host: &str) -> Value {
         "DriverName": machine.driver_name,
         "State": machine.status.name(),
         "URL": machine.url.clone().unwrap_or_default(),
-        "SwarmOptions": swarm,
+        "SwarmOptions": machine.swarm_options,
         "Swarm": swarm_text,
         "EngineOptions": machine.engine_options,
         "Error": trouble(machine).replace(['\n', '\t'], " "),
@@ -124,6 +128,35 @@ fn trouble(machine: &Listed) -> String {
             machine.name
         ),
         (None, None) => String::new(),
+    }
+}
+
+/// The master of each classic swarm, by what its members discover each other with. A swarm is called by its master.
+struct Swarms(BTreeMap<String, String>);
+
+impl Swarms {
+    fn of(all: &[Listed]) -> Swarms {
+        let masters = all.iter().filter(|machine| machine.swarm_options.master);
+        Swarms(
+            masters
+                .map(|machine| {
+                    (
+                        machine.swarm_options.discovery.clone(),
+                        machine.name.clone(),
+                    )
+                })
+                .collect(),
+        )
+    }
+
+    fn master_of<'a>(&'a self, machine: &'a Listed) -> Option<&'a str> {
+        let swarm = &machine.swarm_options;
+        if swarm.master {
+            return Some(&machine.name);
+        }
+        // Machines of no swarm have no discovery.
+        let discovery = Some(&swarm.discovery).filter(|discovery| !discovery.is_empty())?;
+        self.0.get(discovery).map(String::as_str)
     }
 }
 
@@ -171,7 +204,7 @@ impl Filters {
         Ok(filters)
     }
 
-    fn fits_record(&self, machine: &Listed) -> bool {
+    fn fits_record(&self, machine: &Listed, swarms: &Swarms) -> bool {
         let labels = &machine.engine_options.labels;
         any(&self.drivers, |driver| {
             driver.eq_ignore_ascii_case(&machine.driver_name)
@@ -183,7 +216,8 @@ impl Filters {
                 })
             })
             && any(&self.swarms, |swarm| {
-                machine.swarm_options.is_swarm && machine.swarm_options.master && *swarm == machine.name
+                let master = swarms.master_of(machine);
+                master.is_some_and(|master| swarm.eq_ignore_ascii_case(master))
             })
     }
 

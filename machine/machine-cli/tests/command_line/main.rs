@@ -633,6 +633,25 @@ fn swarm_is_remembered_with_a_warning() {
     assert!(stdout.ends_with("swarm=other -q\n"), "{stdout}");
 }
 
+/// A swarm is called by its master, whoever of it is asked for.
+#[test]
+fn a_swarm_is_listed_by_its_master() {
+    let bench = bench();
+    let (stdout, _) = bench.run(&[
+        "machine create --swarm --swarm-master --swarm-discovery token://x boss",
+        "machine create --swarm --swarm-discovery token://x worker",
+        "machine create --swarm --swarm-discovery token://y stray",
+        "machine create alone",
+        "machine ls -f {{.Name}}:{{.Swarm}}",
+        "machine ls --filter swarm=Boss -q",
+    ]);
+    let (_, listed) = stdout.split_once("{{.Swarm}}\n").unwrap();
+    assert_eq!(
+        listed,
+        "alone:\nboss:boss (master)\nstray:\nworker:boss\n$ machine ls --filter swarm=Boss -q\nboss\nworker\n"
+    );
+}
+
 #[test]
 fn filters() {
     let bench = bench();
