@@ -8,6 +8,7 @@ mod driver_flags;
 pub mod exit_code;
 mod failure;
 mod native_ssh;
+mod parents;
 mod shell;
 mod template;
 mod verbs;

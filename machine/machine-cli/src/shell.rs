@@ -1,5 +1,8 @@
 //! How shells set and unset variables; the exact texts are docker-machine's, since people evaluate them.
 
+use crate::parents;
+use std::path::Path;
+
 /// The shells whose syntax differs. All that is not named is taken for a Bourne shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shell {
@@ -20,9 +23,14 @@ pub(crate) enum Shell {
 
 impl Shell {
     pub(crate) fn named(name: &str) -> Shell {
-        match name {
+        Shell::known(name).unwrap_or(Shell::Bourne)
+    }
+
+    fn known(name: &str) -> Option<Shell> {
+        Some(match name {
+            "sh" | "bash" | "zsh" | "dash" | "ash" | "ksh" => Shell::Bourne,
             "fish" => Shell::Fish,
-            "powershell" | "pwsh" => Shell::PowerShell,
+            "powershell" | "pwsh" | "powershell_ise" => Shell::PowerShell,
             "cmd" => Shell::Cmd,
             "tcsh" | "csh" => Shell::Tcsh,
             "emacs" => Shell::Emacs,
@@ -31,25 +39,38 @@ impl Shell {
             "xonsh" => Shell::Xonsh,
             "dotenv" => Shell::Dotenv,
             "json" => Shell::Json,
-            _ => Shell::Bourne,
+            _ => return None,
+        })
+    }
+
+    /// The shell that runs us. SHELL is the user's choice of an interactive one; on Unix, what runs without it (cron, CI,
+    /// containers) runs `sh`, and Windows' own shells never set it.
+    pub(crate) fn detect() -> Shell {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        if let Some(shell) = set("SHELL") {
+            let name = Path::new(&shell).file_stem().unwrap_or_default();
+            return Shell::named(&name.to_string_lossy());
+        }
+        if set("__fish_bin_dir").is_some() {
+            return Shell::Fish;
+        }
+        match cfg!(windows) {
+            true => Shell::on_windows(&parents::programs(), set("PROMPT").is_some()),
+            false => Shell::Bourne,
         }
     }
 
-    /// The shell that runs us, as far as the environment tells. On Unix SHELL is the user's choice of an interactive
-    /// shell; what runs without it (cron, CI, containers) runs `sh`.
-    pub(crate) fn detect() -> Shell {
-        if let Some(shell) = std::env::var_os("SHELL").filter(|shell| !shell.is_empty()) {
-            let path = std::path::Path::new(&shell);
-            let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            return Shell::named(&name);
-        }
-        if std::env::var_os("__fish_bin_dir").is_some() {
-            return Shell::Fish;
-        }
-        if cfg!(windows) {
-            return Shell::Cmd;
-        }
-        Shell::Bourne
+    /// The nearest shell of those who started us. Where none is known: `cmd` sets PROMPT, PowerShell does not.
+    fn on_windows(parents: &[String], has_prompt: bool) -> Shell {
+        let known = |program: &String| {
+            let program = program.to_ascii_lowercase();
+            Shell::known(program.strip_suffix(".exe").unwrap_or(&program))
+        };
+        let otherwise = match has_prompt {
+            true => Shell::Cmd,
+            false => Shell::PowerShell,
+        };
+        parents.iter().find_map(known).unwrap_or(otherwise)
     }
 
     /// The lines that set variables.
@@ -124,6 +145,9 @@ impl Shell {
     /// Two comment lines that say how to evaluate the rest; none where a program reads it. `typed` is our own command line.
     pub(crate) fn hint(self, typed: &[String]) -> Option<String> {
         let mut words = typed.to_vec();
+        if self == Shell::Nushell {
+            ask_for_json(&mut words);
+        }
         if let Some(program) = words.first_mut()
             && program.contains([' ', '\\'])
         {
@@ -146,14 +170,7 @@ impl Shell {
                 ),
             ),
             // Nushell evaluates no text, but takes variables from data.
-            Shell::Nushell => (
-                "#",
-                format!(
-                    "{} | from json | load-env",
-                    line.replacen("nushell", "json", 1)
-                        .replacen("--shell nu ", "--shell json ", 1)
-                ),
-            ),
+            Shell::Nushell => ("#", format!("{line} | from json | load-env")),
             Shell::Elvish => ("#", format!("eval ({line} | slurp)")),
             Shell::Xonsh => ("#", format!("execx($({line}))")),
             Shell::Dotenv | Shell::Json => return None,
@@ -186,6 +203,23 @@ impl Shell {
     }
 }
 
+/// Makes our command line one that prints JSON.
+fn ask_for_json(words: &mut Vec<String>) {
+    const OPTION: &str = "--shell";
+    let place = words.iter().position(|word| {
+        let after = word.strip_prefix(OPTION);
+        after.is_some_and(|after| after.is_empty() || after.starts_with('='))
+    });
+    let end = match place {
+        // The value is a word of its own.
+        Some(place) if words[place] == OPTION => place + 2,
+        Some(place) => place + 1,
+        None => words.len(),
+    };
+    let asked = [OPTION, "json"].map(str::to_owned);
+    words.splice(place.unwrap_or(end)..end.min(words.len()), asked);
+}
+
 /// Such a value means the same with and without quotes, to every reader of dotenv files.
 fn is_plain(value: &str) -> bool {
     value
@@ -196,6 +230,51 @@ fn is_plain(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn windows_shells_are_known_by_who_started_us() {
+        #[track_caller]
+        fn check(parents: &[&str], has_prompt: bool, expected: Shell) {
+            let parents: Vec<String> = parents.iter().map(|name| (*name).to_owned()).collect();
+            assert_eq!(Shell::on_windows(&parents, has_prompt), expected);
+        }
+        check(
+            &["powershell.exe", "explorer.exe"],
+            false,
+            Shell::PowerShell,
+        );
+        check(&["PowerShell.EXE", "cmd.exe"], true, Shell::PowerShell);
+        check(
+            &["pwsh.exe", "WindowsTerminal.exe"],
+            true,
+            Shell::PowerShell,
+        );
+        check(&["cmd.exe", "powershell.exe"], true, Shell::Cmd);
+        check(&["make.exe", "nu.exe"], true, Shell::Nushell);
+        check(&["make.exe", "explorer.exe"], true, Shell::Cmd);
+        check(&["explorer.exe"], false, Shell::PowerShell);
+        check(&[], false, Shell::PowerShell);
+    }
+
+    /// Nushell loads JSON only, however it was asked for.
+    #[test]
+    fn nushells_hint_asks_for_json() {
+        #[track_caller]
+        fn check(typed: &str, expected: &str) {
+            let typed: Vec<String> = typed.split(' ').map(str::to_owned).collect();
+            let hint = Shell::Nushell.hint(&typed).unwrap();
+            let last = hint.lines().last().unwrap();
+            assert_eq!(last, format!("# {expected} | from json | load-env"));
+        }
+        check("m env --shell nu dev", "m env --shell json dev");
+        check("m env dev --shell nu", "m env dev --shell json");
+        check("m env --shell=nu dev", "m env --shell json dev");
+        check(
+            "m env --shell nushell nushell",
+            "m env --shell json nushell",
+        );
+        check("m env nushell", "m env nushell --shell json");
+    }
 
     #[test]
     fn odd_folders_cannot_run_commands() {

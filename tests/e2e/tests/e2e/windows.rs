@@ -148,6 +148,7 @@ fn the_desktops_programs_run_on_windows() {
     let help = windows.machine(&["--help"]).success();
     assert!(help.contains("Make and manage machines"), "{help}");
     assert!(help.contains("regenerate-certs"), "{help}");
+    shells_are_known(&windows);
 
     // A store, an authority and a client's certificate.
     let url = loopback_url();
@@ -228,6 +229,32 @@ fn the_desktops_programs_run_on_windows() {
 
     windows.machine(&["rm", "-y", "server"]).success();
     assert!(!store.join("machines/server").exists());
+}
+
+/// The shell is known by its program; where none is found, by PROMPT, which only `cmd` sets.
+fn shells_are_known(windows: &Windows) {
+    let system = windows.prefix.path().join("wine/drive_c/windows/system32");
+    let powershell = windows.prefix.path().join("pwsh.exe");
+    // Starts programs as well as the real one.
+    std::fs::copy(system.join("cmd.exe"), &powershell).unwrap();
+    let powershell = windows_path(&powershell);
+    let program = windows_path(&windows.programs.join("machine.exe"));
+    let check = |words: &[&str], prompt: &str, expected: &str| {
+        let mut command = windows.in_prefix(&windows.wine);
+        command
+            .args(words)
+            .args([&program, "env", "--unset"])
+            .env("PROMPT", prompt);
+        let said = run(&mut command, LIMIT).success();
+        let first = said.lines().next().unwrap_or_default();
+        assert_eq!(first.trim_end(), expected, "{words:?}, PROMPT={prompt}");
+    };
+    let in_powershell = "Remove-Item Env:\\\\DOCKER_TLS_VERIFY";
+    let in_cmd = "SET DOCKER_TLS_VERIFY=";
+    check(&[], "", in_powershell);
+    check(&[], "$P$G", in_cmd);
+    check(&["cmd", "/c"], "", in_cmd);
+    check(&[&powershell, "/c"], "$P$G", in_powershell);
 }
 
 /// A machine's folder, its engine, and what of it is the test's.
