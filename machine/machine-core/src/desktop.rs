@@ -95,6 +95,31 @@ pub fn authorities() -> Vec<u8> {
     if cfg!(target_os = "macos") {
         found.extend(system_keychain());
     }
+    #[cfg(windows)]
+    found.extend(root_store());
+    found
+}
+
+/// What the store of roots has, the user's and all users', without those that Microsoft brings: guests have the usual ones.
+#[cfg(windows)]
+fn root_store() -> Vec<u8> {
+    use schannel::cert_store::CertStore;
+    let usual: std::collections::HashSet<Vec<u8>> = CertStore::open_local_machine("AuthRoot")
+        .iter()
+        .flat_map(CertStore::certs)
+        .map(|usual| usual.to_der().to_vec())
+        .collect();
+    let mut found = Vec::new();
+    for root in CertStore::open_current_user("ROOT")
+        .iter()
+        .flat_map(CertStore::certs)
+    {
+        let is_ours = !usual.contains(root.to_der()) && root.is_time_valid().unwrap_or(false);
+        let text = root.to_pem().unwrap_or_default().replace('\r', "");
+        if is_ours && ((found.len() + text.len()) as u64) <= MOST_BYTES {
+            found.extend(text.into_bytes());
+        }
+    }
     found
 }
 

@@ -341,6 +341,53 @@ impl Local<'_> {
     }
 }
 
+/// Puts an authority into the user's store of roots, as the certificate import wizard does. Returns its PEM; `None`, with a line
+/// that says why, where none can be made.
+fn trust_a_company(windows: &Windows) -> Option<String> {
+    if find("openssl").is_none() {
+        println!("skipped: there is no openssl to sign with");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (key, pem, der) = (path("key"), path("pem"), path("der"));
+    let openssl = |line: &str| {
+        let mut command = Command::new("openssl");
+        run(command.args(line.split(' ')), LIMIT).success()
+    };
+    openssl(&format!(
+        "req -x509 -newkey rsa:2048 -nodes -keyout {key} -subj /CN=company -days 30 -out {pem}"
+    ));
+    openssl(&format!("x509 -in {pem} -outform DER -out {der}"));
+    let fingerprint = openssl(&format!("x509 -in {pem} -noout -fingerprint -sha1"));
+    let fingerprint = fingerprint.split('=').nth(1).unwrap().trim();
+    // A serialized element: the certificate is property 32.
+    let der = std::fs::read(der).unwrap();
+    let mut blob = Vec::new();
+    for number in [32, 1, der.len() as u32] {
+        blob.extend(number.to_le_bytes());
+    }
+    blob.extend(der);
+    let blob: String = blob.iter().map(|byte| format!("{byte:02x}")).collect();
+    let place = format!(
+        "HKCU\\Software\\Microsoft\\SystemCertificates\\Root\\Certificates\\{}",
+        fingerprint.replace(':', "")
+    );
+    windows.of_windows(&[
+        "reg",
+        "add",
+        &place,
+        "/v",
+        "Blob",
+        "/t",
+        "REG_BINARY",
+        "/d",
+        &blob,
+        "/f",
+    ]);
+    Some(std::fs::read_to_string(pem).unwrap())
+}
+
 /// The whole life of a machine on this computer, QEMU played by the stand-in.
 fn local_machine(windows: &Windows) {
     if let Some(why) = harness::agent::obstacle() {
@@ -368,6 +415,7 @@ fn local_machine(windows: &Windows) {
         assert!(without.contains(part), "{without}");
     }
     windows.install_qemu();
+    let company = trust_a_company(windows);
 
     let mut local = Local {
         windows,
@@ -380,6 +428,11 @@ fn local_machine(windows: &Windows) {
     words.splice(1..1, ["--mount", &mount, "--disk", "1G"]);
     let said = local.start(&words);
     assert!(said.contains("TCG") && said.contains("WHPX"), "{said}");
+    if let Some(company) = company {
+        let seed = std::fs::read(local.folder.join("seed.tar")).unwrap();
+        let seed = String::from_utf8_lossy(&seed);
+        assert!(seed.contains("company-authorities.pem") && seed.contains(&company));
+    }
     assert_eq!(local.status(), "Running");
     // The guest's kernel asked for both folders, the home and the other one.
     for port in 0..2 {
