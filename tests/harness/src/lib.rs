@@ -4,6 +4,7 @@ pub mod agent;
 pub mod dockerd;
 pub mod http;
 pub mod image;
+pub mod listeners;
 pub mod machine;
 pub mod namespace;
 pub mod programs;

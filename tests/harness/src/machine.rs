@@ -1,7 +1,10 @@
 //! Machines in a store of the test's own: `machine create` and what follows. Whatever is left at the end is removed.
 
+use crate::listeners;
 use crate::programs::{find, image, program};
 use crate::run::{Output, run};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -130,19 +133,34 @@ impl Store {
         run(&mut self.client(&program("berth"), name, arguments), LIMIT)
     }
 
-    /// Processes of this computer whose command line names this store.
-    pub fn processes(&self) -> Vec<String> {
+    /// Command lines of this computer that name this store, and their processes.
+    fn command_lines(&self) -> Vec<(u32, String)> {
         let needle = self.path().to_string_lossy().into_owned();
         let Ok(entries) = std::fs::read_dir("/proc") else {
             return Vec::new();
         };
         entries
             .flatten()
-            .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok())
-            .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
-            .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
-            .filter(|line| line.contains(&needle))
+            .filter_map(|entry| {
+                let pid = entry.file_name().to_string_lossy().parse().ok()?;
+                let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+                Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+            })
+            .filter(|(_, line)| line.contains(&needle))
             .collect()
+    }
+
+    /// Processes of this computer whose command line names this store.
+    pub fn processes(&self) -> Vec<String> {
+        let lines = self.command_lines().into_iter();
+        lines.map(|(_, line)| line).collect()
+    }
+
+    /// Where the machines of this store take TCP connections.
+    pub fn listeners(&self) -> BTreeSet<SocketAddr> {
+        let lines = self.command_lines().into_iter();
+        let processes: Vec<u32> = lines.map(|(pid, _)| pid).collect();
+        listeners::of(&processes)
     }
 }
 

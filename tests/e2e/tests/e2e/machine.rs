@@ -5,7 +5,7 @@ use harness::machine::Store;
 use harness::programs;
 use harness::programs::find;
 use harness::run::{eventually, run, run_with_input};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 #[test]
@@ -141,7 +141,7 @@ fn a_morning_with_a_machine() {
         fetch(&published)
     });
     assert!(answer.ends_with("hello from a port\n"), "{answer}");
-    nothing_listens_elsewhere(&address);
+    nothing_listens_elsewhere(&store, &address);
     // Containers of the machine find the desktop, and a port that is taken there is told.
     let desktop = crate::networks::serve_on_host();
     let page = format!("http://host.docker.internal:{desktop}/");
@@ -301,53 +301,15 @@ fn folders_are_shared(store: &Store, desktop: &Desktop) {
     }
 }
 
-/// The machine's ports are open at its own address only: not at loopback's first one, not where others can reach it.
-fn nothing_listens_elsewhere(address: &str) {
-    let mut others = vec!["127.0.0.1".to_owned(), "127.0.0.2".to_owned()];
-    let addresses = run(
-        std::process::Command::new("ip").args(["-4", "-o", "address"]),
-        harness::machine::LIMIT,
-    );
-    let words = addresses.stdout.split_whitespace();
-    others.extend(
-        words
-            .filter_map(|word| word.split_once('/'))
-            .filter(|(ip, _)| ip.parse::<std::net::Ipv4Addr>().is_ok())
-            .map(|(ip, _)| ip.to_owned()),
-    );
-    others.retain(|other| other != address);
-    // As the kernel has it: which sockets listen at that port.
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap()
-        + &std::fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
+/// Whatever the machine's processes listen at is at its own address, IPv4 and IPv6 alike.
+fn nothing_listens_elsewhere(store: &Store, address: &str) {
+    let own: IpAddr = address.parse().unwrap();
+    let listeners = store.listeners();
     for port in [2376, 2222, 8080] {
-        let ending = format!(":{port:04X}");
-        let everywhere = table.lines().filter_map(|line| {
-            let mut fields = line.split_whitespace().skip(1);
-            let local = fields.next()?;
-            let _remote = fields.next()?;
-            (fields.next()? == "0A" && local.ends_with(&ending)).then_some(local)
-        });
-        let zeros = |local: &str| {
-            local
-                .split(':')
-                .next()
-                .is_some_and(|ip| ip.bytes().all(|b| b == b'0'))
-        };
-        let everywhere: Vec<&str> = everywhere.filter(|local| zeros(local)).collect();
-        assert!(
-            everywhere.is_empty(),
-            "port {port} is open everywhere: {everywhere:?}"
-        );
-        for other in &others {
-            let to = format!("{other}:{port}").parse().unwrap();
-            let reached = TcpStream::connect_timeout(&to, Duration::from_secs(1));
-            // Another program's port is no concern of ours; this machine's API asks for certificates, this web server greets.
-            if reached.is_ok() && port == 8080 {
-                let answer = fetch(&to.to_string()).unwrap_or_default();
-                assert!(!answer.contains("hello from a port"), "{to}");
-            }
-        }
+        assert!(listeners.contains(&(own, port).into()), "{listeners:?}");
     }
+    let elsewhere = listeners.iter().find(|listener| listener.ip() != own);
+    assert_eq!(elsewhere, None, "{listeners:?}");
 }
 
 #[test]
