@@ -162,18 +162,24 @@ pub fn copy_for_clients(
     place: &MachinePlace,
     shared: &SharedCertificates,
 ) -> Result<(), CertificatesError> {
-    let folder = &place.folder;
-    certs::files::write_key(&folder.join(layout::CLIENT_KEY), &shared.client.key)?;
-    write(
-        store,
-        &folder.join(layout::CLIENT_CERT),
-        &shared.client.certificate,
-    )?;
-    write(
-        store,
-        &folder.join(layout::CA_CERT),
-        shared.authority.certificate(),
-    )
+    let path = |name: &str| place.folder.join(name);
+    // Every start comes here, and each write waits for the disk twice.
+    let is_there = |name: &str, text: &str| {
+        std::fs::read_to_string(path(name)).is_ok_and(|found| found == text)
+    };
+    let Issued { certificate, key } = &shared.client;
+    if !is_there(layout::CLIENT_KEY, key.expose()) {
+        certs::files::write_key(&path(layout::CLIENT_KEY), key)?;
+    }
+    for (name, text) in [
+        (layout::CLIENT_CERT, certificate.as_str()),
+        (layout::CA_CERT, shared.authority.certificate()),
+    ] {
+        if !is_there(name, text) {
+            write(store, &path(name), text)?;
+        }
+    }
+    Ok(())
 }
 
 /// The names a machine's engine is called by.

@@ -532,6 +532,24 @@ fn an_address_that_changed_gets_a_certificate() {
     machine.connect(Duration::from_secs(20)).unwrap();
 }
 
+/// What clients need is there after every start; what is good already is not written again.
+#[cfg(unix)]
+#[test]
+fn only_what_is_wrong_of_the_clients_copies_is_written() {
+    use std::os::unix::fs::MetadataExt;
+    let place = place();
+    let heard = Heard::default();
+    let machine = place.machines.create(&request("dev"), &heard).unwrap();
+    let folder = &machine.place.folder;
+    let inode = |name: &str| std::fs::metadata(folder.join(name)).unwrap().ino();
+    let copies = || [layout::CLIENT_CERT, layout::CA_CERT].map(inode);
+    let before = copies();
+    std::fs::write(folder.join(layout::CLIENT_KEY), "damaged").unwrap();
+    place.machines.restart("dev", &heard).unwrap();
+    assert_eq!(copies(), before);
+    machine.connect(Duration::from_secs(20)).unwrap();
+}
+
 #[test]
 fn listing_waits_for_nobody() {
     let place = place();
