@@ -1,6 +1,6 @@
 //! The authority and what it issues.
 
-use crate::SecretPem;
+use crate::{SecretPem, private_key};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -84,11 +84,16 @@ pub enum CertificateError {
         #[source]
         source: rcgen::Error,
     },
-    #[error("the authority's certificate or key cannot be read")]
+    #[error("the authority's certificate cannot be read")]
     BadAuthority {
         #[source]
         source: rcgen::Error,
     },
+    #[error(
+        "this is not a key that can sign: one is PEM without a pass phrase, of RSA (2048 bits or more), ECDSA (P-256, P-384) or \
+         Ed25519"
+    )]
+    BadKey,
     #[error("this is not a certificate in PEM: {why}")]
     NotPem { why: String },
     #[error("cannot {what} {path}")]
@@ -111,7 +116,7 @@ pub struct Issued {
 pub struct Authority {
     certificate: String,
     key: SecretPem,
-    issuer: Issuer<'static, KeyPair>,
+    pub(crate) issuer: Issuer<'static, KeyPair>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -142,9 +147,8 @@ impl Authority {
 
     /// From `ca.pem` and `ca-key.pem`; RSA authorities made by docker-machine work too.
     pub fn from_pem(certificate: &str, key: &str) -> Result<Authority, CertificateError> {
-        let bad = |source| CertificateError::BadAuthority { source };
-        let pair = KeyPair::from_pem(key).map_err(bad)?;
-        let issuer = Issuer::from_ca_cert_pem(certificate, pair).map_err(bad)?;
+        let issuer = Issuer::from_ca_cert_pem(certificate, private_key::read(key)?)
+            .map_err(|source| CertificateError::BadAuthority { source })?;
         Ok(Authority {
             certificate: certificate.to_owned(),
             key: SecretPem::new(key.to_owned()),
@@ -295,7 +299,7 @@ fn parameters(common_name: &str, organization: &str, validity: Validity) -> Cert
 }
 
 /// 16 random bytes, the first bit clear so that the number is positive (RFC 5280, 4.1.2.2).
-fn random_serial() -> SerialNumber {
+pub(crate) fn random_serial() -> SerialNumber {
     use ring::rand::SecureRandom;
     let mut bytes = [0u8; 16];
     ring::rand::SystemRandom::new()

@@ -1,5 +1,6 @@
 //! Certificates for mutual TLS between Docker clients and our engine: one authority for each store, a client
-//! certificate for the people who use it, a server certificate for each machine. ECDSA P-256 throughout.
+//! certificate for the people who use it, a server certificate for each machine. What is made is ECDSA P-256; an authority
+//! that is brought along, or was made by docker-machine, may be RSA.
 //!
 //! ```text
 //! Authority::create ──┬── issue_client ──> cert.pem, key.pem          (who may talk to the engine)
@@ -13,6 +14,7 @@
 mod authority;
 mod expiry;
 pub mod files;
+mod private_key;
 mod secret;
 
 pub use authority::{

@@ -1,12 +1,13 @@
 //! The certificates under real TLS: rustls on both sides, then openssl and curl as strangers.
 
-use certs::{Authority, Issued, SubjectAlternativeName, Validity, files};
+use certs::{Authority, CertificateError, Issued, SubjectAlternativeName, Validity, files};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
@@ -166,6 +167,95 @@ fn accepted_after_the_authority_was_read_back_from_its_files() {
         "dev",
     )
     .expect("the same authority");
+}
+
+/// Runs openssl in `folder`; its arguments are the words of `line`.
+#[track_caller]
+fn openssl(folder: &Path, line: &str) {
+    let output = Command::new("openssl")
+        .current_dir(folder)
+        .args(line.split(' '))
+        .output()
+        .expect("openssl runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line}: {said}");
+}
+
+/// An authority that openssl makes, as docker-machine did it: an organisation and no more, in a PrintableString, and no
+/// identifier of its key. `key` are openssl's words for making that.
+fn authority_of_openssl(folder: &Path, key: &str) -> Authority {
+    let config = "[req]\nstring_mask=nombstr\nprompt=no\ndistinguished_name=name\nx509_extensions=extensions\n\
+        [name]\nO=ann\n[extensions]\nbasicConstraints=critical,CA:TRUE\nsubjectKeyIdentifier=none\n\
+        keyUsage=critical,digitalSignature,keyEncipherment,keyAgreement,keyCertSign\n";
+    std::fs::write(folder.join("config"), config).expect("written");
+    openssl(folder, &format!("{key} -out {}", files::CA_KEY));
+    openssl(
+        folder,
+        &format!(
+            "req -x509 -new -config config -key {} -days 20 -out {}",
+            files::CA_KEY,
+            files::CA
+        ),
+    );
+    let read = |file: &str| std::fs::read_to_string(folder.join(file)).expect("it is there");
+    Authority::from_pem(&read(files::CA), &read(files::CA_KEY)).expect("it reads")
+}
+
+fn world_of(authority: Authority) -> World {
+    let server = authority
+        .issue_server("dev", &names(&["dev"]), Validity::days(9))
+        .expect("a server certificate");
+    let client = authority
+        .issue_client("ada", Validity::days(9))
+        .expect("a client certificate");
+    World {
+        authority,
+        server,
+        client,
+    }
+}
+
+#[test]
+fn keys_in_every_form_sign() {
+    if !installed("openssl", "version") {
+        return;
+    }
+    for (make, form) in [
+        ("genrsa -traditional", "BEGIN RSA PRIVATE KEY"),
+        ("genrsa", "BEGIN PRIVATE KEY"),
+        // Its parameters are a block of their own, before the key.
+        ("ecparam -genkey -name prime256v1", "BEGIN EC PRIVATE KEY"),
+        ("ecparam -genkey -name secp384r1", "BEGIN EC PRIVATE KEY"),
+        ("genpkey -algorithm ed25519", "BEGIN PRIVATE KEY"),
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let world = world_of(authority_of_openssl(folder.path(), make));
+        let text = std::fs::read_to_string(folder.path().join(files::CA_KEY)).expect("readable");
+        assert!(text.contains(form), "{make} made another form");
+        handshake(
+            server_config(&world.authority, &world.server),
+            client_config(&world.authority, Some(&world.client)),
+            "dev",
+        )
+        .unwrap_or_else(|error| panic!("{make}: {error}"));
+    }
+}
+
+#[test]
+fn a_key_that_cannot_sign_is_told_apart_from_a_certificate() {
+    let world = world();
+    let certificate = world.authority.certificate();
+    let key = world.authority.key().expose();
+    for bad in [
+        "",
+        certificate,
+        &key.replace("PRIVATE", "ENCRYPTED PRIVATE"),
+    ] {
+        let error = Authority::from_pem(certificate, bad).expect_err("no key");
+        assert!(matches!(error, CertificateError::BadKey), "{error}");
+    }
+    let error = Authority::from_pem(key, key).expect_err("no certificate");
+    assert!(matches!(error, CertificateError::BadAuthority { .. }));
 }
 
 #[track_caller]

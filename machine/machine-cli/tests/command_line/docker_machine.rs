@@ -40,26 +40,24 @@ fn certificates(certs: &Path, machine: &Path) -> bool {
     for (name, text) in extensions {
         std::fs::write(certs.join(format!("{name}.ext")), text).unwrap();
     }
-    let there = openssl(
-        certs,
-        "req -new -newkey rsa:2048 -nodes -keyout ca-key.pem -subj /O=ann -out ca.csr",
-    );
-    if !there {
+    // PKCS #1, as Go writes keys.
+    let key = |name: &str| openssl(certs, &format!("genrsa -traditional -out {name}.pem 2048"));
+    if !key("ca-key") {
         return false;
     }
+    openssl(certs, "req -new -key ca-key.pem -subj /O=ann -out ca.csr");
     openssl(
         certs,
         "x509 -req -in ca.csr -signkey ca-key.pem -sha256 -days 1080 -extfile ca.ext -out ca.pem",
     );
-    for (name, key, subject) in [
+    for (name, file, subject) in [
         ("cert", "key", "/O=ann.<bootstrap>"),
         ("server", "server-key", "/O=ann.old"),
     ] {
+        key(file);
         openssl(
             certs,
-            &format!(
-                "req -new -newkey rsa:2048 -nodes -keyout {key}.pem -subj {subject} -out {name}.csr"
-            ),
+            &format!("req -new -key {file}.pem -subj {subject} -out {name}.csr"),
         );
         openssl(
             certs,
@@ -172,6 +170,8 @@ fn a_whole_store_is_taken_over() {
         "{env}"
     );
     assert!(run("config old").contains(&format!("-H={url}")));
+    let key = std::fs::read_to_string(certs.join("ca-key.pem")).unwrap();
+    assert!(key.starts_with("-----BEGIN RSA PRIVATE KEY-----"));
     // A machine of ours in the same store has the same authority, and the old record is as it was.
     let authority = std::fs::read(certs.join("ca.pem")).unwrap();
     run("create -d none --url tcp://127.0.0.1:1 new");
