@@ -63,7 +63,7 @@ pub fn subject_alternative_names_of(
     })
 }
 
-fn with_certificate<T>(
+pub(crate) fn with_certificate<T>(
     pem: &str,
     read: impl FnOnce(&x509_parser::certificate::X509Certificate<'_>) -> T,
 ) -> Result<T, CertificateError> {

@@ -5,7 +5,8 @@
 //! ```text
 //! Authority::create ──┬── issue_client ──> cert.pem, key.pem          (who may talk to the engine)
 //!   ca.pem, ca-key.pem├── issue_server ──> server.pem, server-key.pem (who the engine is: its SANs)
-//!                     └── sign_server_request: the same for a machine that made its key itself
+//!                     ├── sign_server_request: the same for a machine that made its key itself
+//!                     └── renewed ───────> ca.pem                   (the same key and subject for longer)
 //! ```
 //!
 //! Names matter: OpenSSL takes a leaf whose subject equals its issuer's for self-signed and refuses the chain, so
@@ -15,6 +16,7 @@ mod authority;
 mod expiry;
 pub mod files;
 mod private_key;
+mod renewal;
 mod secret;
 
 pub use authority::{
@@ -22,4 +24,5 @@ pub use authority::{
     request_server,
 };
 pub use expiry::{Expiry, expiry_of, subject_alternative_names_of};
+pub use renewal::same_authority;
 pub use secret::SecretPem;

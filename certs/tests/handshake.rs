@@ -258,6 +258,71 @@ fn a_key_that_cannot_sign_is_told_apart_from_a_certificate() {
     assert!(matches!(error, CertificateError::BadAuthority { .. }));
 }
 
+/// What was signed before is good by the renewed one and the other way round, also for those who compare key identifiers and
+/// look at the authority's own dates.
+#[test]
+fn a_renewed_authority_is_the_same() {
+    let mut worlds = vec![world_of(
+        Authority::create("ada", ended()).expect("an authority"),
+    )];
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    if installed("openssl", "version") {
+        let old = authority_of_openssl(folder.path(), "genrsa -traditional");
+        worlds.push(world_of(old));
+    }
+    for world in worlds {
+        let old = &world.authority;
+        assert!(old.is_root());
+        let renewed = old
+            .renewed(Validity::days(Validity::AUTHORITY_DAYS))
+            .expect("it is renewed");
+        let now = OffsetDateTime::now_utc();
+        let due = |authority: &Authority| {
+            let expiry = certs::expiry_of(authority.certificate());
+            expiry.expect("it reads").is_due(now + Duration::days(15))
+        };
+        assert!(due(old) && !due(&renewed));
+        assert!(certs::same_authority(
+            old.certificate(),
+            renewed.certificate()
+        ));
+        let young = world_of(renewed);
+        for (one, other) in [(&world, &young), (&young, &world)] {
+            handshake(
+                server_config(&one.authority, &other.server),
+                client_config(&one.authority, Some(&other.client)),
+                "dev",
+            )
+            .expect("the same authority");
+        }
+        if installed("openssl", "version") {
+            let folder = written(&World {
+                authority: young.authority,
+                ..world
+            });
+            for file in [files::SERVER, files::CLIENT] {
+                openssl(
+                    folder.path(),
+                    &format!("verify -x509_strict -CAfile {} {file}", files::CA),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn an_authority_is_the_same_by_its_key_and_what_it_signed_is_no_root() {
+    let world = world();
+    let other = Authority::create("ada", Validity::days(9)).expect("an authority");
+    assert!(!certs::same_authority(
+        world.authority.certificate(),
+        other.certificate()
+    ));
+    assert!(!certs::same_authority("", ""));
+    let leaf = Authority::from_pem(&world.server.certificate, world.server.key.expose());
+    assert!(!leaf.expect("it reads").is_root());
+}
+
 #[track_caller]
 fn refused(server: Arc<ServerConfig>, client: Arc<ClientConfig>, name: &str, expected: &str) {
     let error = handshake(server, client, name).expect_err("the handshake must fail");

@@ -1,7 +1,8 @@
 //! The store's authority and client certificate, and the server certificate of each machine.
 //!
 //! The authority is made once, under the store's lock: two first `create`s at once share it. Its certificate is written
-//! last, so an authority with a certificate is whole.
+//! last, so an authority with a certificate is whole. Before it ends it is renewed: the same key and subject for longer, so
+//! that engines which know the old certificate and clients which know the new one go on talking.
 
 use crate::driver::{MachinePlace, Progress};
 use crate::store::{MachineStore, StoreError, atomic, layout};
@@ -15,7 +16,7 @@ use time::OffsetDateTime;
 pub enum CertificatesError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("cannot use the certificate in {}", path.display())]
+    #[error("cannot use {}", path.display())]
     Unusable {
         path: PathBuf,
         #[source]
@@ -25,8 +26,11 @@ pub enum CertificatesError {
     Make(#[from] CertificateError),
     #[error("{} is missing, but there are machines whose certificates it signed", path.display())]
     Incomplete { path: PathBuf },
-    #[error("the authority in {} has expired", path.display())]
-    Expired { path: PathBuf },
+    #[error("the authority in {} ended on {}, and only those who made it can renew it", path.display(), until.date())]
+    Ended {
+        path: PathBuf,
+        until: OffsetDateTime,
+    },
     #[error(transparent)]
     SshKey(#[from] crate::ssh_key::NoRandomNumbers),
 }
@@ -47,8 +51,9 @@ impl CertificatesError {
                 "mend {} or bring it back from a backup",
                 path.display()
             )),
-            CertificatesError::Expired { .. } => Some(
-                "remove the machines and the certs folder, or use another store with -s".into(),
+            CertificatesError::Ended { .. } => Some(
+                "ask them for a new certificate of the same key, or name another authority with --tls-ca-cert and --tls-ca-key"
+                    .into(),
             ),
             _ => None,
         }
@@ -96,44 +101,95 @@ pub fn load_or_make(
                 .map_err(|source| StoreError::io("make", folder, source))?;
         }
     }
-    let authority = match read(&paths.ca_cert)? {
+    let present = match read(&paths.ca_cert)? {
         Some(certificate) => load_authority(paths, &certificate)?,
         None => make_authority(store, paths, progress)?,
     };
+    let renewed = renewed(&present, store, paths, progress)?;
+    let authority_is_new = renewed.is_some();
+    let authority = renewed.unwrap_or(present);
     let client = match (read(&paths.client_cert)?, read(&paths.client_key)?) {
-        (Some(certificate), Some(key)) if !is_due(&certificate, &paths.client_cert)? => Issued {
-            certificate,
-            key: SecretPem::new(key),
-        },
-        _ => {
+        (Some(certificate), Some(key)) if !is_due(&certificate, &paths.client_cert)? => {
+            Some(Issued {
+                certificate,
+                key: SecretPem::new(key),
+            })
+        }
+        _ => None,
+    };
+    let client_is_new = client.is_none();
+    let client = match client {
+        Some(client) => client,
+        None => {
             progress.say(&format!(
                 "Creating client certificate: {}",
                 paths.client_cert.display()
             ));
-            let issued = authority.issue_client(&owner(), Validity::days(Validity::LEAF_DAYS))?;
-            certs::files::write_key(&paths.client_key, &issued.key)?;
-            write(store, &paths.client_cert, &issued.certificate)?;
-            issued
+            authority.issue_client(&owner(), Validity::days(Validity::LEAF_DAYS))?
         }
     };
-    Ok(SharedCertificates { authority, client })
+    let shared = SharedCertificates { authority, client };
+    if authority_is_new || client_is_new {
+        // The store's own come last: whoever is interrupted before that does it all again.
+        copy_to_machines(store, &shared)?;
+    }
+    if authority_is_new {
+        write(store, &paths.ca_cert, shared.authority.certificate())?;
+    }
+    if client_is_new {
+        certs::files::write_key(&paths.client_key, &shared.client.key)?;
+        write(store, &paths.client_cert, &shared.client.certificate)?;
+    }
+    Ok(shared)
 }
 
 fn load_authority(
     paths: &CertificatePaths,
     certificate: &str,
 ) -> Result<Authority, CertificatesError> {
-    let expiry =
-        certs::expiry_of(certificate).map_err(|source| unusable(&paths.ca_cert, source))?;
-    if expiry.until <= OffsetDateTime::now_utc() {
-        return Err(CertificatesError::Expired {
-            path: paths.ca_cert.clone(),
-        });
-    }
     let key = read(&paths.ca_key)?.ok_or_else(|| CertificatesError::Incomplete {
         path: paths.ca_key.clone(),
     })?;
-    Authority::from_pem(certificate, &key).map_err(|source| unusable(&paths.ca_cert, source))
+    Authority::from_pem(certificate, &key).map_err(|source| {
+        let path = match source {
+            CertificateError::BadKey => &paths.ca_key,
+            _ => &paths.ca_cert,
+        };
+        unusable(path, source)
+    })
+}
+
+/// The authority for longer, where it ends soon. One that was brought along belongs to others, who rely on its dates.
+fn renewed(
+    authority: &Authority,
+    store: &MachineStore,
+    paths: &CertificatePaths,
+    progress: &dyn Progress,
+) -> Result<Option<Authority>, CertificatesError> {
+    let path = &paths.ca_cert;
+    let expiry =
+        certs::expiry_of(authority.certificate()).map_err(|source| unusable(path, source))?;
+    let now = OffsetDateTime::now_utc();
+    if !expiry.is_due(now) {
+        return Ok(None);
+    }
+    if path.starts_with(store.certs()) && authority.is_root() {
+        progress.say(&format!("Renewing CA: {}", path.display()));
+        let renewed = authority.renewed(Validity::days(Validity::AUTHORITY_DAYS));
+        return Ok(Some(renewed.map_err(|source| unusable(path, source))?));
+    }
+    if expiry.until <= now {
+        return Err(CertificatesError::Ended {
+            path: path.clone(),
+            until: expiry.until,
+        });
+    }
+    progress.say(&format!(
+        "Warning: the authority in {} ends on {}, and only those who made it can renew it",
+        path.display(),
+        expiry.until.date()
+    ));
+    Ok(None)
 }
 
 fn make_authority(
@@ -154,6 +210,32 @@ fn make_authority(
     certs::files::write_key(&paths.ca_key, authority.key())?;
     write(store, &paths.ca_cert, authority.certificate())?;
     Ok(authority)
+}
+
+/// Copies what clients need into the folders of all machines of this authority. A machine of another one keeps what it has:
+/// ours would not open it.
+fn copy_to_machines(
+    store: &MachineStore,
+    shared: &SharedCertificates,
+) -> Result<(), CertificatesError> {
+    for name in store.names()? {
+        let place = store.place(&name)?;
+        if is_of(&place, shared.authority.certificate()) {
+            copy_for_clients(store, &place, shared)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a machine's certificates are of the authority whose certificate is `ca`.
+fn is_of(place: &MachinePlace, ca: &str) -> bool {
+    let theirs = std::fs::read_to_string(place.folder.join(layout::CA_CERT));
+    theirs.is_ok_and(|theirs| certs::same_authority(&theirs, ca))
+}
+
+/// Whether a machine's certificates are of the authority in `paths`.
+pub fn is_ours(place: &MachinePlace, paths: &CertificatePaths) -> bool {
+    std::fs::read_to_string(&paths.ca_cert).is_ok_and(|ours| is_of(place, &ours))
 }
 
 /// Copies what clients need into a machine's folder: it is their `DOCKER_CERT_PATH`.
@@ -217,8 +299,7 @@ pub fn server_certificate(
     let cert_path = place.folder.join(layout::SERVER_CERT);
     let key_path = place.folder.join(layout::SERVER_KEY);
     if let (Some(certificate), Some(key)) = (read(&cert_path)?, read(&key_path)?) {
-        let same_authority = read(&place.folder.join(layout::CA_CERT))?
-            .is_some_and(|ca| ca.trim() == shared.authority.certificate().trim());
+        let same_authority = is_of(place, shared.authority.certificate());
         let has_names = certs::subject_alternative_names_of(&certificate)
             .is_ok_and(|has| names.iter().all(|name| has.contains(name)));
         let due = certs::expiry_of(&certificate)

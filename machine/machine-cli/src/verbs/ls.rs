@@ -5,7 +5,7 @@ use crate::{Context, template};
 use clap::Args;
 use go_template::table::{Columns, Format};
 use machine_core::driver::Status;
-use machine_core::use_cases::list::Listed;
+use machine_core::use_cases::list::{DueCertificate, Listed, Whose};
 use regex::Regex;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -117,17 +117,26 @@ fn shown(machine: &Listed, swarms: &Swarms, docker_host: &str) -> Value {
 
 /// What is wrong with a machine, or soon will be.
 fn trouble(machine: &Listed) -> String {
-    let ends = machine
-        .certificate_until
-        .filter(|_| machine.certificate_is_due);
-    match (&machine.error, ends) {
+    match (&machine.error, &machine.certificate_due) {
         (Some(error), _) => error.clone(),
-        (None, Some(until)) => format!(
-            "its certificate ends on {}: machine regenerate-certs --client-certs {}",
-            until.date(),
-            machine.name
-        ),
+        (None, Some(due)) => certificate_trouble(&machine.name, due),
         (None, None) => String::new(),
+    }
+}
+
+fn certificate_trouble(machine: &str, due: &DueCertificate) -> String {
+    let (what, remedy) = match due.whose {
+        Whose::Engine => ("its certificate", "machine regenerate-certs"),
+        Whose::Client => (
+            "the certificate of its clients",
+            "machine regenerate-certs --client-certs",
+        ),
+        Whose::Authority => ("its authority", "machine regenerate-certs"),
+    };
+    let until = due.until.date();
+    match due.is_ours {
+        true => format!("{what} ends on {until}: {remedy} {machine}"),
+        false => format!("{what} ends on {until}: whoever gave it to you has to renew it"),
     }
 }
 
@@ -230,4 +239,43 @@ impl Filters {
 
 fn any<T>(wanted: &[T], fits: impl Fn(&T) -> bool) -> bool {
     wanted.is_empty() || wanted.iter().any(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_ends_is_told_with_what_helps() {
+        #[track_caller]
+        fn check(whose: Whose, is_ours: bool, expected: &str) {
+            let until = time::OffsetDateTime::UNIX_EPOCH;
+            let due = DueCertificate {
+                whose,
+                until,
+                is_ours,
+            };
+            assert_eq!(certificate_trouble("dev", &due), expected);
+        }
+        check(
+            Whose::Engine,
+            true,
+            "its certificate ends on 1970-01-01: machine regenerate-certs dev",
+        );
+        check(
+            Whose::Client,
+            true,
+            "the certificate of its clients ends on 1970-01-01: machine regenerate-certs --client-certs dev",
+        );
+        check(
+            Whose::Authority,
+            true,
+            "its authority ends on 1970-01-01: machine regenerate-certs dev",
+        );
+        check(
+            Whose::Authority,
+            false,
+            "its authority ends on 1970-01-01: whoever gave it to you has to renew it",
+        );
+    }
 }

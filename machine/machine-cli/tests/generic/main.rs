@@ -143,6 +143,23 @@ fn an_engine_is_installed_used_and_renewed_on_a_host() {
         "{again}"
     );
     assert_ne!(pid(), after.0);
+    // An authority that ends soon is renewed: the host is no stranger's for that, and learns of it.
+    let certs = host.folder.path().join("store/certs");
+    let aged = "x509 -in ca.pem -signkey ca-key.pem -days 3 -out aged.pem";
+    run(Command::new("openssl")
+        .args(aged.split(' '))
+        .current_dir(&certs));
+    std::fs::rename(certs.join("aged.pem"), certs.join("ca.pem")).unwrap();
+    let again = run(&mut host.machine("store", "provision dev"));
+    assert!(
+        again.contains("Renewing CA") && !again.contains("Signing"),
+        "{again}"
+    );
+    let authority = std::fs::read_to_string(certs.join("ca.pem")).unwrap();
+    for copy in [folder.join("ca.pem"), host.file("/etc/berth/tls/ca.pem")] {
+        assert_eq!(std::fs::read_to_string(copy).unwrap(), authority);
+    }
+    run(&mut host.machine("store", "config dev"));
     let upgraded = run(&mut host.machine("store", "upgrade dev"));
     assert!(upgraded.contains("\"dev\" runs"), "{upgraded}");
 

@@ -29,7 +29,7 @@ pub struct Facts {
     pub is_root: bool,
     /// SHA-256 of the agent that is installed.
     pub agent: Option<String>,
-    /// SHA-256 of the authority's certificate that the installed engine trusts.
+    /// The authority's certificate (PEM) that the installed engine trusts.
     pub authority: Option<String>,
     /// Somebody listens on the engine's port.
     pub port_taken: bool,
@@ -120,7 +120,7 @@ if [ -d /run/systemd/system ]; then echo init=systemd
 elif [ -d /run/openrc ] && command -v rc-service >/dev/null 2>&1; then echo init=openrc; fi
 if command -v sha256sum >/dev/null 2>&1; then echo sha256sum=yes; fi
 [ -r {agent} ] && echo "agent=$(sha256sum < {agent})"
-[ -r {authority} ] && echo "authority=$(sha256sum < {authority})"
+[ -r {authority} ] && echo "authority=$(tr '\n' '|' < {authority})"
 [ -e {config} ] && echo engine=yes
 [ -r {front_of} ] && echo "front=$(cat {front_of})"
 [ -S {socket} ] && echo socket=yes
@@ -204,7 +204,8 @@ fn read(text: &str) -> Result<Facts, RemoteError> {
         },
         is_root: get("user") == Some("0"),
         agent: digest("agent"),
-        authority: digest("authority"),
+        // The script has it on one line.
+        authority: get("authority").map(|pem| pem.replace('|', "\n")),
         port_taken: get("port").is_some(),
         dockerd: get("dockerd").is_some(),
         engine: get("engine").is_some(),
@@ -235,7 +236,13 @@ mod tests {
         assert_eq!(facts.agent.as_deref(), Some("ab12"));
         assert_eq!(facts.authority, None);
         assert!(!facts.engine && !facts.socket && facts.front_of.is_none());
-        let facts = read(&format!("{GOOD}front=/run/docker.sock\nsocket=yes\n")).unwrap();
+        let more =
+            "authority=-----BEGIN-----|ab==|-----END-----|\nfront=/run/docker.sock\nsocket=yes\n";
+        let facts = read(&format!("{GOOD}{more}")).unwrap();
+        assert_eq!(
+            facts.authority.as_deref(),
+            Some("-----BEGIN-----\nab==\n-----END-----\n")
+        );
         assert_eq!(facts.front_of.as_deref(), Some("/run/docker.sock"));
     }
 

@@ -7,7 +7,7 @@ use crate::driver::Progress;
 use crate::engine_settings::DaemonJson;
 use crate::ssh::{SshRoute, shell_word};
 use certs::{Authority, CertificateError, SubjectAlternativeName, Validity};
-use ring::digest::{Context, SHA256, digest};
+use ring::digest::{Context, SHA256};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
@@ -109,7 +109,10 @@ impl<'a> Installation<'a> {
             && same_authority
             && certificate.is_some_and(|pem| is_good(pem, wanted.names));
         let certificate = match good {
-            true => None,
+            true => {
+                self.put_authority(&shell, wanted)?;
+                None
+            }
             false => {
                 progress.say("Signing the host's certificate...");
                 Some(self.certify(&shell, wanted)?)
@@ -266,8 +269,8 @@ impl<'a> Installation<'a> {
     }
 
     fn trusts(&self, authority: &Authority) -> bool {
-        let ours = hex(digest(&SHA256, authority.certificate().as_bytes()).as_ref());
-        self.facts.authority.as_deref() == Some(ours.as_str())
+        let theirs = self.facts.authority.as_deref();
+        theirs.is_some_and(|pem| certs::same_authority(pem, authority.certificate()))
     }
 
     /// The key is made there; only its request comes here, only its certificate goes back.
@@ -296,11 +299,7 @@ impl<'a> Installation<'a> {
                 Validity::days(Validity::LEAF_DAYS),
             )
             .map_err(refused)?;
-        self.put(
-            shell,
-            service::AUTHORITY,
-            wanted.authority.certificate().as_bytes(),
-        )?;
+        self.put_authority(shell, wanted)?;
         let new_certificate = format!("{}.new", service::CERTIFICATE);
         self.put(shell, &new_certificate, certificate.as_bytes())?;
         // One after the other; the engine keeps its old pair while the two do not fit.
@@ -313,6 +312,15 @@ impl<'a> Installation<'a> {
             ),
         )?;
         Ok(certificate)
+    }
+
+    /// The certificate that the engine knows its clients by; it may have been renewed.
+    fn put_authority(&self, shell: &Shell<'_>, wanted: &Wanted<'_>) -> Result<(), RemoteError> {
+        let certificate = wanted.authority.certificate();
+        if self.facts.authority.as_deref() == Some(certificate) {
+            return Ok(());
+        }
+        self.put(shell, service::AUTHORITY, certificate.as_bytes())
     }
 
     /// Writes a file, whole or not at all.

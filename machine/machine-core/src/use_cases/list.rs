@@ -1,6 +1,7 @@
 //! What `ls` shows: every machine asked at the same time, none waited for longer than the timeout.
 
 use super::{Machine, Machines};
+use crate::certificates;
 use crate::driver::Status;
 use crate::error::chain;
 use crate::store::layout;
@@ -9,6 +10,23 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
+
+/// A certificate that the use of a machine needs and that should be renewed now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueCertificate {
+    pub whose: Whose,
+    pub until: OffsetDateTime,
+    /// This store's authority signed it.
+    pub is_ours: bool,
+}
+
+/// Whom a certificate says something about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    Engine,
+    Client,
+    Authority,
+}
 
 /// One line of `ls`.
 #[derive(Debug, Clone)]
@@ -26,8 +44,8 @@ pub struct Listed {
     pub response_time: Duration,
     /// When the first of the certificates that its use needs ends.
     pub certificate_until: Option<OffsetDateTime>,
-    /// That is so soon that it should be renewed.
-    pub certificate_is_due: bool,
+    /// The first of them that should be renewed now.
+    pub certificate_due: Option<DueCertificate>,
 }
 
 impl Machines {
@@ -50,17 +68,27 @@ impl Machines {
             swarm_options: SwarmOptions::default(),
             response_time: Duration::ZERO,
             certificate_until: None,
-            certificate_is_due: false,
+            certificate_due: None,
         };
         if let Ok(place) = self.store.place(&listed.name) {
-            let first = [layout::SERVER_CERT, layout::CLIENT_CERT, layout::CA_CERT]
-                .iter()
-                .filter_map(|file| std::fs::read_to_string(place.folder.join(file)).ok())
-                .filter_map(|pem| certs::expiry_of(&pem).ok())
-                .min_by_key(|expiry| expiry.until);
-            listed.certificate_until = first.map(|expiry| expiry.until);
-            listed.certificate_is_due =
-                first.is_some_and(|expiry| expiry.is_due(OffsetDateTime::now_utc()));
+            let read = |file| std::fs::read_to_string(place.folder.join(file)).ok();
+            let mut ends: Vec<_> = [
+                (Whose::Engine, layout::SERVER_CERT),
+                (Whose::Client, layout::CLIENT_CERT),
+                (Whose::Authority, layout::CA_CERT),
+            ]
+            .into_iter()
+            .filter_map(|(whose, file)| Some((whose, certs::expiry_of(&read(file)?).ok()?)))
+            .collect();
+            ends.sort_by_key(|(_, expiry)| expiry.until);
+            listed.certificate_until = ends.first().map(|(_, expiry)| expiry.until);
+            let now = OffsetDateTime::now_utc();
+            let due = ends.into_iter().find(|(_, expiry)| expiry.is_due(now));
+            listed.certificate_due = due.map(|(whose, expiry)| DueCertificate {
+                whose,
+                until: expiry.until,
+                is_ours: certificates::is_ours(&place, &self.certificates),
+            });
         }
         match self.store.load(&listed.name) {
             Ok(record) => {

@@ -20,9 +20,9 @@ impl Machines {
         progress: &dyn Progress,
     ) -> Result<(), MachineError> {
         let (mut machine, _lock) = self.open_locked(name, progress)?;
+        let shared = certificates::load_or_make(&self.store, &self.certificates, progress)?;
         if machine.driver.capabilities().provisions_over_ssh {
             machine.require_running()?;
-            let shared = certificates::load_or_make(&self.store, &self.certificates, progress)?;
             return self.install_over_ssh(&mut machine, &shared, Purpose::Certificate, progress);
         }
         if !machine.driver.capabilities().boots_our_image {
@@ -33,12 +33,10 @@ impl Machines {
         forget(&machine, layout::SERVER_CERT)?;
         if machine.status()? == Status::Stopped {
             // Made now rather than at the next start, so that what can fail fails here.
-            let shared = certificates::load_or_make(&self.store, &self.certificates, progress)?;
             let daemon = machine.daemon_json()?;
             self.prepare_seed(&mut machine, &shared, &daemon)?;
             return Ok(self.store.save(&machine.record)?);
         }
-        let shared = certificates::load_or_make(&self.store, &self.certificates, progress)?;
         let daemon = machine.daemon_json()?;
         let seed = self.prepare_seed(&mut machine, &shared, &daemon)?;
         self.store.save(&machine.record)?;
@@ -107,15 +105,7 @@ impl Machines {
                 _ => {}
             }
         }
-        let shared = certificates::load_or_make(&self.store, &self.certificates, progress)?;
-        for name in self.store.names()? {
-            let place = self.store.place(&name)?;
-            // A machine of another authority keeps what it has: ours would not open it.
-            let theirs = std::fs::read_to_string(place.folder.join(layout::CA_CERT));
-            if theirs.is_ok_and(|ca| ca.trim() == shared.authority.certificate().trim()) {
-                certificates::copy_for_clients(&self.store, &place, &shared)?;
-            }
-        }
+        certificates::load_or_make(&self.store, &self.certificates, progress)?;
         Ok(())
     }
 }

@@ -1,3 +1,5 @@
+mod authority;
+
 use super::create::CreateRequest;
 use super::*;
 use crate::fake::{ENGINE_VERSION, FakeDriver, Step};
