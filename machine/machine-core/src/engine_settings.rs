@@ -27,6 +27,58 @@ pub enum EngineOptionError {
     Secret(#[from] secrets::SecretError),
 }
 
+/// Refuses settings that would bring a password into config.json. A record that docker-machine wrote may have one, and its
+/// machine works all the same.
+pub fn refuse_passwords(options: &EngineOptions) -> Result<(), EngineOptionError> {
+    let env = options.env.iter().map(|text| ("env", text));
+    let arbitrary = options.arbitrary_flags.iter().map(|text| ("opt", text));
+    for (flag, text) in env.chain(arbitrary) {
+        if has_password(text) {
+            let name = text.split('=').next().unwrap_or_default();
+            return Err(EngineOptionError::Invalid {
+                flag,
+                // What stands after the sign is not repeated.
+                value: name.to_owned(),
+                why: match proxy_key(name) {
+                    Some(_) => {
+                        "a password does not belong into config.json; refer to it: NAME=env:VARIABLE, file:PATH or cmd:COMMAND"
+                    }
+                    None => "a password does not belong into config.json",
+                },
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Empties the settings that [`refuse_passwords`] refuses, for those who look at a record from elsewhere.
+pub fn blank_passwords(options: &mut EngineOptions) {
+    for text in options.env.iter_mut().chain(&mut options.arbitrary_flags) {
+        if has_password(text) {
+            text.truncate(text.find('=').map_or(0, |sign| sign + 1));
+        }
+    }
+}
+
+/// Whether a `NAME=VALUE` has a URL with a password in it.
+fn has_password(setting: &str) -> bool {
+    let (name, value) = setting.split_once('=').unwrap_or_default();
+    // A proxy may be named without its scheme.
+    (proxy_key(name).is_some() || value.contains("://"))
+        && !secrets::is_reference(value)
+        && desktop::has_password(value)
+}
+
+/// The engine's option for a proxy, which `--engine-env` calls by its variable and `--engine-opt` by itself.
+fn proxy_key(name: &str) -> Option<&'static str> {
+    let name = name.trim_start_matches('-');
+    let proxies = desktop::PROXIES.iter();
+    proxies
+        .filter(|(variable, key)| variable.eq_ignore_ascii_case(name) || *key == name)
+        .map(|(_, key)| *key)
+        .next()
+}
+
 /// Makes daemon.json. `driver` becomes the label `provider`, as docker-machine does.
 pub fn daemon_json(options: &EngineOptions, driver: &str) -> Result<DaemonJson, EngineOptionError> {
     let mut json = DaemonJson::new();
@@ -37,15 +89,6 @@ pub fn daemon_json(options: &EngineOptions, driver: &str) -> Result<DaemonJson, 
     }
     json.insert("labels".into(), labels.into());
     // The engine refuses these too, but only once the machine has booted.
-    for mirror in &options.registry_mirror {
-        if !mirror.starts_with("http://") && !mirror.starts_with("https://") {
-            return Err(EngineOptionError::Invalid {
-                flag: "registry-mirror",
-                value: mirror.clone(),
-                why: "it must begin with http:// or https://",
-            });
-        }
-    }
     for registry in &options.insecure_registry {
         if registry.contains("://") {
             return Err(EngineOptionError::Invalid {
@@ -72,6 +115,12 @@ pub fn daemon_json(options: &EngineOptions, driver: &str) -> Result<DaemonJson, 
     for option in &options.arbitrary_flags {
         arbitrary(&mut json, option)?;
     }
+    if let Some(Value::Array(mirrors)) = json.get("registry-mirrors") {
+        mirrors
+            .iter()
+            .filter_map(Value::as_str)
+            .try_for_each(mirror)?;
+    }
     match json.get("storage-driver").and_then(Value::as_str) {
         None | Some("overlay2") => Ok(json),
         Some(other) => Err(EngineOptionError::Invalid {
@@ -79,6 +128,28 @@ pub fn daemon_json(options: &EngineOptions, driver: &str) -> Result<DaemonJson, 
             value: other.to_owned(),
             why: "this engine has overlay2 only",
         }),
+    }
+}
+
+/// Docker's rules for mirrors, as far as they can be broken by habit.
+fn mirror(url: &str) -> Result<(), EngineOptionError> {
+    let invalid = |value: &str, why| {
+        Err(EngineOptionError::Invalid {
+            flag: "registry-mirror",
+            value: value.to_owned(),
+            why,
+        })
+    };
+    let Some(("http" | "https", rest)) = url.split_once("://") else {
+        return invalid(url, "it must begin with http:// or https://");
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    match authority.rsplit_once('@') {
+        Some((_, host)) => invalid(
+            host,
+            "user and password are not allowed in the address of a mirror",
+        ),
+        None => Ok(()),
     }
 }
 
@@ -95,30 +166,22 @@ fn push(json: &mut DaemonJson, key: &str, value: &str) {
     }
 }
 
-/// docker-machine's `--engine-env`: the variables that an engine heeds are those of proxies. A value may be a reference
-/// (`env:NAME`, `file:PATH`, `cmd:COMMAND`), looked up whenever the engine is set up.
+/// docker-machine's `--engine-env`: the variables that an engine heeds are those of proxies.
 fn environment(json: &mut DaemonJson, variable: &str) -> Result<(), EngineOptionError> {
-    let invalid = |why| EngineOptionError::Invalid {
-        flag: "env",
-        // What stands after the sign may be a password.
-        value: variable.split('=').next().unwrap_or_default().to_owned(),
-        why,
-    };
     let (name, value) = key_value("env", variable)?;
-    let key = desktop::PROXIES
-        .iter()
-        .find(|(known, _)| known.eq_ignore_ascii_case(name))
-        .map(|(_, key)| *key)
-        .ok_or_else(|| {
-            invalid(
-                "this engine heeds HTTP_PROXY, HTTPS_PROXY and NO_PROXY; containers get variables with `docker run -e`",
-            )
-        })?;
-    if desktop::has_password(value) && !secrets::is_reference(value) {
-        return Err(invalid(
-            "a password does not belong into config.json; refer to it: NAME=env:VARIABLE, file:PATH or cmd:COMMAND",
-        ));
-    }
+    let Some(key) = proxy_key(name) else {
+        return Err(EngineOptionError::Invalid {
+            flag: "env",
+            // What stands after the sign may be a secret.
+            value: name.to_owned(),
+            why: "this engine heeds HTTP_PROXY, HTTPS_PROXY and NO_PROXY; containers get variables with `docker run -e`",
+        });
+    };
+    proxy(json, key, value)
+}
+
+/// A proxy may be a reference (`env:NAME`, `file:PATH`, `cmd:COMMAND`), looked up whenever the engine is set up.
+fn proxy(json: &mut DaemonJson, key: &str, value: &str) -> Result<(), EngineOptionError> {
     json.insert(key.into(), secrets::look_up(value)?.into());
     Ok(())
 }
@@ -165,6 +228,7 @@ fn arbitrary(json: &mut DaemonJson, option: &str) -> Result<(), EngineOptionErro
             }
         }
         (Kind::List, Some(value)) => push(json, key, value),
+        (Kind::Single, Some(value)) if proxy_key(key).is_some() => proxy(json, key, value)?,
         (Kind::List | Kind::Map, None) => return Err(invalid("it must be KEY=VALUE")),
         (Kind::Single, value) => {
             let value = match (value, value.map(str::parse::<i64>)) {
@@ -292,24 +356,79 @@ mod tests {
         }
     }
 
+    fn env(variable: &str) -> EngineOptions {
+        EngineOptions {
+            env: texts(&[variable]),
+            ..EngineOptions::default()
+        }
+    }
+
+    fn opt(option: &str) -> EngineOptions {
+        EngineOptions {
+            arbitrary_flags: texts(&[option]),
+            ..EngineOptions::default()
+        }
+    }
+
     #[test]
-    fn a_password_of_a_proxy_is_referred_to_and_never_shown() {
-        let env = |variable: &str| EngineOptions {
-            env: vec![variable.to_owned()],
+    fn a_password_is_refused_and_never_shown() {
+        for (options, part) in [
+            (env("HTTPS_PROXY=http://me:secret@p"), "refer to it"),
+            (env("http_proxy=me:secret@p"), "refer to it"),
+            (opt("https-proxy=http://me:secret@p"), "refer to it"),
+            (opt("--http-proxy=me:secret@p:3128"), "refer to it"),
+            (opt("log-opt=gelf-address=udp://me:secret@p"), "config.json"),
+        ] {
+            let error = refuse_passwords(&options).unwrap_err().to_string();
+            assert!(error.contains(part) && !error.contains("secret"), "{error}");
+            let mut blank = options;
+            blank_passwords(&mut blank);
+            assert!(!format!("{blank:?}").contains("secret"), "{blank:?}");
+            assert!(refuse_passwords(&blank).is_ok());
+        }
+        for options in [
+            env("HTTPS_PROXY=http://p:3128"),
+            env("HTTPS_PROXY=cmd:pass show http://me:x@p"),
+            opt("https-proxy=env:PROXY"),
+            opt("label=mail=me:you@host"),
+            opt("live-restore"),
+        ] {
+            refuse_passwords(&options).unwrap();
+            let mut same = options.clone();
+            blank_passwords(&mut same);
+            assert_eq!(same, options);
+        }
+    }
+
+    #[test]
+    fn a_mirror_has_no_password() {
+        let flag = EngineOptions {
+            registry_mirror: texts(&["https://me:secret@m:5000/x"]),
             ..EngineOptions::default()
         };
-        let error = daemon_json(&env("HTTPS_PROXY=http://me:secret@p"), "qemu").unwrap_err();
-        let text = error.to_string();
-        assert!(
-            text.contains("refer to it") && !text.contains("secret@"),
-            "{text}"
-        );
+        for options in [flag, opt("registry-mirror=https://me:secret@m:5000")] {
+            let error = daemon_json(&options, "qemu").unwrap_err().to_string();
+            assert!(
+                error.contains("\"m:5000\"") && !error.contains("secret"),
+                "{error}"
+            );
+        }
+        assert!(daemon_json(&opt("registry-mirror=m:5000"), "qemu").is_err());
+    }
+
+    #[test]
+    fn a_proxy_is_looked_up_and_one_that_docker_machine_wrote_is_used() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("proxy");
         std::fs::write(&file, "http://me:secret@p\n").unwrap();
-        let reference = format!("HTTPS_PROXY=file:{}", file.display());
-        let json = daemon_json(&env(&reference), "qemu").unwrap();
-        assert_eq!(json["https-proxy"], "http://me:secret@p");
+        for options in [
+            env(&format!("HTTPS_PROXY=file:{}", file.display())),
+            opt(&format!("https-proxy=file:{}", file.display())),
+            env("https_proxy=http://me:secret@p"),
+        ] {
+            let json = daemon_json(&options, "qemu").unwrap();
+            assert_eq!(json["https-proxy"], "http://me:secret@p");
+        }
         let error = daemon_json(&env("HTTPS_PROXY=file:/not/here"), "qemu").unwrap_err();
         assert!(error.to_string().contains("file:/not/here"), "{error}");
     }

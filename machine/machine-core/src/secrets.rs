@@ -23,20 +23,37 @@ pub struct SecretError {
 /// Takes the secrets out; the keys of the result are JSON pointers.
 pub fn take_out(state: &mut DriverState) -> BTreeMap<String, String> {
     let mut taken = BTreeMap::new();
-    take_from(state, "", &mut taken);
+    for_each(state, "", &mut |pointer, text| {
+        if !text.is_empty() && !is_reference(text) {
+            taken.insert(pointer, std::mem::replace(text, MOVED.to_owned()));
+        }
+    });
     taken
 }
 
-fn take_from(state: &mut DriverState, path: &str, taken: &mut BTreeMap<String, String>) {
+/// Shows every secret, however deep, with its JSON pointer.
+fn for_each(state: &mut DriverState, pointer: &str, visit: &mut dyn FnMut(String, &mut String)) {
     for (key, value) in state.iter_mut() {
-        let path = format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
-        match value {
-            Value::String(text) if is_secret(key) && !text.is_empty() && !is_reference(text) => {
-                taken.insert(path, std::mem::replace(text, MOVED.to_owned()));
+        let pointer = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
+        look_into(value, is_secret(key), pointer, visit);
+    }
+}
+
+fn look_into(
+    value: &mut Value,
+    is_secret: bool,
+    pointer: String,
+    visit: &mut dyn FnMut(String, &mut String),
+) {
+    match value {
+        Value::String(text) if is_secret => visit(pointer, text),
+        Value::Object(inner) => for_each(inner, &pointer, visit),
+        Value::Array(list) => {
+            for (index, value) in list.iter_mut().enumerate() {
+                look_into(value, is_secret, format!("{pointer}/{index}"), visit);
             }
-            Value::Object(inner) => take_from(inner, &path, taken),
-            _ => {}
         }
+        _ => {}
     }
 }
 
@@ -155,20 +172,9 @@ pub fn is_secret(key: &str) -> bool {
         && !HARMLESS.iter().any(|part| plain.ends_with(part))
 }
 
-/// Empties every secret, nested ones too.
+/// Empties every secret.
 pub fn blank(state: &mut DriverState) {
-    for (key, value) in state.iter_mut() {
-        match value {
-            Value::String(text) if is_secret(key) => text.clear(),
-            Value::Object(inner) => blank(inner),
-            Value::Array(list) => list.iter_mut().for_each(|value| {
-                if let Value::Object(inner) = value {
-                    blank(inner);
-                }
-            }),
-            _ => {}
-        }
-    }
+    for_each(state, "", &mut |_, text| text.clear());
 }
 
 #[cfg(test)]
@@ -177,12 +183,15 @@ mod tests {
 
     #[test]
     fn secrets_go_out_and_come_back_and_references_stay() {
-        let text = r#"{"APIToken":"x","Size":1,"Inner":{"Pass/Password":"y"},"SecretKey":"env:KEY","Token2":""}"#;
+        let text = r#"{"APIToken":"x","Size":1,"Inner":{"Pass/Password":"y"},"SecretKey":"env:KEY","Token2":"",
+            "Tokens":["z"],"Users":[{"Password":"v","Name":"n"},{"Password":"w"}]}"#;
         let given: DriverState = serde_json::from_str(text).unwrap();
         let mut state = given.clone();
         let taken = take_out(&mut state);
         let left = serde_json::to_string(&state).unwrap();
-        assert!(!left.contains("\"x\"") && !left.contains("\"y\""), "{left}");
+        for secret in ["x", "y", "z", "v", "w"] {
+            assert!(!left.contains(&format!("\"{secret}\"")), "{left}");
+        }
         assert!(left.contains("env:KEY"), "{left}");
         put_back(&mut state, &taken);
         assert_eq!(state, given);
@@ -241,11 +250,12 @@ mod tests {
             assert!(!is_secret(key), "{key}");
         }
         let mut state: DriverState =
-            serde_json::from_str(r#"{"APIToken":"x","Inner":{"Password":"y","Size":1}}"#).unwrap();
+            serde_json::from_str(r#"{"APIToken":"x","Inner":{"Password":"y","Size":1},"All":[{"Password":"z"}],"Tokens":["w"]}"#)
+                .unwrap();
         blank(&mut state);
         assert_eq!(
             serde_json::to_string(&state).unwrap(),
-            r#"{"APIToken":"","Inner":{"Password":"","Size":1}}"#
+            r#"{"APIToken":"","Inner":{"Password":"","Size":1},"All":[{"Password":""}],"Tokens":[""]}"#
         );
     }
 }

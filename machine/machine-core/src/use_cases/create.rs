@@ -15,7 +15,7 @@ use crate::certificates::{self, CertificatesError};
 use crate::driver::{
     Checkpoint, Driver, DriverError, DriverState, FlagValues, MachinePlace, Progress, SeedFiles,
 };
-use crate::engine_settings::{EngineOptionError, daemon_json};
+use crate::engine_settings::{EngineOptionError, daemon_json, refuse_passwords};
 use crate::error::chain;
 use crate::secrets;
 use crate::store::record::{EngineOptions, MachineRecord, Stage, SwarmOptions};
@@ -51,6 +51,7 @@ impl Machines {
             request.engine.env = std::mem::take(&mut request.proxies);
         }
         let request = &request;
+        refuse_passwords(&request.engine)?;
         daemon_json(&request.engine, driver.name())?;
         for name in &request.tls_sans {
             name.parse::<certs::SubjectAlternativeName>()

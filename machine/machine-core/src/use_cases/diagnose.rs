@@ -19,6 +19,7 @@ impl Machines {
         let machine = self.open(name)?;
         let mut record = machine.record.clone();
         secrets::blank(&mut record.driver);
+        crate::engine_settings::blank_passwords(&mut record.host_options.engine_options);
         let mut report = format!(
             "machine {} on {} {}\nmachine: {name}, driver {}\n",
             env!("CARGO_PKG_VERSION"),

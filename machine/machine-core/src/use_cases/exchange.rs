@@ -71,6 +71,7 @@ impl Machines {
             .clone();
         if !options.keys {
             crate::secrets::blank(&mut record.driver);
+            crate::engine_settings::blank_passwords(&mut record.host_options.engine_options);
         }
         let failed = |source| StoreError::io("write", path, source);
         let file = create(path).map_err(failed)?;

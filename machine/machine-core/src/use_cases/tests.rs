@@ -297,6 +297,16 @@ fn bad_requests_touch_nothing() {
             },
             "--engine-label",
         ),
+        (
+            CreateRequest {
+                engine: EngineOptions {
+                    arbitrary_flags: vec!["http-proxy=http://me:secret@p".into()],
+                    ..EngineOptions::default()
+                },
+                ..request("dev")
+            },
+            "refer to it",
+        ),
     ] {
         let error = place
             .machines
