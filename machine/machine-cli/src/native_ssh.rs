@@ -7,7 +7,9 @@ use anyhow::{Context as _, bail};
 use machine_core::Machine;
 use machine_core::ssh::SshRoute;
 use russh::client::{self, AuthResult};
-use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, known_hosts, load_secret_key};
+use russh::keys::{
+    HashAlg, PrivateKeyWithHashAlg, PublicKeyOrCertificate, known_hosts, load_secret_key,
+};
 use russh::{Channel, ChannelMsg};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -108,7 +110,15 @@ async fn connect(
         .await
         .with_context(|| format!("cannot reach {} port {port}", route.host))?;
     let user = route.user.as_deref().unwrap_or("root");
-    let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
+    let hash = match key.algorithm().is_rsa() {
+        // Not SHA-1, which servers of today refuse, where the server does not say what it takes.
+        true => session
+            .best_supported_rsa_hash()
+            .await?
+            .unwrap_or(Some(HashAlg::Sha256)),
+        false => None,
+    };
+    let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
     match session.authenticate_publickey(user, key).await? {
         AuthResult::Success => Ok(session),
         AuthResult::Failure { .. } => bail!("{user}@{}: the key is refused", route.host),

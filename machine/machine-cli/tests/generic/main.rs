@@ -13,6 +13,7 @@ mod openrc;
 mod systemd;
 
 use host::{agent, child_of, is_root, run};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -96,6 +97,30 @@ fn an_engine_is_installed_used_and_renewed_on_a_host() {
     );
     let status = host.machine("store", "ssh dev exit 7").status().unwrap();
     assert_eq!(status.code(), Some(7));
+
+    // Without an ssh program too, with the kind of key that docker-machine made, in every form it is written in.
+    let kept = std::fs::read(host.key()).unwrap();
+    for (form, begins) in [
+        ("PEM", "-----BEGIN RSA PRIVATE KEY-----"),
+        ("PKCS8", "-----BEGIN PRIVATE KEY-----"),
+        ("RFC4716", "-----BEGIN OPENSSH PRIVATE KEY-----"),
+    ] {
+        let key = host.folder.path().join(form);
+        run(Command::new("ssh-keygen")
+            .args(["-q", "-t", "rsa", "-b", "2048", "-N", "", "-m", form, "-f"])
+            .arg(&key));
+        assert!(std::fs::read_to_string(&key).unwrap().starts_with(begins));
+        let mut authorized = std::fs::File::options()
+            .append(true)
+            .open(host.file("/home/worker/.ssh/authorized_keys"))
+            .unwrap();
+        let public = std::fs::read(key.with_extension("pub")).unwrap();
+        authorized.write_all(&public).unwrap();
+        std::fs::copy(&key, host.key()).unwrap();
+        let said = run(&mut host.machine("store", "--native-ssh ssh dev id -un"));
+        assert_eq!(said.trim(), "worker", "{form}");
+    }
+    std::fs::write(host.key(), kept).unwrap();
 
     // Files, there and back, folders too.
     let files = host.folder.path().join("files");
