@@ -21,13 +21,11 @@ impl Keep {
         }
     }
 
-    fn owns(&self, link: &str) -> bool {
-        let Some((prefix, slot)) = namespace::of_outside_name(link) else {
-            return false;
-        };
-        self.0.iter().any(|(name, slots)| {
-            slots.contains(&slot) && namespace::begins_with(Path::new(name), prefix)
-        })
+    /// The numbers of the links of the namespace that is called so; `None`: it is not in use.
+    fn links_of(&self, prefix: &str) -> Option<&BTreeSet<u8>> {
+        let mut names = self.0.iter();
+        let found = names.find(|(name, _)| namespace::begins_with(Path::new(name), prefix));
+        found.map(|(_, slots)| slots)
     }
 }
 
@@ -51,19 +49,30 @@ fn remove_inside(namespace: &Path, links: &[String]) {
 }
 
 impl Inner {
-    /// Removes namespaces, and links on our bridges, that belong to nothing in `keep`; the names of the links.
+    /// Removes namespaces, and links to them on our bridges, that belong to nothing in `keep`; the names of the links. What
+    /// leads elsewhere stays: others may have links on the same bridge.
     pub(super) fn remove_leftovers(
         &self,
         keep: &Keep,
         route: &mut Socket,
     ) -> Result<Vec<String>, NetworkError> {
         let step = || format!("list {}", self.namespaces.display());
+        let mut gone = Vec::new();
         for file in std::fs::read_dir(&self.namespaces).map_err(|error| failed(step(), error))? {
             let file = file.map_err(|error| failed(step(), error))?;
             if !keep.0.contains_key(&file.file_name()) {
                 namespace::remove(&file.path(), route);
+                gone.push(file.path());
             }
         }
+        let is_left_over = |link: &str| {
+            namespace::of_outside_name(link).is_some_and(|(prefix, slot)| {
+                match keep.links_of(prefix) {
+                    Some(slots) => !slots.contains(&slot),
+                    None => gone.iter().any(|path| namespace::begins_with(path, prefix)),
+                }
+            })
+        };
         let bridges: Vec<u32> = lock(&self.books)
             .networks
             .values()
@@ -75,7 +84,7 @@ impl Inner {
         for other in links {
             let on_ours = other.kind == "veth"
                 && other.master.is_some_and(|master| bridges.contains(&master));
-            if on_ours && !keep.owns(&other.name) {
+            if on_ours && is_left_over(&other.name) {
                 link::remove(route, &other.name)
                     .map_err(|error| failed(format!("remove the link {}", other.name), error))?;
                 removed.push(other.name);

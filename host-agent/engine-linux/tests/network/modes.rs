@@ -287,9 +287,31 @@ fn a_bridge_of_the_administrators_outlives_its_network() {
         }
         let theirs = service.find("theirs0").unwrap();
         let ours = service.find("ours0").unwrap();
+        // Links on it that are not ours: of containers of others, and of another agent.
+        let foreign = [
+            "lxc0",
+            "vethB4Qx1z",
+            "veth0123456",
+            "veth01234567",
+            "veth01234567_1",
+        ];
+        for (number, link) in foreign.iter().enumerate() {
+            run(&format!(
+                "ip link add {link} type veth peer name inside{number}"
+            ));
+            run(&format!("ip link set {link} master theirs0"));
+        }
         drop((service, backend));
         // Another agent knows whose is whose, too.
         let backend = LinuxNetwork::new(root.config()).unwrap();
+        for network in [&theirs, &ours] {
+            backend.create(network.clone()).await.unwrap();
+        }
+        backend.recover(vec![]).await.unwrap();
+        let ports = run("ip -o link show master theirs0");
+        for link in foreign {
+            assert!(ports.contains(&format!(" {link}@")), "{link}: {ports}");
+        }
         for network in [&theirs, &ours] {
             backend.create(network.clone()).await.unwrap();
             backend.remove(&network.id).await.unwrap();
