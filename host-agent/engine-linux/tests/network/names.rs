@@ -100,7 +100,12 @@ fn check(told: Told, records: &[&str]) {
 
 /// A resolver of the host's: `fails` answers with a failure, the other one with 203.0.113.7, over UDP and TCP.
 fn resolver(fails: bool) -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    resolver_at("127.0.0.1:0", fails, 7)
+}
+
+/// As [`resolver`], with 203.0.113 and `last` for an answer.
+fn resolver_at(at: &str, fails: bool, last: u8) -> SocketAddr {
+    let udp = UdpSocket::bind(at).unwrap();
     let at = udp.local_addr().unwrap();
     let tcp = TcpListener::bind(at).unwrap();
     let reply = move |query: &[u8], over_tcp: bool| {
@@ -112,7 +117,7 @@ fn resolver(fails: bool) -> SocketAddr {
             reply[2] |= 2;
         } else {
             reply[7] = 1;
-            reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 203, 0, 113, 7]);
+            reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 203, 0, 113, last]);
         }
         reply
     };
@@ -272,6 +277,40 @@ fn names_have_addresses_of_both_families() {
                 &["web.both."],
             );
         });
+    });
+}
+
+/// `--dns`: servers as the container reaches them, not as the host does; `--dns 127.0.0.1` is one of its own.
+#[test]
+fn servers_of_a_containers_choice_are_asked_from_inside() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let front = plain("front", "10.48.0.0/24", "10.48.0.1");
+        backend.create(front.clone()).await.unwrap();
+        let mut wish = wish_for(vec![called(&front, &["a"])], vec![]);
+        // Where only the container comes, and where there are two.
+        let servers = ["10.0.0.99", "127.0.0.1"];
+        wish.dns = servers.map(|server| server.parse().unwrap()).into();
+        let attached = backend.attach(wish).await.unwrap();
+        resolver_at("127.0.0.1:53", false, 8);
+        let asked = || {
+            inside(&attached.namespace, || {
+                check(over_udp("a", A), &["10.48.0.2"]);
+                let told = [over_udp("example.com", A), over_tcp("example.com", A)];
+                told.map(|told| told.records.join(" "))
+            })
+        };
+        inside(&attached.namespace, || {
+            // Nobody answers there yet.
+            run("ip addr add 10.0.0.99/32 dev lo");
+            resolver_at("127.0.0.1:53", false, 7);
+        });
+        assert_eq!(asked(), ["203.0.113.7"; 2]);
+        inside(&attached.namespace, || {
+            resolver_at("10.0.0.99:53", false, 9)
+        });
+        assert_eq!(asked(), ["203.0.113.9"; 2]);
     });
 }
 

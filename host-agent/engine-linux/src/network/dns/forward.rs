@@ -1,12 +1,14 @@
 //! Questions that no network of the container answers: asked of other servers, in their order, over what the client used.
 
 use super::message::{Code, outcome_of};
+use crate::network::namespace;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, UdpSocket};
 
 /// Docker's patience with one server.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -70,19 +72,22 @@ impl Upstream {
         }
     }
 
-    /// The answer of the first server that has a useful one; `None`: none had.
+    /// The answer of the first server that has a useful one; `None`: none had. The servers of the container's choice are
+    /// asked from its `namespace`: they are those that it reaches itself.
     pub(super) async fn ask(
         &self,
         own: &[IpAddr],
+        namespace: &Path,
         query: &[u8],
         transport: Transport,
     ) -> Option<Vec<u8>> {
+        let from = (!own.is_empty()).then_some(namespace);
         let mut last = None;
         for server in self.servers(own).into_iter().take(SERVERS) {
             let asked = async {
                 match transport {
-                    Transport::Udp => over_udp(server, query).await,
-                    Transport::Tcp => over_tcp(server, query).await,
+                    Transport::Udp => over_udp(server, from, query).await,
+                    Transport::Tcp => over_tcp(server, from, query).await,
                 }
             };
             match tokio::time::timeout(PATIENCE, asked).await {
@@ -103,13 +108,31 @@ impl Upstream {
     }
 }
 
-async fn over_udp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+/// A socket of the namespace `from`, or of the host.
+async fn socket<T: Send + 'static>(
+    from: Option<&Path>,
+    open: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let Some(namespace) = from.map(Path::to_owned) else {
+        return open();
+    };
+    tokio::task::spawn_blocking(move || namespace::within(&namespace, open))
+        .await?
+        .map_err(io::Error::other)?
+}
+
+async fn over_udp(server: SocketAddr, from: Option<&Path>, query: &[u8]) -> io::Result<Vec<u8>> {
     let any: IpAddr = match server {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     // A port of its own for each question: nobody can guess where the answer is expected.
-    let socket = UdpSocket::bind((any, 0)).await?;
+    let open = move || {
+        let socket = std::net::UdpSocket::bind((any, 0))?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    let socket = UdpSocket::from_std(socket(from, open).await?)?;
     socket.connect(server).await?;
     socket.send(query).await?;
     let mut buffer = vec![0; 65_535];
@@ -122,8 +145,12 @@ async fn over_udp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     }
 }
 
-async fn over_tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await?;
+async fn over_tcp(server: SocketAddr, from: Option<&Path>, query: &[u8]) -> io::Result<Vec<u8>> {
+    let open = move || match server {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let mut stream = socket(from, open).await?.connect(server).await?;
     let mut framed = (query.len() as u16).to_be_bytes().to_vec();
     framed.extend_from_slice(query);
     stream.write_all(&framed).await?;

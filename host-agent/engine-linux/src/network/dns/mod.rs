@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! program -> 127.0.0.11:53 --redirect--> our socket in the namespace -> Directory: names of the container's networks
-//!                                        (a task in this process)    \-> else the host's resolvers, or those of --dns
+//!                                        (a task in this process)    \-> else the host's resolvers, or those of --dns,
+//!                                                                                asked from inside
 //! ```
 //!
 //! No process and no thread per container: the sockets are opened inside the namespace and served by the agent's runtime

@@ -11,7 +11,7 @@ use engine::networks::NetworkError;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -39,13 +39,14 @@ pub(crate) struct View {
     pub networks: Vec<(NetworkId, String)>,
     /// Alias -> container.
     pub links: BTreeMap<String, String>,
-    /// Other servers of its own choice; empty for the host's.
+    /// Other servers of its own choice, asked from inside; empty for the host's.
     pub servers: Vec<IpAddr>,
     /// Whether anybody outside is asked: not for a container without a way out.
     pub outside: bool,
 }
 
 struct Shared {
+    namespace: PathBuf,
     view: RwLock<View>,
     directory: Arc<Directory>,
     upstream: Arc<Upstream>,
@@ -78,6 +79,7 @@ impl Server {
         let (udp, tcp) = within(namespace, open)?
             .map_err(|error| failed("open the DNS server of a container", error))?;
         let shared = Arc::new(Shared {
+            namespace: namespace.to_owned(),
             view: RwLock::new(view),
             directory,
             upstream,
@@ -205,7 +207,10 @@ impl Shared {
             )),
             Known::Elsewhere if view.outside => {
                 let _waiting = self.waiting.acquire().await.ok()?;
-                let answer = self.upstream.ask(&view.servers, query, transport).await;
+                let asked = self
+                    .upstream
+                    .ask(&view.servers, &self.namespace, query, transport);
+                let answer = asked.await;
                 answer.or_else(|| {
                     Some(message::answer(
                         query,
