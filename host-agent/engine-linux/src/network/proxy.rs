@@ -16,7 +16,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 /// A UDP client that was silent so long is forgotten; Docker's proxy uses the same time.
 const UDP_IDLE: Duration = Duration::from_secs(90);
@@ -68,7 +68,7 @@ impl Proxy {
         Ok(Proxy { task, target })
     }
 
-    /// New connections go there. UDP clients that are served keep their place until they are silent.
+    /// New connections go there, and datagrams.
     pub(crate) fn lead_to(&self, address: IpAddr) {
         let mut target = self
             .target
@@ -231,6 +231,8 @@ fn send(socket: &UdpSocket, datagram: &[u8], to: Sender) -> io::Result<()> {
 struct Client {
     socket: Arc<UdpSocket>,
     active: Arc<AtomicBool>,
+    target: SocketAddr,
+    answers: AbortHandle,
 }
 
 async fn datagrams(listener: Listener, target: Target) {
@@ -242,17 +244,24 @@ async fn datagrams(listener: Listener, target: Target) {
         tokio::select! {
             received = listener.receive(&mut buffer) => match received {
                 Ok((length, sender)) => {
+                    let target = now(&target);
+                    // Where it was served somebody else may be now.
+                    if clients.get(&sender).is_some_and(|client| client.target != target)
+                        && let Some(client) = clients.remove(&sender)
+                    {
+                        client.answers.abort();
+                    }
                     if !clients.contains_key(&sender) {
                         if clients.len() >= UDP_CLIENTS {
                             continue;
                         }
-                        match connect(now(&target)).await {
+                        match connect(target).await {
                             Ok(socket) => {
-                                let client = Client { socket: Arc::new(socket), active: Arc::default() };
-                                answers.spawn(answer(
-                                    listener.clone(), sender, client.socket.clone(), client.active.clone(),
+                                let (socket, active) = (Arc::new(socket), Arc::default());
+                                let answers = answers.spawn(answer(
+                                    listener.clone(), sender, Arc::clone(&socket), Arc::clone(&active),
                                 ));
-                                clients.insert(sender, client);
+                                clients.insert(sender, Client { socket, active, target, answers });
                             }
                             Err(error) => {
                                 tracing::debug!(%error, "the proxy cannot open a socket");

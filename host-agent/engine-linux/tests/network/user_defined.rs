@@ -407,13 +407,27 @@ fn links_come_and_go_while_it_runs_and_ports_follow_the_way_out() {
         }
         let web = wish_for(
             vec![called(&front, &["web"])],
-            vec![port(80, None, 8087, Protocol::Tcp)],
+            vec![
+                port(80, None, 8087, Protocol::Tcp),
+                port(53, None, 5387, Protocol::Udp),
+            ],
         );
         let id = web.container.clone();
         let attached = backend.attach(web).await.unwrap();
         inside(&attached.namespace, || {
-            serve_tcp("0.0.0.0:80".parse().unwrap())
+            serve_tcp("0.0.0.0:80".parse().unwrap());
+            serve_udp("0.0.0.0:53".parse().unwrap());
         });
+        // One client that goes on.
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect("127.0.0.1:5387").unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        let is_answered = || {
+            let mut buffer = [0; 16];
+            (0..6).any(|_| client.send(b"hello").is_ok() && client.recv(&mut buffer).is_ok())
+        };
         let published = SocketAddr::from(([192, 0, 2, 1], 8087));
         let loopback = SocketAddr::from(([127, 0, 0, 1], 8087));
         let reach =
@@ -439,6 +453,7 @@ fn links_come_and_go_while_it_runs_and_ports_follow_the_way_out() {
         });
         assert_eq!(reach(&neighbour), "192.0.2.2 hello");
         ask_tcp(loopback, LONG).unwrap();
+        assert!(is_answered());
         let attached = backend.disconnect(&id, &back.id).await.unwrap();
         inside(&attached.namespace, || {
             assert!(run("ip route show default").contains("via 10.35.0.1"));
@@ -446,6 +461,7 @@ fn links_come_and_go_while_it_runs_and_ports_follow_the_way_out() {
         });
         assert_eq!(reach(&neighbour), "192.0.2.2 hello");
         ask_tcp(loopback, LONG).unwrap();
+        assert!(is_answered());
         let attached = backend.disconnect(&id, &front.id).await.unwrap();
         inside(&attached.namespace, || {
             assert_eq!(run("ip route show default"), "")
