@@ -5,20 +5,15 @@ use super::link;
 use super::namespace::{self, Namespace, Wiring, failed};
 use super::netlink::Socket;
 use super::networks::{on_parent, refusal};
-use super::nftables::Forward;
-use super::ports::{Serve, Taken};
-use super::proxy::Proxy;
-use super::{Books, Chore, Entry, Holding, Inner, Kernel, conntrack, leases_of, lock, mend};
+use super::{Books, Chore, Entry, Inner, Kernel, leases_of, lock, mend};
 use engine::id::{ContainerId, NetworkId};
-use engine::networks::link::GatewayMode;
 use engine::networks::sysctls::LinkSysctl;
 use engine::networks::{
-    Attached, Attachment, Driver, Endpoint, EndpointRequest, Network, NetworkError, PortRequest,
-    Protocol,
+    Attached, Attachment, Driver, Endpoint, EndpointRequest, Network, NetworkError,
 };
 use ipnet::IpNet;
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{MutexGuard, PoisonError, mpsc};
@@ -235,18 +230,11 @@ impl Inner {
             namespace: Default::default(),
             endpoints,
             ports: Vec::new(),
+            asked: attachment.ports.clone(),
             dns: attachment.dns.clone(),
             warnings: Vec::new(),
         };
-        let wishes = self.port_wishes(&attachment.ports, &mut attached);
-        let has_ipv6 = attached
-            .way_out()
-            .is_some_and(|endpoint| endpoint.ipv6_address.is_some());
-        let serve = Serve {
-            proxy: self.config.userland_proxy,
-            sctp_ipv6: has_ipv6 && self.config.firewall_ipv6,
-        };
-        let taken = match self.ports.take(&wishes, serve) {
+        let taken = match self.take_ports(&mut attached) {
             Ok(taken) => taken,
             Err(error) => {
                 self.give_back(&leases_of(&attached.endpoints));
@@ -262,7 +250,6 @@ impl Inner {
             }
         };
         attached.namespace.clone_from(&namespace.path);
-        attached.ports = taken.iter().map(|one| one.published.clone()).collect();
         let made = self
             .join_all(attachment, &attached, namespace)
             .and_then(|()| self.serve_dns(&attached))
@@ -274,12 +261,7 @@ impl Inner {
             });
         match made {
             Ok((dns, forwards, anchor)) => {
-                let mut holding = Vec::new();
-                for one in taken {
-                    if let Err(warning) = self.hold(one, &attached, &mut holding) {
-                        attached.warnings.push(warning);
-                    }
-                }
+                let holding = self.hold_all(taken, &mut attached);
                 Ok(Entry {
                     attached,
                     anchor: Some(anchor),
@@ -299,37 +281,6 @@ impl Inner {
                 Err(error)
             }
         }
-    }
-
-    /// Which ports are published, and where: only by a network that leads out can somebody come in.
-    fn port_wishes(&self, asked: &[PortRequest], attached: &mut Attached) -> Vec<PortRequest> {
-        if asked.is_empty() {
-            return Vec::new();
-        }
-        let way_out = attached.way_out().map(|endpoint| endpoint.network.clone());
-        let network =
-            way_out.and_then(|id| Some(lock(&self.books).networks.get(&id)?.network.clone()));
-        let Some(network) = network.filter(|network| network.driver == Driver::Bridge) else {
-            let why = match attached.endpoints.first() {
-                None => "Published ports are discarded when using network mode none".to_owned(),
-                Some(endpoint) => format!(
-                    "Published ports are discarded: network {} has no way in from the host",
-                    endpoint.network_name
-                ),
-            };
-            attached.warnings.push(why);
-            return Vec::new();
-        };
-        let mut wishes = asked.to_vec();
-        for wish in &mut wishes {
-            if wish.host_address.is_none() {
-                wish.host_address = network
-                    .link
-                    .host_binding
-                    .filter(|address| !address.is_unspecified());
-            }
-        }
-        wishes
     }
 
     /// A spare that is on the default bridge already where that is the first link, else one that is on none.
@@ -514,123 +465,12 @@ impl Inner {
             .map_err(|error| failed(step(), error))
     }
 
-    pub(super) fn free(&self, taken: &[Taken]) {
-        for one in taken {
-            self.ports.give_back(&one.published);
-        }
-    }
-
-    /// What the firewall does for a container's ports. A port on an IPv6 address of a container without one is the proxy's
-    /// alone.
-    pub(super) fn forwards(&self, attached: &Attached) -> Vec<Forward> {
-        let Some(way_out) = attached.way_out() else {
-            return Vec::new();
-        };
-        let modes = {
-            let books = lock(&self.books);
-            let network = books.networks.get(&way_out.network);
-            network.map_or((GatewayMode::Nat, GatewayMode::Nat), |entry| {
-                let link = &entry.network.link;
-                (link.gateway_mode_ipv4, link.gateway_mode_ipv6)
-            })
-        };
-        let forward = |port: &engine::networks::PublishedPort| {
-            let (container_address, mode) = if port.host_address.is_ipv4() {
-                (way_out.address?, modes.0)
-            } else {
-                (way_out.ipv6_address?, modes.1)
-            };
-            Some(Forward {
-                host_address: port.host_address,
-                host_port: port.host_port,
-                protocol: port.protocol,
-                container_address,
-                container_port: port.container_port,
-                routed: mode == GatewayMode::Routed,
-            })
-        };
-        attached.ports.iter().filter_map(forward).collect()
-    }
-
-    pub(super) fn publish(&self, forwards: &[Forward]) -> Result<(), NetworkError> {
-        let mut kernel = lock(&self.kernel);
-        self.repair_firewall(&mut kernel)?;
-        if forwards.is_empty() {
-            return Ok(());
-        }
-        for table in self.tables(&kernel) {
-            table
-                .add(&mut kernel.netfilter, forwards)
-                .map_err(|error| failed("publish ports in the firewall", error))?;
-        }
-        forget_flows(&mut kernel, forwards);
-        Ok(())
-    }
-
-    pub(super) fn close(&self, forwards: &[Forward]) -> Result<(), NetworkError> {
-        let mut kernel = lock(&self.kernel);
-        for table in self.tables(&kernel) {
-            table
-                .remove(&mut kernel.netfilter, forwards)
-                .map_err(|error| failed("take published ports out of the firewall", error))?;
-        }
-        forget_flows(&mut kernel, forwards);
-        Ok(())
-    }
-
-    /// Keeps a port's socket, and serves it. The error is a warning for people: the firewall serves the port anyway.
-    pub(super) fn hold(
-        &self,
-        taken: Taken,
-        attached: &Attached,
-        holding: &mut Vec<Holding>,
-    ) -> Result<(), String> {
-        let published = taken.published;
-        let firewall = match published.host_address {
-            IpAddr::V4(_) => self.config.firewall,
-            IpAddr::V6(_) => self.config.firewall_ipv6,
-        };
-        if published.protocol == Protocol::Sctp && !firewall {
-            return Err(format!(
-                "port {}/sctp is not reachable: without firewall rules (--iptables=false) only TCP and UDP ports are served",
-                published.host_port
-            ));
-        }
-        let Some(socket) = taken.socket else {
-            return Ok(());
-        };
-        let Some(target) = attached.way_out().and_then(proxied) else {
-            holding.push(Holding::Bound(socket));
-            return Ok(());
-        };
-        if !self.config.userland_proxy || published.protocol == Protocol::Sctp {
-            holding.push(Holding::Bound(socket));
-            return Ok(());
-        }
-        let target = SocketAddr::new(target, published.container_port);
-        match Proxy::start(socket, published.protocol, target) {
-            Ok(proxy) => {
-                holding.push(Holding::Proxy(proxy));
-                Ok(())
-            }
-            Err(error) => Err(format!(
-                "port {} is not reachable on loopback: {error}",
-                SocketAddr::new(published.host_address, published.host_port)
-            )),
-        }
-    }
-
     /// Takes off a container from those that arrive.
     pub(super) fn arrived(&self, network: &NetworkId) {
         if let Some(network) = lock(&self.books).networks.get_mut(network) {
             network.arriving -= 1;
         }
     }
-}
-
-/// Where the proxy reaches a container.
-pub(super) fn proxied(endpoint: &Endpoint) -> Option<IpAddr> {
-    endpoint.addresses().next()
 }
 
 fn mac_for(address: IpAddr) -> link::Mac {
@@ -685,24 +525,6 @@ pub(super) fn set_routes(attached: &Attached, socket: &mut Socket) -> Result<(),
     socket
         .execute(changes)
         .map_err(|error| failed(step(), error))
-}
-
-/// See [`conntrack`]. Only a help for UDP: where the kernel cannot list flows, they end by themselves.
-fn forget_flows(kernel: &mut Kernel, forwards: &[Forward]) {
-    if !forwards
-        .iter()
-        .any(|forward| forward.protocol == Protocol::Udp)
-    {
-        return;
-    }
-    let outcome = link::addresses(&mut kernel.route).and_then(|addresses| {
-        let host = addresses.into_iter().map(|address| address.net.addr());
-        let host = host.collect();
-        conntrack::forget(&mut kernel.netfilter, forwards, &host)
-    });
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "cannot forget the flows to a UDP port");
-    }
 }
 
 /// For messages about a container that has no namespace here.

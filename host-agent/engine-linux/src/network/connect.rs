@@ -1,9 +1,9 @@
 //! Networks of a container that runs: one more, one less.
 
-use super::attach::{not_attached, proxied, set_routes};
+use super::attach::{not_attached, set_routes};
 use super::namespace::{self, failed};
 use super::recover::view;
-use super::{Holding, Inner, leases_of, link, lock, mend};
+use super::{Inner, leases_of, link, lock, mend};
 use engine::id::{ContainerId, NetworkId};
 use engine::networks::{Attached, EndpointRequest, NetworkError};
 
@@ -44,7 +44,7 @@ impl Inner {
         drop(books);
         self.arrived(&endpoint.network);
         match made {
-            Ok(()) => {
+            Ok(attached) => {
                 self.directory.add(container, &endpoint);
                 Ok(attached)
             }
@@ -52,6 +52,10 @@ impl Inner {
                 self.remove_link(&attached, &endpoint);
                 self.guard(std::slice::from_ref(&endpoint));
                 self.give_back(&leases_of(std::slice::from_ref(&endpoint)));
+                attached.endpoints.pop();
+                // The first error is the one to tell.
+                let _ = namespace::socket_in(&path)
+                    .and_then(|mut socket| set_routes(&attached, &mut socket));
                 Err(error)
             }
         }
@@ -69,9 +73,9 @@ impl Inner {
             .position(|endpoint| endpoint.network == *network)
             .ok_or_else(|| not_attached(container))?;
         let endpoint = attached.endpoints.remove(place);
-        self.directory.remove(container, &endpoint);
         // Out of the books, whatever is left of it: the link goes with the namespace at the latest.
-        self.settle(container, attached.clone())?;
+        let attached = self.settle(container, attached)?;
+        self.directory.remove(container, &endpoint);
         self.remove_link(&attached, &endpoint);
         self.guard(std::slice::from_ref(&endpoint));
         self.give_back(&leases_of(std::slice::from_ref(&endpoint)));
@@ -88,45 +92,31 @@ impl Inner {
         Ok(entry.attached.clone())
     }
 
-    /// Brings books, ports and DNS in line with the networks a container has now.
-    fn settle(&self, container: &ContainerId, attached: Attached) -> Result<(), NetworkError> {
-        let after = self.forwards(&attached);
-        let (before, has_dns) = {
+    /// Brings books, ports and DNS in line with the networks a container has now, which are returned with its ports.
+    fn settle(
+        &self,
+        container: &ContainerId,
+        mut attached: Attached,
+    ) -> Result<Attached, NetworkError> {
+        let has_dns = {
             let books = lock(&self.books);
-            let entry = books
-                .attached
-                .get(container)
-                .ok_or_else(|| not_attached(container))?;
-            (entry.forwards.clone(), entry.dns.is_some())
+            let entry = books.attached.get(container);
+            entry.is_some_and(|entry| entry.dns.is_some())
         };
-        if before != after {
-            self.close(&before)?;
-            self.publish(&after)?;
-        }
-        let server = if has_dns {
-            None
-        } else {
-            self.serve_dns(&attached)?
+        let server = match has_dns {
+            true => None,
+            false => self.serve_dns(&attached)?,
         };
+        self.publish_again(container, &mut attached)?;
         let mut books = lock(&self.books);
-        let entry = books
-            .attached
-            .get_mut(container)
-            .ok_or_else(|| not_attached(container))?;
+        let entry = books.attached.get_mut(container);
+        let entry = entry.ok_or_else(|| not_attached(container))?;
         match &entry.dns {
             Some(server) => server.update(view(&attached)),
             None => entry.dns = server,
         }
-        if let Some(address) = attached.way_out().and_then(proxied) {
-            for holding in &entry.holding {
-                if let Holding::Proxy(proxy) = holding {
-                    proxy.lead_to(address);
-                }
-            }
-        }
-        entry.forwards = after;
-        entry.attached = attached;
-        Ok(())
+        entry.attached = attached.clone();
+        Ok(attached)
     }
 
     fn remove_link(&self, attached: &Attached, endpoint: &engine::networks::Endpoint) {

@@ -31,6 +31,7 @@ mod nftables;
 mod obstacles;
 mod ports;
 mod proxy;
+mod publish;
 mod records;
 mod recover;
 mod resolver;
@@ -399,15 +400,8 @@ impl NetworkBackend for LinuxNetwork {
             self.inner.directory.remove(container, endpoint);
         }
         drop(entry.dns);
-        for holding in entry.holding {
-            match holding {
-                Holding::Proxy(proxy) => proxy.stop().await,
-                Holding::Bound(socket) => drop(socket),
-            }
-        }
-        for published in &entry.attached.ports {
-            self.inner.ports.give_back(published);
-        }
+        let ports = &entry.attached.ports;
+        self.inner.release(entry.holding, ports).await;
         // The way in is closed before the address may go to somebody else.
         let closed = if entry.forwards.is_empty() {
             Ok(())

@@ -23,12 +23,36 @@ pub(crate) struct Serve {
     pub proxy: bool,
     /// The firewall can lead SCTP to the container by IPv6.
     pub sctp_ipv6: bool,
+    /// For the host's addresses of this family.
+    pub ipv4: Way,
+    /// As `ipv4`.
+    pub ipv6: Way,
+}
+
+impl Serve {
+    fn way(&self, address: &IpAddr) -> Way {
+        match address {
+            IpAddr::V4(_) => self.ipv4,
+            IpAddr::V6(_) => self.ipv6,
+        }
+    }
+}
+
+/// How one comes to a container by the host's addresses of a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By a port that is taken there.
+    Taken,
+    /// Not by them, but by the container's own address of that family (gateway mode `routed`).
+    Routed,
+    /// Not at all.
+    Closed,
 }
 
 /// A port that is ours, with the socket that holds it.
 pub(crate) struct Taken {
     pub published: PublishedPort,
-    /// `None` for SCTP where the kernel does not have it: only the firewall serves it.
+    /// `None` for SCTP where the kernel does not have it: only the firewall serves it. And for what is routed.
     pub socket: Option<OwnedFd>,
 }
 
@@ -84,14 +108,12 @@ impl Ports {
         published: &PublishedPort,
         listening: bool,
     ) -> Result<Taken, NetworkError> {
-        let socket = self
-            .bind(
-                published.host_address,
-                published.host_port,
-                published.protocol,
-                listening,
-            )
-            .map_err(into_error)?;
+        let socket = match published.host_port {
+            0 => None,
+            port => self
+                .bind(published.host_address, port, published.protocol, listening)
+                .map_err(into_error)?,
+        };
         Ok(Taken {
             published: published.clone(),
             socket,
@@ -120,10 +142,23 @@ impl Ports {
             (None, Protocol::Sctp) if !serve.sctp_ipv6 => vec![Ipv4Addr::UNSPECIFIED.into()],
             (None, _) => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
         };
+        let by = |way: Way| {
+            addresses
+                .iter()
+                .filter(move |address| serve.way(address) == way)
+        };
+        let routed: Vec<Taken> = by(Way::Routed)
+            .map(|address| open(request, address))
+            .collect();
+        let addresses: Vec<IpAddr> = by(Way::Taken).copied().collect();
+        if addresses.is_empty() {
+            return Ok(routed);
+        }
         let mut first_refusal = None;
         for port in self.candidates(request) {
             match self.take_pair(request, &addresses, port, serve.proxy) {
-                Ok(taken) => {
+                Ok(mut taken) => {
+                    taken.extend(routed);
                     if request.host_ports == (0, 0) {
                         let mut books = self.books.lock().expect("no panic while locked");
                         books
@@ -272,6 +307,23 @@ impl Ports {
                 error.desc(),
             ))),
         }
+    }
+}
+
+/// A port that is routed. Which of the host's was asked for says nothing, as in Docker.
+fn open(request: &PortRequest, address: &IpAddr) -> Taken {
+    let host_address: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    Taken {
+        published: PublishedPort {
+            container_port: request.container_port,
+            protocol: request.protocol,
+            host_address,
+            host_port: 0,
+        },
+        socket: None,
     }
 }
 

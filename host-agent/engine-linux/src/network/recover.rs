@@ -5,7 +5,7 @@ use super::dns;
 use super::janitor::Keep;
 use super::networks::on_parent;
 use super::{Entry, Inner, lock, mend, namespace};
-use engine::networks::{Attached, NetworkError, Survivor};
+use engine::networks::{Attached, NetworkError, PublishedPort, Survivor};
 
 impl Inner {
     pub(super) fn recover(&self, running: Vec<Survivor>) -> Result<(), NetworkError> {
@@ -72,10 +72,14 @@ impl Inner {
     fn take_in(&self, survivor: Survivor) -> Entry {
         let Survivor {
             container,
-            attached,
+            mut attached,
             process,
         } = survivor;
         let container = &container;
+        if attached.asked.is_empty() {
+            // The record of an agent that did not keep what was asked for.
+            attached.asked = attached.ports.iter().map(PublishedPort::request).collect();
+        }
         let anchor = match mend::anchor(&attached.namespace, process) {
             Ok(anchor) => Some(anchor),
             Err(error) => {

@@ -137,6 +137,8 @@ fn a_routed_network_is_reached_by_its_own_addresses_in_ipv6() {
         let wish = wish_for(vec![called(&routed, &["r"])], ports);
         let attached = backend.attach(wish).await.unwrap();
         let own = attached.endpoints[0].ipv6_address.unwrap();
+        let numbers: Vec<u16> = attached.ports.iter().map(|port| port.host_port).collect();
+        assert_eq!(numbers, [8074, 0], "IPv4, IPv6");
         inside(&attached.namespace, move || {
             for port in [80, 81] {
                 serve_tcp(SocketAddr::new(own, port));
@@ -151,6 +153,8 @@ fn a_routed_network_is_reached_by_its_own_addresses_in_ipv6() {
             // IPv4 is translated as ever.
             ask_tcp(SocketAddr::from(([192, 0, 2, 1], 8074)), LONG).unwrap();
         });
+        let loopback: SocketAddr = "[::1]:8074".parse().unwrap();
+        ask_tcp(loopback, SHORT).expect_err("none of the host's in IPv6");
         // It is seen as itself.
         inside(&attached.namespace, move || {
             let world: SocketAddr = "[2001:db8:74::2]:82".parse().unwrap();

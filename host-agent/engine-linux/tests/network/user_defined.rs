@@ -466,8 +466,107 @@ fn links_come_and_go_while_it_runs_and_ports_follow_the_way_out() {
         inside(&attached.namespace, || {
             assert_eq!(run("ip route show default"), "")
         });
+        assert_eq!(attached.ports, []);
         assert_eq!(backend.firewall_ports().unwrap(), 0);
         backend.detach(&id).await.unwrap();
+    });
+}
+
+/// Without a way out nobody comes in, and nobody comes by a published port to who has the address next; with the next way
+/// out the ports are back, also where another agent has begun meanwhile.
+#[test]
+fn ports_go_with_the_last_way_out_and_come_with_the_next() {
+    on_own_host(|| async {
+        let root = Root::new();
+        let neighbour = Neighbour::new();
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        let front = plain("front", "10.39.0.0/24", "10.39.0.1");
+        let hidden = made("hidden", "10.88.0.0/24", "10.88.0.1", |network| {
+            network.internal = true
+        });
+        for network in [&front, &hidden] {
+            backend.create(network.clone()).await.unwrap();
+        }
+        let ports = vec![
+            port(80, None, 8093, Protocol::Tcp),
+            port(53, None, 5393, Protocol::Udp),
+            port(9, None, 8094, Protocol::Sctp),
+        ];
+        let web = wish_for(vec![called(&front, &["web"])], ports);
+        let id = &web.container;
+        let attached = backend.attach(web.clone()).await.unwrap();
+        inside(&attached.namespace, || {
+            serve_tcp("0.0.0.0:80".parse().unwrap());
+            serve_udp("0.0.0.0:53".parse().unwrap());
+        });
+        let published = attached.ports;
+        let hosts: [SocketAddr; 3] =
+            ["127.0.0.1:8093", "192.0.2.1:8093", "[::1]:8093"].map(|host| host.parse().unwrap());
+        let reached = || hosts.map(|host| ask_tcp(host, SHORT).is_ok());
+        let by_udp = || ask_udp(SocketAddr::from(([127, 0, 0, 1], 5393)));
+        let ipv6 = Path::new("/proc/net/if_inet6").exists();
+        assert_eq!(reached(), [true, true, ipv6]);
+        assert_eq!(by_udp(), "datagram");
+
+        let attached = backend.disconnect(id, &front.id).await.unwrap();
+        assert_eq!(attached.ports, []);
+        assert_eq!(
+            attached.warnings,
+            ["Ports are not published: the container is in no network"]
+        );
+        // Who has its address now is not to be reached by its ports.
+        let mut heir = called(&front, &["heir"]);
+        heir.settings.ipv4 = Some([10, 39, 0, 2].into());
+        let heir = backend.attach(wish_for(vec![heir], vec![])).await.unwrap();
+        serve_in(&heir, 80);
+        assert_eq!(reached(), [false; 3]);
+        assert_eq!(backend.firewall_ports().unwrap(), 0);
+        for address in ["0.0.0.0", "::"].iter().take(if ipv6 { 2 } else { 1 }) {
+            TcpListener::bind((*address, 8093)).expect("the port is free");
+        }
+
+        backend
+            .connect(id, called(&hidden, &["web"]))
+            .await
+            .unwrap();
+        assert_eq!(reached(), [false; 3]);
+        let attached = backend.connect(id, called(&front, &["web"])).await.unwrap();
+        assert_eq!(
+            (attached.ports, attached.warnings),
+            (published.clone(), vec![])
+        );
+        assert_eq!(reached(), [true, true, ipv6]);
+        assert_eq!(by_udp(), "datagram");
+        neighbour.there(move || ask_tcp(hosts[1], LONG).unwrap());
+
+        let attached = backend.disconnect(id, &front.id).await.unwrap();
+        drop(backend);
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        for network in [&front, &hidden] {
+            backend.create(network.clone()).await.unwrap();
+        }
+        backend
+            .recover(vec![survivor(id, &attached)])
+            .await
+            .unwrap();
+        assert_eq!(reached(), [false; 3]);
+        // Somebody else has one of the ports: the network that it would be published by is refused.
+        let other = TcpListener::bind("0.0.0.0:8093").unwrap();
+        let error = backend.connect(id, called(&front, &["web"])).await;
+        assert!(matches!(
+            error.unwrap_err(),
+            NetworkError::PortTaken { port: 8093, .. }
+        ));
+        assert!(backend.endpoints(&front.id).is_empty());
+        inside(&attached.namespace, || {
+            assert!(!run("ip -o link").contains("eth1"))
+        });
+        drop(other);
+        let attached = backend.connect(id, called(&front, &["web"])).await.unwrap();
+        assert_eq!(attached.ports, published);
+        assert_eq!(reached(), [true, true, ipv6]);
+        backend.detach(id).await.unwrap();
+        assert_eq!(reached(), [false; 3]);
     });
 }
 
@@ -538,8 +637,44 @@ fn mtu_and_routed_ports() {
             vec![called(&routed, &["r"])],
             vec![port(80, None, 8088, Protocol::Tcp)],
         );
-        let attached = backend.attach(wish).await.unwrap();
+        let attached = backend.attach(wish.clone()).await.unwrap();
+        // No port of the host's is taken for it.
+        let shown = |attached: &Attached| -> Vec<(String, u16)> {
+            let ports = attached.ports.iter();
+            let each = ports.map(|port| (port.host_address.to_string(), port.host_port));
+            each.collect()
+        };
+        assert_eq!(shown(&attached), [("0.0.0.0".to_owned(), 0)]);
         let at = serve_in(&attached, 80);
+        let hosts = ["127.0.0.1", "192.0.2.1", "::1"].map(|host| host.parse::<IpAddr>().unwrap());
+        let refused = || {
+            for host in hosts {
+                ask_tcp((host, 8088), SHORT).expect_err("not opened");
+            }
+            TcpListener::bind("0.0.0.0:8088").expect("not taken");
+        };
+        refused();
+        let id = &wish.container;
+        drop(backend);
+        let backend = LinuxNetwork::new(root.config()).unwrap();
+        backend.create(routed.clone()).await.unwrap();
+        backend
+            .recover(vec![survivor(id, &attached)])
+            .await
+            .unwrap();
+        refused();
+        // By another way out it is translated, and with this one no more.
+        let nat = plain("nat", "10.89.0.0/24", "10.89.0.1");
+        backend.create(nat.clone()).await.unwrap();
+        let other = backend.connect(id, called(&nat, &["r"])).await.unwrap();
+        assert_eq!(other.ports[0].host_port, 8088);
+        inside(&other.namespace, || {
+            serve_tcp("10.89.0.2:80".parse().unwrap())
+        });
+        ask_tcp((hosts[0], 8088), LONG).unwrap();
+        let attached = backend.disconnect(id, &nat.id).await.unwrap();
+        assert_eq!(shown(&attached), [("0.0.0.0".to_owned(), 0)]);
+        refused();
         let closed = serve_in(&attached, 81);
         inside(&attached.namespace, || {
             assert!(run("ip link show eth0").contains("mtu 1400"))

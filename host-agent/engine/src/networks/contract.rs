@@ -58,6 +58,7 @@ pub async fn check(backend: &dyn NetworkBackend) {
     none_has_no_endpoint(backend).await;
     a_network_of_its_own(backend).await;
     containers_come_and_go_while_they_run(backend).await;
+    ports_come_and_go_with_the_way_out(backend).await;
     a_lost_network_is_told_by_recover(backend).await;
 }
 
@@ -303,6 +304,51 @@ async fn containers_come_and_go_while_they_run(backend: &dyn NetworkBackend) {
     for network in [&front, &hidden] {
         backend.remove(&network.id).await.expect("remove");
     }
+}
+
+async fn ports_come_and_go_with_the_way_out(backend: &dyn NetworkBackend) {
+    let mut hidden = (*network("hidden", "10.213.11.0/24", "10.213.11.1")).clone();
+    hidden.internal = true;
+    let hidden = Arc::new(hidden);
+    backend.create(hidden.clone()).await.expect("create");
+    let bridge = bridge(backend);
+    let in_hidden = |host_ports| {
+        let ports = vec![port(None, host_ports, Protocol::Tcp)];
+        wish(vec![place(&hidden)], ports)
+    };
+    let container = in_hidden((0, 0));
+    let id = &container.container;
+    let attached = backend.attach(container.clone()).await.expect("attach");
+    assert_eq!(attached.ports, [], "nobody can come in");
+    let attached = backend.connect(id, place(&bridge)).await.expect("connect");
+    let held = attached.ports[0].host_port;
+    assert_ne!(held, 0);
+    // Who asks for the same port does not get it, nor the network that it would be published by.
+    let rival = in_hidden((held, held));
+    backend.attach(rival.clone()).await.expect("attach");
+    let taken = backend.connect(&rival.container, place(&bridge)).await;
+    let error = taken.expect_err("the port is taken");
+    assert!(matches!(error, NetworkError::PortTaken { port, .. } if port == held));
+    assert_eq!(backend.endpoints(&bridge.id).len(), 1);
+    // With the way out the port is given up.
+    let attached = backend.disconnect(id, &bridge.id).await;
+    let attached = attached.expect("disconnect");
+    assert_eq!(attached.ports, []);
+    let rivals = backend.connect(&rival.container, place(&bridge)).await;
+    assert_eq!(rivals.expect("it is free").ports[0].host_port, held);
+    // An engine that starts again knows what was asked for.
+    let survivor = |container: &Attachment, attached| super::Survivor {
+        container: container.container.clone(),
+        attached,
+        process: None,
+    };
+    backend.detach(&rival.container).await.expect("detach");
+    let survivors = vec![survivor(&container, attached)];
+    backend.recover(survivors).await.expect("recover");
+    let attached = backend.connect(id, place(&bridge)).await.expect("connect");
+    assert_eq!(attached.ports[0].container_port, 80);
+    backend.detach(id).await.expect("detach");
+    backend.remove(&hidden.id).await.expect("remove");
 }
 
 async fn a_lost_network_is_told_by_recover(backend: &dyn NetworkBackend) {

@@ -2,11 +2,12 @@
 //! them is remembered.
 
 use super::ipam::Leases;
-use super::link::LinkSettings;
+use super::link::{GatewayMode, LinkSettings};
 use super::store::{NetworkStore, NetworkStoreError};
 use super::{
     Attached, Attachment, Driver, Endpoint, EndpointRequest, HostFiles, Network, NetworkBackend,
-    NetworkError, NetworkService, Protocol, PublishedPort, Subnet, Survivor, UsedRanges,
+    NetworkError, NetworkService, PortRequest, Protocol, PublishedPort, Subnet, Survivor,
+    UsedRanges,
 };
 use crate::id::{ContainerId, NetworkId};
 use async_trait::async_trait;
@@ -192,9 +193,32 @@ impl Books {
         }
     }
 
-    fn ports(&self, attachment: &Attachment) -> Result<Vec<PublishedPort>, NetworkError> {
+    /// Ports are there as long as a network leads out.
+    fn settle(&self, attached: &mut Attached) -> Result<(), NetworkError> {
+        let Some(way_out) = attached.way_out() else {
+            attached.ports.clear();
+            return Ok(());
+        };
+        if attached.ports.is_empty() {
+            let link = &self.networks[&way_out.network].0.link;
+            let modes = (link.gateway_mode_ipv4, link.gateway_mode_ipv6);
+            attached.ports = self.ports(&attached.asked)?;
+            for port in &mut attached.ports {
+                let mode = match port.host_address {
+                    IpAddr::V4(_) => modes.0,
+                    IpAddr::V6(_) => modes.1,
+                };
+                if mode == GatewayMode::Routed {
+                    port.host_port = 0;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ports(&self, asked: &[PortRequest]) -> Result<Vec<PublishedPort>, NetworkError> {
         let mut ports: Vec<PublishedPort> = Vec::new();
-        for request in &attachment.ports {
+        for request in asked {
             let addresses = match request.host_address {
                 Some(address) => vec![address],
                 None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
@@ -300,7 +324,6 @@ impl NetworkBackend for FakeNetwork {
                 source: "it is connected already".into(),
             });
         }
-        let ports = books.ports(&attachment)?;
         let mut attached = Attached {
             namespace: PathBuf::from(format!(
                 "/nonexistent/netns/{}",
@@ -308,22 +331,24 @@ impl NetworkBackend for FakeNetwork {
             )),
             endpoints: Vec::new(),
             ports: Vec::new(),
+            asked: attachment.ports.clone(),
             dns: attachment.dns.clone(),
             warnings: Vec::new(),
         };
-        for (slot, request) in attachment.endpoints.iter().enumerate() {
-            match books.endpoint(request, slot as u8) {
-                Ok(endpoint) => attached.endpoints.push(endpoint),
-                Err(error) => {
-                    for endpoint in &attached.endpoints {
-                        books.give_back(endpoint);
-                    }
-                    return Err(error);
-                }
+        let mut requests = attachment.endpoints.iter().enumerate();
+        let made = requests
+            .try_for_each(|(slot, request)| {
+                attached
+                    .endpoints
+                    .push(books.endpoint(request, slot as u8)?);
+                Ok(())
+            })
+            .and_then(|()| books.settle(&mut attached));
+        if let Err(error) = made {
+            for endpoint in &attached.endpoints {
+                books.give_back(endpoint);
             }
-        }
-        if attached.way_out().is_some() {
-            attached.ports = ports;
+            return Err(error);
         }
         books
             .attached
@@ -337,7 +362,7 @@ impl NetworkBackend for FakeNetwork {
         request: EndpointRequest,
     ) -> Result<Attached, NetworkError> {
         let mut books = self.lock();
-        let Some(attached) = books.attached.get(container).cloned() else {
+        let Some(mut attached) = books.attached.get(container).cloned() else {
             return Err(NetworkError::Failed {
                 step: format!("connect container {}", container.short()),
                 source: "it has no network".into(),
@@ -350,12 +375,13 @@ impl NetworkBackend for FakeNetwork {
             .max()
             .unwrap_or(0);
         let endpoint = books.endpoint(&request, slot)?;
-        let attached = books
-            .attached
-            .get_mut(container)
-            .expect("it was there a moment ago");
-        attached.endpoints.push(endpoint);
-        Ok(attached.clone())
+        attached.endpoints.push(endpoint.clone());
+        if let Err(error) = books.settle(&mut attached) {
+            books.give_back(&endpoint);
+            return Err(error);
+        }
+        books.attached.insert(container.clone(), attached.clone());
+        Ok(attached)
     }
 
     async fn disconnect(
@@ -368,15 +394,17 @@ impl NetworkBackend for FakeNetwork {
             step: format!("disconnect container {}", container.short()),
             source: "it is not in this network".into(),
         };
-        let attached = books.attached.get_mut(container).ok_or_else(not_there)?;
+        let attached = books.attached.get(container).cloned();
+        let mut attached = attached.ok_or_else(not_there)?;
         let place = attached
             .endpoints
             .iter()
             .position(|endpoint| endpoint.network == *network);
         let endpoint = attached.endpoints.remove(place.ok_or_else(not_there)?);
-        let after = attached.clone();
+        books.settle(&mut attached)?;
         books.give_back(&endpoint);
-        Ok(after)
+        books.attached.insert(container.clone(), attached.clone());
+        Ok(attached)
     }
 
     fn rename(&self, container: &ContainerId, names: &BTreeMap<NetworkId, Vec<String>>) {

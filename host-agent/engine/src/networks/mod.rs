@@ -79,7 +79,20 @@ pub struct PublishedPort {
     pub container_port: u16,
     pub protocol: Protocol,
     pub host_address: IpAddr,
+    /// 0: none of the host's is taken, and the container's own is open to who has a route (gateway mode `routed`).
     pub host_port: u16,
+}
+
+impl PublishedPort {
+    /// What is to be asked for to get it again.
+    pub fn request(&self) -> PortRequest {
+        PortRequest {
+            container_port: self.container_port,
+            protocol: self.protocol,
+            host_address: Some(self.host_address),
+            host_ports: (self.host_port, self.host_port),
+        }
+    }
 }
 
 /// What a container's creator (or `network connect`) asks of one network.
@@ -184,7 +197,10 @@ pub struct Attached {
     #[serde(alias = "endpoint", deserialize_with = "one_or_many")]
     pub endpoints: Vec<Endpoint>,
     pub ports: Vec<PublishedPort>,
-    /// As asked for, so that a port follows its container to another network.
+    /// Ports as asked for: a network that leads out may come and go, and they with it.
+    #[serde(default)]
+    pub asked: Vec<PortRequest>,
+    /// DNS servers of its own choice.
     #[serde(default)]
     pub dns: Vec<IpAddr>,
     /// For people: a port that is only reachable by some addresses, say.
@@ -269,14 +285,15 @@ pub trait NetworkBackend: Send + Sync + 'static {
     /// Gives a container its namespace, addresses and ports. After an error nothing is left.
     async fn attach(&self, attachment: Attachment) -> Result<Attached, NetworkError>;
 
-    /// Puts an attached container into one more network; what it has then.
+    /// Puts an attached container into one more network; what it has then. Its ports are published once a network leads
+    /// out, and refused with the network where somebody else has them.
     async fn connect(
         &self,
         container: &ContainerId,
         request: EndpointRequest,
     ) -> Result<Attached, NetworkError>;
 
-    /// Takes an attached container out of one of its networks; what it has then.
+    /// Takes an attached container out of one of its networks; what it has then: without a way out no ports.
     async fn disconnect(
         &self,
         container: &ContainerId,

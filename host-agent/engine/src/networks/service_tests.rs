@@ -368,6 +368,7 @@ async fn a_port_that_the_desktop_does_not_have_is_a_warning_of_its_container() {
             published("::", crate::networks::Protocol::Tcp),
             published("0.0.0.0", crate::networks::Protocol::Udp),
         ],
+        asked: Vec::new(),
         dns: Vec::new(),
         warnings: vec!["of its start".into()],
     };

@@ -520,6 +520,32 @@ async fn inspect_has_every_key() {
     assert_eq!(shown["HostConfig"]["LogConfig"]["Type"], "json-file");
 }
 
+/// In a network with routes of its own a published port is the container's, and none of the host's.
+#[tokio::test]
+async fn a_routed_port_has_no_number_of_the_host() {
+    let state = state();
+    let option = "com.docker.network.bridge.gateway_mode_ipv4";
+    let network = json!({"Name": "routes", "Options": {option: "routed"}}).to_string();
+    check(&post(&state, "/networks/create", &network).await, 201, "");
+    let body = json!({
+        "Image": "busybox", "Cmd": "sleep", "ExposedPorts": {"80/tcp": {}, "53/udp": {}},
+        "HostConfig": {"NetworkMode": "routes", "PortBindings": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}]}},
+    });
+    let made = post(&state, "/containers/create?name=web", &body.to_string()).await;
+    check(&made, 201, "");
+    check(&post(&state, "/containers/web/start", "").await, 204, "");
+    let shown = get(&state, "/containers/web/json").await.json();
+    assert_eq!(
+        shown["NetworkSettings"]["Ports"],
+        json!({"53/udp": null, "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": ""}]})
+    );
+    let list = get(&state, "/containers/json").await.json();
+    assert_eq!(
+        list[0]["Ports"],
+        json!([{"PrivatePort": 53, "Type": "udp"}, {"PrivatePort": 80, "Type": "tcp"}])
+    );
+}
+
 /// What is asked for is shown again.
 #[tokio::test]
 async fn inspect_echoes_the_settings() {

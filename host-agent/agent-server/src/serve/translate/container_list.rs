@@ -8,10 +8,11 @@ use engine::containers::ports::exposed;
 use engine::containers::spec::ContainerSpec;
 use engine::containers::status::Status;
 use engine::images::ContainerDiskUsage;
+use engine::networks::{Protocol, PublishedPort};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use time::OffsetDateTime;
 
 /// One of `GET /containers/json`. Typed, unlike the other answers: a list may have hundreds, and making a tree of values
@@ -103,8 +104,10 @@ fn ports(spec: &ContainerSpec, status: &Status) -> Vec<Value> {
     let Some(network) = &status.network else {
         return Vec::new();
     };
-    let mut shown: Vec<Value> = network
-        .ports
+    // Routed ones are, like those that are only exposed, reached by the container's own number.
+    let (published, routed): (Vec<&PublishedPort>, Vec<_>) =
+        network.ports.iter().partition(|port| port.host_port != 0);
+    let mut shown: Vec<Value> = published
         .iter()
         .map(|port| {
             json!({
@@ -115,12 +118,10 @@ fn ports(spec: &ContainerSpec, status: &Status) -> Vec<Value> {
             })
         })
         .collect();
-    for (number, protocol) in exposed(&spec.config.exposed_ports) {
-        let published = network
-            .ports
-            .iter()
-            .any(|port| port.container_port == number && port.protocol == protocol);
-        if !published {
+    let own = |port: &&PublishedPort| (port.container_port, port.protocol);
+    let mut known: BTreeSet<(u16, Protocol)> = published.iter().map(own).collect();
+    for (number, protocol) in exposed(&spec.config.exposed_ports).chain(routed.iter().map(own)) {
+        if known.insert((number, protocol)) {
             shown.push(json!({ "PrivatePort": number, "Type": protocol.name() }));
         }
     }

@@ -448,7 +448,12 @@ fn network_settings(spec: &ContainerSpec, id: &str, status: &Status) -> Value {
         }
         for port in &attached.ports {
             let name = format!("{}/{}", port.container_port, port.protocol.name());
-            let target = json!({ "HostIp": port.host_address.to_string(), "HostPort": port.host_port.to_string() });
+            // A routed one has none of the host's.
+            let host_port = match port.host_port {
+                0 => String::new(),
+                number => number.to_string(),
+            };
+            let target = json!({ "HostIp": port.host_address.to_string(), "HostPort": host_port });
             match ports.get_mut(&name) {
                 Some(Value::Array(targets)) => targets.push(target),
                 _ => {
