@@ -141,15 +141,8 @@ pub(super) async fn copy(
     before: String,
     work: CopyWork,
 ) -> Result<bool, BuildError> {
-    let options = serde_json::json!([
-        work.files.chmod,
-        work.files.link,
-        work.files.parents,
-        work.files.exclude,
-        work.files.keep_git_folder,
-        work.files.unpack,
-    ])
-    .to_string();
+    let options = options_of(&work.files);
+    let beyond_line = (options != options_of(&CopyFiles::default())).then_some(options.as_str());
     // A stage or image that is the same as before need not be read again.
     let named = match &work.files.from {
         Some(name) => Some(runner.named(name).await?),
@@ -166,7 +159,7 @@ pub(super) async fn copy(
         let created_by = found.created_by.clone();
         let digest = digest_in(&created_by, &work);
         let command = runner.now.state.copied(&work, &digest);
-        let mut key = StepKey::of(&before, &created_by, [options.as_str()]);
+        let mut key = StepKey::of(&before, &created_by, beyond_line);
         if command.join(" ") == created_by
             && let Some(found) = runner.look_up(&key, &created_by).await?
         {
@@ -180,7 +173,7 @@ pub(super) async fn copy(
     let digest = digest(&parts);
     let command = runner.now.state.copied(&work, &digest);
     let created_by = command.join(" ");
-    let mut key = StepKey::of(&before, &created_by, [options.as_str()]);
+    let mut key = StepKey::of(&before, &created_by, beyond_line);
     key.quick = quick;
     if let Some(found) = runner.look_up(&key, &created_by).await? {
         drop(slot);
@@ -191,6 +184,19 @@ pub(super) async fn copy(
     drop(slot);
     runner.done(None, key, created_by, command, layer);
     Ok(false)
+}
+
+/// Options that the history line does not have.
+fn options_of(files: &CopyFiles) -> String {
+    serde_json::json!([
+        files.chmod,
+        files.link,
+        files.parents,
+        files.exclude,
+        files.keep_git_folder,
+        files.unpack,
+    ])
+    .to_string()
 }
 
 /// Begins a stage with all files of a named context.

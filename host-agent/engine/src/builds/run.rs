@@ -75,12 +75,11 @@ pub(super) async fn run(
     command: Vec<String>,
     work: RunWork,
 ) -> Result<bool, BuildError> {
-    let network = match work.network {
-        RunNetwork::Default => runner.build.request.network.text(),
-        RunNetwork::None => "none".into(),
-        RunNetwork::Host => "host".into(),
-    };
-    let mut reads = vec![format!("network {network}")];
+    let network = network(runner, &work);
+    let mut reads = Vec::new();
+    if network != NetworkChoice::Bridge {
+        reads.push(format!("network {}", network.text()));
+    }
     let hosts = runner.build.request.extra_hosts.iter();
     reads.extend(hosts.map(|host| format!("host {host}")));
     if let Some((name, content)) = &work.script {
@@ -433,6 +432,14 @@ async fn execute(
     Ok(layer)
 }
 
+fn network(runner: &Runner<'_>, work: &RunWork) -> NetworkChoice {
+    match work.network {
+        RunNetwork::Default => runner.build.request.network.clone(),
+        RunNetwork::None => NetworkChoice::None,
+        RunNetwork::Host => NetworkChoice::Host,
+    }
+}
+
 fn request(runner: &Runner<'_>, work: &RunWork, mounts: &mut Mounts) -> CreateRequest {
     let asked = &runner.build.request;
     let config = &runner.now.state.config;
@@ -465,11 +472,7 @@ fn request(runner: &Runner<'_>, work: &RunWork, mounts: &mut Mounts) -> CreateRe
             ..Config::default()
         },
         host: HostSettings {
-            network: match work.network {
-                RunNetwork::Default => asked.network.clone(),
-                RunNetwork::None => NetworkChoice::None,
-                RunNetwork::Host => NetworkChoice::Host,
-            },
+            network: network(runner, work),
             tmpfs: std::mem::take(&mut mounts.tmpfs),
             log: LogSettings {
                 driver: "none".into(),

@@ -95,6 +95,8 @@ pub(super) struct StepKey {
     pub key: String,
     /// Of the same step, known before all of what it reads was read.
     pub quick: Option<String>,
+    /// The state before and the history line are not all that the step depends on.
+    is_beyond_line: bool,
 }
 
 /// Does a stage.
@@ -450,7 +452,8 @@ impl Runner<'_> {
     ) -> Result<Option<BuildRecord>, BuildError> {
         let found = match self.build.find(&key.key) {
             Some(found) => Some(found),
-            None => self.in_named_images(created_by),
+            None if self.build.request.no_cache => None,
+            None => self.in_named_images(key, created_by),
         };
         let Some(found) = found else { return Ok(None) };
         // A layer that somebody took away is made again.
@@ -463,16 +466,21 @@ impl Runner<'_> {
         Ok(Some(found))
     }
 
-    /// `--cache-from`: the next step of an image that was made by the same steps so far.
-    fn in_named_images(&self, created_by: &str) -> Option<BuildRecord> {
+    /// `--cache-from`: the next step of an image that was made by the same steps so far. Docker's images say of them no
+    /// more than the history's lines; where that is not all that a step depends on, the image has to have its key, too.
+    fn in_named_images(&self, key: &StepKey, created_by: &str) -> Option<BuildRecord> {
         let images = &self.build.service.inner.images;
         let details = &self.now.details;
+        let source_date = self.build.source_date;
         let (steps, layers) = (details.history.len(), details.diff_ids.len());
         self.build.request.cache_from.iter().find_map(|name| {
             let image = images.inspect(name).ok()?;
             let (history, diff_ids) = (&image.details.history, &image.details.diff_ids);
             let next = history.get(steps)?;
             let is_ours = next.created_by == created_by
+                && next.cache_key.as_deref() == key.beyond_line()
+                && source_date.is_none_or(|date| next.created == Some(date))
+                && image.details.platform == details.platform
                 && diff_ids.get(..layers)? == details.diff_ids
                 && history[..steps]
                     .iter()
@@ -530,6 +538,7 @@ impl Runner<'_> {
             author: now.state.author.clone(),
             comment: String::new(),
             empty_layer: entry.layer.is_none(),
+            cache_key: key.beyond_line().map(str::to_owned),
         });
         if let Some(layer) = &entry.layer {
             now.details.diff_ids.push(layer.diff_id.clone());
@@ -600,10 +609,20 @@ impl StepKey {
         field("1");
         field(before);
         field(created_by);
-        more.into_iter().for_each(field);
+        let mut is_beyond_line = false;
+        for more in more {
+            is_beyond_line = true;
+            field(more);
+        }
         StepKey {
             key: hex::encode(hash.finalize()),
             quick: None,
+            is_beyond_line,
         }
+    }
+
+    /// The key, where the history line does not stand for it.
+    fn beyond_line(&self) -> Option<&str> {
+        self.is_beyond_line.then_some(&self.key)
     }
 }

@@ -62,6 +62,9 @@ pub struct HistoryEntry {
     pub comment: String,
     /// The step made no layer.
     pub empty_layer: bool,
+    /// The build cache's key of the step, where it depends on more than `created_by` says: another image is the cache of
+    /// its like only.
+    pub cache_key: Option<String>,
 }
 
 /// Why a configuration cannot be used.
@@ -132,6 +135,7 @@ impl ImageDetails {
                     author: entry.author,
                     comment: entry.comment,
                     empty_layer: entry.empty_layer,
+                    cache_key: entry.cache_key,
                 })
                 .collect(),
         })
@@ -196,6 +200,9 @@ pub fn encode(details: &ImageDetails) -> Vec<u8> {
             }
             if entry.empty_layer {
                 shown.insert("empty_layer".into(), json!(true));
+            }
+            if let Some(key) = &entry.cache_key {
+                shown.insert("berth.cache.v1".into(), json!(key));
             }
             serde_json::Value::Object(shown)
         })
@@ -338,6 +345,8 @@ struct RawHistory {
     comment: String,
     #[serde(default, deserialize_with = "or_default")]
     empty_layer: bool,
+    #[serde(default, rename = "berth.cache.v1")]
+    cache_key: Option<String>,
 }
 
 /// The `config` object in Docker's spelling.
@@ -558,6 +567,7 @@ mod tests {
                 author: "Ada".into(),
                 created_by: "sh".into(),
                 empty_layer: true,
+                cache_key: Some("0123".into()),
                 ..HistoryEntry::default()
             }],
             ..ImageDetails::default()

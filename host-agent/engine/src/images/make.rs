@@ -99,6 +99,7 @@ impl ImageService {
             author: new.author,
             comment: new.comment,
             empty_layer: !layer,
+            cache_key: None,
         });
         let id = self
             .record_made(

@@ -242,6 +242,72 @@ fn a_running_engine_trims_its_cache() {
     assert_eq!(in_image(&agent, "third", "wc -c < /e"), "100000");
 }
 
+/// Builds a folder by our own client; answers how many steps were in the cache.
+fn cached_steps(agent: &Agent, folder: &Path, flags: &[&str]) -> usize {
+    let place = folder.display().to_string();
+    let arguments = [
+        &["build", "--network=none", "--progress=plain"],
+        flags,
+        &[&place],
+    ];
+    let output = agent.run(&arguments.concat());
+    assert_eq!(output.code, Some(0), "{}", output.report());
+    output.stderr.matches("CACHED").count()
+}
+
+#[test]
+fn an_image_is_the_cache_of_the_same_steps_only() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    // Of a registry that is not there: the engine's own image counts.
+    const NAME: &str = "127.0.0.1:1/made:1";
+    const BIND: &str = "FROM busybox\nRUN --mount=type=bind,target=/m cat /m/side > /seen\n";
+    let script =
+        |word: &str| format!("FROM busybox\nRUN <<END\n#!/bin/sh\necho {word} > /seen\nEND\n");
+    let mode = |mode: &str| format!("FROM busybox\nCOPY --chmod={mode} side /seen\n");
+    let see = "stat -c %a /seen; cat /seen";
+    for (text, side, expected) in [
+        (BIND, "one\n", "644\none"),
+        (BIND, "two\n", "644\ntwo"),
+        (&script("one"), "", "644\none"),
+        (&script("two"), "", "644\ntwo"),
+        (&mode("600"), "copied\n", "600\ncopied"),
+        (&mode("640"), "copied\n", "640\ncopied"),
+    ] {
+        let folder = context(&[("Dockerfile", text), ("side", side)]);
+        // What has the name is the image of the case before.
+        let flags = ["-t", NAME, "--cache-from", NAME];
+        assert_eq!(cached_steps(&agent, folder.path(), &flags), 0, "{text}");
+        assert_eq!(in_image_of(&agent, NAME, see), expected, "{text}");
+    }
+    // Another engine has nothing but the image.
+    let other = engine_with_busybox(&[]).expect("the other one has started, too");
+    let folder = context(&[
+        (
+            "Dockerfile",
+            &format!("{BIND}COPY --chmod=640 side /copied\nENV A=1\n"),
+        ),
+        ("side", "one\n"),
+    ]);
+    cached_steps(&agent, folder.path(), &["-t", NAME]);
+    let archive = folder.path().join("carried.tar").display().to_string();
+    agent.run(&["save", "-o", &archive, NAME]).success();
+    other.run(&["load", "-i", &archive]).success();
+    std::fs::remove_file(&archive).expect("it was there");
+    let flags = ["-t", "again", "--cache-from", NAME];
+    let without = [&flags[..], &["--no-cache"]].concat();
+    assert_eq!(cached_steps(&other, folder.path(), &without), 0);
+    other.run(&["builder", "prune", "-af"]).success();
+    assert_eq!(cached_steps(&other, folder.path(), &flags), 3);
+    let id = |name: &str| {
+        other
+            .run(&["inspect", "--format", "{{.Id}}", name])
+            .success()
+    };
+    assert_eq!(id("again"), id(NAME));
+}
+
 fn folders(place: &Path, wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
     let entries = std::fs::read_dir(place).expect("it is there").flatten();
     entries
