@@ -5,6 +5,7 @@ mod contents;
 mod context;
 mod fill;
 mod git;
+mod leave_out;
 mod place;
 mod select;
 mod tree;
@@ -22,7 +23,7 @@ use engine::builds::files::{
     BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, FillPart,
     KeptContents as Kept, Links, Missing, Place, Selection,
 };
-use engine::builds::ignore;
+use engine::builds::ignore::{self, Ignore};
 use engine::images::{BorrowedRoot, ByteStream};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -224,6 +225,14 @@ impl BuildFiles for DiskBuildFiles {
             Ok(Some(bytes))
         })
         .await
+    }
+
+    async fn leave_out(
+        &self,
+        tree: Arc<BorrowedRoot>,
+        rules: Ignore,
+    ) -> Result<(), BuildFilesError> {
+        blocking(move || leave_out::leave_out(&tree, &rules)).await
     }
 
     async fn select(

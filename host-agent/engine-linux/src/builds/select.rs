@@ -5,7 +5,7 @@ use super::failed;
 use super::tree::Tree;
 use crate::archive::tree::{Descend, walk, xattrs};
 use engine::builds::files::{BuildFilesError, CopyFrom, SelectedFrom, SelectedSource, Selection};
-use engine::builds::ignore;
+use engine::builds::ignore::{self, Ignore};
 use engine::builds::pattern::PathPattern;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -92,17 +92,11 @@ fn find(tree: &Tree, what: &CopyFrom) -> Result<Vec<SelectedSource>, BuildFilesE
             continue;
         }
         let not_found = || BuildFilesError::NotFound { path: path.clone() };
-        if !path.is_empty() && what.ignore.leaves_out_all_below(&path) {
-            return Err(not_found());
-        }
         let facts = facts(tree, &path).map_err(|error| match error {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => not_found(),
             error => failed(format!("look at {path}"), error),
         })?;
         let is_folder = FileType::from_raw_mode(facts.st_mode) == FileType::Directory;
-        if !is_folder && what.ignore.leaves_out(&path) {
-            return Err(not_found());
-        }
         found.push(selected(tree, &path, &pivot, is_folder, what.parents)?);
     }
     Ok(found)
@@ -184,12 +178,14 @@ fn expand(
         let Ok(path) = std::str::from_utf8(entry.path) else {
             return Ok(Descend::No);
         };
-        if pattern.matches(path) && !what.ignore.leaves_out(path) {
+        if pattern.matches(path) {
             paths.push((path.to_owned(), entry.kind() == FileType::Directory));
             return Ok(Descend::No);
         }
-        let may = pattern.may_match_below(path) && !what.ignore.leaves_out_all_below(path);
-        Ok(if may { Descend::Yes } else { Descend::No })
+        match pattern.may_match_below(path) {
+            true => Ok(Descend::Yes),
+            false => Ok(Descend::No),
+        }
     })
     .map_err(|error| failed("read the context", error))?;
     for (path, is_folder) in paths {
@@ -226,11 +222,11 @@ pub(super) fn visit(
         })?;
         return Ok(true);
     }
-    let has_rules = !(what.ignore.is_empty() && what.exclude.is_empty());
+    let has_rules = !what.exclude.is_empty();
     let mut all = true;
     let root = tree.at(&source.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
     walk(root.as_fd(), &mut |found| {
-        if has_rules && leaves_out(source, what, found.path, found.kind()) {
+        if has_rules && leaves_out(&what.exclude, found.path, found.kind()) {
             all = false;
             return Ok(Descend::No);
         }
@@ -244,20 +240,14 @@ pub(super) fn visit(
     Ok(all)
 }
 
-/// Whether the rules leave out something in a source, for a folder with all that is in it.
-fn leaves_out(source: &SelectedSource, what: &CopyFrom, path: &[u8], kind: FileType) -> bool {
+/// Whether rules leave out what a walk has found, a folder with all that is in it.
+pub(super) fn leaves_out(rules: &Ignore, path: &[u8], kind: FileType) -> bool {
     // Names that are no text cannot be in a pattern either.
-    let inner = String::from_utf8_lossy(path);
-    let whole = match source.path.as_str() {
-        "" => inner.clone().into_owned(),
-        above => format!("{above}/{inner}"),
-    };
+    let path = String::from_utf8_lossy(path);
     match kind {
         // A folder that is left out is there all the same where something in it is taken back in.
-        FileType::Directory => {
-            what.ignore.leaves_out_all_below(&whole) || what.exclude.leaves_out_all_below(&inner)
-        }
-        _ => what.ignore.leaves_out(&whole) || what.exclude.leaves_out(&inner),
+        FileType::Directory => rules.leaves_out_all_below(&path),
+        _ => rules.leaves_out(&path),
     }
 }
 

@@ -27,13 +27,19 @@ async fn bench(files: &[(&str, &str)]) -> Bench {
 }
 
 impl Bench {
-    async fn select(&self, sources: &[&str], ignore: &str) -> Result<Selection, BuildFilesError> {
+    async fn select(&self, sources: &[&str], exclude: &str) -> Result<Selection, BuildFilesError> {
         let what = CopyFrom {
             sources: sources.iter().map(|&source| source.to_owned()).collect(),
-            ignore: Arc::new(Ignore::parse(ignore).unwrap()),
+            exclude: Arc::new(Ignore::parse(exclude).unwrap()),
             ..CopyFrom::default()
         };
         self.files.select(self.tree.clone(), what).await
+    }
+
+    async fn leave_out(&self, rules: &str) {
+        let rules = Ignore::parse(rules).unwrap();
+        let left_out = self.files.leave_out(self.tree.clone(), rules);
+        left_out.await.unwrap();
     }
 
     /// Fills an empty folder; what `take` says is moved.
@@ -116,15 +122,10 @@ async fn files_folders_and_patterns_are_selected_as_docker_does() {
         bench.names(folder, form()).await,
         ["to/", "to/e/", "to/e/y", "to/x"]
     );
-    let several = bench.select(&["*.txt", "d"], "b.txt\nd/e").await.unwrap();
+    let several = bench.select(&["*.txt", "d"], "e").await.unwrap();
     assert_eq!(
         bench.names(several, form()).await,
-        ["to/", "to/a.txt", "to/x"]
-    );
-    let all = bench.select(&["."], "**\n!d/e/y").await.unwrap();
-    assert_eq!(
-        bench.names(all, FillForm::default()).await,
-        ["d/", "d/e/", "d/e/y"]
+        ["to/", "to/a.txt", "to/b.txt", "to/x"]
     );
     let renamed = bench.select(&["/a.txt"], "").await.unwrap();
     let form = FillForm {
@@ -133,6 +134,28 @@ async fn files_folders_and_patterns_are_selected_as_docker_does() {
         ..FillForm::default()
     };
     assert_eq!(bench.names(renamed, form).await, ["c"]);
+}
+
+/// The rules of a `.dockerignore` are of the context, whoever reads it.
+#[tokio::test]
+async fn what_is_left_out_is_not_there() {
+    let files = ["a.txt", "b.txt", "d/x", "d/e/y", "d/e/z", "e/x"].map(|path| (path, ""));
+    for (rules, left) in [
+        (
+            "b.txt\nd/e\ne",
+            &["a.txt", "d/", "d/x", "link", "outside"][..],
+        ),
+        ("**\n!d/e/y", &["d/", "d/e/", "d/e/y"]),
+        // Nothing of the folder is taken back, and a link is not what it leads to.
+        ("*\n!e/no*\n!link", &["link"]),
+    ] {
+        let bench = bench(&files).await;
+        symlink("/etc", bench.tree.path.join("outside")).unwrap();
+        symlink("a.txt", bench.tree.path.join("link")).unwrap();
+        bench.leave_out(rules).await;
+        assert_eq!(listing(&bench.tree.path), left, "{rules:?}");
+        assert!(Path::new("/etc/passwd").exists());
+    }
 }
 
 #[tokio::test]
@@ -164,6 +187,7 @@ async fn symbolic_modes_know_folders_and_programs() {
 #[tokio::test]
 async fn what_is_not_there_is_told_in_dockers_words() {
     let bench = bench(&[("a", "1"), ("secret", "2")]).await;
+    bench.leave_out("secret").await;
     for (source, expected) in [
         (
             "nope",
@@ -176,11 +200,7 @@ async fn what_is_not_there_is_told_in_dockers_words() {
         ("*.no", "no source files were specified"),
         ("[", "syntax error in pattern"),
     ] {
-        let error = bench
-            .select(&[source], "secret")
-            .await
-            .unwrap_err()
-            .to_string();
+        let error = bench.select(&[source], "").await.unwrap_err().to_string();
         assert!(error.contains(expected), "{source}: {error}");
     }
 }
@@ -432,14 +452,14 @@ async fn what_is_moved_is_what_would_be_copied() {
         },
     ];
     for form in forms {
-        for (sources, ignore) in [(&["d"][..], ""), (&["d", "x"], "d/e/b"), (&["."], "")] {
+        for (sources, exclude) in [(&["d"][..], ""), (&["d", "x"], "e/b"), (&["."], "")] {
             let bench = bench(&files).await;
             symlink("../a", bench.tree.path.join("d/e/link")).unwrap();
             for (name, mode) in [("d/e", 0o700), ("d/a", 0o4755)] {
                 let path = bench.tree.path.join(name);
                 std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
             }
-            let select = || bench.select(sources, ignore);
+            let select = || bench.select(sources, exclude);
             let copied = bench.fill(select().await.unwrap(), form.clone(), false);
             let copied = copied.await.unwrap();
             let moved = bench.fill(select().await.unwrap(), form.clone(), true);
@@ -451,7 +471,7 @@ async fn what_is_moved_is_what_would_be_copied() {
             };
             assert_eq!(facts(copied.path()), facts(moved.path()), "{form:?}");
             assert!(!bench.tree.path.join("d/a").exists());
-            assert_eq!(bench.tree.path.join("d/e/b").exists(), !ignore.is_empty());
+            assert_eq!(bench.tree.path.join("d/e/b").exists(), !exclude.is_empty());
         }
     }
 }

@@ -10,7 +10,6 @@ use crate::containers::files::{FileView, WriteOptions};
 use crate::images::{BorrowedRoot, ByteStream};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +44,6 @@ impl BuildService {
         let folder = self.inner.files.unpack_context(content, form).await?;
         Ok(Context {
             files: Arc::new(folder),
-            is_ours: true,
         })
     }
 
@@ -153,7 +151,6 @@ impl BuildService {
         let files = files.await?;
         Ok(Context {
             files: Arc::new(files),
-            is_ours: true,
         })
     }
 
@@ -165,14 +162,6 @@ impl BuildService {
         let download = self.inner.images.backends().downloads.fetch(url).await;
         let download = download.map_err(crate::images::ImageError::from)?;
         self.context_or_dockerfile(download.content).await
-    }
-
-    /// A folder of this host; it is read and stays as it is.
-    pub fn context_of_folder(&self, path: PathBuf) -> Context {
-        Context {
-            files: Arc::new(BorrowedRoot::new(path, ())),
-            is_ours: false,
-        }
     }
 }
 

@@ -44,13 +44,6 @@ enum Whose {
     Others,
 }
 
-/// Where files are copied from.
-pub(super) struct Files {
-    pub tree: Arc<BorrowedRoot>,
-    /// `.dockerignore`, where it counts.
-    pub ignore: Arc<Ignore>,
-}
-
 /// A stage, image or named context whose files are read.
 pub(super) enum Named {
     Layers { top: Option<Digest> },
@@ -99,27 +92,19 @@ impl Runner<'_> {
     }
 
     /// Its files.
-    pub(super) async fn open(&self, named: Named) -> Result<Files, BuildError> {
-        let tree = match named {
-            Named::Files(tree) => tree,
-            Named::Layers { top } => root::mount(self.build.layers(), top.as_ref()).await?,
-        };
-        Ok(Files {
-            tree,
-            ignore: Arc::default(),
-        })
+    pub(super) async fn open(&self, named: Named) -> Result<Arc<BorrowedRoot>, BuildError> {
+        match named {
+            Named::Files(tree) => Ok(tree),
+            Named::Layers { top } => Ok(root::mount(self.build.layers(), top.as_ref()).await?),
+        }
     }
 
     /// The client's files.
-    pub(super) async fn context(&self) -> Result<Files, BuildError> {
-        let tree = match &self.build.request.context {
-            Some(context) => context.files.clone(),
-            None => Arc::new(self.build.service.inner.files.new_folder().await?),
-        };
-        Ok(Files {
-            tree,
-            ignore: self.build.ignore.clone(),
-        })
+    pub(super) async fn context(&self) -> Result<Arc<BorrowedRoot>, BuildError> {
+        match &self.build.request.context {
+            Some(context) => Ok(context.files.clone()),
+            None => Ok(Arc::new(self.build.service.inner.files.new_folder().await?)),
+        }
     }
 
     /// The stage's own files as they are now.
@@ -297,23 +282,22 @@ async fn parts(
     if paths.is_empty() {
         return Ok(parts);
     }
-    let (place, whose) = match named {
+    let (tree, whose) = match named {
         Some(named) => (runner.open(named).await?, Whose::Others),
         None => (runner.context().await?, Whose::Context),
     };
     let what = CopyFrom {
         sources: paths,
-        ignore: place.ignore,
         exclude,
         parents: work.files.parents,
         with_owners: false,
     };
-    let selection = files.select(place.tree.clone(), what.clone()).await;
+    let selection = files.select(tree.clone(), what.clone()).await;
     let selection = selection.map_err(|error| copy_failed(work.keyword, error))?;
     let unpack = is_add && work.files.unpack != Some(false);
     if !unpack {
         parts.push(Part {
-            tree: place.tree,
+            tree,
             selection,
             unpacked: false,
             whose,
@@ -324,7 +308,7 @@ async fn parts(
     for source in &selection.sources {
         let archive = match source.is_folder {
             true => None,
-            false => files.open_archive(place.tree.clone(), &source.path).await?,
+            false => files.open_archive(tree.clone(), &source.path).await?,
         };
         let one = Selection {
             sources: vec![source.clone()],
@@ -332,7 +316,7 @@ async fn parts(
         };
         let Some(content) = archive else {
             parts.push(Part {
-                tree: place.tree.clone(),
+                tree: tree.clone(),
                 selection: one,
                 unpacked: false,
                 whose,
@@ -345,7 +329,7 @@ async fn parts(
         // Nothing to unpack: it is one copy.
         parts.truncate(parts.len() - selection.sources.len());
         parts.push(Part {
-            tree: place.tree,
+            tree,
             selection,
             unpacked: false,
             whose,

@@ -4,6 +4,7 @@ use super::files::{
     BuildFiles, BuildFilesError, CacheFolder, ContextForm, CopyFrom, FillPart, KeptContents, Links,
     Missing, Place, Selection,
 };
+use super::ignore::Ignore;
 use super::sources::{GitAddress, GitFetcher, SourceError};
 use crate::images::{BorrowedRoot, ByteStream};
 use async_trait::async_trait;
@@ -55,6 +56,10 @@ impl BuildFiles for NoFiles {
         _: u64,
     ) -> Result<Option<Vec<u8>>, BuildFilesError> {
         Ok(None)
+    }
+
+    async fn leave_out(&self, _: Arc<BorrowedRoot>, _: Ignore) -> Result<(), BuildFilesError> {
+        Ok(())
     }
 
     async fn select(

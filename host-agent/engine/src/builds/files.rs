@@ -41,6 +41,13 @@ pub trait BuildFiles: Send + Sync + 'static {
         largest: u64,
     ) -> Result<Option<Vec<u8>>, BuildFilesError>;
 
+    /// Takes away what the rules of a `.dockerignore` leave out of a context.
+    async fn leave_out(
+        &self,
+        tree: Arc<BorrowedRoot>,
+        rules: Ignore,
+    ) -> Result<(), BuildFilesError>;
+
     /// Finds what a copy takes and reads all of it for its digest.
     async fn select(
         &self,
@@ -155,8 +162,6 @@ pub struct ContextForm {
 pub struct CopyFrom {
     /// Patterns relative to the tree, as written.
     pub sources: Vec<String>,
-    /// `.dockerignore`.
-    pub ignore: Arc<Ignore>,
     /// `--exclude`.
     pub exclude: Arc<Ignore>,
     /// `--parents`: names keep their folders.

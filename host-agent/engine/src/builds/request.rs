@@ -13,9 +13,8 @@ use time::OffsetDateTime;
 /// The files of a context. They are removed when the last clone is dropped, or at the engine's next start.
 #[derive(Clone)]
 pub struct Context {
+    /// Made for one build alone: what its rules leave out is taken away, and its last step that reads them may move them.
     pub(crate) files: Arc<BorrowedRoot>,
-    /// They were made for this build alone, so that its last step that reads them may move them.
-    pub(crate) is_ours: bool,
 }
 
 impl std::fmt::Debug for Context {

@@ -115,17 +115,16 @@ async fn reads_of(runner: &Runner<'_>, mount: &Mount) -> Result<String, BuildErr
             if let Some(identity) = identity {
                 return Ok(format!("bind {about} {source} {identity}"));
             }
-            let files = match named {
+            let tree = match named {
                 Some(named) => runner.open(named).await?,
                 None => runner.context().await?,
             };
             let what = CopyFrom {
                 sources: vec![escaped_source(source)],
-                ignore: files.ignore,
                 ..CopyFrom::default()
             };
-            let build_files = &runner.build.service.inner.files;
-            let selection = build_files.select(files.tree, what).await?;
+            let files = &runner.build.service.inner.files;
+            let selection = files.select(tree, what).await?;
             format!("bind {about} {source} {}", selection.digest)
         }
         MountKind::Cache { id, .. } => format!("cache {about} {id}"),
@@ -198,12 +197,12 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
                     None => None,
                 };
                 let is_private = mount.read_only || is_written_apart(named.as_ref());
-                let bound = match named {
+                let tree = match named {
                     Some(named) => runner.open(named).await?,
                     None => runner.context().await?,
                 };
                 let tree = match is_private {
-                    true => bound.tree,
+                    true => tree,
                     // A context is everybody's: the step gets its own copy.
                     false => {
                         let what = CopyFrom {
@@ -211,9 +210,9 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
                             ..CopyFrom::default()
                         };
                         let copy = Arc::new(files.new_folder().await?);
-                        let selection = files.select(bound.tree.clone(), what).await?;
+                        let selection = files.select(tree.clone(), what).await?;
                         let part = super::files::FillPart {
-                            tree: bound.tree,
+                            tree,
                             selection,
                             form: Default::default(),
                             take: false,
@@ -318,8 +317,8 @@ async fn contents(
         };
         let content = match from {
             Some(name) => {
-                let files = runner.open(runner.named(name).await?).await?;
-                Some((files.tree, source.clone()))
+                let tree = runner.open(runner.named(name).await?).await?;
+                Some((tree, source.clone()))
             }
             None => None,
         };

@@ -562,9 +562,8 @@ impl Runner<'_> {
 
     /// Whether nobody but this step reads the context any more.
     pub(super) fn is_last_reader(&self) -> bool {
-        let is_ours = |context: &super::request::Context| context.is_ours;
         !self.is_trigger
-            && self.build.request.context.as_ref().is_some_and(is_ours)
+            && self.build.request.context.is_some()
             && self.build.context_readers.load(Ordering::SeqCst) == 1
     }
 

@@ -97,7 +97,6 @@ pub(super) struct Build {
     pub file: Dockerfile,
     pub plan: Plan,
     pub sink: BuildSink,
-    pub ignore: Arc<Ignore>,
     pub source_date: Option<OffsetDateTime>,
     pub platform: Platform,
     /// Steps that work.
@@ -313,6 +312,12 @@ impl BuildService {
                 false => Ok(BuildOutcome::default()),
             };
         }
+        if let Some(context) = &request.context
+            && !ignore.is_empty()
+        {
+            let files = context.files.clone();
+            self.inner.files.leave_out(files, ignore).await?;
+        }
         let (senders, stages): (Vec<_>, BTreeMap<_, _>) = plan
             .stages
             .keys()
@@ -328,7 +333,6 @@ impl BuildService {
             file,
             plan,
             sink,
-            ignore: Arc::new(ignore),
             source_date,
             platform,
             slots: Semaphore::new(self.inner.options.at_once.max(1)),

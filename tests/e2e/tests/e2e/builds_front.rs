@@ -205,6 +205,40 @@ fn an_image_that_was_built_here_is_carried_to_another_engine() {
     assert!(seen.starts_with("x\nx\ncontent\n750 1\n"), "{seen}");
 }
 
+/// A tar comes whole: its `.dockerignore` holds in the engine, for mounts as for copies.
+#[test]
+fn no_step_sees_what_a_context_that_comes_whole_leaves_out() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let text = "FROM busybox\nRUN --mount=type=bind,target=/m ls /m > /seen\n\
+        RUN --mount=type=bind,target=/m,rw ls /m >> /seen\nCOPY . /copied/\n";
+    for (number, secret) in ["one", "two"].iter().enumerate() {
+        let mut tar = LayerTar::new();
+        tar.file("Dockerfile", 0o644, text.as_bytes());
+        tar.file(".dockerignore", 0o644, b"secret*\nDockerfile\n");
+        tar.file("kept", 0o644, b"");
+        tar.file("secret", 0o644, secret.as_bytes());
+        let arguments = [
+            "build",
+            "--progress=plain",
+            "--network=none",
+            "-t",
+            "whole",
+            "-",
+        ];
+        let output = run_with_input(&mut agent.berth(&arguments), &tar.finish(), LIMIT);
+        assert_eq!(output.code, Some(0), "{}", output.report());
+        // Nor do they depend on it.
+        let cached = output.stderr.matches("CACHED").count();
+        assert_eq!(cached, number * 3, "{}", output.report());
+    }
+    assert_eq!(
+        in_image(&agent, "whole", "cat /seen; ls /copied"),
+        "kept\nkept\nkept\n"
+    );
+}
+
 #[test]
 fn caches_and_bases_come_from_a_registry() {
     let (Some(one), Some(other)) = (engine_with_busybox(&[]), engine_with_busybox(&[])) else {
