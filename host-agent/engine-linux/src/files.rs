@@ -127,14 +127,18 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Bytes of the content of all files below a folder, as their lengths say; hard links count once.
-pub fn content_bytes(folder: &Path) -> io::Result<u64> {
+pub fn content_bytes(root: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     let mut links = std::collections::HashSet::new();
-    let mut folders = vec![folder.to_owned()];
+    let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder)? {
+        // Files and folders may go while we count.
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && folder != root => continue,
+            entries => entries?,
+        };
+        for entry in entries {
             let entry = entry?;
-            // Files may go while we count.
             let Ok(facts) = entry.metadata() else {
                 continue;
             };

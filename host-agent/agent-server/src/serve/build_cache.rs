@@ -18,11 +18,7 @@ pub fn limits(
     let mut limits = CacheLimits::default();
     let gc = builder.and_then(|builder| builder.gc).unwrap_or_default();
     if gc.enabled == Some(false) {
-        limits = CacheLimits {
-            bytes: u64::MAX,
-            age: Duration::MAX,
-            entries: usize::MAX,
-        };
+        limits = CacheLimits::UNLIMITED;
     }
     let in_file = gc.default_reserved_space.or(gc.default_keep_storage);
     if size.is_some() && in_file.is_some() {

@@ -91,6 +91,7 @@ pub async fn services(config: Config, stopping: Stopping) -> anyhow::Result<AppS
         },
     );
     builds.recover().await;
+    builds.keep_trimmed();
     let ssh_agents = SshAgents::new(config.exec_root.join("build-ssh"));
     let execs = ExecService::new(containers.clone(), clock);
     let host = HostFacts::read(&data_root);

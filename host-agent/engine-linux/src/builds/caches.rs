@@ -95,22 +95,26 @@ pub(super) fn list(folder: &Path) -> Result<Vec<CacheFolder>, BuildFilesError> {
             if name.starts_with(TEMPORARY) {
                 continue;
             }
-            let Ok(id) = fs::read_to_string(entry.path().join(ID)) else {
-                continue;
-            };
-            let used = fs::metadata(entry.path().join(ID))?;
-            let made = fs::metadata(entry.path())?;
-            all.push(CacheFolder {
-                name,
-                id,
-                size: crate::files::content_bytes(&entry.path().join(DATA))?,
-                created: made.mtime(),
-                last_used: used.mtime(),
-            });
+            match look_at(&entry.path(), name) {
+                // It is being removed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                found => all.push(found?),
+            }
         }
         Ok(all)
     };
     read().map_err(|error| failed("list the cache mounts", error))
+}
+
+fn look_at(folder: &Path, name: String) -> io::Result<CacheFolder> {
+    let id = folder.join(ID);
+    Ok(CacheFolder {
+        name,
+        id: fs::read_to_string(&id)?,
+        size: crate::files::content_bytes(&folder.join(DATA))?,
+        created: fs::metadata(folder)?.mtime(),
+        last_used: fs::metadata(&id)?.mtime(),
+    })
 }
 
 pub(super) fn remove(folder: &Path, name: &str) -> Result<(), BuildFilesError> {

@@ -9,6 +9,7 @@
 //! what they name is kept as images' layers are. Uses are counted in memory and written along with the next entry.
 
 use super::error::BuildError;
+use super::files::CacheFolder;
 use super::request::{CacheKind, CacheUsage, PruneRequest, Pruned};
 use super::service::BuildService;
 use crate::images::Digest;
@@ -21,11 +22,20 @@ use time::OffsetDateTime;
 /// How much of the cache is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheLimits {
-    /// Bytes of layers that no image has.
+    /// Bytes of layers that no image has, and of cache mounts.
     pub bytes: u64,
     /// Since the last use.
     pub age: Duration,
     pub entries: usize,
+}
+
+impl CacheLimits {
+    /// Everything is kept.
+    pub const UNLIMITED: CacheLimits = CacheLimits {
+        bytes: u64::MAX,
+        age: Duration::MAX,
+        entries: usize::MAX,
+    };
 }
 
 impl Default for CacheLimits {
@@ -93,7 +103,7 @@ fn remove_entries(
 
 /// Entries from the one that was not used for the longest time on. What another was made on counts as used with that: its
 /// layer is below the other's and cannot go before it.
-fn by_age(records: &ImageRecords) -> Vec<String> {
+fn by_age(records: &ImageRecords) -> Vec<(OffsetDateTime, String)> {
     let mut latest: BTreeMap<&str, OffsetDateTime> = BTreeMap::new();
     let mut depths: BTreeMap<&str, usize> = BTreeMap::new();
     for (key, entry) in &records.builds {
@@ -112,7 +122,9 @@ fn by_age(records: &ImageRecords) -> Vec<String> {
     }
     let mut keys: Vec<&String> = records.builds.keys().collect();
     keys.sort_by_key(|key| (latest[key.as_str()], Reverse(depths[key.as_str()])));
-    keys.into_iter().cloned().collect()
+    keys.into_iter()
+        .map(|key| (latest[key.as_str()], key.clone()))
+        .collect()
 }
 
 /// Bytes of the layers that only the cache has.
@@ -127,11 +139,43 @@ fn own_bytes(records: &ImageRecords, shared: &BTreeSet<Digest>) -> u64 {
     own.values().sum()
 }
 
-/// Takes out what is beyond the limits; answers whether that was anything.
+/// Names of the cache mounts that have to go, where steps and mounts go by their age until both together are within the
+/// limits.
+pub(super) fn mounts_beyond(
+    records: &ImageRecords,
+    mounts: &[CacheFolder],
+    limits: &CacheLimits,
+    now: OffsetDateTime,
+) -> BTreeSet<String> {
+    let mut records = records.clone();
+    let shared = layers_of_images(&records);
+    let in_mounts: u64 = mounts.iter().map(|mount| mount.size).sum();
+    let mut held = own_bytes(&records, &shared) + in_mounts;
+    let mut steps = by_age(&records).into_iter().peekable();
+    let mut by_use: Vec<&CacheFolder> = mounts.iter().collect();
+    by_use.sort_by_key(|mount| mount.last_used);
+    let mut beyond = BTreeSet::new();
+    for mount in by_use {
+        let used = at(mount.last_used);
+        while held > limits.bytes
+            && let Some((_, key)) = steps.next_if(|(other, _)| *other < used)
+        {
+            held -= remove_entries(&mut records, [key], &shared).1;
+        }
+        if held > limits.bytes || now - used > limits.age {
+            held -= mount.size;
+            beyond.insert(mount.name.clone());
+        }
+    }
+    beyond
+}
+
+/// Takes out what is beyond the limits, with so many bytes in cache mounts; answers whether that was anything.
 pub(super) fn enforce(
     records: &mut ImageRecords,
     limits: &CacheLimits,
     now: OffsetDateTime,
+    in_mounts: u64,
 ) -> bool {
     let shared = layers_of_images(records);
     let mut removed_any = false;
@@ -143,11 +187,13 @@ pub(super) fn enforce(
         .collect();
     removed_any |= !remove_entries(records, too_old, &shared).0.is_empty();
     let excess = records.builds.len().saturating_sub(limits.entries);
-    let oldest: Vec<String> = by_age(records).into_iter().take(excess).collect();
+    let oldest = by_age(records).into_iter().take(excess);
+    let oldest: Vec<String> = oldest.map(|(_, key)| key).collect();
     removed_any |= !remove_entries(records, oldest, &shared).0.is_empty();
     let bytes = own_bytes(records, &shared);
-    if bytes > limits.bytes {
-        removed_any |= !shrink(records, &shared, bytes - limits.bytes, |_| true)
+    let room = limits.bytes.saturating_sub(in_mounts);
+    if bytes > room {
+        removed_any |= !shrink(records, &shared, bytes - room, |_| true)
             .0
             .is_empty();
     }
@@ -162,7 +208,7 @@ fn shrink(
     may: impl Fn(&str) -> bool,
 ) -> (Vec<String>, u64) {
     let (mut removed, mut freed) = (Vec::new(), 0);
-    for key in by_age(records) {
+    for (_, key) in by_age(records) {
         if freed >= wanted {
             break;
         }
@@ -173,6 +219,10 @@ fn shrink(
         }
     }
     (removed, freed)
+}
+
+fn at(seconds: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 /// The id of what is kept of contexts.
@@ -216,9 +266,6 @@ impl BuildService {
                 usage_count: entry.used,
             })
             .collect();
-        let at = |seconds| {
-            OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-        };
         for cache in self.inner.files.caches().await? {
             all.push(CacheUsage {
                 in_use: self.is_cache_in_use(&cache.id),
@@ -402,7 +449,7 @@ mod tests {
         let now = OffsetDateTime::from_unix_timestamp(10).expect("a time");
         let check = |limits: CacheLimits, left: &[&str]| {
             let mut records = made();
-            let changed = enforce(&mut records, &limits, now);
+            let changed = enforce(&mut records, &limits, now, 5);
             assert_eq!(
                 records.builds.keys().collect::<Vec<_>>(),
                 left,
@@ -410,11 +457,42 @@ mod tests {
             );
             assert_eq!(changed, left.len() < 3);
         };
-        check(limits(20, 100, 9), &["a", "b", "c"]);
-        check(limits(15, 100, 9), &["b", "c"]);
+        check(limits(25, 100, 9), &["a", "b", "c"]);
+        check(limits(20, 100, 9), &["b", "c"]);
         check(limits(0, 100, 9), &[]);
-        check(limits(20, 7, 9), &["b"]);
-        check(limits(20, 100, 2), &["b", "c"]);
+        check(limits(25, 7, 9), &["b"]);
+        check(limits(25, 100, 2), &["b", "c"]);
+    }
+
+    #[test]
+    fn mounts_and_steps_go_by_their_age() {
+        let records = records(&[("a", Some(("1", 10)), 1), ("b", Some(("2", 10)), 4)]);
+        let mount = |name: &str, last_used| CacheFolder {
+            name: name.into(),
+            id: format!("/{name}"),
+            size: 10,
+            created: 0,
+            last_used,
+        };
+        let mounts = [mount("new", 3), mount("old", 2)];
+        let now = OffsetDateTime::from_unix_timestamp(10).expect("a time");
+        for (bytes, age, beyond) in [
+            (40, 100, &[][..]),
+            (39, 100, &[]),
+            (29, 100, &["old"]),
+            (19, 100, &["new", "old"]),
+            (0, 100, &["new", "old"]),
+            (40, 7, &["old"]),
+            (40, 6, &["new", "old"]),
+        ] {
+            let limits = CacheLimits {
+                bytes,
+                age: Duration::from_secs(age),
+                entries: 9,
+            };
+            let found = mounts_beyond(&records, &mounts, &limits, now);
+            assert_eq!(found.iter().collect::<Vec<_>>(), beyond, "{limits:?}");
+        }
     }
 
     #[test]
@@ -428,7 +506,8 @@ mod tests {
         for (key, parent) in [("b", "a"), ("c", "b")] {
             chains.builds.get_mut(key).expect("made").parent = Some(parent.into());
         }
-        assert_eq!(by_age(&chains), ["d", "c", "b", "a"]);
+        let keys: Vec<String> = by_age(&chains).into_iter().map(|(_, key)| key).collect();
+        assert_eq!(keys, ["d", "c", "b", "a"]);
         chains.builds.get_mut("a").expect("made").parent = Some("c".into());
         assert_eq!(by_age(&chains).len(), 4);
     }

@@ -24,6 +24,11 @@ impl HeldCaches {
     pub(super) fn name<'a>(&'a self, id: &'a str) -> &'a str {
         self.names.get(id).map_or(id, String::as_str)
     }
+
+    /// The step has none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
 }
 
 impl CacheLocks {
@@ -56,6 +61,11 @@ impl CacheLocks {
             held._guards.push(guard);
         }
         held
+    }
+
+    /// One that no step has, for nobody else until the answer is dropped.
+    pub(super) fn try_hold(&self, id: &str) -> Option<impl Sized + Send + use<>> {
+        self.of(id).try_write_owned().ok()
     }
 
     fn first_free(&self, id: &str) -> (String, Box<dyn Any + Send + Sync>) {
@@ -102,6 +112,8 @@ mod tests {
         assert!(locks.is_in_use("a") && !locks.is_in_use("b"));
         drop(held);
         assert!(!locks.is_in_use("a"));
+        let alone = locks.try_hold("a");
+        assert!(alone.is_some() && locks.try_hold("a").is_none());
         let first = soon(locks.hold([("p", Private), ("p", Private)])).await;
         assert_eq!(first.name("p"), "p");
         let second = soon(locks.hold([("p", Private)])).await;

@@ -18,6 +18,7 @@ mod runner;
 pub mod service;
 pub mod sources;
 pub mod stage_state;
+mod trim;
 
 pub use ::dockerfile::{Dockerfile, DockerfileError};
 pub use ::dockerfile::{

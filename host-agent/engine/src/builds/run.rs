@@ -25,6 +25,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What the mounts of a step need and bring.
 #[derive(Default)]
@@ -184,6 +185,9 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
         _ => None,
     });
     let caches = build.service.inner.mounts.hold(wanted).await;
+    if !caches.is_empty() {
+        build.has_mounted_caches.store(true, Ordering::Relaxed);
+    }
     for mount in &work.mounts {
         let target = absolute(&mount.target);
         if target == "/" && !matches!(mount.kind, MountKind::Secret { .. } | MountKind::Ssh { .. })

@@ -31,7 +31,7 @@ use crate::error::full_message;
 use crate::images::records::{BuildRecord, ImageRecords};
 use crate::images::{BorrowedRoot, ByteStream, ImageService, Layers, Platform};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, watch};
@@ -76,12 +76,15 @@ pub(super) struct Inner {
     pub(super) containers: Arc<ContainerService>,
     pub(super) files: Arc<dyn BuildFiles>,
     pub(super) git: Arc<dyn GitFetcher>,
-    options: BuildOptions,
+    pub(super) options: BuildOptions,
     uses: Mutex<Uses>,
     running: Mutex<Vec<Weak<Build>>>,
     /// Contexts that wait for their build, by token.
     pub(super) offered: Mutex<HashMap<String, Context>>,
     pub(super) mounts: CacheLocks,
+    /// Bytes of the cache mounts when they were measured last.
+    pub(super) in_mounts: AtomicU64,
+    pub(super) trimming: tokio::sync::Mutex<()>,
 }
 
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -110,6 +113,8 @@ pub(super) struct Build {
     used: Mutex<BTreeSet<String>>,
     /// Steps that may still read the context.
     pub context_readers: AtomicUsize,
+    /// A step has had cache mounts.
+    pub has_mounted_caches: AtomicBool,
     /// Containers that are being removed.
     pub removals: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -214,6 +219,8 @@ impl BuildService {
                 running: Mutex::default(),
                 offered: Mutex::default(),
                 mounts: CacheLocks::default(),
+                in_mounts: AtomicU64::default(),
+                trimming: tokio::sync::Mutex::default(),
             }),
         }
     }
@@ -341,6 +348,7 @@ impl BuildService {
             made: Mutex::default(),
             used: Mutex::default(),
             context_readers: AtomicUsize::new(context_readers),
+            has_mounted_caches: AtomicBool::default(),
             removals: Mutex::default(),
         });
         locked(&self.inner.running).push(Arc::downgrade(&build));
@@ -377,6 +385,9 @@ impl BuildService {
             self.inner.images.collect_later();
         }
         self.inner.images.collect_if_due().await;
+        if build.has_mounted_caches.load(Ordering::Relaxed) {
+            self.trim_later();
+        }
         outcome
     }
 
@@ -645,6 +656,7 @@ impl Entries {
             records,
             &self.service.inner.options.limits,
             self.service.now(),
+            self.service.inner.in_mounts.load(Ordering::Relaxed),
         )
     }
 }

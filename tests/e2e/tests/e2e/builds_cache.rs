@@ -242,6 +242,41 @@ fn a_running_engine_trims_its_cache() {
     assert_eq!(in_image(&agent, "third", "wc -c < /e"), "100000");
 }
 
+#[test]
+fn cache_mounts_are_trimmed_after_builds_and_at_the_start() {
+    let settings = tempfile::NamedTempFile::new().expect("a file");
+    let set = |size: &str| {
+        let text = format!(r#"{{"builder": {{"gc": {{"defaultKeepStorage": "{size}"}}}}}}"#);
+        std::fs::write(settings.path(), text).expect("written");
+    };
+    set("250k");
+    let path = settings.path().display().to_string();
+    let Some(mut agent) = engine_with_busybox(&["--config-file", &path]) else {
+        return;
+    };
+    let fill = |agent: &Agent, id: &str, bytes: u64| {
+        let text = format!(
+            "FROM busybox\nRUN --mount=type=cache,id={id},target=/c head -c {bytes} /dev/zero > /c/file\n"
+        );
+        cached_steps(agent, context(&[("Dockerfile", &text)]).path(), &[]);
+    };
+    let mounts = |agent: &Agent| {
+        let caches = agent.data_root().join("builds/caches");
+        folders(&caches, |name| !name.starts_with("tmp-")).len()
+    };
+    fill(&agent, "first", 100_000);
+    fill(&agent, "second", 100_000);
+    assert_eq!(mounts(&agent), 2);
+    fill(&agent, "third", 100_000);
+    eventually("one goes", LIMIT, || (mounts(&agent) == 2).then_some(()));
+    agent.kill_serve();
+    set("150k");
+    agent.serve();
+    eventually("one more goes", LIMIT, || {
+        (mounts(&agent) == 1).then_some(())
+    });
+}
+
 /// Builds a folder by our own client; answers how many steps were in the cache.
 fn cached_steps(agent: &Agent, folder: &Path, flags: &[&str]) -> usize {
     let place = folder.display().to_string();
