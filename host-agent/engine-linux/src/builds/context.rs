@@ -16,12 +16,11 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// Bytes that a compressed context may grow to, and how many entries it may have.
-fn limits(folder: &Path) -> UnpackLimits {
-    let mut limits = UnpackLimits::default();
-    if let Ok(facts) = rustix::fs::statvfs(folder) {
-        limits.free = facts.f_bavail.saturating_mul(facts.f_frsize);
-    }
-    limits
+fn limits(folder: &Path) -> Result<UnpackLimits, BuildFilesError> {
+    Ok(UnpackLimits {
+        free: super::space(folder)?.room(),
+        ..UnpackLimits::default()
+    })
 }
 
 /// Digests of the contents of a context's files by their inode numbers, as they were received: they need not be read again
@@ -94,7 +93,7 @@ pub(super) fn unpack(
         Mode::empty(),
     )
     .map_err(|error| failed("open the folder of the context", error))?;
-    let limits = limits(folder);
+    let limits = limits(folder)?;
     let received = Received {
         kept: form.keep_contents.then_some(kept),
         digests: RefCell::default(),

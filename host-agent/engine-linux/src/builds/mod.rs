@@ -96,6 +96,30 @@ impl Drop for SecretFile {
     }
 }
 
+/// Bytes of a disk.
+struct Space {
+    free: u64,
+    all: u64,
+}
+
+/// What builds leave free at least, however small an archive looked: a twentieth of the disk, and not more than this.
+const RESERVE_MAX: u64 = 1 << 30;
+
+impl Space {
+    fn room(&self) -> u64 {
+        self.free.saturating_sub((self.all / 20).min(RESERVE_MAX))
+    }
+}
+
+fn space(folder: &Path) -> Result<Space, BuildFilesError> {
+    let facts =
+        rustix::fs::statvfs(folder).map_err(|error| failed("measure the free space", error))?;
+    Ok(Space {
+        free: facts.f_bavail.saturating_mul(facts.f_frsize),
+        all: facts.f_blocks.saturating_mul(facts.f_frsize),
+    })
+}
+
 fn failed(step: impl Into<String>, source: impl Into<io::Error>) -> BuildFilesError {
     BuildFilesError::Failed {
         step: step.into(),
@@ -184,9 +208,11 @@ impl BuildFiles for DiskBuildFiles {
     }
 
     async fn free_bytes(&self) -> Result<u64, BuildFilesError> {
-        let facts = rustix::fs::statvfs(&self.folder)
-            .map_err(|error| failed("measure the free space", error))?;
-        Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+        Ok(space(&self.folder)?.free)
+    }
+
+    async fn room(&self) -> Result<u64, BuildFilesError> {
+        Ok(space(&self.folder)?.room())
     }
 
     async fn read(

@@ -524,6 +524,63 @@ async fn folders_on_the_way_are_as_they_are_below() {
     assert_eq!(facts.len(), 3);
 }
 
+/// A disk of its own that goes with the test.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> SmallDisk {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Some(c"size=8m");
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", folder.path(), "tmpfs", flags, options).unwrap();
+        SmallDisk(folder)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test]
+async fn an_archive_that_grows_leaves_some_of_the_disk_free() {
+    if !crate::host::lets_tests("mounting a disk") {
+        return;
+    }
+    let disk = SmallDisk::mount();
+    let files = DiskBuildFiles::open(disk.0.path(), disk.0.path()).unwrap();
+    let (free, room) = (
+        files.free_bytes().await.unwrap(),
+        files.room().await.unwrap(),
+    );
+    assert_eq!(free - room, (8 << 20) / 20);
+    for (size, fits) in [(room + 1, false), (room - 64 * 1024, true)] {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(size);
+        builder
+            .append_data(&mut header, "zeros", std::io::repeat(0).take(size))
+            .unwrap();
+        let bomb = zstd::encode_all(&builder.into_inner().unwrap()[..], 1).unwrap();
+        assert!(bomb.len() < 64 * 1024);
+        let content: ByteStream =
+            Box::pin(futures_util::stream::iter([Ok(bytes::Bytes::from(bomb))]));
+        let outcome = files.unpack_context(content, ContextForm::default()).await;
+        match outcome {
+            Ok(_) => assert!(fits, "{size} of {room}"),
+            Err(error) => {
+                let error = engine::error::full_message(&error);
+                assert!(
+                    !fits && error.contains("unpack the build context"),
+                    "{error}"
+                );
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn contexts_go_with_the_build_and_with_the_engine() {
     let bench = bench(&[("a", "1")]).await;

@@ -65,7 +65,7 @@ impl BuildService {
         };
         let files = &self.inner.containers.deps().container_files;
         let options = WriteOptions {
-            largest: Some(self.inner.files.free_bytes().await?.min(CONTEXT_MAX)),
+            largest: Some(self.inner.files.room().await?.min(CONTEXT_MAX)),
             ..WriteOptions::default()
         };
         files

@@ -415,7 +415,7 @@ async fn fetched(
     let download = inner.images.backends().downloads.fetch(address).await;
     let download = download.map_err(ImageError::from)?;
     let tree = Arc::new(files.new_folder().await?);
-    let largest = files.free_bytes().await?.min(DOWNLOAD_MAX);
+    let largest = files.room().await?.min(DOWNLOAD_MAX);
     let modified = download.modified;
     let digest = files
         .write_stream(tree.clone(), &name, download.content, largest)

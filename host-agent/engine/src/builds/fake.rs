@@ -49,6 +49,10 @@ impl BuildFiles for NoFiles {
         Ok(0)
     }
 
+    async fn room(&self) -> Result<u64, BuildFilesError> {
+        Ok(0)
+    }
+
     async fn read(
         &self,
         _: Arc<BorrowedRoot>,

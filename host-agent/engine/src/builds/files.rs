@@ -33,6 +33,9 @@ pub trait BuildFiles: Send + Sync + 'static {
     /// Bytes that are free on the disk of contexts and of the cache.
     async fn free_bytes(&self) -> Result<u64, BuildFilesError>;
 
+    /// Bytes that a context, an archive or a download may take there: what is free, less a reserve for everything else.
+    async fn room(&self) -> Result<u64, BuildFilesError>;
+
     /// A small file; `None` where there is none. Links are followed.
     async fn read(
         &self,
