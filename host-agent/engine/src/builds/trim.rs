@@ -54,17 +54,11 @@ impl BuildService {
         let mut left = 0;
         for mount in &mounts {
             // A step that wants it meanwhile waits, and makes it anew.
-            let removed = match beyond.contains(&mount.name) {
-                true => match self.inner.mounts.try_hold(&mount.id) {
-                    Some(_held) => {
-                        self.inner.files.remove_cache(&mount.name).await?;
-                        true
-                    }
-                    None => false,
-                },
-                false => false,
-            };
-            if !removed {
+            if beyond.contains(&mount.name)
+                && let Some(_held) = self.inner.mounts.try_hold(&mount.id)
+            {
+                self.inner.files.remove_cache(&mount.name).await?;
+            } else {
                 left += mount.size;
             }
         }
