@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! berth --POST /build/ssh/TOKEN, upgraded--> connection --+
-//! berth --POST /build, naming TOKEN--------> socket on this host <-- ssh in a RUN step
+//! berth --POST /build, naming TOKEN--------> a socket a mount    <-- ssh in a RUN step
 //! ```
 //!
 //! An agent answers one message with one message, so that all programs of a build can share the one connection. Only what
@@ -10,11 +10,14 @@
 
 use super::error::{ApiError, ApiResult};
 use super::hijack::Hijacked;
+use engine::builds::request::SshAgent;
 use engine::error::Class;
+use engine::images::BorrowedRoot;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -48,10 +51,6 @@ pub struct SshAgents {
     /// For the sockets.
     folder: PathBuf,
     waiting: Arc<Mutex<ByToken>>,
-}
-
-fn failed(step: &str, error: &io::Error) -> ApiError {
-    ApiError::new(Class::Internal, format!("cannot {step}: {error}"))
 }
 
 impl SshAgents {
@@ -106,9 +105,12 @@ impl SshAgents {
         }
     }
 
-    /// Makes a socket for each agent (id, token) of a build.
-    pub async fn sockets(&self, wanted: &BTreeMap<String, String>) -> ApiResult<Sockets> {
-        let mut sockets = Sockets::default();
+    /// The agents (id, token) of a build, by id.
+    pub async fn take(
+        &self,
+        wanted: &BTreeMap<String, String>,
+    ) -> ApiResult<BTreeMap<String, Arc<dyn SshAgent>>> {
+        let mut agents: BTreeMap<String, Arc<dyn SshAgent>> = BTreeMap::new();
         for (id, token) in wanted {
             let missing =
                 || ApiError::invalid(format!("there is no connection to the ssh agent {id:?}"));
@@ -122,26 +124,39 @@ impl SshAgents {
                 .map_err(|_| missing())?
                 .map_err(|_| missing())?;
             self.lock().remove(token);
-            let socket = Socket::serve(&self.folder, connection)
-                .map_err(|error| failed("make a socket for the ssh agent", &error))?;
-            sockets.0.insert(id.clone(), socket);
+            let agent = Agent {
+                folder: self.folder.clone(),
+                connection: Arc::new(tokio::sync::Mutex::new(connection)),
+            };
+            agents.insert(id.clone(), Arc::new(agent));
         }
-        Ok(sockets)
+        Ok(agents)
     }
 }
 
-/// The sockets of one build; dropped, they are gone.
-#[derive(Default)]
-pub struct Sockets(BTreeMap<String, Socket>);
+/// The agent of one build.
+struct Agent {
+    /// For the sockets.
+    folder: PathBuf,
+    connection: Connection,
+}
 
-impl Sockets {
-    /// By the agents' ids.
-    pub fn paths(&self) -> BTreeMap<String, PathBuf> {
-        let socket = |socket: &Socket| socket.folder.join(SOCKET);
-        self.0
-            .iter()
-            .map(|(id, own)| (id.clone(), socket(own)))
-            .collect()
+type Connection = Arc<tokio::sync::Mutex<Hijacked>>;
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Agent")
+    }
+}
+
+impl SshAgent for Agent {
+    fn socket(&self, mode: u32, owner: (u32, u32)) -> io::Result<BorrowedRoot> {
+        let folder = self.folder.join(engine::id::ContainerId::random().short());
+        let socket = Socket::serve(folder, self.connection.clone())?;
+        let path = socket.folder.join(SOCKET);
+        std::os::unix::fs::chown(&path, Some(owner.0), Some(owner.1))?;
+        std::fs::set_permissions(&path, Permissions::from_mode(mode & 0o7777))?;
+        Ok(BorrowedRoot::new(path, socket))
     }
 }
 
@@ -162,20 +177,17 @@ impl Drop for Socket {
 }
 
 impl Socket {
-    fn serve(folder: &Path, connection: Hijacked) -> io::Result<Socket> {
-        let folder = folder.join(engine::id::ContainerId::random().short());
+    fn serve(folder: PathBuf, connection: Connection) -> io::Result<Socket> {
+        // Nobody else comes into the folder: who may use the socket in the container is the mount's business.
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&folder)?;
         let listener = UnixListener::bind(folder.join(SOCKET))?;
-        // Who may use it in the container is the mount's business.
-        std::fs::set_permissions(folder.join(SOCKET), std::fs::Permissions::from_mode(0o600))?;
-        let shared = Arc::new(tokio::sync::Mutex::new(connection));
         let accepting = tokio::spawn(async move {
             let mut clients = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                clients.spawn(converse(client, shared.clone()));
+                clients.spawn(converse(client, connection.clone()));
                 while clients.try_join_next().is_some() {}
             }
         });
@@ -184,7 +196,7 @@ impl Socket {
 }
 
 /// One program's connection.
-async fn converse(mut client: UnixStream, agent: Arc<tokio::sync::Mutex<Hijacked>>) {
+async fn converse(mut client: UnixStream, agent: Connection) {
     while let Ok(Some(message)) = read_message(&mut client).await {
         let kind = message.get(4).copied();
         let allowed = matches!(kind, Some(REQUEST_IDENTITIES | SIGN_REQUEST | EXTENSION));
@@ -239,6 +251,7 @@ async fn read_message(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
 
     fn connection() -> (Hijacked, tokio::io::DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(4096);
@@ -261,8 +274,9 @@ mod tests {
         let (hijacked, mut agent) = connection();
         agents.offer(TOKEN, hijacked);
         let wanted = BTreeMap::from([("default".to_owned(), TOKEN.to_owned())]);
-        let sockets = agents.sockets(&wanted).await.expect("there");
-        let path = sockets.paths()["default"].clone();
+        let taken = agents.take(&wanted).await.expect("there");
+        let socket = taken["default"].socket(0o600, own()).expect("a socket");
+        let path = socket.path.clone();
         let answering = tokio::spawn(async move {
             let asked = read_message(&mut agent).await.expect("good").expect("one");
             assert_eq!(asked, [0, 0, 0, 1, REQUEST_IDENTITIES]);
@@ -289,17 +303,45 @@ mod tests {
         let answer = read_message(&mut program).await.expect("good");
         assert_eq!(answer.as_deref(), Some(&[0, 0, 0, 2, 12, 7][..]));
         drop(answering.await.expect("asked once"));
-        drop(sockets);
+        drop(socket);
         assert!(!path.exists());
         // A token is good for one build.
-        assert!(agents.sockets(&wanted).await.is_err());
+        assert!(agents.take(&wanted).await.is_err());
+    }
+
+    /// Whom the tests run as: others own files of root's only.
+    fn own() -> (u32, u32) {
+        let facts = std::fs::metadata("/proc/self").expect("proc");
+        (facts.uid(), facts.gid())
+    }
+
+    #[tokio::test]
+    async fn every_mount_has_a_socket_with_its_owner_and_mode() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (hijacked, _agent) = connection();
+        let agent = Agent {
+            folder: folder.path().to_owned(),
+            connection: Arc::new(tokio::sync::Mutex::new(hijacked)),
+        };
+        let other = match own() {
+            (0, _) => (1234, 567),
+            own => own,
+        };
+        let first = agent.socket(0o600, own()).expect("a socket");
+        let second = agent.socket(0o660, other).expect("a socket");
+        for (socket, mode, owner) in [(&first, 0o600, own()), (&second, 0o660, other)] {
+            let facts = std::fs::metadata(&socket.path).expect("there");
+            assert_eq!(facts.mode() & 0o7777, mode);
+            assert_eq!((facts.uid(), facts.gid()), owner);
+        }
     }
 
     #[tokio::test]
     async fn a_message_that_is_too_long_ends_the_conversation() {
         let (hijacked, _agent) = connection();
         let folder = tempfile::tempdir().expect("a folder");
-        let socket = Socket::serve(folder.path(), hijacked).expect("served");
+        let connection = Arc::new(tokio::sync::Mutex::new(hijacked));
+        let socket = Socket::serve(folder.path().join("one"), connection).expect("served");
         let mut program = UnixStream::connect(socket.folder.join(SOCKET))
             .await
             .expect("a socket");

@@ -52,6 +52,12 @@ pub enum BuildError {
     Read(#[source] std::io::Error),
     #[error("Error processing tar file")]
     Context(#[source] crate::containers::files::FileError),
+    #[error("cannot make a socket for the ssh agent {id}")]
+    SshAgent {
+        id: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Files(#[from] BuildFilesError),
     #[error(transparent)]
@@ -149,7 +155,9 @@ impl Classify for BuildError {
             BuildError::Step { source, .. } | BuildError::Near { error: source, .. } => {
                 source.class()
             }
-            BuildError::Exit { .. } | BuildError::Cancelled => Class::Internal,
+            BuildError::Exit { .. } | BuildError::SshAgent { .. } | BuildError::Cancelled => {
+                Class::Internal
+            }
             BuildError::Copy { source, .. } | BuildError::Files(source) => source.class(),
             BuildError::Source(error) => error.class(),
             BuildError::Image(error) => error.class(),

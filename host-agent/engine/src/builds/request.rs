@@ -6,7 +6,7 @@ use crate::images::registry::Credentials;
 use crate::images::{BorrowedRoot, ByteStream, Digest, Platform, Reference, ReferenceError};
 use crate::runtime::{ResourcePlan, Rlimit};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
@@ -40,6 +40,12 @@ impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret(hidden)")
     }
+}
+
+/// An ssh agent of the client's.
+pub trait SshAgent: std::fmt::Debug + Send + Sync + 'static {
+    /// A socket on this host for one mount, where programs reach the agent; it goes when the answer is dropped.
+    fn socket(&self, mode: u32, owner: (u32, u32)) -> io::Result<BorrowedRoot>;
 }
 
 /// `--build-context name=...`
@@ -117,8 +123,8 @@ pub struct BuildRequest {
     pub credentials: BTreeMap<String, Credentials>,
     /// By id.
     pub secrets: BTreeMap<String, Secret>,
-    /// Sockets of ssh agents on this host, by id (`default`).
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// By id (`default`).
+    pub ssh: BTreeMap<String, Arc<dyn SshAgent>>,
     pub remove: RemoveContainers,
     pub output: BuildOutput,
     /// `SOURCE_DATE_EPOCH`: no time in the result is later. A build argument of that name counts, too.

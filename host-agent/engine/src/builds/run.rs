@@ -274,8 +274,14 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
                 all.points.push(point(target, file.path.clone(), "", false));
                 all.held.push(Box::new(file));
             }
-            MountKind::Ssh { id, required, .. } => {
-                let Some(socket) = build.request.ssh.get(id) else {
+            MountKind::Ssh {
+                id,
+                required,
+                mode,
+                uid,
+                gid,
+            } => {
+                let Some(agent) = build.request.ssh.get(id) else {
                     if *required {
                         return Err(BuildError::Invalid(format!("ssh agent {id}: not found")));
                     }
@@ -289,7 +295,16 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
                     all.env.push(format!("SSH_AUTH_SOCK={target}"));
                 }
                 sockets += 1;
-                all.points.push(point(target, socket.clone(), "", true));
+                let socket =
+                    agent
+                        .socket(*mode, (*uid, *gid))
+                        .map_err(|source| BuildError::SshAgent {
+                            id: id.clone(),
+                            source,
+                        })?;
+                all.points
+                    .push(point(target, socket.path.clone(), "", true));
+                all.held.push(Box::new(socket));
             }
         }
     }

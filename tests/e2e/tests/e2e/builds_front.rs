@@ -323,12 +323,17 @@ fn keys_are_lent_to_their_step() {
     run(&mut keygen, LIMIT).success();
     let folder = context(&[(
         "Dockerfile",
-        "FROM busybox\nRUN --mount=type=ssh,required [ -S \"$SSH_AUTH_SOCK\" ] && echo lent > /seen\n\
-         RUN [ -z \"$SSH_AUTH_SOCK\" ] && [ ! -e /run/buildkit ]\n",
+        "FROM busybox\nRUN --mount=type=ssh,required [ -S \"$SSH_AUTH_SOCK\" ] && stat -c '%u %g %a' \"$SSH_AUTH_SOCK\" > /seen\n\
+         RUN [ -z \"$SSH_AUTH_SOCK\" ] && [ ! -e /run/buildkit ]\n\
+         RUN touch /other && chown 1234:567 /other\n\
+         USER 1234:567\n\
+         RUN --mount=type=ssh [ ! -w \"$SSH_AUTH_SOCK\" ]\n\
+         RUN --mount=type=ssh,uid=1234,gid=567,mode=0660 [ -w \"$SSH_AUTH_SOCK\" ] && stat -c '%u %g %a' \"$SSH_AUTH_SOCK\" > /other\n",
     )]);
     let flag = format!("--ssh=default={}", text(&key));
     build(&agent, folder.path(), &["-t", "keys", &flag]).success();
-    assert_eq!(in_image(&agent, "keys", "cat /seen"), "lent\n");
+    let seen = in_image(&agent, "keys", "cat /seen /other");
+    assert_eq!(seen, "0 0 600\n1234 567 660\n");
     let without = build(&agent, folder.path(), &["--no-cache"]).fails_with(1);
     assert!(
         without.contains("ssh agent default: not found"),

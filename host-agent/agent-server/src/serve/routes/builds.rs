@@ -72,8 +72,7 @@ async fn build(
     }
     wire::add_preamble(&mut wanted, &preamble)?;
     add_named_contexts(&builds, &mut wanted, &preamble).await?;
-    let sockets = agents.sockets(&preamble.ssh).await?;
-    wanted.ssh = sockets.paths();
+    wanted.ssh = agents.take(&preamble.ssh).await?;
     let form = match is_berths(&headers) {
         true => Form::Events,
         false if query.flag("q") => Form::Quiet(Vec::new()),
@@ -93,7 +92,6 @@ async fn build(
     let task = tokio::spawn(async move {
         // The receiver is gone only if the client is.
         let _ = finish.send(builds.build(wanted, sink).await);
-        drop(sockets);
     });
     let mut running = Running {
         form,
