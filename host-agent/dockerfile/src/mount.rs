@@ -218,9 +218,19 @@ impl Mount {
                     }
                 };
                 let (uid, gid) = fields.owner()?;
+                let variable = fields.text(&["env"])?;
+                if let Some(name) = variable
+                    .clone()
+                    .filter(|name| name.is_empty() || name.contains(['=', '\0']))
+                {
+                    return Err(MountError::Value {
+                        key: "env".into(),
+                        value: name,
+                    });
+                }
                 let kind = MountKind::Secret {
                     id,
-                    variable: fields.text(&["env"])?,
+                    variable,
                     required: fields.flag(&["required"])?.unwrap_or(false),
                     mode: fields.number("mode", 8, 0o400)?,
                     uid,
@@ -345,6 +355,8 @@ mod tests {
                 "type=bind,target=\"/x\"",
                 "failed to parse csv mounts: bare \" in non-quoted-field",
             ),
+            ("type=secret,id=x,env=", "invalid value for 'env': "),
+            ("type=secret,id=x,env=A=B", "invalid value for 'env': A=B"),
             (
                 "type=bind,target=/x,ro=maybe",
                 "invalid value for 'ro': maybe",

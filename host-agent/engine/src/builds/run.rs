@@ -12,7 +12,7 @@ use super::stage_state::{RunNetwork, RunWork};
 use crate::containers::mounts;
 use crate::containers::remove::RemoveOptions;
 use crate::containers::spec::{
-    BuildStep, Config, CreateRequest, HostSettings, LogSettings, MountKind as PointKind,
+    BuildStep, Config, CreateRequest, HiddenEnv, HostSettings, LogSettings, MountKind as PointKind,
     MountPoint, NetworkChoice,
 };
 use crate::containers::wait::WaitCondition;
@@ -32,6 +32,7 @@ use std::sync::atomic::Ordering;
 struct Mounts {
     points: Vec<MountPoint>,
     env: Vec<String>,
+    hidden_env: HiddenEnv,
     /// target -> options
     tmpfs: BTreeMap<String, String>,
     /// Held until the step is over.
@@ -256,12 +257,13 @@ async fn make_mounts(runner: &Runner<'_>, work: &RunWork) -> Result<Mounts, Buil
                     continue;
                 };
                 if let Some(variable) = variable {
-                    let text = String::from_utf8(secret.0.clone()).map_err(|_| {
-                        BuildError::Invalid(format!(
+                    let text = std::str::from_utf8(&secret.0).ok();
+                    let Some(text) = text.filter(|text| !text.contains('\0')) else {
+                        return Err(BuildError::Invalid(format!(
                             "secret {id} is no text and cannot be a variable"
-                        ))
-                    })?;
-                    all.env.push(format!("{variable}={text}"));
+                        )));
+                    };
+                    all.hidden_env.0.push(format!("{variable}={text}"));
                     if mount.target.is_empty() {
                         continue;
                     }
@@ -366,6 +368,10 @@ async fn execute(
         true => Vec::new(),
         false => files.missing(runner.own_files().await?, targets).await?,
     };
+    // What a step has done with a secret is nobody's to look at, or to commit.
+    let has_secrets = work.mounts.iter().any(|mount| {
+        matches!(&mount.kind, MountKind::Secret { id, .. } if build.request.secrets.contains_key(id))
+    });
     let request = request(runner, work, &mut mounts);
     let created = containers.create(request).await?;
     let id = created.id.to_string();
@@ -403,7 +409,7 @@ async fn execute(
         return Err(BuildError::Invalid(answer.error));
     }
     if answer.exit_code != 0 {
-        own.keep = build.request.remove != RemoveContainers::Always;
+        own.keep = build.request.remove != RemoveContainers::Always && !has_secrets;
         return Err(BuildError::Exit {
             command: work.args.join(" "),
             code: i64::from(answer.exit_code),
@@ -414,7 +420,7 @@ async fn execute(
         let root = layers.borrow(&container.id, runner.now.top()).await?;
         files.remove_missing(Arc::new(root), missing).await?;
     }
-    own.keep = build.request.remove == RemoveContainers::Never;
+    own.keep = build.request.remove == RemoveContainers::Never && !has_secrets;
     let made = match own.keep {
         // The container keeps its files.
         true => {
@@ -507,6 +513,7 @@ fn request(runner: &Runner<'_>, work: &RunWork, mounts: &mut Mounts) -> CreateRe
         step: Some(BuildStep {
             image,
             mounts: std::mem::take(&mut mounts.points),
+            hidden_env: std::mem::take(&mut mounts.hidden_env),
         }),
         ..CreateRequest::default()
     }

@@ -9,7 +9,7 @@ use super::output::OutputHub;
 use super::resources::Purpose;
 use super::service::ContainerService;
 use super::spec::{
-    Config, ContainerSpec, CreateRequest, HostSettings, IpcMode, MountKind, MountPoint,
+    Config, ContainerSpec, CreateRequest, HiddenEnv, HostSettings, IpcMode, MountKind, MountPoint,
     MountedImage, NamespaceMode, NetworkChoice,
 };
 use super::status::Status;
@@ -91,9 +91,9 @@ impl ContainerService {
             None => None,
         };
         let step = request.step.take();
-        let (image, step_mounts) = match step {
-            Some(step) => (step.image, Some(step.mounts)),
-            None => (self.image(&request).await?, None),
+        let (image, step_mounts, hidden_env) = match step {
+            Some(step) => (step.image, Some(step.mounts), step.hidden_env),
+            None => (self.image(&request).await?, None, HiddenEnv::default()),
         };
         let (found, native) = (platform_of(&image), Platform::host());
         if let Some(wanted) = wanted {
@@ -153,6 +153,7 @@ impl ContainerService {
             top_layer: image.top_layer,
             platform: image.os,
             mounts: points,
+            hidden_env,
         };
         let made = match self.made_durable(&spec).await {
             Ok(()) => self.make(&id, &name, spec, memberships, is_step).await,

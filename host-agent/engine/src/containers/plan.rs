@@ -81,11 +81,13 @@ pub fn launch(
         (NamespaceMode::Container(_), Some(pid)) => SharedNamespace::OfProcess(pid),
         (NamespaceMode::Container(_), None) => SharedNamespace::Own,
     };
+    let mut process = first_process(spec, &hostname, around.environment, &security);
+    merge::replace_env(&mut process.env, &spec.hidden_env.0);
     Ok(LaunchPlan {
         id: id.clone(),
         rootfs: around.rootfs,
         read_only_root: host.read_only_root,
-        process: first_process(spec, &hostname, around.environment, &security),
+        process,
         domain_name: spec.config.domain_name.clone(),
         mounts: mounts(spec, &around.folder, around.shared_memory, around.images),
         namespaces: NamespacePlan {
@@ -289,6 +291,7 @@ fn mounts(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::containers::spec::HiddenEnv;
     use crate::containers::testing;
 
     fn plan(spec: &ContainerSpec) -> LaunchPlan {
@@ -334,6 +337,20 @@ mod tests {
             plan.all_devices && plan.masked_paths.is_empty() && plan.read_only_paths.is_empty()
         );
         assert_eq!(plan.process.seccomp, crate::runtime::Seccomp::Unconfined);
+    }
+
+    #[test]
+    fn hidden_variables_are_the_first_process_s_alone() {
+        let mut spec = testing::spec();
+        spec.config.env = vec!["A=1".into(), "B=2".into()];
+        spec.hidden_env = HiddenEnv(vec!["A=hidden".into()]);
+        let env = plan(&spec).process.env;
+        assert!(env.contains(&"A=hidden".to_owned()), "{env:?}");
+        assert!(!env.contains(&"A=1".to_owned()), "{env:?}");
+        let written = serde_json::to_string(&spec).expect("plain data");
+        let printed = format!("{spec:?}");
+        assert!(!written.contains("A=hidden"), "{written}");
+        assert!(!printed.contains("A=hidden"), "{printed}");
     }
 
     #[test]

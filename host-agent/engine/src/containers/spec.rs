@@ -20,6 +20,19 @@ pub struct ContainerSpec {
     pub platform: String,
     /// Resolved mounts, in the order in which they are mounted.
     pub mounts: Vec<MountPoint>,
+    /// In no record, so that it goes with this engine.
+    #[serde(skip)]
+    pub hidden_env: HiddenEnv,
+}
+
+/// `NAME=value` of secrets: the first process has them, and nobody is shown or told of them. Cannot be printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct HiddenEnv(pub Vec<String>);
+
+impl std::fmt::Debug for HiddenEnv {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HiddenEnv(hidden)")
+    }
 }
 
 impl ContainerSpec {
@@ -481,6 +494,8 @@ pub struct BuildStep {
     pub image: Image,
     /// Beside those that the settings ask for.
     pub mounts: Vec<MountPoint>,
+    /// Over those of the settings.
+    pub hidden_env: HiddenEnv,
 }
 
 /// Ports that are published, from the bindings and, with `publish_all`, the exposed ones.

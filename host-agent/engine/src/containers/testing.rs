@@ -13,7 +13,7 @@ pub use images::{FakeImages, FakeLayers, data_image, image_id};
 use super::host::{HostFiles, HostLoad, InterfaceCounters, ProcessFacts};
 use super::lifecycle::ContainerState;
 use super::service::{ContainerService, Dependencies, Settings};
-use super::spec::{Config, ContainerSpec, CreateRequest, HostSettings};
+use super::spec::{Config, ContainerSpec, CreateRequest, HiddenEnv, HostSettings};
 use super::store::{ContainerRecord, ContainerStore, ContainerStoreError, Durability};
 use crate::clock::SystemClock;
 use crate::events::EventBus;
@@ -58,6 +58,7 @@ pub fn spec() -> ContainerSpec {
         top_layer: None,
         platform: "linux".into(),
         mounts: Vec::new(),
+        hidden_env: HiddenEnv::default(),
     }
 }
 

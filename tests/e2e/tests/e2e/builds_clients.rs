@@ -8,7 +8,7 @@ use harness::registry::Registry;
 use harness::run::{eventually, run, run_with_input};
 use harness::terminal::run_at_terminal;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 fn context(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -128,6 +128,59 @@ fn berth_builds_with_secrets_that_stay_out_of_the_image() {
         failed.contains("non-zero code") && failed.contains("line 2"),
         "{failed}"
     );
+}
+
+/// Files in the engine's folders that have the word in them.
+fn files_with(folders: &[&Path], word: &str) -> String {
+    let mut grep = Command::new("grep");
+    grep.args(["-r", "-l", "-a", "-s", "-D", "skip", word])
+        .args(folders);
+    run(&mut grep, LIMIT).stdout
+}
+
+#[test]
+fn variables_with_secrets_are_nowhere_on_the_disk() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    let folder = context(&[(
+        "Dockerfile",
+        "FROM busybox\nENV TOKEN=none\nRUN --mount=type=cache,target=/meet --mount=type=secret,id=token,env=TOKEN \
+         printf %s \"$TOKEN\" | sha256sum | grep -q ^7b426ad1d26dc08e && touch /meet/begun; \
+         for i in $(seq 600); do [ -e /meet/end ] && exit 7; sleep 0.1; done\n",
+    )]);
+    let secret = folder.path().join("token.txt");
+    std::fs::write(&secret, "hidden-word").expect("written");
+    let flag = format!("id=token,src={}", text(&secret));
+    let place = text(folder.path());
+    let mut client = agent.berth(&["build", "--network=none", "--secret", &flag, place]);
+    let client = client
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("berth starts");
+    let caches = agent.data_root().join("builds/caches");
+    let begun = eventually("the step has begun", Duration::from_secs(30), || {
+        let mut find = Command::new("find");
+        let found = run(find.arg(&caches).args(["-name", "begun"]), LIMIT);
+        let path = found.stdout.lines().next()?;
+        Some(Path::new(path).to_owned())
+    });
+    let step = agent.run(&["ps", "-q", "--no-trunc"]).success();
+    let step = step.trim();
+    let shown = agent.run(&["inspect", step]).success();
+    assert!(shown.contains("TOKEN=none"), "{shown}");
+    assert!(!shown.contains("hidden-word"), "{shown}");
+    assert_eq!(files_with(&[&agent.data_root()], "hidden-word"), "");
+    std::fs::write(begun.with_file_name("end"), "").expect("written");
+    let output = client.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("non-zero code: 7"), "{said}");
+    // What it has done with the secret is nobody's to look at.
+    assert_eq!(agent.run(&["ps", "-aq"]).success(), "");
+    let folders = [&*agent.data_root(), &*agent.exec_root()];
+    assert_eq!(files_with(&folders, "hidden-word"), "");
+    assert!(!agent.log().contains("hidden-word"));
 }
 
 #[test]
