@@ -464,3 +464,55 @@ fn a_cache_is_carried_to_another_engine() {
     let pruned = one.run(&["builder", "prune", "-a", "-f"]).success();
     assert!(pruned.contains("Total:"), "{pruned}");
 }
+
+#[test]
+fn a_cache_is_left_where_no_image_is_wanted() {
+    let (Some(one), Some(other)) = (engine_with_busybox(&[]), engine_with_busybox(&[])) else {
+        return;
+    };
+    let place = tempfile::tempdir().expect("a folder");
+    let id_file = place.path().join("id");
+    let images = |agent: &Agent| agent.run(&["images", "-aq", "--no-trunc"]).success();
+    let files = place.path().join("files");
+    for (output, step) in [("type=cacheonly", "first"), (text(&files), "second")] {
+        let dockerfile = format!("FROM busybox\nRUN echo {step} > /{step}\n");
+        let folder = context(&[("Dockerfile", &dockerfile)]);
+        let before = images(&one);
+        let cache = place.path().join(step);
+        let to = format!("type=local,dest={}", text(&cache));
+        let id = text(&id_file);
+        let flags = [
+            "-q",
+            "-o",
+            output,
+            "-t",
+            "no",
+            "--cache-to",
+            &to,
+            "--iidfile",
+            id,
+        ];
+        assert_eq!(build(&one, folder.path(), &flags).success(), "");
+        assert_eq!(std::fs::read_to_string(&id_file).expect("there"), "");
+        assert_eq!(images(&one), before, "{output}");
+        one.run(&["inspect", "no"]).fails_with(1);
+        let from = format!("type=local,src={}", text(&cache));
+        let flags = ["--progress=plain", "--cache-from", &from];
+        for agent in [&one, &other] {
+            let again = build(agent, folder.path(), &flags);
+            assert!(again.stderr.contains("#2 CACHED"), "{}", again.report());
+            again.success();
+        }
+        // An image that was there before stays.
+        build(&one, folder.path(), &["-t", step]).success();
+        build(
+            &one,
+            folder.path(),
+            &["-o", "type=cacheonly", "--cache-to", &to],
+        )
+        .success();
+        let there = one.run(&["images", "-q", step]).success();
+        assert_ne!(there, "", "{output}");
+    }
+    assert!(files.join("second").exists());
+}

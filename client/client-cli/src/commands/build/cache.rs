@@ -3,12 +3,13 @@
 
 use super::outputs;
 use super::secrets::fields;
-use crate::engine::Engine;
+use crate::engine::{Engine, escape};
 use crate::show::progress::Place;
 use crate::{archive, commands};
 use anyhow::{Context, Result, bail};
 use http_body_util::BodyExt;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Where steps may be taken from.
@@ -78,6 +79,11 @@ impl CacheTo {
         Ok(to)
     }
 
+    /// It takes an image to carry it.
+    pub(super) fn is_carried(&self) -> bool {
+        *self != CacheTo::Inline
+    }
+
     /// Leaves the cache of a built image.
     pub(super) async fn store(&self, engine: &Engine, image: &str) -> Result<()> {
         match self {
@@ -91,6 +97,36 @@ impl CacheTo {
             CacheTo::Local(folder) => outputs::save_as_folder(engine, &[image.to_owned()], folder)
                 .await
                 .with_context(|| format!("cannot leave the cache in {}", folder.display())),
+        }
+    }
+}
+
+/// The image that carries the cache of a build which is asked for none.
+pub(super) struct Carrier {
+    /// Ids of the images that were there before.
+    before: BTreeSet<String>,
+}
+
+impl Carrier {
+    /// To be made before the build.
+    pub(super) async fn new(engine: &Engine) -> Result<Carrier> {
+        let images = engine.get("/images/json?all=1").await?;
+        let ids = images.as_array().into_iter().flatten();
+        Ok(Carrier {
+            before: ids
+                .filter_map(|image| image["Id"].as_str().map(str::to_owned))
+                .collect(),
+        })
+    }
+
+    /// The cache is where it should be: nobody wants the image any more.
+    pub(super) async fn remove(&self, engine: &Engine, image: &str) {
+        if self.before.contains(image) {
+            return;
+        }
+        let path = format!("/images/{}?force=1", escape(image));
+        if let Err(error) = engine.delete(&path).await {
+            eprintln!("WARNING: the image that carried the cache stays: {error:#}");
         }
     }
 }

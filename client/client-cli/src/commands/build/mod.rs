@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::show::build::{Form, Wish};
 use crate::{archive, parse, show};
 use anyhow::{Context as _, Result, bail};
-use cache::{CacheFrom, CacheTo};
+use cache::{CacheFrom, CacheTo, Carrier};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use upload::Source;
@@ -65,7 +65,7 @@ pub(crate) struct Options {
     /// may be repeated
     #[arg(short, long)]
     output: Vec<String>,
-    /// Write the image's id to a file
+    /// Write the image's id to a file (nothing, where no image is made)
     #[arg(long)]
     iidfile: Option<PathBuf>,
     /// Print only the image's id
@@ -132,10 +132,19 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
     if !names.is_empty() {
         pairs.push(("cachefrom", json!(names).to_string()));
     }
+    let has_image = outputs::have_image(&outputs);
+    let carrier = match !has_image && !options.check && cache_to.iter().any(CacheTo::is_carried) {
+        true => {
+            // The names are the wanted image's, and there is none.
+            pairs.retain(|(name, _)| *name != "t");
+            Some(Carrier::new(engine).await?)
+        }
+        false => None,
+    };
     let kind = if options.check {
         "check"
     } else {
-        outputs::kind(&outputs)
+        outputs::kind(&outputs, carrier.is_some())
     };
     let body = upload::send(
         engine,
@@ -170,25 +179,35 @@ pub(crate) async fn perform(engine: &Engine, options: &Options) -> Result<u8> {
         })
         .await?;
     }
-    let Some(image) = outcome.image else {
-        if matches!(kind, "files" | "nothing") {
-            return Ok(0);
+    if let Some(image) = &outcome.image {
+        for output in &outputs {
+            output.finish(engine, image, &options.tag).await?;
         }
+        let stored = store(engine, &cache_to, image).await;
+        if let Some(carrier) = carrier {
+            carrier.remove(engine, image).await;
+        }
+        stored?;
+    } else if has_image || carrier.is_some() {
         bail!("the engine did not say which image it has built");
-    };
-    for output in &outputs {
-        output.finish(engine, &image, &options.tag).await?;
     }
-    for place in &cache_to {
-        place.store(engine, &image).await?;
-    }
+    let id = outcome.image.filter(|_| has_image);
     if let Some(file) = &options.iidfile {
-        std::fs::write(file, &image).with_context(|| format!("cannot write {}", file.display()))?;
+        // As with buildx it is empty where no image was asked for.
+        std::fs::write(file, id.as_deref().unwrap_or_default())
+            .with_context(|| format!("cannot write {}", file.display()))?;
     }
-    if options.quiet {
-        show::print(&format!("{image}\n"))?;
+    if let Some(id) = id.filter(|_| options.quiet) {
+        show::print(&format!("{id}\n"))?;
     }
     Ok(0)
+}
+
+async fn store(engine: &Engine, cache_to: &[CacheTo], image: &str) -> Result<()> {
+    for place in cache_to {
+        place.store(engine, image).await?;
+    }
+    Ok(())
 }
 
 fn all<T>(texts: &[String], parse: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {

@@ -182,13 +182,17 @@ pub(super) fn parse_all(texts: &[String]) -> Result<Vec<Output>> {
     Ok(outputs)
 }
 
-/// What all of them need, as the preamble of the build names it.
-pub(super) fn kind(outputs: &[Output]) -> &'static str {
-    let files = outputs.iter().any(Output::is_files);
-    let image = outputs
+/// Whether one of them is an image, or made of one.
+pub(super) fn have_image(outputs: &[Output]) -> bool {
+    outputs
         .iter()
-        .any(|output| !output.is_files() && *output != Output::Nothing);
-    match (image, files) {
+        .any(|output| !output.is_files() && *output != Output::Nothing)
+}
+
+/// What all of them need, as the preamble of the build names it; with `image` an image is made in any case.
+pub(super) fn kind(outputs: &[Output], image: bool) -> &'static str {
+    let files = outputs.iter().any(Output::is_files);
+    match (image || have_image(outputs), files) {
         (true, true) => "imageandfiles",
         (true, false) => "image",
         (false, true) => "files",
@@ -407,8 +411,15 @@ mod tests {
             ),
             (&["type=cacheonly"], "nothing"),
         ] {
-            assert_eq!(kind(&all(texts).expect("good")), expected, "{texts:?}");
+            let outputs = all(texts).expect("good");
+            assert_eq!(kind(&outputs, false), expected, "{texts:?}");
+            assert_eq!(have_image(&outputs), expected.starts_with("image"));
         }
+        assert_eq!(kind(&all(&["out"]).expect("good"), true), "imageandfiles");
+        assert_eq!(
+            kind(&all(&["type=cacheonly"]).expect("good"), true),
+            "image"
+        );
         assert!(all(&["-", "type=docker,dest=-"]).is_err());
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
