@@ -3,6 +3,7 @@
 //! `docker load` sends image archives in any order and of any size, so an archive's files are kept aside on the disk
 //! (`content/loads/<random>/<number>`): names from the archive are keys of a map, never paths.
 
+pub(crate) mod copy;
 pub mod decode;
 pub mod sparse;
 pub mod tar;

@@ -202,3 +202,80 @@ mod tests {
         assert!(parse_lines(b"99999999999\n").is_err());
     }
 }
+
+/// For tests of whoever unpacks.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::fs;
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::path::Path;
+    use std::process::Command;
+
+    /// A file with holes in every form that GNU tar writes.
+    pub(crate) struct Holes {
+        content: Vec<u8>,
+        /// The form, and the archive in it.
+        pub(crate) packed: Vec<(String, Vec<u8>)>,
+    }
+
+    impl Holes {
+        /// The file's name in the archives.
+        pub(crate) const NAME: &str = "holes";
+
+        /// `None`, with a line, where there is no tar program.
+        pub(crate) fn pack() -> Option<Holes> {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let original = folder.path().join(Holes::NAME);
+            let file = fs::File::create(&original).expect("made");
+            let parts: [(u64, &[u8]); 6] = [
+                (0, b"begin"),
+                (3 << 20, b"middle"),
+                (5 << 20, b"x"),
+                (6 << 20, b"x"),
+                (7 << 20, b"x"),
+                (8 << 20, b"x"),
+            ];
+            for (at, text) in parts {
+                file.write_all_at(text, at).expect("written");
+            }
+            file.set_len(20 << 20).expect("longer");
+            let mut packed = Vec::new();
+            for form in [
+                "--format=gnu",
+                "--format=posix --sparse-version=0.0",
+                "--format=posix --sparse-version=0.1",
+                "--format=posix --sparse-version=1.0",
+            ] {
+                let output = Command::new("tar")
+                    .args(["--create", "--sparse", "--hole-detection=raw"])
+                    .args(form.split(' '))
+                    .arg("--directory")
+                    .arg(folder.path())
+                    .arg(Holes::NAME)
+                    .output();
+                let Ok(output) = output else {
+                    println!("skipped: there is no tar program");
+                    return None;
+                };
+                assert!(output.status.success(), "{output:?}");
+                assert!(output.stdout.len() < 1 << 20, "it is sparse");
+                packed.push((form.to_owned(), output.stdout));
+            }
+            Some(Holes {
+                content: fs::read(&original).expect("there"),
+                packed,
+            })
+        }
+
+        /// It came out as it went in.
+        #[track_caller]
+        pub(crate) fn check(&self, form: &str, unpacked: &Path) {
+            assert!(fs::read(unpacked).expect("there") == self.content, "{form}");
+            let facts = fs::metadata(unpacked).expect("there");
+            assert!(
+                facts.blocks() * 512 < 1 << 20,
+                "{form}: the holes are holes"
+            );
+        }
+    }
+}

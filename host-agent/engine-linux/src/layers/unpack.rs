@@ -6,7 +6,6 @@
 //! - `.wh.NAME` becomes overlayfs's whiteout (character device 0:0), `.wh..wh..opq` its opaque mark. Both hold for what is
 //!   *below* this layer, in whatever order they come (OCI image spec, `layer.md`, "Whiteouts").
 
-mod copy;
 mod metadata;
 
 use super::lookup::{
@@ -14,8 +13,8 @@ use super::lookup::{
     times,
 };
 use super::remove::remove_tree;
+use crate::archive::copy::{CopyError, copy, copy_hashed, copy_parts};
 use crate::archive::tar::{TarEntry, TarLimits, TarReader};
-use copy::{CopyError, copy, copy_hashed, copy_parts};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};

@@ -8,6 +8,7 @@
 
 use super::failed;
 use super::view::Root;
+use crate::archive::copy::{CopyError, copy, copy_parts};
 use crate::archive::decode::read_decoded;
 use crate::archive::tar::{TarEntry, TarLimits, TarReader};
 use crate::archive::tree::{descriptor_path, travels};
@@ -17,7 +18,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use tar::EntryType;
@@ -38,7 +39,6 @@ pub(super) struct Extractor<'a> {
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Set at the end, because making files in a folder changes its time.
     folder_times: Vec<(Vec<u8>, (i64, u32))>,
-    buffer: Vec<u8>,
 }
 
 impl Extractor<'_> {
@@ -58,7 +58,6 @@ impl Extractor<'_> {
             largest,
             parent: None,
             folder_times: Vec::new(),
-            buffer: vec![0; 256 * 1024],
         }
     }
 
@@ -82,7 +81,7 @@ impl Extractor<'_> {
         [self.folder.as_slice(), b"/", path].concat()
     }
 
-    fn apply(&mut self, entry: &TarEntry, content: &mut impl Read) -> Result<(), FileError> {
+    fn apply(&mut self, entry: &TarEntry, content: &mut dyn BufRead) -> Result<(), FileError> {
         let outside = || FileError::Invalid {
             why: format!(
                 "{:?} is outside of the folder it is unpacked into",
@@ -101,15 +100,9 @@ impl Extractor<'_> {
             }
             kind => kind,
         };
-        if entry.sparse.is_some() {
-            return Err(FileError::Invalid {
-                why: format!(
-                    "{:?} is a file with holes, which cannot be copied in: pack it without --sparse",
-                    entry.display()
-                ),
-            });
-        }
-        self.left = match self.left.checked_sub(entry.size) {
+        // Whoever copies the file on may fill its holes.
+        let size = entry.sparse.as_ref().map_or(entry.size, |map| map.size);
+        self.left = match self.left.checked_sub(size) {
             Some(left) => left,
             None => {
                 return Err(FileError::Invalid {
@@ -384,11 +377,11 @@ impl Extractor<'_> {
         entry: &TarEntry,
         kind: EntryType,
         made: &OwnedFd,
-        content: &mut impl Read,
+        content: &mut dyn BufRead,
     ) -> Result<(), FileError> {
         let step = |what: &str| format!("set the {what} of {}", entry.display());
         if matches!(kind, EntryType::Regular | EntryType::Continuous) {
-            self.copy(entry, made, content)?;
+            write_content(entry, made, content)?;
         }
         let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
         // The owner first: chown takes setuid and capabilities away.
@@ -410,28 +403,6 @@ impl Extractor<'_> {
         set_time(made.as_fd(), entry.mtime).map_err(|error| failed(step("time"), error))
     }
 
-    fn copy(
-        &mut self,
-        entry: &TarEntry,
-        to: &OwnedFd,
-        content: &mut impl Read,
-    ) -> Result<(), FileError> {
-        let mut file = File::from(
-            to.try_clone()
-                .map_err(|error| failed(format!("write {}", entry.display()), error))?,
-        );
-        loop {
-            match content.read(&mut self.buffer) {
-                Ok(0) => return Ok(()),
-                Ok(count) => file
-                    .write_all(&self.buffer[..count])
-                    .map_err(|error| failed(format!("write {}", entry.display()), error))?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(FileError::Archive(error)),
-            }
-        }
-    }
-
     /// A folder that is gone or is something else by now needs no time.
     fn set_folder_times(&mut self) {
         for (path, mtime) in std::mem::take(&mut self.folder_times) {
@@ -441,6 +412,24 @@ impl Extractor<'_> {
             }
         }
     }
+}
+
+fn write_content(
+    entry: &TarEntry,
+    to: &OwnedFd,
+    content: &mut dyn BufRead,
+) -> Result<(), FileError> {
+    let step = || format!("write {}", entry.display());
+    let to = to.try_clone().map_err(|error| failed(step(), error))?;
+    let mut file = File::from(to);
+    let copied = match &entry.sparse {
+        None => copy(content, u64::MAX, &mut file),
+        Some(map) => copy_parts(content, &mut file, map),
+    };
+    copied.map_err(|error| match error {
+        CopyError::Read(error) => FileError::Archive(error),
+        CopyError::Write(error) => failed(step(), error),
+    })
 }
 
 fn split(path: &[u8]) -> (&[u8], &[u8]) {

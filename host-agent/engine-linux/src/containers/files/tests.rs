@@ -1,6 +1,7 @@
 //! What can be tested without a container: unpacking into a folder, and reading it again.
 
 use super::*;
+use crate::archive::sparse::testing::Holes;
 use crate::archive::write::{EntryKind, NewEntry, TarWriter};
 use proptest::prelude::*;
 use std::fs;
@@ -214,6 +215,29 @@ fn an_archive_that_is_none_or_ends_early_is_the_senders_fault() {
         .extract(b"")
         .expect("nothing is an archive of nothing");
     place.extract(&[0; 1024]).expect("so is this");
+}
+
+#[test]
+fn files_with_holes_keep_them() {
+    let Some(archives) = Holes::pack() else {
+        return;
+    };
+    for (form, archive) in &archives.packed {
+        let place = Place::new();
+        let root = Root::at(&place.path(""));
+        let owner = Some((
+            rustix::process::getuid().as_raw(),
+            rustix::process::getgid().as_raw(),
+        ));
+        let extractor = |largest| Extractor::new(&root, "/in", false, owner, largest);
+        extractor(None).extract(&archive[..]).expect(form);
+        archives.check(form, &place.path("in/holes"));
+        // Holes count where there is a bound, for they may be filled later.
+        let error = extractor(Some(1 << 20)).extract(&archive[..]);
+        let error = error.expect_err(form).to_string();
+        assert!(error.contains("more than the 1048576 bytes"), "{error}");
+        assert!(extractor(None).extract(&archive[..700]).is_err(), "{form}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What files are, besides their content: owners, attributes, devices, hard links to what is below, holes.
 
 use super::*;
+use crate::archive::sparse::testing::Holes;
 
 #[tokio::test]
 async fn owners_attributes_and_special_files_come_through_and_overlayfs_own_marks_do_not() {
@@ -148,57 +149,18 @@ async fn files_with_holes_keep_them_in_every_form() {
     if !is_possible() {
         return;
     }
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let original = folder.path().join("holes");
-    let file = fs::File::create(&original).expect("made");
-    let parts: Vec<(u64, &[u8])> = vec![
-        (0, b"begin"),
-        (3 << 20, b"middle"),
-        (5 << 20, b"x"),
-        (6 << 20, b"x"),
-        (7 << 20, b"x"),
-        (8 << 20, b"x"),
-    ];
-    for (at, text) in parts {
-        std::os::unix::fs::FileExt::write_all_at(&file, text, at).expect("written");
-    }
-    file.set_len(20 << 20).expect("longer");
-    for format in [
-        &["--format=gnu"][..],
-        &["--format=posix", "--sparse-version=0.0"],
-        &["--format=posix", "--sparse-version=0.1"],
-        &["--format=posix", "--sparse-version=1.0"],
-    ] {
-        let output = std::process::Command::new("tar")
-            .args(["--create", "--sparse", "--hole-detection=raw"])
-            .args(format)
-            .arg("--directory")
-            .arg(folder.path())
-            .arg("holes")
-            .output();
-        let Ok(output) = output else {
-            println!("skipped: there is no tar program");
-            return;
-        };
-        assert!(output.status.success(), "{output:?}");
-        assert!(output.stdout.len() < 1 << 20, "it is sparse");
+    let Some(archives) = Holes::pack() else {
+        return;
+    };
+    for (form, archive) in &archives.packed {
         let root = Root::new();
         let layers = root.open();
-        let chain = put(&layers, std::slice::from_ref(&output.stdout))
+        let chain = put(&layers, std::slice::from_ref(archive))
             .await
             .expect("good");
-        let unpacked = layers.files_of(&chain[0]).join("holes");
-        assert!(
-            fs::read(&unpacked).expect("there") == fs::read(&original).expect("there"),
-            "{format:?}"
-        );
-        let facts = fs::metadata(&unpacked).expect("there");
-        assert!(
-            facts.blocks() * 512 < 1 << 20,
-            "{format:?}: the holes are holes"
-        );
-        let error = put(&layers, &[output.stdout[..700].to_vec()]).await;
-        assert!(error.is_err(), "{format:?} cut off");
+        archives.check(form, &layers.files_of(&chain[0]).join(Holes::NAME));
+        let error = put(&layers, &[archive[..700].to_vec()]).await;
+        assert!(error.is_err(), "{form} cut off");
     }
 }
 

@@ -1,18 +1,18 @@
 //! The content of files, from the archive to the disk.
 
-use crate::archive::sparse::SparseMap;
+use super::sparse::SparseMap;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, BufRead, Seek, Write};
 
 /// Which side failed.
-pub(super) enum CopyError {
+pub(crate) enum CopyError {
     Read(io::Error),
     Write(io::Error),
 }
 
 /// Like `io::copy` of at most `limit` bytes, but without a buffer of its own, and it tells which side failed.
-pub(super) fn copy(from: &mut dyn BufRead, limit: u64, to: &mut File) -> Result<(), CopyError> {
+pub(crate) fn copy(from: &mut dyn BufRead, limit: u64, to: &mut File) -> Result<(), CopyError> {
     let mut left = limit;
     while left > 0 {
         let ready = from.fill_buf().map_err(CopyError::Read)?;
@@ -28,7 +28,7 @@ pub(super) fn copy(from: &mut dyn BufRead, limit: u64, to: &mut File) -> Result<
 }
 
 /// Everything, with its digest.
-pub(super) fn copy_hashed(
+pub(crate) fn copy_hashed(
     from: &mut dyn BufRead,
     to: &mut File,
     hash: &mut Sha256,
@@ -46,7 +46,7 @@ pub(super) fn copy_hashed(
 }
 
 /// Writes each part to its place; what is between them stays a hole.
-pub(super) fn copy_parts(
+pub(crate) fn copy_parts(
     from: &mut dyn BufRead,
     to: &mut File,
     map: &SparseMap,
