@@ -262,7 +262,11 @@ mod tests {
         )
         .expect("memory");
         let zstd = zstd::encode_all(&tar[..], 1).expect("memory");
-        for bytes in [tar, packed, zstd] {
+        let options = lzma_rust2::XzOptions::with_preset(1);
+        let mut xz = lzma_rust2::XzWriter::new(Vec::new(), options).expect("memory");
+        std::io::Write::write_all(&mut xz, &tar).expect("memory");
+        let xz = xz.finish().expect("memory");
+        for bytes in [tar, packed, zstd, xz] {
             let root = unpack(&place, bytes).await.expect("good");
             let read = |name: &str| std::fs::read_to_string(root.path.join(name)).expect("there");
             assert_eq!(read("sub/.wh.file"), "text");

@@ -52,14 +52,14 @@ fn git(folder: &Path, arguments: &[&str]) {
     run(&mut git, LIMIT).success();
 }
 
-/// A web server's folder with a file and a repository (plain files are enough for that): branch `main`, annotated tag `v1`.
-fn repository() -> Option<tempfile::TempDir> {
+/// Puts a repository into a web server's folder (plain files are enough for that): branch `main`, annotated tag `v1`.
+/// False, with a line, where there is no git.
+fn add_repository(served: &Path) -> bool {
     if find("git").is_none() {
         println!("skipped: there is no git here");
-        return None;
+        return false;
     }
-    let served = context(&[("file.txt", "from the web")]);
-    let repository = served.path().join("r.git");
+    let repository = served.join("r.git");
     let work = context(&[
         ("in/side", "from git"),
         ("built/Dockerfile", "FROM busybox\nCOPY side /\n"),
@@ -74,102 +74,159 @@ fn repository() -> Option<tempfile::TempDir> {
     let place = repository.display().to_string();
     git(work.path(), &["clone", "--quiet", "--bare", ".", &place]);
     git(&repository, &["update-server-info"]);
-    Some(served)
+    true
+}
+
+/// What an `ADD` is refused for.
+#[track_caller]
+fn check_refused(agent: &Agent, add: &str, why: &str) {
+    let text = format!("FROM busybox\nADD {add} /\n");
+    let said = build_text(agent, "wrong", &text, &[]).fails_with(1);
+    assert!(said.contains(why), "{add}: {said}");
 }
 
 #[test]
-fn files_come_from_repositories_and_web_servers() {
+fn files_come_from_web_servers() {
     let Some(agent) = engine() else { return };
-    let Some(served) = repository() else { return };
+    let served = context(&[("file.txt", "from the web")]);
     let address = serve(served.path());
     let right = digest(b"from the web");
+    let text = format!("FROM busybox\nADD --checksum={right} http://{address}/file.txt /\n");
+    build_text(&agent, "fetched", &text, &[]).success();
+    let out = in_image(&agent, "fetched", "cat /file.txt; stat -c ' %a' /file.txt");
+    assert_eq!(out, "from the web 600");
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    let add = format!("--checksum={wrong} http://{address}/file.txt");
+    check_refused(&agent, &add, "digest mismatch");
+    let add = format!("--checksum={right} file.txt");
+    check_refused(&agent, &add, "requires HTTP(S) or Git sources");
+    let add = format!("http://{address}/r.git?rev=main");
+    check_refused(&agent, &add, "unexpected query \"rev\"");
+}
+
+#[test]
+fn files_come_from_repositories() {
+    let Some(agent) = engine() else { return };
+    let served = tempfile::tempdir().expect("a folder");
+    if !add_repository(served.path()) {
+        return;
+    }
+    let address = serve(served.path());
     let text = format!(
-        "FROM busybox\nADD --checksum={right} http://{address}/file.txt /\n\
-         ADD http://{address}/r.git#main:in /git/\n\
+        "FROM busybox\nADD http://{address}/r.git#main:in /git/\n\
          ADD http://{address}/r.git?tag=v1&subdir=in /tagged/\n\
          ADD --keep-git-dir=true http://{address}/r.git?branch=main /whole/\n"
     );
     build_text(&agent, "fetched", &text, &[]).success();
-    let out = in_image(
-        &agent,
-        "fetched",
-        "cat /file.txt; echo; cat /git/side; stat -c ' %a' /file.txt; ls -A /git; cat /tagged/side; echo; ls -A /whole",
-    );
-    assert_eq!(
-        out,
-        "from the web\nnewer 600\nside\nfrom git\n.git\nbuilt\nin"
-    );
-    for (wrong, why) in [
-        (
-            format!(
-                "--checksum=sha256:{} http://{address}/file.txt",
-                "0".repeat(64)
-            ),
-            "digest mismatch",
-        ),
-        (
-            format!("--checksum={right} file.txt"),
-            "requires HTTP(S) or Git sources",
-        ),
-        (
-            format!("http://{address}/r.git?ref=main&commit={}", "0".repeat(40)),
-            "expected checksum to match 000",
-        ),
-        (
-            format!("http://{address}/r.git?rev=main"),
-            "unexpected query \"rev\"",
-        ),
-    ] {
-        let text = format!("FROM busybox\nADD {wrong} /\n");
-        let said = build_text(&agent, "wrong", &text, &[]).fails_with(1);
-        assert!(said.contains(why), "{wrong}: {said}");
-    }
+    let script = "cat /git/side; echo; ls -A /git; cat /tagged/side; echo; ls -A /whole";
+    let out = in_image(&agent, "fetched", script);
+    assert_eq!(out, "newer\nside\nfrom git\n.git\nbuilt\nin");
+    let add = format!("http://{address}/r.git?ref=main&commit={}", "0".repeat(40));
+    check_refused(&agent, &add, "expected checksum to match 000");
 }
 
-/// Whole contexts, fetched by the engine.
+/// Builds a context that the engine fetches; answers what is in `/side` then.
+#[track_caller]
+fn built_from(agent: &Agent, remote: &str) -> String {
+    let path = format!("/build?t=remote&networkmode=none&remote={remote}");
+    let reply = request(&agent.socket(), "POST", &path, b"").expect("an answer");
+    assert_eq!(reply.status, 200, "{remote}: {}", reply.body);
+    let failed = reply.body.contains("errorDetail");
+    assert!(!failed, "{remote}: {}", reply.body);
+    in_image(agent, "remote", "cat /side")
+}
+
 #[test]
-fn contexts_come_from_repositories_and_web_servers() {
+fn contexts_come_from_web_servers() {
     let Some(agent) = engine() else { return };
-    let Some(served) = repository() else { return };
+    let served = context(&[("bare", "FROM busybox\nRUN printf bare > /side\n")]);
     let address = serve(served.path());
     let mut tar = LayerTar::new();
     tar.file("Dockerfile", 0o644, b"FROM busybox\nCOPY side /\n");
     tar.file("side", 0o644, b"archived");
-    let write = |name: &str, content: &[u8]| {
-        std::fs::write(served.path().join(name), content).expect("a file");
-    };
-    let tar = tar.finish();
-    write("context.tar", &tar);
+    std::fs::write(served.path().join("context.tar"), tar.finish()).expect("a file");
     // What it is is seen in its bytes, whatever it is called.
     let gzip = "gzip -c context.tar > packed; xz -c context.tar > packed.xz; zstd -q -c context.tar > packed.zst";
     let mut pack = Command::new("sh");
     let packed = run(pack.current_dir(served.path()).args(["-c", gzip]), LIMIT);
     assert!(served.path().join("packed").exists(), "{}", packed.report());
-    write("bare", b"FROM busybox\nRUN printf bare > /side\n");
-    for (remote, content) in [
-        ("r.git%23main:built", "remote"),
-        ("r.git%3Fref%3Dmain%26subdir%3Dbuilt", "remote"),
+    for (name, content) in [
         ("context.tar", "archived"),
         ("packed", "archived"),
         ("packed.xz", "archived"),
         ("packed.zst", "archived"),
         ("bare", "bare"),
     ] {
-        let is_there = served.path().join(remote).metadata();
-        if remote.starts_with("packed") && is_there.is_ok_and(|file| file.len() == 0) {
-            println!("skipped: there is no program that packs {remote}");
+        let is_there = served.path().join(name).metadata();
+        if is_there.is_ok_and(|file| file.len() == 0) {
+            println!("skipped: there is no program that packs {name}");
             continue;
         }
-        let path = format!("/build?t=remote&networkmode=none&remote=http://{address}/{remote}");
-        let reply = request(&agent.socket(), "POST", &path, b"").expect("an answer");
-        assert_eq!(reply.status, 200, "{remote}: {}", reply.body);
-        assert!(
-            !reply.body.contains("errorDetail"),
-            "{remote}: {}",
-            reply.body
-        );
-        assert_eq!(in_image(&agent, "remote", "cat /side"), content, "{remote}");
+        let remote = format!("http://{address}/{name}");
+        assert_eq!(built_from(&agent, &remote), content, "{name}");
     }
+}
+
+#[test]
+fn contexts_come_from_repositories() {
+    let Some(agent) = engine() else { return };
+    let served = tempfile::tempdir().expect("a folder");
+    if !add_repository(served.path()) {
+        return;
+    }
+    let address = serve(served.path());
+    for place in ["%23main:built", "%3Fref%3Dmain%26subdir%3Dbuilt"] {
+        let remote = format!("http://{address}/r.git{place}");
+        assert_eq!(built_from(&agent, &remote), "remote", "{place}");
+    }
+}
+
+#[test]
+fn a_base_is_found_by_its_digest() {
+    let Some(agent) = engine_with_busybox(&[]) else {
+        return;
+    };
+    if !Registry::is_available_or_skip() {
+        return;
+    }
+    let registry = Registry::start().expect("a registry");
+    let name = format!("{}/base", registry.host());
+    agent.run(&["tag", "busybox", &name]).success();
+    agent.run(&["push", &name]).success();
+    let format = ["inspect", "--format", "{{index .RepoDigests 0}}", &name];
+    let exact = agent.run(&format).success().trim().to_owned();
+    assert!(exact.starts_with(&format!("{name}@sha256:")), "{exact}");
+    let build = |agent: &Agent, text: &str, tag: &str| {
+        let folder = context(&[("Dockerfile", text)]);
+        let place = folder.path().display().to_string();
+        agent.run(&["build", "--network=none", "-t", tag, &place])
+    };
+    // Another image has the name by now.
+    build(&agent, "FROM busybox\nRUN touch /newer\n", &name).success();
+    agent.run(&["push", &name]).success();
+    let empty = Agent::start(&[]).expect("the other one has started, too");
+    let seen = |image: &str| {
+        let script = "ls /newer 2> /dev/null; cat /made";
+        let words = ["run", "--rm", "--network=none", image, "sh", "-c", script];
+        empty.run(&words).success()
+    };
+    let tagged = exact.replace('@', ":latest@");
+    for (base, expected) in [(&exact, "1\n"), (&tagged, "1\n"), (&name, "/newer\n1\n")] {
+        let text = format!("FROM {base}\nRUN echo 1 > /made\n");
+        build(&empty, &text, "made").success();
+        assert_eq!(seen("made"), expected, "{base}");
+    }
+    let missing = format!("FROM {name}@sha256:{}\n", "0".repeat(64));
+    let said = build(&empty, &missing, "made").fails_with(1);
+    assert!(
+        said.contains("not found") && said.contains("line 1"),
+        "{said}"
+    );
+    // What is here is not asked for again.
+    drop(registry);
+    let text = format!("FROM {exact}\nRUN echo 2 > /made\n");
+    build(&empty, &text, "made").success();
+    assert_eq!(seen("made"), "2\n");
 }
 
 /// What the stock client sends as `X-Registry-Config`.

@@ -174,6 +174,45 @@ async fn stages_without_a_step_are_what_they_begin_with() {
 }
 
 #[tokio::test]
+async fn a_health_check_has_every_time_it_was_given() {
+    let place = place();
+    let text = "FROM scratch\nHEALTHCHECK --interval=5m --timeout=3s --start-period=1m --start-interval=2s --retries=4 CMD [\"x\"]\n";
+    let answer = build(&place, "t=checked", dockerfile(text)).await;
+    check(&answer, 200, "Successfully tagged");
+    let path = "/images/checked/json";
+    let image = send_to(&place.state, Method::GET, path, Body::empty()).await;
+    let second = 1_000_000_000u64;
+    assert_eq!(
+        image.json()["Config"]["Healthcheck"],
+        json!({
+            "Test": ["CMD", "x"],
+            "Interval": 300 * second,
+            "Timeout": 3 * second,
+            "StartPeriod": 60 * second,
+            "StartInterval": 2 * second,
+            "Retries": 4,
+        })
+    );
+}
+
+#[tokio::test]
+async fn a_base_of_another_platform_is_refused() {
+    let place = place();
+    let answer = build(&place, "t=base:1", dockerfile(SIMPLE)).await;
+    check(&answer, 200, "Successfully tagged");
+    let text = dockerfile("FROM --platform=$BUILDPLATFORM base:1\nENV E=f\n");
+    check(&build(&place, "", text).await, 200, "Successfully built");
+    let text = dockerfile("FROM --platform=linux/s390x base:1\nENV E=f\n");
+    let answer = build(&place, "", text.clone()).await;
+    let why = "cannot use an image for linux/s390x: this host is ";
+    check(&answer, 200, why);
+    assert!(!answer.text().contains("Successfully"), "{}", answer.text());
+    let told = berth(&place, "", json!({}), text).await;
+    let last = lines(&told).pop().expect("lines");
+    assert_eq!(last["errorDetail"]["line"], 1, "{}", told.text());
+}
+
+#[tokio::test]
 async fn quiet_builds_say_the_id_and_no_more() {
     let place = place();
     let answer = build(&place, "q=1", dockerfile(SIMPLE)).await;
