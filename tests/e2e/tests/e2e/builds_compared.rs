@@ -1,5 +1,6 @@
-//! Images that are built here beside those that Docker's own builder makes of the same Dockerfiles: settings, history and
-//! sizes, field by field. `builds/cases.txt` has the Dockerfiles, `builds/recorded.json` what dockerd 20.10 made of them.
+//! Images that are built here beside those that Docker's own builder makes of the same Dockerfiles: settings, those of the
+//! last step's container, history, authors and sizes, field by field. `builds/cases.txt` has the Dockerfiles,
+//! `builds/recorded.json` what dockerd 20.10 made of them.
 //!
 //! To record again: `BERTH_RECORD_BUILDS=1 cargo test -p e2e --test e2e builds_compared`.
 
@@ -69,11 +70,9 @@ fn make_context(folder: &Path) {
     std::fs::remove_dir_all(folder.join("in")).expect("it was there");
 }
 
-/// What is compared of an image: everything that does not differ from build to build.
-fn facts(docker: &dyn Fn(&[&str]) -> Command, image: &str) -> Value {
-    let inspected = run(&mut docker(&["image", "inspect", image]), LIMIT).success();
-    let inspected: Value = serde_json::from_str(&inspected).expect("JSON");
-    let mut config = inspected[0]["Config"].clone();
+/// Settings without what differs from build to build.
+fn settings(config: &Value) -> Value {
+    let mut config = config.clone();
     let settings = config.as_object_mut().expect("an object");
     for key in ["Hostname", "Image"] {
         settings.remove(key);
@@ -82,6 +81,56 @@ fn facts(docker: &dyn Fn(&[&str]) -> Command, image: &str) -> Value {
     if settings.get("ArgsEscaped") == Some(&json!(false)) {
         settings.remove("ArgsEscaped");
     }
+    // None of them is written in two ways.
+    if settings.get("Labels") == Some(&json!({})) {
+        settings["Labels"] = Value::Null;
+    }
+    for word in settings["Cmd"].as_array_mut().into_iter().flatten() {
+        *word = json!(without_digest(word.as_str().unwrap_or_default()));
+    }
+    config
+}
+
+/// Author and emptiness of each step, which only the stored image tells.
+fn steps(docker: &dyn Fn(&[&str]) -> Command, image: &str) -> Value {
+    let folder = tempfile::tempdir().expect("a folder");
+    let archive = folder.path().join("image.tar");
+    let save = ["save", "-o", &archive.display().to_string(), image];
+    run(&mut docker(&save), LIMIT).success();
+    let manifest = saved_file(&archive, "manifest.json");
+    let stored = saved_file(&archive, manifest[0]["Config"].as_str().expect("a name"));
+    let history = stored["history"].as_array().into_iter().flatten();
+    history
+        .map(|step| json!([step["author"], step["empty_layer"]]))
+        .collect()
+}
+
+/// A file of an image's archive.
+fn saved_file(archive: &Path, name: &str) -> Value {
+    let mut tar = Command::new("tar");
+    let text = run(tar.arg("xOf").arg(archive).arg(name), LIMIT).success();
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// What is compared of an image: everything that does not differ from build to build, or from host to host.
+fn facts(docker: &dyn Fn(&[&str]) -> Command, image: &str) -> Value {
+    let mut inspect = docker(&["image", "inspect", image]);
+    // Later versions of the API leave `ContainerConfig` out.
+    inspect.env("DOCKER_API_VERSION", "1.41");
+    let inspected: Value = serde_json::from_str(&run(&mut inspect, LIMIT).success()).expect("JSON");
+    let inspected = &inspected[0];
+    let format = ["version", "--format", "{{.Server.Arch}}"];
+    let host = run(&mut docker(&format), LIMIT).success();
+    let architecture = match inspected["Architecture"] == host.trim() {
+        true => json!("the host's"),
+        false => inspected["Architecture"].clone(),
+    };
+    let layers = inspected["RootFS"]["Layers"].as_array().map_or(0, Vec::len);
+    let steps = match layers {
+        // dockerd does not save what has no files.
+        0 => Value::Null,
+        _ => steps(docker, image),
+    };
     let format = ["history", "--no-trunc", "--format", "{{json .}}", image];
     let history: Vec<Value> = run(&mut docker(&format), LIMIT)
         .success()
@@ -93,11 +142,14 @@ fn facts(docker: &dyn Fn(&[&str]) -> Command, image: &str) -> Value {
         })
         .collect();
     json!({
-        "Author": inspected[0]["Author"],
-        "Comment": inspected[0]["Comment"],
-        "Os": inspected[0]["Os"],
-        "Config": config,
-        "Layers": inspected[0]["RootFS"]["Layers"].as_array().map_or(0, Vec::len),
+        "Author": inspected["Author"],
+        "Comment": inspected["Comment"],
+        "Os": inspected["Os"],
+        "Architecture": architecture,
+        "Config": settings(&inspected["Config"]),
+        "ContainerConfig": settings(&inspected["ContainerConfig"]),
+        "Steps": steps,
+        "Layers": layers,
         "History": history,
     })
 }
@@ -175,7 +227,7 @@ fn record() {
 }
 
 /// Where our answer is another one on purpose: the case, and a part of what is said instead.
-const OTHER: [(&str, &str); 6] = [
+const OTHER: [(&str, &str); 7] = [
     // The line is shown.
     ("error-empty-env", "line 2"),
     ("error-instruction", "   2 | FLY away"),
@@ -187,6 +239,8 @@ const OTHER: [(&str, &str); 6] = [
         "run-beside-volume",
         r#"[["/bin/sh -c #(nop)  CMD [\"ls\"]","","0B"],["/bin/sh -c #(nop) WORKDIR /kept","","0B"],["/bin/sh -c echo after > /file","","6B"]"#,
     ),
+    // The classic builder's container of the step still has the entry point that the step takes away.
+    ("entrypoint-empty", r#""Entrypoint":null"#),
     // BuildKit keeps what a step writes into a volume's folder; the classic builder drops it.
     ("run-into-volume", r#"echo after > /kept/file","","6B"]"#),
 ];
