@@ -3,7 +3,8 @@
 //! and API must agree, and when all is removed the host is as it was.
 //!
 //! 60 operations in the suite; more with `BERTH_CRASH_OPERATIONS=1000`, the same again with `BERTH_CRASH_SEED=...`. The
-//! second test, without crashes, does `BERTH_NETWORK_CYCLES` cycles (2000 for a long run) and looks at the memory, too.
+//! second test, without crashes, does 400 cycles, or `BERTH_NETWORK_CYCLES` (2000 take minutes), and looks at the memory and
+//! the open files, too.
 
 use crate::dice::Dice;
 use crate::{load_busybox, traces};
@@ -546,7 +547,7 @@ fn cycles_of_networks_leave_host_and_engine_as_they_were() {
     let Some((agent, namespace)) = engine_on_own_host() else {
         return;
     };
-    let cycles = times("BERTH_NETWORK_CYCLES", 30);
+    let cycles = times("BERTH_NETWORK_CYCLES", 400);
     let socket = agent.socket();
     let ask = |method: &str, path: &str, body: &Value| {
         let reply = request(&socket, method, path, body.to_string().as_bytes());
@@ -584,7 +585,7 @@ fn cycles_of_networks_leave_host_and_engine_as_they_were() {
     let after = weight(&agent);
     println!("{cycles} cycles: kB and files {weight_before:?}, then {after:?}");
     assert!(
-        after.0 <= weight_before.0 + 3000 && after.1 <= weight_before.1 + 4,
+        after.0 <= weight_before.0 + 1000 && after.1 <= weight_before.1 + 4,
         "{weight_before:?}, then {after:?}"
     );
 }
