@@ -59,7 +59,10 @@ impl Group {
 
     /// Milliseconds charged to one container whose parent this is.
     pub(crate) fn cpu_ms_of(&self, container: &str) -> Result<f64> {
-        self.charged(&self.folder.join(container))
+        // podman puts a word before the id.
+        let children = self.children()?;
+        let name = children.iter().find(|name| name.ends_with(container));
+        self.charged(&self.folder.join(name.map_or(container, String::as_str)))
     }
 
     /// Names of the groups of containers.

@@ -1,7 +1,7 @@
-//! Builds beside dockerd's classic builder (and, of ten steps, podman's): over the HTTP API, the context in the request.
+//! Builds beside dockerd's classic builder and podman's: over the HTTP API, the context in the request.
 
 use super::{Cost, median, settle};
-use crate::engines::{Engine, Kind};
+use crate::engines::Engine;
 use crate::table::Table;
 use anyhow::{Context, Result, ensure};
 use harness::image::LayerTar;
@@ -64,19 +64,14 @@ fn build(engine: &Engine, context: &[u8], no_cache: bool) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Result<()> {
+pub(super) fn measure(
+    ours: &Engine,
+    theirs: &Engine,
+    podman: Option<&Engine>,
+    table: &mut Table,
+) -> Result<()> {
+    let engines: Vec<&Engine> = [ours, theirs].into_iter().chain(podman).collect();
     println!("Builds: {ROUNDS} rounds");
-    let podman = match harness::programs::find("podman") {
-        Some(_) => Some(Engine::start(Kind::Podman)?),
-        None => None,
-    };
-    let mut engines = vec![ours, theirs];
-    if let Some(podman) = &podman {
-        let archive =
-            harness::image::TestImage::busybox("bench")?.docker_archive(&["busybox:latest"]);
-        podman.api().load(&archive)?;
-        engines.push(podman);
-    }
     let ten = context(TEN_STEPS, 0);
     let cold = rounds(&engines, |engine| build(engine, &ten, true)).context("ten steps")?;
     ratios(
@@ -93,8 +88,7 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
         rounds(&engines, |engine| build(engine, &ten, false)).context("ten steps, cached")?;
     ratios(table, "the same, cached", &cached, Some(0.2), None);
     let many = context("FROM busybox:latest\nCOPY files /files\n", SMALL_FILES);
-    let many =
-        rounds(&engines[..2], |engine| build(engine, &many, true)).context("10,000 files")?;
+    let many = rounds(&engines, |engine| build(engine, &many, true)).context("10,000 files")?;
     ratios(
         table,
         "build of 10,000 small files",
@@ -103,8 +97,7 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
         None,
     );
     let stages = context(&four_stages(), 0);
-    let stages =
-        rounds(&engines[..2], |engine| build(engine, &stages, true)).context("four stages")?;
+    let stages = rounds(&engines, |engine| build(engine, &stages, true)).context("four stages")?;
     ratios(table, "four stages with work", &stages, None, Some(0.5));
     Ok(())
 }

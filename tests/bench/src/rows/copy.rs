@@ -1,8 +1,8 @@
-//! `docker cp` of 250 MB out of a container and into one, beside `tar | tar` of the same files and beside dockerd.
+//! `docker cp` of 250 MB out of a container and into one, beside `tar | tar` of the same files and beside dockerd and podman.
 
 use super::{create, remove};
 use crate::engines::Engine;
-use crate::table::Table;
+use crate::table::{Table, median};
 use anyhow::{Context, Result, bail};
 use harness::programs::find;
 use std::fs;
@@ -13,9 +13,15 @@ use std::time::Instant;
 /// Megabytes of one file, and how many there are.
 const MEGABYTES: usize = 25;
 const FILES: usize = 10;
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 15;
 
-pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Result<()> {
+pub(super) fn measure(
+    ours: &Engine,
+    theirs: &Engine,
+    podman: Option<&Engine>,
+    table: &mut Table,
+) -> Result<()> {
+    let engines: Vec<&Engine> = [ours, theirs].into_iter().chain(podman).collect();
     let Some(docker) = find("docker") else {
         println!("skipped: rows about docker cp: there is no docker command here");
         return Ok(());
@@ -50,51 +56,55 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
         Ok(())
     };
     let text = |path: &Path| path.display().to_string();
-    let mut costs: [Vec<f64>; 5] = Default::default();
+    let (mut put, mut got) = (
+        vec![Vec::new(); engines.len()],
+        vec![Vec::new(); engines.len()],
+    );
+    let mut piped = Vec::new();
     for round in 0..=ROUNDS {
-        for (number, engine) in [ours, theirs].into_iter().enumerate() {
+        for (number, engine) in engines.iter().copied().enumerate() {
             // A container of its own each time: into a folder that is there a copy would go as one more folder.
             let id = create(engine, "none", &["true"], false)?;
             settle(folder.path())?;
-            let put = timed(|| copy(engine, &text(&source), &format!("{id}:/in")))?;
+            let in_time = timed(|| copy(engine, &text(&source), &format!("{id}:/in")))?;
             settle(folder.path())?;
             let target = folder.path().join("out");
-            let got = timed(|| copy(engine, &format!("{id}:/in"), &text(&target)))?;
+            let out_time = timed(|| copy(engine, &format!("{id}:/in"), &text(&target)))?;
             check(&source, &target)?;
             fs::remove_dir_all(&target)?;
             remove(engine, &id)?;
             if round > 0 {
-                costs[number].push(put);
-                costs[2 + number].push(got);
+                put[number].push(in_time);
+                got[number].push(out_time);
             }
         }
         let target = folder.path().join("tar");
         fs::create_dir(&target)?;
         settle(folder.path())?;
-        let piped = timed(|| tar_to_tar(&source, &target))?;
+        let pipe_time = timed(|| tar_to_tar(&source, &target))?;
         check(&source, &target)?;
         fs::remove_dir_all(&target)?;
         if round > 0 {
-            costs[4].push(piped);
+            piped.push(pipe_time);
         }
     }
-    let [put, their_put, got, their_got, piped] = costs.map(middle);
-    table.ratio(
-        "docker cp in, 250 MB, peer tar | tar",
-        "ms",
-        put,
-        piped,
-        Some(1.3),
-    );
-    table.ratio(
-        "docker cp out, 250 MB, peer tar | tar",
-        "ms",
-        got,
-        piped,
-        Some(1.3),
-    );
-    table.ratio("docker cp in, 250 MB, wall", "ms", put, their_put, None);
-    table.ratio("docker cp out, 250 MB, wall", "ms", got, their_got, None);
+    let piped = median(piped);
+    for (way, times) in [("in", put), ("out", got)] {
+        let what = format!("docker cp {way}, 250 MB");
+        let times: Vec<f64> = times.into_iter().map(median).collect();
+        let peer = format!("{what}, peer tar | tar");
+        table.ratio(&peer, "ms", times[0], piped, Some(1.3));
+        table.ratio(&format!("{what}, wall"), "ms", times[0], times[1], None);
+        if let Some(podman) = times.get(2) {
+            table.ratio(
+                &format!("{what}, wall, podman"),
+                "ms",
+                times[0],
+                *podman,
+                None,
+            );
+        }
+    }
     Ok(())
 }
 
@@ -115,11 +125,6 @@ fn timed(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let start = Instant::now();
     work()?;
     Ok(start.elapsed().as_secs_f64() * 1000.0)
-}
-
-fn middle(mut list: Vec<f64>) -> f64 {
-    list.sort_by(f64::total_cmp);
-    list[list.len() / 2]
 }
 
 fn tar_to_tar(from: &Path, to: &Path) -> Result<()> {

@@ -1,9 +1,9 @@
-//! Many containers: a hundred at once on both engines, a thousand on ours.
+//! Many containers: a hundred at once on each engine, a thousand on ours.
 
 use super::{eight_at_a_time, remove, settle, start_idle};
 use crate::engines::Engine;
 use crate::memory;
-use crate::table::Table;
+use crate::table::{Table, median};
 use anyhow::{Result, ensure};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -12,40 +12,36 @@ const BURST: usize = 100;
 const BURSTS: usize = 3;
 const MANY: usize = 1000;
 
-pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Result<()> {
-    let mut seconds = [Vec::new(), Vec::new()];
-    let mut cpu = [Vec::new(), Vec::new()];
+pub(super) fn measure(
+    ours: &Engine,
+    theirs: &Engine,
+    podman: Option<&Engine>,
+    table: &mut Table,
+) -> Result<()> {
+    let engines: Vec<&Engine> = [ours, theirs].into_iter().chain(podman).collect();
+    let mut wall = vec![Vec::new(); engines.len()];
+    let mut cpu = vec![Vec::new(); engines.len()];
     for _ in 0..BURSTS {
-        for (number, engine) in [ours, theirs].into_iter().enumerate() {
+        for (number, engine) in engines.iter().copied().enumerate() {
             settle(engine)?;
             let before = engine.group.cpu_ms()?;
             let start = Instant::now();
             let ids = eight_at_a_time(BURST, |_| start_idle(engine))?;
-            seconds[number].push(start.elapsed().as_secs_f64());
+            wall[number].push(start.elapsed().as_secs_f64() * 1000.0);
             cpu[number].push(engine.group.cpu_ms()? - before);
             eight_at_a_time(ids.len(), |one| remove(engine, &ids[one]))?;
         }
     }
-    let median = |mut list: Vec<f64>| {
-        list.sort_by(f64::total_cmp);
-        list[list.len() / 2]
-    };
-    let [a, b] = seconds;
-    table.ratio(
-        &format!("{BURST} started eight at a time, wall each"),
-        "ms",
-        median(a) * 1000.0 / BURST as f64,
-        median(b) * 1000.0 / BURST as f64,
-        Some(1.0 / 10.0),
-    );
-    let [a, b] = cpu;
-    table.ratio(
-        &format!("{BURST} started eight at a time, CPU each"),
-        "ms",
-        median(a) / BURST as f64,
-        median(b) / BURST as f64,
-        None,
-    );
+    let each = |milliseconds: Vec<f64>| median(milliseconds) / BURST as f64;
+    let wall: Vec<f64> = wall.into_iter().map(each).collect();
+    let cpu: Vec<f64> = cpu.into_iter().map(each).collect();
+    for (figure, list, bound) in [("wall", wall, Some(1.0 / 10.0)), ("CPU", cpu, None)] {
+        let what = format!("{BURST} started eight at a time, {figure} each");
+        table.ratio(&what, "ms", list[0], list[1], bound);
+        if let Some(podman) = list.get(2) {
+            table.ratio(&format!("{what}, podman"), "ms", list[0], *podman, None);
+        }
+    }
     thousand(ours, table)
 }
 

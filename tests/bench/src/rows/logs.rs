@@ -2,7 +2,7 @@
 
 use super::{in_turn, remove, settle, start};
 use crate::engines::Engine;
-use crate::table::Table;
+use crate::table::{Table, median};
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,17 @@ const LINES: usize = 200_000;
 const LENGTH: usize = 100;
 const ROUNDS: usize = 5;
 
-pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Result<()> {
-    let mut written = [Vec::new(), Vec::new()];
+pub(super) fn measure(
+    ours: &Engine,
+    theirs: &Engine,
+    podman: Option<&Engine>,
+    table: &mut Table,
+) -> Result<()> {
+    let engines: Vec<&Engine> = [ours, theirs].into_iter().chain(podman).collect();
+    let mut written = vec![Vec::new(); engines.len()];
     let mut last = Vec::new();
     for round in 0..ROUNDS {
-        for (number, engine) in [ours, theirs].into_iter().enumerate() {
+        for (number, engine) in engines.iter().copied().enumerate() {
             let (container, cost) = write(engine)?;
             written[number].push(cost);
             if round + 1 < ROUNDS {
@@ -26,19 +32,23 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
             }
         }
     }
-    let per_line = |mut costs: Vec<f64>| {
-        costs.sort_by(f64::total_cmp);
-        costs[costs.len() / 2] * 1e6 / LINES as f64
-    };
-    let [a, b] = written;
+    let per_line = |cost: f64| cost * 1e6 / LINES as f64;
+    let written: Vec<f64> = written
+        .into_iter()
+        .map(|costs| per_line(median(costs)))
+        .collect();
     table.ratio(
         "log, a line written, CPU",
         "ns",
-        per_line(a),
-        per_line(b),
+        written[0],
+        written[1],
         Some(1.0 / 10.0),
     );
-    let costs = in_turn(&[ours, theirs], ROUNDS, |engine| {
+    if let Some(podman) = written.get(2) {
+        let what = "log, a line written, CPU, podman";
+        table.ratio(what, "ns", written[0], *podman, None);
+    }
+    let costs = in_turn(&engines, ROUNDS, |engine| {
         let container = last.iter().find(|(kind, _)| *kind == engine.kind);
         let id = container.map_or("", |(_, id)| id);
         let size = engine
@@ -48,7 +58,6 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
         ensure!(size >= LINES * LENGTH, "the log has {size} bytes");
         Ok(())
     })?;
-    let per_line = |cost: f64| cost * 1e6 / LINES as f64;
     table.ratio(
         "log, a line read, CPU",
         "ns",
@@ -56,6 +65,10 @@ pub(super) fn measure(ours: &Engine, theirs: &Engine, table: &mut Table) -> Resu
         per_line(costs[1].cpu),
         Some(1.0 / 15.0),
     );
+    if let Some(podman) = costs.get(2) {
+        let (ours, podman) = (per_line(costs[0].cpu), per_line(podman.cpu));
+        table.ratio("log, a line read, CPU, podman", "ns", ours, podman, None);
+    }
     Ok(())
 }
 

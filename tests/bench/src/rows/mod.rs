@@ -40,10 +40,8 @@ pub(crate) fn measure(chosen: &[&str], table: &mut Table) -> Result<()> {
     for engine in [&ours, &theirs] {
         engine.api().load(&archive)?;
     }
-    let podman = match chosen
-        .iter()
-        .any(|name| ["engine", "networks"].contains(name))
-    {
+    // The rows about images start one of their own.
+    let podman = match chosen.iter().any(|name| *name != "images") {
         true => podman(&archive)?,
         false => None,
     };
@@ -52,12 +50,12 @@ pub(crate) fn measure(chosen: &[&str], table: &mut Table) -> Result<()> {
         match *name {
             "engine" => runs::measure(&ours, &theirs, podman, table)?,
             "networks" => networks::measure(&ours, &theirs, podman, table)?,
-            "lists" => lists::measure(&ours, &theirs, table)?,
-            "logs" => logs::measure(&ours, &theirs, table)?,
+            "lists" => lists::measure(&ours, &theirs, podman, table)?,
+            "logs" => logs::measure(&ours, &theirs, podman, table)?,
             "images" => images::measure(&ours, &theirs, table)?,
-            "builds" => builds::measure(&ours, &theirs, table)?,
-            "copy" => copy::measure(&ours, &theirs, table)?,
-            "density" => density::measure(&ours, &theirs, table)?,
+            "builds" => builds::measure(&ours, &theirs, podman, table)?,
+            "copy" => copy::measure(&ours, &theirs, podman, table)?,
+            "density" => density::measure(&ours, &theirs, podman, table)?,
             other => unreachable!("{other} is in NAMES"),
         }
     }
