@@ -299,7 +299,17 @@ fn links_and_hosts_on_the_default_bridge() {
     let env = inside("env").success();
     assert!(env.contains("STORE_ENV_COLOR=blue"), "{env}");
     agent.run(&["stop", "-t", "0", "db"]).success();
-    detached(&["--name", "other"]);
+    // An address is lent again when its link is gone, some moments after the end.
+    eventually("another has its address", Duration::from_secs(30), || {
+        detached(&["--name", "other"]);
+        let format = "{{.NetworkSettings.IPAddress}}";
+        let shown = agent.run(&["inspect", "-f", format, "other"]).success();
+        if before.split_whitespace().next() == Some(shown.trim()) {
+            return Some(());
+        }
+        agent.run(&["rm", "-f", "other"]).success();
+        None
+    });
     agent.run(&["start", "db"]).success();
     eventually("the link follows", Duration::from_secs(30), || {
         (inside("grep store /etc/hosts").success() != before).then_some(())
